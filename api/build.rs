@@ -1,0 +1,20 @@
+//! Compiles the protobufs without `protoc`: protox is pure Rust.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(
+        [
+            "envoy/service/discovery/v3/ads.proto",
+            "google/rpc/status.proto",
+            "tradewind/v1/resources.proto",
+            "tradewind/v1/workload.proto",
+            "tradewind/v1/federation.proto",
+            "tradewind/v1/admin.proto",
+        ],
+        ["proto"],
+    )?;
+    tonic_prost_build::configure()
+        .include_file("protos.rs")
+        .compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What a proxy, a gateway or a DNS server knows: one immutable value, replaced as a whole.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ClusterName, Domain, Revision, ServiceName, TrustDomain},
+    model::{Cluster, Service},
+};
+
+/// Roots and the authorities accepted below them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// The federation's domain.
+    pub domain: Domain,
+    /// Root certificates, DER.
+    #[serde(with = "der_set")]
+    pub roots: BTreeSet<Vec<u8>>,
+    /// Trust domain to its accepted authority certificates, DER. One that is missing here is revoked.
+    #[serde(with = "der_map")]
+    pub authorities: BTreeMap<TrustDomain, BTreeSet<Vec<u8>>>,
+}
+
+/// The last good state of everything a data-plane role needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The store's revision it was compiled from.
+    pub revision: Revision,
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Clusters by name.
+    pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// Whom to believe.
+    pub trust: Arc<Trust>,
+}
+
+impl Snapshot {
+    /// The reader's own cluster, once it is known.
+    pub fn local(&self) -> Option<&Arc<Cluster>> {
+        self.clusters.values().find(|c| c.local)
+    }
+}
+
+/// DER certificates as base64 text.
+mod der_set {
+    use std::collections::BTreeSet;
+
+    use data_encoding::BASE64;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(v: &BTreeSet<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
+        v.iter()
+            .map(|d| BASE64.encode(d))
+            .collect::<Vec<_>>()
+            .serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<BTreeSet<Vec<u8>>, D::Error> {
+        Vec::<String>::deserialize(d)?
+            .iter()
+            .map(|t| BASE64.decode(t.as_bytes()).map_err(D::Error::custom))
+            .collect()
+    }
+}
+
+/// Trust domains with their DER certificates as base64 text.
+mod der_map {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use data_encoding::BASE64;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use crate::id::TrustDomain;
+
+    type Map = BTreeMap<TrustDomain, BTreeSet<Vec<u8>>>;
+
+    pub(super) fn serialize<S: Serializer>(v: &Map, s: S) -> Result<S::Ok, S::Error> {
+        v.iter()
+            .map(|(k, v)| (k, v.iter().map(|d| BASE64.encode(d)).collect::<Vec<_>>()))
+            .collect::<BTreeMap<_, _>>()
+            .serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Map, D::Error> {
+        BTreeMap::<TrustDomain, Vec<String>>::deserialize(d)?
+            .into_iter()
+            .map(|(k, v)| {
+                let v: Result<_, _> = v.iter().map(|t| BASE64.decode(t.as_bytes())).collect();
+                v.map(|v| (k, v)).map_err(D::Error::custom)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,244 @@
+//! What the federation store holds and the commands that change it, as domain types. The `federation` crate applies
+//! them; controllers propose them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ClusterName, Domain, EndpointId, Network, NodeId, Region, ServiceName, Zone},
+    model::{ClusterState, Health, ServiceKind, ServicePort},
+};
+
+/// A certificate or another run of bytes, as base64 text where it is written down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Blob(pub Vec<u8>);
+
+impl TryFrom<String> for Blob {
+    type Error = data_encoding::DecodeError;
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        data_encoding::BASE64.decode(s.as_bytes()).map(Self)
+    }
+}
+impl From<Blob> for String {
+    fn from(b: Blob) -> Self {
+        data_encoding::BASE64.encode(&b.0)
+    }
+}
+
+/// One exported service of one cluster, as that cluster publishes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// The service.
+    pub service: ServiceName,
+    /// When it was first exported, Unix ms: the oldest export wins conflicts.
+    pub created_at_ms: u64,
+    /// How it is addressed.
+    pub kind: ServiceKind,
+    /// Its ports, sorted by number.
+    pub ports: Vec<ServicePort>,
+    /// Its endpoints.
+    pub endpoints: BTreeMap<EndpointId, EndpointSummary>,
+}
+
+/// What other clusters may know of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSummary {
+    /// Its zone.
+    pub zone: Option<Zone>,
+    /// Relative capacity.
+    pub weight: u32,
+    /// What its own cluster says of it.
+    pub health: Health,
+    /// SPIFFE path of its identity, `/ns/<ns>/sa/<sa>`; the trust domain is the exporter's.
+    pub account: String,
+    /// Its name in a headless service.
+    pub hostname: Option<String>,
+    /// `host:port` of its HBONE listener; published only by a cluster that shares its network.
+    pub address: Option<String>,
+    /// Service ports it serves, sorted.
+    pub ports: Vec<u16>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// Its name.
+    pub name: ClusterName,
+    /// Its region.
+    pub region: Region,
+    /// Its network; its own name unless it shares one.
+    pub network: Network,
+    /// Where its gateways are dialled, sorted.
+    pub gateways: Vec<String>,
+    /// Its standing.
+    pub state: ClusterState,
+    /// Its controllers' node ids.
+    pub nodes: BTreeSet<NodeId>,
+    /// Accepted authority certificates, DER.
+    pub authorities: BTreeSet<Blob>,
+    /// The version its controller runs.
+    pub version: String,
+    /// When it joined, Unix ms.
+    pub joined_at_ms: u64,
+    /// Last sign of life, Unix ms, stamped by the leader.
+    pub lease_at_ms: u64,
+}
+
+/// A join token. Only its hash is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Public id, shown in lists.
+    pub id: String,
+    /// SHA-256 of the secret.
+    pub secret_sha256: Blob,
+    /// Only this cluster may use it, if set.
+    pub cluster: Option<ClusterName>,
+    /// Unix ms.
+    pub expires_at_ms: u64,
+    /// Who used it and when; it is good for one use.
+    pub used: Option<(ClusterName, u64)>,
+}
+
+/// A change asked of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// The first entry of a federation.
+    Found {
+        /// The federation's domain.
+        domain: Domain,
+        /// Root certificate, DER.
+        root: Blob,
+        /// The founding cluster, with its first node.
+        cluster: ClusterRecord,
+    },
+    /// Admits a cluster: spends the token, gives a node id.
+    Join {
+        /// Token id; spent by this.
+        token_id: String,
+        /// The new member. `nodes`, `joined_at_ms` and `lease_at_ms` are filled at apply.
+        cluster: ClusterRecord,
+    },
+    /// Sets the proposer's announced facts.
+    Announce {
+        /// Where its gateways are dialled.
+        gateways: Vec<String>,
+        /// The version it runs.
+        version: String,
+    },
+    /// The proposer's sign of life.
+    RenewLease,
+    /// Drains or undrains a cluster. Any member may ask it for any active member: draining removes nothing.
+    SetDraining {
+        /// Which.
+        cluster: ClusterName,
+        /// True to drain.
+        draining: bool,
+    },
+    /// The proposer leaves.
+    Leave,
+    /// Publishes one service of the proposer, whole.
+    PutExport(Export),
+    /// Publishes a change of endpoints of one service of the proposer.
+    PatchExport {
+        /// Which service.
+        service: ServiceName,
+        /// New or changed.
+        upsert: BTreeMap<EndpointId, EndpointSummary>,
+        /// Gone.
+        remove: BTreeSet<EndpointId>,
+    },
+    /// Withdraws one service of the proposer.
+    RemoveExport(ServiceName),
+    /// Adds a join token.
+    PutToken(TokenRecord),
+    /// Takes a token back.
+    RevokeToken(String),
+}
+
+/// A command as it stands in the log: who asked, and when the leader took it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamped {
+    /// The authenticated proposer.
+    pub proposer: ClusterName,
+    /// Unix ms by the leader's clock. Apply reads no clock.
+    pub at_ms: u64,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// What applying a command gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Done, at this revision.
+    Done {
+        /// The store's revision after it.
+        revision: u64,
+        /// False when nothing had to change.
+        changed: bool,
+    },
+    /// A cluster was admitted.
+    Joined {
+        /// The store's revision after it.
+        revision: u64,
+        /// The new controller's node id.
+        node_id: NodeId,
+    },
+    /// Not done, and never will be as it stands.
+    Refused(Refusal),
+}
+
+/// Why the store refused a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// The federation was founded already.
+    #[error("this store already holds the federation {0}")]
+    AlreadyFounded(Domain),
+    /// Nothing was founded yet.
+    #[error("this store holds no federation yet")]
+    NotFounded,
+    /// The proposer is no member, or has left.
+    #[error("cluster {0} is not a member of this federation")]
+    NotMember(ClusterName),
+    /// The name is taken.
+    #[error("the name {0} is taken by a member of this federation")]
+    NameTaken(ClusterName),
+    /// No such token, or it was revoked.
+    #[error("there is no such token; it may have been revoked")]
+    UnknownToken,
+    /// Spent.
+    #[error("the token was used already, by cluster {0}")]
+    TokenUsed(ClusterName),
+    /// Too late.
+    #[error("the token expired {0} s ago")]
+    TokenExpired(u64),
+    /// Bound to another name.
+    #[error("the token is good for cluster {0} only")]
+    TokenForOther(ClusterName),
+    /// No such export of the proposer.
+    #[error("cluster {cluster} does not export {service}")]
+    NotExported {
+        /// The proposer.
+        cluster: ClusterName,
+        /// The service.
+        service: ServiceName,
+    },
+    /// A bound was met.
+    #[error("{what} would pass its limit of {limit}")]
+    TooMuch {
+        /// What is bounded.
+        what: String,
+        /// The bound.
+        limit: u64,
+    },
+    /// The last active cluster cannot be drained.
+    #[error("{0} is the last cluster that serves; draining it would leave nobody")]
+    LastActive(ClusterName),
+    /// The founding cluster holds the root's key.
+    #[error("{0} holds the root key and cannot leave while other clusters are members")]
+    HoldsRoot(ClusterName),
+}
