@@ -1,0 +1,202 @@
+//! The client side of a controller: identity, trust and the last good snapshot of one data-plane process.
+//!
+//! Owns the tasks that keep them fresh and the cells that everybody else reads. It never blocks the data path: when no
+//! controller answers, what was last known stays in force, in memory and on disk, and readers see only its age.
+
+mod identity;
+mod link;
+mod metrics;
+mod renew;
+mod sealed;
+mod session;
+mod token;
+
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+
+use tokio::sync::watch;
+use tonic::transport::Channel;
+use tradewind_api::{
+    id::{ClusterName, Region, Revision, SpiffeId, TrustDomain, Zone},
+    snapshot::Snapshot,
+};
+use tradewind_runtime::{
+    clock::SharedClock, metrics::MetricsRegistry, ready::Readiness, rng::Rng, task::TaskSet,
+};
+
+use crate::{svid::SvidCell, trust::TrustCell};
+
+pub use token::{BootstrapToken, InvalidToken};
+
+/// Where a controller listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControllerAddr {
+    /// A unix socket on this host; its peer credentials attest the caller.
+    Unix(PathBuf),
+    /// `host:port`, spoken to by mTLS.
+    Tcp(String),
+}
+
+/// Why a controller's address was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("controller address {0:?} is not valid: expected unix:/path/to/controller.sock or host:port")]
+pub struct InvalidControllerAddr(String);
+
+impl FromStr for ControllerAddr {
+    type Err = InvalidControllerAddr;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bad = || InvalidControllerAddr(s.chars().take(200).collect());
+        if let Some(path) = s.strip_prefix("unix:") {
+            // A relative path depends on where the process was started, which a service manager changes.
+            return if path.is_empty() { Err(bad()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let (host, port) = s.rsplit_once(':').ok_or_else(bad)?;
+        let port_ok = port.parse::<u16>().is_ok_and(|p| p != 0);
+        if host.is_empty() || !port_ok || host.contains('/') {
+            return Err(bad());
+        }
+        Ok(Self::Tcp(s.to_owned()))
+    }
+}
+
+impl fmt::Display for ControllerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+/// What a process needs to reach its controller.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Where its controller listens.
+    pub controller: ControllerAddr,
+    /// `proxy`, `gateway` or `dns`: shown in the controller's lists and logs.
+    pub role: &'static str,
+    /// This process's name, unique in its cluster.
+    pub node_name: String,
+    /// The identity to ask for, without the trust domain (`/ns/shop/sa/payments`); none for a process that needs none.
+    pub identity_path: Option<String>,
+    /// One-time token, where no unix socket attests the caller.
+    pub token: Option<String>,
+    /// The zone it runs in.
+    pub zone: Option<Zone>,
+    /// Where the last good snapshot (and the sealed identity) is kept; memory only without it.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Why a control client could not be set up. Nothing here is about a controller that is merely away.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The token's text is not one.
+    #[error(transparent)]
+    Token(#[from] InvalidToken),
+    /// The wanted identity's path is not one.
+    #[error("identity path {path:?} is not valid: expected a SPIFFE path such as /ns/shop/sa/payments")]
+    IdentityPath {
+        /// What stood there.
+        path: String,
+    },
+    /// Over TCP the controller knows a caller by its certificate alone.
+    #[error("controller {address} is reached over TCP, which needs an identity and a token: {missing} is missing")]
+    NeedsIdentity {
+        /// The controller's address.
+        address: String,
+        /// What was not given.
+        missing: &'static str,
+    },
+    /// The state directory cannot be used.
+    #[error("state directory {path} cannot be used: {why}")]
+    StateDir {
+        /// Which directory.
+        path: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// What is known of the link to the controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlStatus {
+    /// The discovery stream is up and its first round is complete.
+    pub connected: bool,
+    /// Revision of the snapshot in force.
+    pub revision: Revision,
+    /// When the snapshot last changed, Unix ms; 0 before the first.
+    pub changed_at_unix_ms: u64,
+    /// When the controller was last heard, Unix ms; 0 before the first time.
+    pub heard_at_unix_ms: u64,
+    /// The snapshot in force was read from disk and no controller has confirmed it since.
+    pub from_disk: bool,
+    /// The cluster this process belongs to, once known.
+    pub cluster: Option<ClusterName>,
+    /// That cluster's region, once known.
+    pub region: Option<Region>,
+}
+
+/// The cells that the rest of the process reads, and the channel to the controller.
+#[derive(Clone)]
+pub struct Control {
+    /// This process's own certificate, replaced on renewal.
+    pub svid: SvidCell,
+    /// Whom to believe; follows the snapshot.
+    pub trust: TrustCell,
+    /// The last good snapshot; empty until the first.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// State of the link.
+    pub status: watch::Receiver<ControlStatus>,
+    channel: Option<Channel>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Puts one together from given cells, with a channel that reaches nobody: for tests of what stands above.
+    pub fn from_parts(
+        svid: SvidCell,
+        trust: TrustCell,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        status: ControlStatus,
+    ) -> Self {
+        Self { svid, trust, snapshot, status: watch::channel(status).1, channel: None }
+    }
+
+    /// A channel to the controller for further calls (registration, for one). Lazy, reconnecting, cheap to clone.
+    /// A call on it fails while no controller answers: retry with backoff.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone().unwrap_or_else(link::nowhere)
+    }
+
+    /// The cluster this process belongs to, once known.
+    pub fn cluster(&self) -> Option<ClusterName> {
+        self.status.borrow().cluster.clone()
+    }
+
+    /// That cluster's region, once known.
+    pub fn region(&self) -> Option<Region> {
+        self.status.borrow().region.clone()
+    }
+
+    /// The current identity, once there is one.
+    pub fn identity(&self) -> Option<SpiffeId> {
+        self.svid.current().map(|svid| svid.id.clone())
+    }
+
+    /// Starts the link: loads what is on disk, then keeps identity, trust and snapshot fresh from tasks in `tasks`.
+    /// Returns at once; `readiness` holds "certificate" (if an identity is wanted) and "snapshot" until each is there.
+    pub async fn start(
+        config: ControlConfig,
+        clock: SharedClock,
+        rng: Rng,
+        metrics: &MetricsRegistry,
+        readiness: &Readiness,
+        tasks: &mut TaskSet,
+    ) -> Result<Self, ControlError> {
+        session::start(config, clock, rng, metrics, readiness, tasks).await
+    }
+}

@@ -1,0 +1,169 @@
+//! Getting and keeping a certificate: a key made here, a signing request, renewal at half life.
+//!
+//! Owns the task that writes the `SvidCell`. The old certificate stays in force until a new one is installed or it
+//! ends; a failure is retried with backoff for as long as the process lives.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::transport::Channel;
+use tradewind_api::{
+    id::{ClusterName, Region},
+    proto::v1::{SignRequest, SignResponse, identity_client::IdentityClient},
+    snapshot::Trust,
+};
+use tradewind_runtime::{backoff::Backoff, rng::Rng};
+
+use super::{ControllerAddr, link, renew::renew_at_unix_s, sealed, session::Shared};
+use crate::{keys::WorkloadKey, svid::Svid};
+
+/// First wait after a refused or failed request.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest wait: a controller that comes back is used within seconds, and a crowd asks at most this often.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A signing request's deadline: signing takes a millisecond, a busy controller some more.
+const SIGN_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest sleep before the wall clock is read again: it may be set while we sleep.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+/// Why there is no new certificate.
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    #[error("the key or its signing request could not be made: {0}")]
+    Key(String),
+    #[error("the controller refused: {0}")]
+    Refused(String),
+    #[error("no controller answered: {0}")]
+    Away(String),
+    #[error("the answer cannot be used: {0}")]
+    Answer(String),
+    #[error("the certificate has ended and there is no token to ask for another")]
+    NoProof,
+}
+
+// One key and its signing request; kept over retries, so that a token spent by a request whose answer was lost is
+// honoured when the same request is sent again.
+struct Pending {
+    key: WorkloadKey,
+    csr_der: Vec<u8>,
+}
+
+/// Runs until its task is aborted.
+pub(super) async fn keep(shared: Arc<Shared>, path: String, mut rng: Rng) {
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+    let mut pending = None;
+    let mut told = String::new();
+    loop {
+        if let Some(svid) = shared.svid.current() {
+            let at = renew_at_unix_s(svid.not_before_unix_s, svid.not_after_unix_s, rng.unit());
+            sleep_until(&shared, at).await;
+        }
+        // Failures below are retried here, so that a renewal in trouble is not put off to the next half life.
+        loop {
+            match sign(&shared, &path, &mut pending).await {
+                Ok(()) => break,
+                Err(error) => {
+                    shared.meters.sign_failures.inc();
+                    let text = error.to_string();
+                    // The same trouble every few seconds is one event.
+                    if text == told {
+                        tracing::debug!(identity = %path, %error, "still no new certificate");
+                    } else {
+                        tracing::warn!(identity = %path, %error, "no new certificate; retrying");
+                        told = text;
+                    }
+                    tokio::time::sleep(backoff.next(&mut rng)).await;
+                }
+            }
+        }
+        backoff.reset();
+        told.clear();
+    }
+}
+
+async fn sleep_until(shared: &Shared, unix_s: i64) {
+    loop {
+        let left_s = unix_s.saturating_sub(shared.now_unix_s());
+        let Ok(left_s) = u64::try_from(left_s) else { return };
+        if left_s == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(left_s).min(CLOCK_CHECK)).await;
+    }
+}
+
+async fn sign(shared: &Shared, path: &str, pending: &mut Option<Pending>) -> Result<(), SignError> {
+    let (channel, token) = proof(shared)?;
+    let asked = match pending.take() {
+        Some(p) => p,
+        None => make_pending()?,
+    };
+    let request = SignRequest { csr_der: asked.csr_der.clone(), path: path.to_owned(), token };
+    let asked = pending.insert(asked);
+    let mut client = IdentityClient::new(channel);
+    let answer = tokio::time::timeout(SIGN_DEADLINE, client.sign(request))
+        .await
+        .map_err(|_| SignError::Away("no answer within 10 s".to_owned()))?
+        .map_err(refused)?
+        .into_inner();
+    install(shared, path, &asked.key, answer).await?;
+    *pending = None;
+    Ok(())
+}
+
+fn make_pending() -> Result<Pending, SignError> {
+    let key = WorkloadKey::generate().map_err(|e| SignError::Key(e.to_string()))?;
+    let csr_der = key.csr_der().map_err(|e| SignError::Key(e.to_string()))?;
+    Ok(Pending { key, csr_der })
+}
+
+// What proves us: the unix socket's peer credentials, else the certificate in force, else the token.
+fn proof(shared: &Shared) -> Result<(Channel, String), SignError> {
+    let ControllerAddr::Tcp(address) = &shared.config.controller else {
+        let token = shared.token.as_ref().map(|t| t.secret_text().to_owned());
+        return Ok((shared.channel.clone(), token.unwrap_or_default()));
+    };
+    let now = shared.now_unix_s();
+    if shared.svid.current().is_some_and(|svid| svid.not_after_unix_s > now) {
+        return Ok((shared.channel.clone(), String::new()));
+    }
+    let token = shared.token.as_ref().ok_or(SignError::NoProof)?;
+    Ok((link::pinned(address.clone(), token), token.secret_text().to_owned()))
+}
+
+fn refused(status: tonic::Status) -> SignError {
+    match status.code() {
+        tonic::Code::Unavailable
+        | tonic::Code::Unknown
+        | tonic::Code::DeadlineExceeded
+        | tonic::Code::Cancelled => SignError::Away(super::session::reason(&status)),
+        _ => SignError::Refused(status.message().to_owned()),
+    }
+}
+
+async fn install(
+    shared: &Shared,
+    path: &str,
+    key: &WorkloadKey,
+    answer: SignResponse,
+) -> Result<(), SignError> {
+    let bad = |e: &dyn std::fmt::Display| SignError::Answer(e.to_string());
+    let cluster = ClusterName::new(&answer.cluster).map_err(|e| bad(&e))?;
+    let region = Region::new(&answer.region).map_err(|e| bad(&e))?;
+    let svid = Svid::new(key, &answer.chain_der).map_err(|e| bad(&e))?;
+    if svid.id.path() != path {
+        return Err(SignError::Answer(format!("it is for {}, not for {path}", svid.id)));
+    }
+    let trust = answer
+        .trust
+        .ok_or_else(|| SignError::Answer("it carries no trust map".to_owned()))
+        .and_then(|t| Trust::try_from(t).map_err(|e| bad(&e)))?;
+    shared.first_trust(&trust).map_err(|e| bad(&e))?;
+    tracing::info!(identity = %svid.id, not_after_unix_s = svid.not_after_unix_s, "certificate installed");
+    shared.svid.set(svid);
+    shared.belongs_to(cluster, region);
+    shared.release_certificate();
+    if let Some(dir) = &shared.config.state_dir {
+        sealed::store(shared, dir, key, &answer.chain_der).await;
+    }
+    Ok(())
+}

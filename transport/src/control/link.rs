@@ -1,0 +1,124 @@
+//! Channels to a controller: over its unix socket, or by mTLS over TCP.
+//!
+//! Owns no state but what a channel owns. A channel dials when it is first used and again after each loss; which TLS
+//! configuration a dial takes is decided at that dial, so a renewed certificate needs no new channel.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tradewind_api::id::{ClusterName, Domain, TrustDomain};
+
+use crate::{
+    control::BootstrapToken,
+    server_name::{self, Target},
+    svid::SvidCell,
+    tls::{self, Expect},
+    trust::TrustCell,
+};
+
+/// A dial, TCP and TLS together: a local controller answers in milliseconds, one behind a lossy path within this.
+const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How often an idle link is proven alive: a vanished controller is noticed within twice this.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a proof may take: longer than a controller's worst pause, shorter than anybody's patience.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connection window. Also sizes h2's budget of small frames, which a smaller one would exhaust on a healthy link.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Stream window: a snapshot of thousands of services streams without waiting for each round trip.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+fn endpoint() -> Endpoint {
+    Endpoint::from(Uri::from_static("http://controller.tradewind"))
+        .connect_timeout(DIAL_DEADLINE)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+}
+
+fn late<T>(_: T) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s")
+}
+
+/// A channel over a controller's unix socket.
+pub(super) fn unix(path: PathBuf) -> Channel {
+    endpoint().connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move {
+            let dial = UnixStream::connect(path);
+            let stream = tokio::time::timeout(DIAL_DEADLINE, dial).await.map_err(late)??;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    }))
+}
+
+/// A channel by mTLS over TCP: the certificate in `svid` proves us, and the far end must prove to be a controller of
+/// that certificate's own cluster. Dials fail until there is a certificate.
+pub(super) fn mutual(address: String, svid: SvidCell, trust: TrustCell) -> Channel {
+    tls_channel(address, move || {
+        let id = svid
+            .current()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "there is no certificate yet"))?
+            .id
+            .clone();
+        let domain = id.trust_domain();
+        let config = tls::client_config(&svid, &trust, Expect::ControllerOf(domain.clone()));
+        Ok((config, name_in(&domain)))
+    })
+}
+
+/// A channel whose far end must stand below the token's root, in the token's cluster. It shows no certificate.
+pub(super) fn pinned(address: String, token: &BootstrapToken) -> Channel {
+    let config = tls::pinned_client_config(token.root_sha256, token.domain.clone(), token.cluster.clone());
+    let name = name_of(&token.cluster, &token.domain);
+    tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
+}
+
+fn tls_channel<F>(address: String, choose: F) -> Channel
+where
+    F: Fn() -> io::Result<(Arc<ClientConfig>, String)> + Clone + Send + Sync + 'static,
+{
+    endpoint().connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let (address, choose) = (address.clone(), choose.clone());
+        async move {
+            let (config, name) = choose()?;
+            let name = ServerName::try_from(name).map_err(io::Error::other)?;
+            let dial = async {
+                let stream = TcpStream::connect(&address).await?;
+                stream.set_nodelay(true)?;
+                tokio_rustls::TlsConnector::from(config).connect(name, stream).await
+            };
+            let stream = tokio::time::timeout(DIAL_DEADLINE, dial).await.map_err(late)??;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    }))
+}
+
+fn name_of(cluster: &ClusterName, domain: &Domain) -> String {
+    server_name::encode(&Target::Controller { cluster: cluster.clone() }, domain)
+}
+
+// A member's trust domain is its cluster's label below the federation's domain.
+fn name_in(trust_domain: &TrustDomain) -> String {
+    trust_domain
+        .as_str()
+        .split_once('.')
+        .and_then(|(cluster, domain)| {
+            Some(name_of(&ClusterName::new(cluster).ok()?, &Domain::new(domain).ok()?))
+        })
+        .unwrap_or_else(|| "controller.invalid".to_owned())
+}
+
+/// A channel on which every call fails.
+pub(super) fn nowhere() -> Channel {
+    endpoint().connect_with_connector_lazy(tower::service_fn(|_: Uri| async {
+        Err::<TokioIo<UnixStream>, _>(io::Error::new(
+            io::ErrorKind::NotConnected,
+            "this process has no controller",
+        ))
+    }))
+}

@@ -1,0 +1,408 @@
+//! Delta ADS, client side, as a pure state machine: responses in, answers and snapshots out.
+//!
+//! Owns the last accepted state of every resource and its version. A resource that cannot be read is rejected by name
+//! and its last good state stays; the rest of the response counts. Never publishes a state of which a type is missing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use prost::Message;
+use tradewind_api::{
+    id::{ClusterName, Revision, ServiceName},
+    model::{Cluster, Service},
+    proto::{
+        CLUSTER_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
+        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource},
+        rpc, v1,
+    },
+    snapshot::{Snapshot, Trust},
+};
+
+/// The types asked for, in the order in which they are: whom to believe and where clusters are, then who serves.
+pub const TYPES: [&str; 3] = [TRUST_TYPE, CLUSTER_TYPE, SERVICE_TYPE];
+
+/// Most resources of one type: a federation of 100,000 services is beyond what is designed for, and memory is finite.
+const MAX_RESOURCES: usize = 100_000;
+/// Rejected resources named in one answer; more are counted, not named.
+const MAX_NAMED: usize = 20;
+/// gRPC's INVALID_ARGUMENT, which a rejection carries.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// One resource that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its name, as the controller gave it.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What follows from one response.
+#[derive(Debug)]
+pub struct Step {
+    /// The answer to send.
+    pub reply: DeltaDiscoveryRequest,
+    /// The new state, if there is a complete one and it changed.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What was not taken.
+    pub rejected: Vec<Rejected>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Trust,
+    Cluster,
+    Service,
+}
+
+impl Kind {
+    fn of(type_url: &str) -> Option<Self> {
+        match type_url {
+            TRUST_TYPE => Some(Self::Trust),
+            CLUSTER_TYPE => Some(Self::Cluster),
+            SERVICE_TYPE => Some(Self::Service),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct PerType {
+    // Accepted resources and their versions, told to the next controller.
+    versions: BTreeMap<String, String>,
+    // Answered at least once, ever.
+    seen: bool,
+    // Answered at least once on this stream.
+    answered: bool,
+}
+
+/// The protocol's state, over all streams of one process.
+#[derive(Default)]
+pub struct Client {
+    state: Snapshot,
+    trust: PerType,
+    clusters: PerType,
+    services: PerType,
+    published: bool,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("revision", &self.state.revision).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// One that knows nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The first requests of a new stream: everything of each type, less what is already held.
+    pub fn open(&mut self, node: &Node) -> Vec<DeltaDiscoveryRequest> {
+        TYPES
+            .iter()
+            .filter_map(|url| {
+                let per_type = self.per_type(Kind::of(url)?);
+                per_type.answered = false;
+                Some(DeltaDiscoveryRequest {
+                    node: Some(node.clone()),
+                    type_url: (*url).to_owned(),
+                    resource_names_subscribe: vec!["*".to_owned()],
+                    initial_resource_versions: per_type.versions.clone().into_iter().collect(),
+                    ..DeltaDiscoveryRequest::default()
+                })
+            })
+            .collect()
+    }
+
+    /// True once every type was answered on the stream opened last.
+    pub fn in_sync(&self) -> bool {
+        [&self.trust, &self.clusters, &self.services].iter().all(|t| t.answered)
+    }
+
+    /// Takes one response.
+    pub fn receive(&mut self, response: DeltaDiscoveryResponse) -> Step {
+        let mut reply = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce,
+            ..DeltaDiscoveryRequest::default()
+        };
+        let Some(kind) = Kind::of(&response.type_url) else {
+            let rejected = vec![Rejected {
+                name: response.type_url,
+                why: "this type was not asked for".to_owned(),
+            }];
+            reply.error_detail = Some(detail(&rejected));
+            return Step { reply, snapshot: None, rejected };
+        };
+        let mut changed = false;
+        let mut rejected = Vec::new();
+        let mut names = BTreeSet::new();
+        for resource in response.resources {
+            let name = resource.name.clone();
+            let taken = if names.insert(name.clone()) {
+                self.take(kind, resource)
+            } else {
+                Err("it stands twice in one response".to_owned())
+            };
+            match taken {
+                Ok(c) => changed |= c,
+                Err(why) => rejected.push(Rejected { name, why }),
+            }
+        }
+        for name in &response.removed_resources {
+            changed |= self.remove(kind, name);
+        }
+        let per_type = self.per_type(kind);
+        per_type.seen = true;
+        per_type.answered = true;
+        if let Ok(revision) = response.system_version_info.parse() {
+            self.state.revision = Revision(revision);
+        }
+        if !rejected.is_empty() {
+            reply.error_detail = Some(detail(&rejected));
+        }
+        let complete = self.trust.seen && self.clusters.seen && self.services.seen;
+        let snapshot = (complete && (changed || !self.published)).then(|| {
+            self.published = true;
+            Arc::new(self.state.clone())
+        });
+        Step { reply, snapshot, rejected }
+    }
+
+    fn per_type(&mut self, kind: Kind) -> &mut PerType {
+        match kind {
+            Kind::Trust => &mut self.trust,
+            Kind::Cluster => &mut self.clusters,
+            Kind::Service => &mut self.services,
+        }
+    }
+
+    // True when the state changed.
+    fn take(&mut self, kind: Kind, resource: Resource) -> Result<bool, String> {
+        let Some(body) = resource.resource else {
+            // A heartbeat: the same version without a body.
+            return Ok(false);
+        };
+        let known = self.per_type(kind);
+        if known.versions.len() >= MAX_RESOURCES && !known.versions.contains_key(&resource.name) {
+            return Err(format!("there are {MAX_RESOURCES} of its type already"));
+        }
+        let bytes = body.value.as_slice();
+        let changed = match kind {
+            Kind::Trust => {
+                let trust = v1::Trust::decode(bytes).map_err(text)?;
+                named(&resource.name, TRUST_NAME)?;
+                let trust = Trust::try_from(trust).map_err(text)?;
+                let changed = *self.state.trust != trust;
+                if changed {
+                    self.state.trust = Arc::new(trust);
+                }
+                changed
+            }
+            Kind::Cluster => {
+                let cluster =
+                    Cluster::try_from(v1::Cluster::decode(bytes).map_err(text)?).map_err(text)?;
+                named(&resource.name, cluster.name.as_str())?;
+                put(&mut self.state.clusters, cluster.name.clone(), cluster)
+            }
+            Kind::Service => {
+                let service =
+                    Service::try_from(v1::Service::decode(bytes).map_err(text)?).map_err(text)?;
+                named(&resource.name, &service.name.to_string())?;
+                put(&mut self.state.services, service.name.clone(), service)
+            }
+        };
+        self.per_type(kind).versions.insert(resource.name, resource.version);
+        Ok(changed)
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str) -> bool {
+        if self.per_type(kind).versions.remove(name).is_none() {
+            return false;
+        }
+        match kind {
+            // A federation without trust is one nobody can speak in: the last good one stays until a new one comes.
+            Kind::Trust => false,
+            Kind::Cluster => ClusterName::new(name)
+                .is_ok_and(|name| self.state.clusters.remove(&name).is_some()),
+            Kind::Service => name
+                .parse::<ServiceName>()
+                .is_ok_and(|name| self.state.services.remove(&name).is_some()),
+        }
+    }
+}
+
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: V) -> bool {
+    if map.get(&key).is_some_and(|old| **old == value) {
+        return false;
+    }
+    map.insert(key, Arc::new(value));
+    true
+}
+
+fn named(given: &str, inside: &str) -> Result<(), String> {
+    if given == inside { Ok(()) } else { Err(format!("inside it is named {inside:?}")) }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn detail(rejected: &[Rejected]) -> rpc::Status {
+    let mut message: String = rejected
+        .iter()
+        .take(MAX_NAMED)
+        .map(|r| format!("{}: {}", r.name, r.why))
+        .collect::<Vec<_>>()
+        .join("; ");
+    if rejected.len() > MAX_NAMED {
+        message.push_str(&format!("; and {} more", rejected.len() - MAX_NAMED));
+    }
+    rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost_types::Any;
+
+    use super::*;
+
+    fn resource(name: &str, version: &str, url: &str, message: &impl Message) -> Resource {
+        Resource {
+            name: name.into(),
+            version: version.into(),
+            resource: Some(Any { type_url: url.into(), value: message.encode_to_vec() }),
+            aliases: vec![],
+        }
+    }
+
+    fn service(name: &str, version: &str) -> Resource {
+        let (namespace, short) = name.split_once('/').unwrap();
+        let message = v1::Service {
+            namespace: namespace.into(),
+            name: short.into(),
+            kind: v1::ServiceKind::ClusterSetIp.into(),
+            ..v1::Service::default()
+        };
+        resource(name, version, SERVICE_TYPE, &message)
+    }
+
+    fn response(url: &str, revision: u64, resources: Vec<Resource>) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            system_version_info: revision.to_string(),
+            resources,
+            type_url: url.into(),
+            nonce: format!("n{revision}"),
+            removed_resources: vec![],
+        }
+    }
+
+    fn trust() -> Resource {
+        let message = v1::Trust { domain: "mesh.internal".into(), ..v1::Trust::default() };
+        resource(TRUST_NAME, "t1", TRUST_TYPE, &message)
+    }
+
+    fn synced() -> Client {
+        let mut client = Client::new();
+        client.open(&Node::default());
+        assert!(client.receive(response(TRUST_TYPE, 1, vec![trust()])).snapshot.is_none());
+        assert!(client.receive(response(CLUSTER_TYPE, 1, vec![])).snapshot.is_none());
+        assert!(!client.in_sync());
+        let step = client.receive(response(SERVICE_TYPE, 1, vec![service("shop/a", "1"), service("shop/b", "1")]));
+        assert_eq!(step.snapshot.unwrap().services.len(), 2);
+        assert!(client.in_sync());
+        client
+    }
+
+    #[test]
+    fn the_first_snapshot_waits_for_every_type() {
+        synced();
+    }
+
+    #[test]
+    fn a_bad_resource_is_rejected_by_name_and_the_rest_is_taken() {
+        let mut client = synced();
+        let mut bad = service("shop/a", "2");
+        bad.resource.as_mut().unwrap().value = vec![0xff; 9];
+        let step = client.receive(response(SERVICE_TYPE, 2, vec![bad, service("shop/c", "1")]));
+        let detail = step.reply.error_detail.unwrap();
+        assert!(detail.message.starts_with("shop/a: "), "{}", detail.message);
+        assert_eq!(step.reply.response_nonce, "n2");
+        let snapshot = step.snapshot.unwrap();
+        assert_eq!(snapshot.services.len(), 3, "the last good shop/a stays, shop/c is new");
+        let again = client.open(&Node::default());
+        let services = again.iter().find(|r| r.type_url == SERVICE_TYPE).unwrap();
+        assert_eq!(services.initial_resource_versions["shop/a"], "1", "the rejected version is not claimed");
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_or_lies_is_rejected() {
+        let mut client = synced();
+        let twice = client.receive(response(SERVICE_TYPE, 2, vec![service("shop/d", "1"), service("shop/d", "2")]));
+        assert_eq!(twice.rejected.len(), 1);
+        let mut lying = service("shop/e", "1");
+        lying.name = "shop/f".into();
+        assert_eq!(client.receive(response(SERVICE_TYPE, 3, vec![lying])).rejected[0].name, "shop/f");
+    }
+
+    #[test]
+    fn removals_of_unknown_names_change_nothing() {
+        let mut client = synced();
+        let mut removal = response(SERVICE_TYPE, 2, vec![]);
+        removal.removed_resources = vec!["shop/nobody".into(), "///".into()];
+        assert!(client.receive(removal.clone()).snapshot.is_none());
+        removal.removed_resources.push("shop/a".into());
+        let snapshot = client.receive(removal).snapshot.unwrap();
+        assert_eq!(snapshot.services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/b"]);
+    }
+
+    #[test]
+    fn what_did_not_change_is_shared_between_snapshots() {
+        let mut client = synced();
+        let one = client.receive(response(SERVICE_TYPE, 2, vec![service("shop/c", "1")])).snapshot.unwrap();
+        let two = client.receive(response(SERVICE_TYPE, 3, vec![service("shop/d", "1")])).snapshot.unwrap();
+        let a = "shop/a".parse().unwrap();
+        assert!(Arc::ptr_eq(&one.services[&a], &two.services[&a]));
+        assert_eq!(two.revision, Revision(3));
+    }
+
+    #[test]
+    fn a_reconnect_tells_versions_and_needs_a_new_round_to_be_in_sync() {
+        let mut client = synced();
+        let requests = client.open(&Node::default());
+        assert!(!client.in_sync());
+        assert_eq!(requests.len(), 3);
+        assert!(requests.iter().all(|r| r.resource_names_subscribe == ["*"] && r.response_nonce.is_empty()));
+        for url in TYPES {
+            assert!(client.receive(response(url, 1, vec![])).snapshot.is_none(), "nothing changed");
+        }
+        assert!(client.in_sync());
+    }
+
+    #[test]
+    fn a_type_that_was_not_asked_for_is_refused() {
+        let step = Client::new().receive(response("type.googleapis.com/other", 1, vec![]));
+        assert!(step.reply.error_detail.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(names in proptest::collection::vec(".{0,20}", 0..4), bytes in any::<Vec<u8>>(), kind in 0usize..3) {
+            let mut client = synced();
+            let url = TYPES[kind];
+            let resources = names.iter().map(|name| Resource {
+                name: name.clone(), version: "1".into(), aliases: vec![],
+                resource: Some(Any { type_url: url.into(), value: bytes.clone() }),
+            }).collect();
+            let mut r = response(url, 9, resources);
+            r.removed_resources = names;
+            let step = client.receive(r);
+            prop_assert_eq!(step.reply.response_nonce, "n9");
+        }
+    }
+}
