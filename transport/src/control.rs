@@ -16,7 +16,7 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tradewind_api::{
-    id::{ClusterName, Region, Revision, SpiffeId, TrustDomain, Zone},
+    id::{ClusterName, Region, Revision, SpiffeId, Zone},
     snapshot::Snapshot,
 };
 use tradewind_runtime::{

@@ -73,7 +73,7 @@ pub(super) fn mutual(address: String, svid: SvidCell, trust: TrustCell) -> Chann
 
 /// A channel whose far end must stand below the token's root, in the token's cluster. It shows no certificate.
 pub(super) fn pinned(address: String, token: &BootstrapToken) -> Channel {
-    let config = tls::pinned_client_config(token.root_sha256, token.domain.clone(), token.cluster.clone());
+    let config = tls::pinned_client_config(token.root_sha256, &token.domain, &token.cluster);
     let name = name_of(&token.cluster, &token.domain);
     tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
 }
