@@ -235,6 +235,14 @@ pub enum Refusal {
         /// The bound.
         limit: u64,
     },
+    /// The command holds something that cannot stand.
+    #[error("{what} is not valid: expected {expected}")]
+    Invalid {
+        /// What is wrong.
+        what: String,
+        /// What was expected instead.
+        expected: String,
+    },
     /// The last active cluster cannot be drained.
     #[error("{0} is the last cluster that serves; draining it would leave nobody")]
     LastActive(ClusterName),

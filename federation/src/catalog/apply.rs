@@ -1,0 +1,375 @@
+//! Applying one command. A refused command changes nothing but the catalog's revision and time.
+
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+
+use tradewind_api::{
+    ClusterName, Domain, EndpointId, ServiceName,
+    model::ClusterState,
+    store::{
+        Blob, ClusterRecord, Command, EndpointSummary, Export, Outcome, Refusal, Stamped,
+        TokenRecord,
+    },
+};
+
+use super::{Catalog, limits};
+
+/// What a command that was not refused did.
+enum Did {
+    Nothing,
+    Changed,
+    Joined(u64),
+}
+
+impl Catalog {
+    /// Applies `stamped`, which stands at `revision` in the log. Deterministic.
+    pub fn apply(&mut self, revision: u64, stamped: &Stamped) -> Outcome {
+        self.revision = revision;
+        self.at_ms = self.at_ms.max(stamped.at_ms);
+        let outcome = match self.change(&stamped.proposer, &stamped.command) {
+            Ok(Did::Nothing) => Outcome::Done {
+                revision,
+                changed: false,
+            },
+            Ok(Did::Changed) => Outcome::Done {
+                revision,
+                changed: true,
+            },
+            Ok(Did::Joined(node_id)) => Outcome::Joined { revision, node_id },
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        debug_assert_eq!(self.validate(), Ok(()), "after {stamped:?}");
+        outcome
+    }
+
+    fn change(&mut self, proposer: &ClusterName, command: &Command) -> Result<Did, Refusal> {
+        if let Command::Found {
+            domain,
+            root,
+            cluster,
+        } = command
+        {
+            return self.found(domain, root, cluster);
+        }
+        if !self.is_founded() {
+            return Err(Refusal::NotFounded);
+        }
+        if self.member(proposer).is_none() {
+            return Err(Refusal::NotMember(proposer.clone()));
+        }
+        match command {
+            // Handled above; a second founding is refused there.
+            Command::Found { .. } => Ok(Did::Nothing),
+            Command::Join { token_id, cluster } => self.join(token_id, cluster),
+            Command::Announce { gateways, version } => self.announce(proposer, gateways, version),
+            Command::RenewLease => self.renew_lease(proposer),
+            Command::SetDraining { cluster, draining } => self.set_draining(cluster, *draining),
+            Command::Leave => self.leave(proposer),
+            Command::PutExport(export) => self.put_export(proposer, export),
+            Command::PatchExport {
+                service,
+                upsert,
+                remove,
+            } => self.patch_export(proposer, service, upsert, remove),
+            Command::RemoveExport(service) => self.remove_export(proposer, service),
+            Command::PutToken(token) => self.put_token(token),
+            Command::RevokeToken(id) => self.revoke_token(id),
+        }
+    }
+
+    fn found(
+        &mut self,
+        domain: &Domain,
+        root: &Blob,
+        cluster: &ClusterRecord,
+    ) -> Result<Did, Refusal> {
+        if self.is_founded() {
+            return Err(Refusal::AlreadyFounded(self.domain.clone()));
+        }
+        limits::at_most("a root certificate", root.0.len(), limits::MAX_CERTIFICATE)?;
+        limits::check_cluster(cluster)?;
+        let mut record = self.admitted(cluster);
+        record.nodes.clone_from(&cluster.nodes);
+        self.next_node_id = record.nodes.last().map_or(1, |last| last.saturating_add(1));
+        self.domain = domain.clone();
+        self.founder = Some(record.name.clone());
+        Arc::make_mut(&mut self.roots).insert(root.clone());
+        Arc::make_mut(&mut self.clusters).insert(record.name.clone(), record);
+        Ok(Did::Changed)
+    }
+
+    fn join(&mut self, token_id: &str, cluster: &ClusterRecord) -> Result<Did, Refusal> {
+        let token = self.tokens.get(token_id).ok_or(Refusal::UnknownToken)?;
+        if let Some((by, _)) = &token.used {
+            return Err(Refusal::TokenUsed(by.clone()));
+        }
+        if self.at_ms >= token.expires_at_ms {
+            let ago_s = (self.at_ms - token.expires_at_ms) / 1000;
+            return Err(Refusal::TokenExpired(ago_s));
+        }
+        if let Some(bound) = &token.cluster
+            && *bound != cluster.name
+        {
+            return Err(Refusal::TokenForOther(bound.clone()));
+        }
+        if self.member(&cluster.name).is_some() {
+            return Err(Refusal::NameTaken(cluster.name.clone()));
+        }
+        limits::check_cluster(cluster)?;
+        limits::at_most(
+            "clusters of the federation",
+            self.members().count() + 1,
+            limits::MAX_CLUSTERS,
+        )?;
+        let node_id = self.next_node_id;
+        self.next_node_id = node_id.saturating_add(1);
+        let mut record = self.admitted(cluster);
+        record.nodes.insert(node_id);
+        let used = Some((record.name.clone(), self.at_ms));
+        if let Some(token) = Arc::make_mut(&mut self.tokens).get_mut(token_id) {
+            token.used = used;
+        }
+        Arc::make_mut(&mut self.clusters).insert(record.name.clone(), record);
+        Ok(Did::Joined(node_id))
+    }
+
+    /// The record of a new member: what it says of itself, with what only the store may say.
+    fn admitted(&self, cluster: &ClusterRecord) -> ClusterRecord {
+        ClusterRecord {
+            gateways: sorted(&cluster.gateways),
+            state: ClusterState::Active,
+            nodes: BTreeSet::new(),
+            joined_at_ms: self.at_ms,
+            lease_at_ms: self.at_ms,
+            ..cluster.clone()
+        }
+    }
+
+    fn announce(
+        &mut self,
+        proposer: &ClusterName,
+        gateways: &[String],
+        version: &str,
+    ) -> Result<Did, Refusal> {
+        limits::check_facts(gateways, version)?;
+        let gateways = sorted(gateways);
+        let same = self
+            .member(proposer)
+            .is_some_and(|c| c.gateways == gateways && c.version == version);
+        if same {
+            return Ok(Did::Nothing);
+        }
+        self.edit(proposer, |c| {
+            c.gateways = gateways;
+            version.clone_into(&mut c.version);
+        })
+    }
+
+    fn renew_lease(&mut self, proposer: &ClusterName) -> Result<Did, Refusal> {
+        let now_ms = self.at_ms;
+        self.edit(proposer, |c| c.lease_at_ms = now_ms)
+    }
+
+    fn set_draining(&mut self, cluster: &ClusterName, draining: bool) -> Result<Did, Refusal> {
+        let wanted = if draining {
+            ClusterState::Draining
+        } else {
+            ClusterState::Active
+        };
+        let state = self.member(cluster).map(|c| c.state);
+        match state {
+            None => return Err(Refusal::NotMember(cluster.clone())),
+            Some(state) if state == wanted => return Ok(Did::Nothing),
+            Some(_) => {}
+        }
+        let another_serves = self
+            .members()
+            .any(|c| c.name != *cluster && c.state == ClusterState::Active);
+        if draining && !another_serves {
+            return Err(Refusal::LastActive(cluster.clone()));
+        }
+        self.edit(cluster, |c| c.state = wanted)
+    }
+
+    fn leave(&mut self, proposer: &ClusterName) -> Result<Did, Refusal> {
+        let others = self.members().any(|c| c.name != *proposer);
+        if others && self.founder.as_ref() == Some(proposer) {
+            return Err(Refusal::HoldsRoot(proposer.clone()));
+        }
+        let services: Vec<ServiceName> = self
+            .exports_of(proposer)
+            .map(|e| e.service.clone())
+            .collect();
+        for service in &services {
+            self.withdraw(proposer, service);
+        }
+        let now_ms = self.at_ms;
+        self.edit(proposer, |c| {
+            c.state = ClusterState::Left;
+            c.gateways.clear();
+            c.nodes.clear();
+            c.authorities.clear();
+            c.lease_at_ms = now_ms;
+        })?;
+        self.forget_oldest_left();
+        Ok(Did::Changed)
+    }
+
+    fn forget_oldest_left(&mut self) {
+        let left: Vec<_> = self
+            .clusters
+            .values()
+            .filter(|c| c.state == ClusterState::Left)
+            .collect();
+        if left.len() <= limits::MAX_LEFT_CLUSTERS {
+            return;
+        }
+        let oldest = left
+            .iter()
+            .min_by(|a, b| (a.lease_at_ms, &a.name).cmp(&(b.lease_at_ms, &b.name)))
+            .map(|c| c.name.clone());
+        if let Some(oldest) = oldest {
+            Arc::make_mut(&mut self.clusters).remove(&oldest);
+        }
+    }
+
+    fn put_export(&mut self, proposer: &ClusterName, export: &Export) -> Result<Did, Refusal> {
+        limits::check_export(export)?;
+        let known = self.export(&export.service, proposer);
+        if known.is_some_and(|e| **e == *export) {
+            return Ok(Did::Nothing);
+        }
+        if known.is_none() {
+            let count = self.export_counts.get(proposer).copied().unwrap_or(0);
+            limits::at_most(
+                "services exported by one cluster",
+                count as usize + 1,
+                limits::MAX_EXPORTS_PER_CLUSTER,
+            )?;
+            self.take_address(&export.service)?;
+            *Arc::make_mut(&mut self.export_counts)
+                .entry(proposer.clone())
+                .or_default() += 1;
+        }
+        self.set_export(proposer, Arc::new(export.clone()));
+        Ok(Did::Changed)
+    }
+
+    fn patch_export(
+        &mut self,
+        proposer: &ClusterName,
+        service: &ServiceName,
+        upsert: &BTreeMap<EndpointId, EndpointSummary>,
+        remove: &BTreeSet<EndpointId>,
+    ) -> Result<Did, Refusal> {
+        let known = self
+            .export(service, proposer)
+            .ok_or_else(|| Refusal::NotExported {
+                cluster: proposer.clone(),
+                service: service.clone(),
+            })?;
+        upsert.values().try_for_each(limits::check_endpoint)?;
+        let mut export = (**known).clone();
+        export.endpoints.retain(|id, _| !remove.contains(id));
+        let added = upsert.iter().map(|(id, e)| (id.clone(), e.clone()));
+        export.endpoints.extend(added);
+        limits::at_most(
+            "endpoints of one export",
+            export.endpoints.len(),
+            limits::MAX_ENDPOINTS_PER_EXPORT,
+        )?;
+        if export == **known {
+            return Ok(Did::Nothing);
+        }
+        self.set_export(proposer, Arc::new(export));
+        Ok(Did::Changed)
+    }
+
+    fn set_export(&mut self, proposer: &ClusterName, export: Arc<Export>) {
+        let by = Arc::make_mut(&mut self.exports)
+            .entry(export.service.clone())
+            .or_default();
+        Arc::make_mut(by).insert(proposer.clone(), export);
+    }
+
+    fn remove_export(
+        &mut self,
+        proposer: &ClusterName,
+        service: &ServiceName,
+    ) -> Result<Did, Refusal> {
+        if self.export(service, proposer).is_none() {
+            return Err(Refusal::NotExported {
+                cluster: proposer.clone(),
+                service: service.clone(),
+            });
+        }
+        self.withdraw(proposer, service);
+        Ok(Did::Changed)
+    }
+
+    /// Takes one export out, and the service's address with the last of them.
+    fn withdraw(&mut self, cluster: &ClusterName, service: &ServiceName) {
+        let exports = Arc::make_mut(&mut self.exports);
+        let Some(by) = exports.get_mut(service) else {
+            return;
+        };
+        if Arc::make_mut(by).remove(cluster).is_none() {
+            return;
+        }
+        if by.is_empty() {
+            exports.remove(service);
+            self.release_address(service);
+        }
+        let counts = Arc::make_mut(&mut self.export_counts);
+        if let Some(count) = counts.get_mut(cluster) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(cluster);
+            }
+        }
+    }
+
+    fn put_token(&mut self, token: &TokenRecord) -> Result<Did, Refusal> {
+        limits::check_token(token)?;
+        match self.tokens.get(&token.id) {
+            Some(known) if known == token => return Ok(Did::Nothing),
+            Some(_) => {
+                return Err(Refusal::Invalid {
+                    what: "a token's id".to_owned(),
+                    expected: "one that no other token has".to_owned(),
+                });
+            }
+            None => {}
+        }
+        let now_ms = self.at_ms;
+        let tokens = Arc::make_mut(&mut self.tokens);
+        tokens.retain(|_, t| t.expires_at_ms > now_ms);
+        limits::at_most("join tokens", tokens.len() + 1, limits::MAX_TOKENS)?;
+        tokens.insert(token.id.clone(), token.clone());
+        Ok(Did::Changed)
+    }
+
+    fn revoke_token(&mut self, id: &str) -> Result<Did, Refusal> {
+        if !self.tokens.contains_key(id) {
+            return Err(Refusal::UnknownToken);
+        }
+        Arc::make_mut(&mut self.tokens).remove(id);
+        Ok(Did::Changed)
+    }
+
+    fn edit(
+        &mut self,
+        cluster: &ClusterName,
+        change: impl FnOnce(&mut ClusterRecord),
+    ) -> Result<Did, Refusal> {
+        let record = Arc::make_mut(&mut self.clusters)
+            .get_mut(cluster)
+            .ok_or_else(|| Refusal::NotMember(cluster.clone()))?;
+        change(record);
+        Ok(Did::Changed)
+    }
+}
+
+fn sorted(gateways: &[String]) -> Vec<String> {
+    let unique: BTreeSet<_> = gateways.iter().cloned().collect();
+    unique.into_iter().collect()
+}
