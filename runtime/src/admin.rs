@@ -214,7 +214,9 @@ impl Dropped {
 
     fn count(&self, reason: Reason) {
         self.connections
-            .get_or_create(&ReasonLabel { reason })
+            .get_or_create(&ReasonLabel {
+                reason: reason.as_str(),
+            })
             .inc();
     }
 }
