@@ -22,10 +22,8 @@ use webpki::EndEntityCert;
 mod certificate;
 mod refused;
 
-pub use certificate::LeafFacts;
+pub use certificate::{AuthorityFacts, LeafFacts};
 pub use refused::Refused;
-
-use certificate::AuthorityFacts;
 
 /// The signatures accepted in chains. Ours are all ECDSA over P-256; P-384 is there for a root kept in hardware.
 static CHAIN_SIGNATURES: &[&dyn SignatureVerificationAlgorithm] = &[

@@ -64,16 +64,20 @@ impl LeafFacts {
 
 /// A certificate that may sign others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AuthorityFacts {
+pub struct AuthorityFacts {
     /// The trust domain its one URI name stands for, if it has one: `spiffe://<trust domain>`, without a path.
-    pub(super) trust_domain: Option<TrustDomain>,
-    pub(super) not_before_unix_s: i64,
-    pub(super) not_after_unix_s: i64,
+    pub trust_domain: Option<TrustDomain>,
+    /// Its SubjectPublicKeyInfo, DER.
+    pub public_key_der: Vec<u8>,
+    /// Start of validity, Unix seconds.
+    pub not_before_unix_s: i64,
+    /// End of validity, Unix seconds.
+    pub not_after_unix_s: i64,
 }
 
 impl AuthorityFacts {
     /// A CA with the right to sign certificates. webpki looks at the first, not at the second.
-    pub(super) fn parse(der: &[u8]) -> Result<Self, Refused> {
+    pub fn parse(der: &[u8]) -> Result<Self, Refused> {
         let certificate = read(der)?;
         let constraints = certificate
             .basic_constraints()
@@ -91,6 +95,7 @@ impl AuthorityFacts {
         };
         Ok(Self {
             trust_domain,
+            public_key_der: certificate.public_key().raw.to_vec(),
             not_before_unix_s: certificate.validity().not_before.timestamp(),
             not_after_unix_s: certificate.validity().not_after.timestamp(),
         })
