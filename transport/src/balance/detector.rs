@@ -1,0 +1,294 @@
+//! Outlier detection: when an endpoint is left alone, for how long, and how it comes back.
+//!
+//! One detector per endpoint (and one per path to another cluster). It judges only what the transport saw: an error status
+//! is the application's answer, not a broken endpoint. It never decides that nobody may be called: ejected
+//! endpoints are used when nothing better exists (see `tiers`).
+
+use super::{Micros, SECOND};
+
+/// First ejection; doubles with each that follows.
+pub const FIRST_EJECTION: Micros = SECOND;
+/// Longest ejection: an endpoint that returns is found within this, whatever came before.
+pub const MAX_EJECTION: Micros = 30 * SECOND;
+/// This long without a failure after coming back and the next ejection is a first one again.
+const FORGIVEN_AFTER: Micros = 60 * SECOND;
+/// A probe that was not answered in this time may be made again: its task may have been dropped.
+const PROBE_LOST_AFTER: Micros = 10 * SECOND;
+/// Stream resets in a row that eject. One may be the application's own doing.
+const RESETS: u32 = 3;
+
+/// What went wrong, as the transport saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// No session could be made: refused, timed out, TLS failed.
+    Connect,
+    /// The peer proved another identity, or one that is no longer trusted.
+    Identity,
+    /// The peer's proxy answered that its application cannot take requests.
+    Unprocessed,
+    /// The peer refused the stream.
+    Refused,
+    /// The session ended under a request without a farewell.
+    Lost,
+    /// No answer to a keepalive ping in time.
+    Keepalive,
+    /// The peer reset one stream.
+    Reset,
+}
+
+impl Failure {
+    /// The word that logs, metrics and JSON show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Identity => "identity",
+            Self::Unprocessed => "unprocessed",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Keepalive => "keepalive",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// Failures of this kind in a row that eject.
+    const fn strikes(self) -> u32 {
+        match self {
+            Self::Reset => RESETS,
+            Self::Refused => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// What may be done with an endpoint now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Traffic flows.
+    Closed,
+    /// Ejected; usable again from `until` at the earliest.
+    Open {
+        /// When a probe may be made.
+        until: Micros,
+    },
+    /// Still ejected, and a probe is due (see [`Detector::begin_probe`]).
+    ProbeDue,
+    /// Still ejected, and a probe is under way.
+    Probing,
+}
+
+impl Standing {
+    /// True unless traffic flows.
+    pub const fn is_ejected(self) -> bool {
+        !matches!(self, Self::Closed)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed,
+    Open { until: Micros },
+    Probing { since: Micros },
+}
+
+/// One endpoint's detector.
+#[derive(Clone, Debug)]
+pub struct Detector {
+    state: State,
+    strikes: u32,
+    ejections: u32,
+    last_failure: Option<(Failure, Micros)>,
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Detector {
+    /// With nothing against it.
+    pub const fn new() -> Self {
+        Self {
+            state: State::Closed,
+            strikes: 0,
+            ejections: 0,
+            last_failure: None,
+        }
+    }
+
+    /// What may be done now.
+    pub fn standing(&self, now: Micros) -> Standing {
+        match self.state {
+            State::Closed => Standing::Closed,
+            State::Open { until } if now < until => Standing::Open { until },
+            State::Probing { since } if now.saturating_sub(since) < PROBE_LOST_AFTER => {
+                Standing::Probing
+            }
+            State::Open { .. } | State::Probing { .. } => Standing::ProbeDue,
+        }
+    }
+
+    /// The last failure and when it was.
+    pub const fn last_failure(&self) -> Option<(Failure, Micros)> {
+        self.last_failure
+    }
+
+    /// How often it was ejected since it was last forgiven.
+    pub const fn ejections(&self) -> u32 {
+        self.ejections
+    }
+
+    /// Books a failure. Returns for how long it is ejected, when this failure is what ejects it.
+    pub fn failed(&mut self, failure: Failure, now: Micros) -> Option<Micros> {
+        let forgiven = self
+            .last_failure
+            .is_none_or(|(_, at)| now.saturating_sub(at) > FORGIVEN_AFTER + MAX_EJECTION);
+        self.last_failure = Some((failure, now));
+        if matches!(self.standing(now), Standing::Open { .. }) {
+            // Requests that were under way, or sent because nothing better existed: it is out already.
+            return None;
+        }
+        self.strikes = self.strikes.saturating_add(1);
+        if self.state == State::Closed && self.strikes < failure.strikes() {
+            return None;
+        }
+        if forgiven {
+            self.ejections = 0;
+        }
+        let for_us = FIRST_EJECTION
+            .saturating_mul(1 << self.ejections.min(16))
+            .min(MAX_EJECTION);
+        self.ejections = self.ejections.saturating_add(1);
+        self.strikes = 0;
+        self.state = State::Open {
+            until: now.saturating_add(for_us),
+        };
+        Some(for_us)
+    }
+
+    /// Books a success of a request or of a probe. Returns true when it comes back by this.
+    pub const fn succeeded(&mut self) -> bool {
+        self.strikes = 0;
+        let back = !matches!(self.state, State::Closed);
+        self.state = State::Closed;
+        back
+    }
+
+    /// Takes the one probe that is due; false when none is.
+    pub fn begin_probe(&mut self, now: Micros) -> bool {
+        let due = self.standing(now) == Standing::ProbeDue;
+        if due {
+            self.state = State::Probing { since: now };
+        }
+        due
+    }
+
+    /// Somebody else learned that it may be back (its own cluster says so): a probe is due at once.
+    pub fn hint_back(&mut self, now: Micros) {
+        if let State::Open { until } = &mut self.state {
+            *until = (*until).min(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_failed_connect_ejects_at_once() {
+        let mut d = Detector::new();
+        assert_eq!(d.failed(Failure::Connect, 0), Some(SECOND));
+        assert!(d.standing(0).is_ejected());
+        assert_eq!(d.standing(SECOND), Standing::ProbeDue);
+    }
+
+    #[test]
+    fn one_reset_is_not_enough_and_a_success_forgets_it() {
+        let mut d = Detector::new();
+        assert_eq!(d.failed(Failure::Reset, 0), None);
+        assert_eq!(d.failed(Failure::Reset, 0), None);
+        assert!(!d.succeeded());
+        assert_eq!(d.failed(Failure::Reset, 0), None);
+        assert_eq!(d.failed(Failure::Reset, 0), None);
+        assert!(d.failed(Failure::Reset, 0).is_some());
+    }
+
+    #[test]
+    fn there_is_one_probe() {
+        let mut d = Detector::new();
+        d.failed(Failure::Connect, 0);
+        assert!(!d.begin_probe(SECOND - 1));
+        assert!(d.begin_probe(SECOND));
+        assert!(!d.begin_probe(SECOND));
+        assert!(d.standing(SECOND).is_ejected());
+        assert!(d.succeeded());
+        assert_eq!(d.standing(SECOND), Standing::Closed);
+    }
+
+    #[test]
+    fn a_lost_probe_is_made_again() {
+        let mut d = Detector::new();
+        d.failed(Failure::Connect, 0);
+        assert!(d.begin_probe(SECOND));
+        assert!(d.begin_probe(SECOND + PROBE_LOST_AFTER));
+    }
+
+    #[test]
+    fn time_grows_and_is_bounded_and_forgotten() {
+        let mut d = Detector::new();
+        let mut now = 0;
+        let mut last = 0;
+        for _ in 0..20 {
+            let t = d.failed(Failure::Connect, now).unwrap();
+            assert!(t >= last && t <= MAX_EJECTION);
+            last = t;
+            now += t;
+            assert!(d.begin_probe(now));
+        }
+        assert_eq!(last, MAX_EJECTION);
+        d.succeeded();
+        now += FORGIVEN_AFTER + MAX_EJECTION + 1;
+        assert_eq!(d.failed(Failure::Connect, now), Some(FIRST_EJECTION));
+    }
+
+    #[test]
+    fn late_failures_of_an_ejected_endpoint_do_not_prolong() {
+        let mut d = Detector::new();
+        d.failed(Failure::Lost, 0);
+        assert_eq!(d.failed(Failure::Lost, 1), None);
+        assert_eq!(d.standing(1), Standing::Open { until: SECOND });
+    }
+
+    #[test]
+    fn a_hint_makes_the_probe_due() {
+        let mut d = Detector::new();
+        d.failed(Failure::Connect, 0);
+        d.hint_back(5);
+        assert!(d.begin_probe(5));
+        let mut fresh = Detector::new();
+        fresh.hint_back(5);
+        assert_eq!(fresh.standing(5), Standing::Closed);
+    }
+
+    proptest! {
+        /// Whatever happens, it can always come back within the longest ejection.
+        #[test]
+        fn nothing_is_out_for_ever(steps in proptest::collection::vec((0u8..4, 0u64..40 * SECOND), 0..200)) {
+            let mut d = Detector::new();
+            let mut now = 0;
+            for (what, dt) in steps {
+                now += dt;
+                match what {
+                    0 => { d.failed(Failure::Connect, now); }
+                    1 => { d.failed(Failure::Reset, now); }
+                    2 => { d.succeeded(); }
+                    _ => { d.begin_probe(now); }
+                }
+                let later = now + MAX_EJECTION.max(PROBE_LOST_AFTER);
+                prop_assert!(matches!(d.standing(later), Standing::Closed | Standing::ProbeDue));
+            }
+        }
+    }
+}

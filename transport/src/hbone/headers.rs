@@ -1,0 +1,121 @@
+//! The header names that Tradewind's proxies exchange, and their values' forms.
+//!
+//! All are set and removed by proxies: one that arrives from an application is dropped before a request leaves, one that
+//! arrives from a peer is dropped before a response is handed on. Values are checked where they are parsed, here.
+
+use http::{HeaderName, HeaderValue, Version};
+use tradewind_api::id::ServicePortRef;
+
+/// Request: `namespace/name:port`, the service that the request is for.
+pub const SERVICE: HeaderName = HeaderName::from_static("tradewind-service");
+/// Request: the version that the application spoke, `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
+pub const VERSION: HeaderName = HeaderName::from_static("tradewind-version");
+/// Response: the request never reached the application, so it may be sent elsewhere whatever its method. The value is a
+/// short reason.
+pub const UNPROCESSED: HeaderName = HeaderName::from_static("tradewind-unprocessed");
+/// Response to the calling application: `<cluster>/<endpoint id>` of who answered.
+pub const SERVED_BY: HeaderName = HeaderName::from_static("tradewind-served-by");
+/// Response to the calling application: this answer was made by the caller's own proxy; the value is a short reason.
+pub const ERROR: HeaderName = HeaderName::from_static("tradewind-error");
+
+/// Everything a proxy must not pass on from an application or to one.
+pub const INTERNAL: [HeaderName; 5] = [SERVICE, VERSION, UNPROCESSED, SERVED_BY, ERROR];
+
+/// Longest service value accepted: two labels of 63, a slash, a colon, five digits.
+const MAX_SERVICE_LEN: usize = 63 + 1 + 63 + 1 + 5;
+
+/// The service header's value for `target`.
+#[expect(
+    clippy::expect_used,
+    reason = "labels, '/', ':' and digits are header characters"
+)]
+pub fn service_value(target: &ServicePortRef) -> HeaderValue {
+    HeaderValue::try_from(target.to_string()).expect("labels and digits")
+}
+
+/// What a service header names; `None` for anything but a whole `namespace/name:port`.
+pub fn parse_service(value: &HeaderValue) -> Option<ServicePortRef> {
+    let text = value.to_str().ok()?;
+    (text.len() <= MAX_SERVICE_LEN).then(|| text.parse().ok())?
+}
+
+/// The version header's value for `version`.
+pub fn version_value(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    })
+}
+
+/// The version that a version header names; `None` for any other text.
+pub fn parse_version(value: &HeaderValue) -> Option<Version> {
+    match value.as_bytes() {
+        b"HTTP/1.0" => Some(Version::HTTP_10),
+        b"HTTP/1.1" => Some(Version::HTTP_11),
+        b"HTTP/2.0" => Some(Version::HTTP_2),
+        _ => None,
+    }
+}
+
+/// The authority of a `CONNECT` to a service: `<name>.<namespace>.svc.clusterset.local:<port>`.
+pub fn connect_authority(target: &ServicePortRef) -> String {
+    let service = &target.service;
+    format!(
+        "{}.{}.svc.clusterset.local:{}",
+        service.name(),
+        service.namespace,
+        target.port
+    )
+}
+
+/// The service that a `CONNECT` authority names, if it is one of ours.
+pub fn parse_connect_authority(authority: &str) -> Option<ServicePortRef> {
+    let (host, port) = authority.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|p| *p != 0)?;
+    let (name, namespace) = host
+        .strip_suffix(".svc.clusterset.local")?
+        .split_once('.')?;
+    Some(ServicePortRef {
+        service: tradewind_api::id::ServiceName::new(namespace, name).ok()?,
+        port,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_and_authorities_come_back() {
+        let target: ServicePortRef = "shop/payments:80".parse().unwrap();
+        assert_eq!(parse_service(&service_value(&target)), Some(target.clone()));
+        let authority = connect_authority(&target);
+        assert_eq!(authority, "payments.shop.svc.clusterset.local:80");
+        assert_eq!(parse_connect_authority(&authority), Some(target));
+        for bad in [
+            "payments.shop.svc.clusterset.local",
+            "payments.shop.svc.clusterset.local:0",
+            "payments.svc.clusterset.local:80",
+            "a.b.c.svc.clusterset.local:80",
+            "127.0.0.1:80",
+            ":",
+        ] {
+            assert_eq!(parse_connect_authority(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_come_back() {
+        for v in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            assert_eq!(parse_version(&version_value(v)), Some(v));
+        }
+        assert_eq!(parse_version(&HeaderValue::from_static("HTTP/3")), None);
+    }
+
+    #[test]
+    fn a_long_service_is_refused_unread() {
+        let long = HeaderValue::try_from(format!("a/{}:80", "b".repeat(500))).unwrap();
+        assert_eq!(parse_service(&long), None);
+    }
+}
