@@ -1,2 +1,74 @@
-//! Placeholder.
-fn main() {}
+//! The project's own commands: `cargo xtask test` is the whole continuous integration, `cargo xtask tidy` the house
+//! rules that no compiler knows. No product code lives here, and no product crate imports it.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks there"
+)]
+
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+The project's own commands.
+
+usage: cargo xtask <command>
+
+commands:
+  test    everything continuous integration runs, stopping at the first failure:
+          tools, format, clippy, tidy, release build, all tests, the demo
+  tidy    the house rules: imports between crates, purity, headers, sizes, links
+  help    this text
+
+exit codes: 0 good, 1 found problems, 2 bad usage";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test"] => test::run(&root()),
+        ["tidy"] => tidy_command(&root()),
+        ["help" | "--help" | "-h"] | ["test" | "tidy", "help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        [] => {
+            eprintln!("{HELP}");
+            ExitCode::from(2)
+        }
+        _ => {
+            eprintln!("error: unknown command: {}\n\n{HELP}", words.join(" "));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The workspace's directory, whatever the current one is.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+fn tidy_command(root: &Path) -> ExitCode {
+    let report = match tidy::run(root) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{report}");
+    if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
