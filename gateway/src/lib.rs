@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The east-west gateway: it reads the server name of a TLS connection that arrives from another cluster, finds the local
+//! workload (or this cluster's controller) that is meant, and moves bytes. It holds no workload keys and decrypts nothing.
+//!
+//! State: live connections only. It must never forward to a service that its own cluster does not export.
+
+#![forbid(unsafe_code)]
+
+mod announce;
+mod app;
+mod config;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod limits;
+mod metrics;
+mod permits;
+mod refusal;
+mod route;
+mod serve;
+mod socket;
+
+pub use app::{Bound, Gateway};
+pub use config::GatewayConfig;
+pub use error::GatewayError;
+pub use refusal::Refusal;
+pub use route::{Candidate, MAX_TRIES, Route, permitted, route};

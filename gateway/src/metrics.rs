@@ -1,0 +1,187 @@
+//! What a gateway counts. Labels are closed sets or names from the snapshot, so their number is bounded.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+use tradewind_runtime::metrics::MetricsRegistry;
+
+use crate::{limits::Limits, refusal::Refusal};
+
+/// Whom a connection was for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ToLabels {
+    /// `namespace/name:port`, `controller`, or `gateway` for what was passed on.
+    pub to: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DialLabels {
+    to: String,
+    result: &'static str,
+}
+
+/// Every counter of a gateway; clones share.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayMetrics {
+    opened: Family<ToLabels, Counter>,
+    closed: Family<ToLabels, Counter>,
+    active: Family<ToLabels, Gauge>,
+    received: Family<ToLabels, Counter>,
+    sent: Family<ToLabels, Counter>,
+    ended: Family<ToLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
+    dials: Family<DialLabels, Counter>,
+    hello: Histogram,
+    pub(crate) announced: Gauge,
+}
+
+impl GatewayMetrics {
+    pub(crate) fn new(registry: &MetricsRegistry, limits: &Arc<Limits>) -> Self {
+        let m = Self {
+            opened: Family::default(),
+            closed: Family::default(),
+            active: Family::default(),
+            received: Family::default(),
+            sent: Family::default(),
+            ended: Family::default(),
+            refused: Family::default(),
+            dials: Family::default(),
+            // 10 us to 5 s, the deadline of a hello.
+            hello: Histogram::new([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 5.0]),
+            announced: Gauge::default(),
+        };
+        for reason in Refusal::ALL {
+            drop(m.refused.get_or_create(&RefusedLabels {
+                reason: reason.as_str(),
+            }));
+        }
+        let max = Gauge::<i64>::default();
+        max.set(i64::try_from(limits.max()).unwrap_or(i64::MAX));
+        registry.register(|r| {
+            r.register(
+                "tradewind_gateway_connections_opened",
+                "Connections carried",
+                m.opened.clone(),
+            );
+            r.register(
+                "tradewind_gateway_connections_closed",
+                "Carried connections that ended",
+                m.closed.clone(),
+            );
+            r.register(
+                "tradewind_gateway_connections_active",
+                "Connections being carried",
+                m.active.clone(),
+            );
+            r.register(
+                "tradewind_gateway_bytes_received",
+                "Bytes from callers",
+                m.received.clone(),
+            );
+            r.register(
+                "tradewind_gateway_bytes_sent",
+                "Bytes to callers",
+                m.sent.clone(),
+            );
+            r.register(
+                "tradewind_gateway_connections_ended_by_policy",
+                "Connections ended because their service is no longer exported",
+                m.ended.clone(),
+            );
+            r.register(
+                "tradewind_gateway_connections_refused",
+                "Connections not carried, by reason",
+                m.refused.clone(),
+            );
+            r.register(
+                "tradewind_gateway_dials",
+                "Attempts to reach a workload, by result",
+                m.dials.clone(),
+            );
+            r.register(
+                "tradewind_gateway_hello_seconds",
+                "From accept to a whole ClientHello",
+                m.hello.clone(),
+            );
+            r.register(
+                "tradewind_gateway_announced",
+                "1 while the controller knows of this gateway",
+                m.announced.clone(),
+            );
+            r.register(
+                "tradewind_gateway_connections_limit",
+                "Most connections at once",
+                max,
+            );
+        });
+        m
+    }
+
+    pub(crate) fn refuse(&self, reason: Refusal) {
+        self.refused
+            .get_or_create(&RefusedLabels {
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+
+    pub(crate) fn hello(&self, seconds: f64) {
+        self.hello.observe(seconds);
+    }
+
+    pub(crate) fn dialled(&self, to: &ToLabels, result: &'static str) {
+        self.dials
+            .get_or_create(&DialLabels {
+                to: to.to.clone(),
+                result,
+            })
+            .inc();
+    }
+
+    pub(crate) fn ended_by_policy(&self, to: &ToLabels) {
+        self.ended.get_or_create(to).inc();
+    }
+
+    pub(crate) fn open(&self, to: &ToLabels) -> Carried {
+        self.opened.get_or_create(to).inc();
+        let active = self.active.get_or_create(to).clone();
+        active.inc();
+        Carried {
+            active,
+            closed: self.closed.get_or_create(to).clone(),
+            received: self.received.get_or_create(to).clone(),
+            sent: self.sent.get_or_create(to).clone(),
+        }
+    }
+}
+
+/// One carried connection; counted as closed on drop.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    active: Gauge,
+    closed: Counter,
+    received: Counter<u64, AtomicU64>,
+    sent: Counter<u64, AtomicU64>,
+}
+
+impl Carried {
+    pub(crate) fn bytes(&self, received: u64, sent: u64) {
+        self.received.inc_by(received);
+        self.sent.inc_by(sent);
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.active.dec();
+        self.closed.inc();
+    }
+}

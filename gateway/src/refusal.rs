@@ -1,0 +1,106 @@
+//! Why a connection was not carried, as a closed set: one word for metrics and one TLS alert for the caller each.
+//! Pure. The alert is a courtesy that saves the caller a timeout; it must never say more than the reason's class.
+
+/// Why a connection was not carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The first bytes are no TLS ClientHello.
+    NotTls,
+    /// The ClientHello has no server name.
+    NoName,
+    /// The server name is none of ours.
+    BadName,
+    /// It names another cluster, and this gateway does not pass on.
+    OtherCluster,
+    /// This cluster does not export the service, or not that port.
+    NotExported,
+    /// The service is exported, but no endpoint here serves the port.
+    NoEndpoint,
+    /// The ClientHello is larger than the bound.
+    TooLarge,
+    /// The ClientHello did not arrive in time.
+    Timeout,
+    /// The peer went away before its ClientHello was complete.
+    Cut,
+    /// Nothing that was dialled answered.
+    DialFailed,
+    /// A bound on connections is reached.
+    TooMany,
+    /// No snapshot has arrived yet.
+    NotReady,
+}
+
+/// TLS alert `handshake_failure`.
+const HANDSHAKE_FAILURE: u8 = 40;
+/// TLS alert `internal_error`.
+const INTERNAL_ERROR: u8 = 80;
+/// TLS alert `unrecognized_name`.
+const UNRECOGNIZED_NAME: u8 = 112;
+
+impl Refusal {
+    /// Every reason, for tables and for metrics that start at 0.
+    pub const ALL: [Self; 12] = [
+        Self::NotTls,
+        Self::NoName,
+        Self::BadName,
+        Self::OtherCluster,
+        Self::NotExported,
+        Self::NoEndpoint,
+        Self::TooLarge,
+        Self::Timeout,
+        Self::Cut,
+        Self::DialFailed,
+        Self::TooMany,
+        Self::NotReady,
+    ];
+
+    /// The label in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotTls => "not_tls",
+            Self::NoName => "no_name",
+            Self::BadName => "bad_name",
+            Self::OtherCluster => "other_cluster",
+            Self::NotExported => "not_exported",
+            Self::NoEndpoint => "no_endpoint",
+            Self::TooLarge => "too_large",
+            Self::Timeout => "timeout",
+            Self::Cut => "cut",
+            Self::DialFailed => "dial_failed",
+            Self::TooMany => "too_many",
+            Self::NotReady => "not_ready",
+        }
+    }
+
+    /// The fatal TLS alert record to send before closing; none to a peer that spoke no TLS or said nothing.
+    pub const fn alert(self) -> Option<[u8; 7]> {
+        let description = match self {
+            Self::NotTls | Self::Timeout | Self::Cut => return None,
+            Self::NoName | Self::BadName | Self::OtherCluster | Self::NotExported => {
+                UNRECOGNIZED_NAME
+            }
+            Self::TooLarge => HANDSHAKE_FAILURE,
+            Self::NoEndpoint | Self::DialFailed | Self::TooMany | Self::NotReady => INTERNAL_ERROR,
+        };
+        // Record: alert (21), version 3.3, length 2; fatal (2), description.
+        Some([21, 3, 3, 0, 2, 2, description])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn labels_are_distinct_and_alerts_are_fatal_records() {
+        let labels: BTreeSet<_> = Refusal::ALL.iter().map(|r| r.as_str()).collect();
+        assert_eq!(labels.len(), Refusal::ALL.len());
+        for r in Refusal::ALL {
+            if let Some(a) = r.alert() {
+                assert_eq!(a[..6], [21, 3, 3, 0, 2, 2]);
+            }
+        }
+        assert_eq!(Refusal::NotExported.alert().unwrap()[6], 112);
+    }
+}

@@ -1,0 +1,428 @@
+//! Where a connection goes: a pure function of the snapshot, the name it asks for and one random number.
+//! It must never choose an endpoint of a service that the local cluster does not export.
+
+use std::sync::Arc;
+
+use tradewind_api::{
+    EndpointId, ServicePortRef,
+    model::{Cluster, ClusterState, Endpoint, Health, Service},
+    snapshot::Snapshot,
+};
+use tradewind_transport::server_name::Target;
+
+use crate::refusal::Refusal;
+
+/// Most endpoints tried for one connection: each costs up to a dial timeout, and the caller waits.
+pub const MAX_TRIES: usize = 4;
+
+/// One address to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Whose it is.
+    pub id: EndpointId,
+    /// `host:port` of its HBONE listener.
+    pub address: String,
+}
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a workload of this cluster: the first candidate that answers, at most [`MAX_TRIES`] of them.
+    Local {
+        /// The service and port, which the connection lives and dies with.
+        service: ServicePortRef,
+        /// Best first; never empty.
+        candidates: Vec<Candidate>,
+    },
+    /// To this cluster's controller.
+    Controller,
+    /// To a gateway of another cluster, best first; never empty.
+    PassOn(Vec<String>),
+}
+
+/// Decides. `pick` is uniform over u64 and spreads `any` over the endpoints by weight.
+pub fn route(
+    snapshot: &Snapshot,
+    target: &Target,
+    pass_on: bool,
+    pick: u64,
+) -> Result<Route, Refusal> {
+    let local = snapshot.local().ok_or(Refusal::NotReady)?;
+    let named = match target {
+        Target::Endpoint { cluster, .. } | Target::Controller { cluster } => cluster,
+    };
+    if *named != local.name {
+        return if pass_on {
+            exit(snapshot, named, pick)
+        } else {
+            Err(Refusal::OtherCluster)
+        };
+    }
+    let Target::Endpoint {
+        service,
+        port,
+        endpoint,
+        ..
+    } = target
+    else {
+        return Ok(Route::Controller);
+    };
+    let asked = ServicePortRef {
+        service: service.clone(),
+        port: *port,
+    };
+    let found = exported(snapshot, local, &asked).ok_or(Refusal::NotExported)?;
+    let candidates = candidates(found, local, *port, endpoint.as_ref(), pick);
+    if candidates.is_empty() {
+        return Err(Refusal::NoEndpoint);
+    }
+    Ok(Route::Local {
+        service: asked,
+        candidates,
+    })
+}
+
+/// True while the local cluster exports that port of that service: what a live connection goes on by.
+pub fn permitted(snapshot: &Snapshot, asked: &ServicePortRef) -> bool {
+    snapshot
+        .local()
+        .is_some_and(|local| exported(snapshot, local, asked).is_some())
+}
+
+fn exported<'a>(
+    snapshot: &'a Snapshot,
+    local: &Cluster,
+    asked: &ServicePortRef,
+) -> Option<&'a Arc<Service>> {
+    snapshot
+        .services
+        .get(&asked.service)
+        .filter(|s| s.exported_by.contains(&local.name) && s.port(asked.port).is_some())
+}
+
+/// The order in which endpoints are worth a try; the asked one leads its class, and is taken as well as healthy while
+/// its state is merely unknown: the caller has chosen it with more knowledge than is here.
+fn rank(endpoint: &Endpoint, asked: bool) -> u8 {
+    match endpoint.health {
+        Health::Healthy if asked => 0,
+        Health::Unknown if asked => 1,
+        Health::Healthy => 2,
+        Health::Unknown => 3,
+        // Both still beat refusing: a set is never treated as empty while something exists.
+        Health::Draining => 4,
+        Health::Unhealthy => 5,
+    }
+}
+
+fn candidates(
+    service: &Service,
+    local: &Cluster,
+    port: u16,
+    asked: Option<&EndpointId>,
+    pick: u64,
+) -> Vec<Candidate> {
+    let mut usable: Vec<(u8, &Endpoint, &String)> = service
+        .endpoints
+        .iter()
+        .filter(|e| e.cluster == local.name && e.ports.contains(&port))
+        .filter_map(|e| e.address.as_ref().map(|a| (e, a)))
+        .map(|(e, a)| (rank(e, asked == Some(&e.id)), e, a))
+        .collect();
+    usable.sort_by_key(|(rank, ..)| *rank);
+    let mut ordered = Vec::with_capacity(usable.len().min(MAX_TRIES));
+    for class in usable.chunk_by(|a, b| a.0 == b.0) {
+        let start = weighted(class.iter().map(|(_, e, _)| e.weight), pick);
+        let rotated = class.iter().cycle().skip(start).take(class.len());
+        for (_, endpoint, address) in rotated {
+            if ordered.len() == MAX_TRIES {
+                return ordered;
+            }
+            ordered.push(Candidate {
+                id: endpoint.id.clone(),
+                address: (*address).clone(),
+            });
+        }
+    }
+    ordered
+}
+
+/// The index that `pick` falls on when each weight takes its share of the whole; 0 for no weights at all.
+fn weighted(weights: impl Iterator<Item = u32> + Clone, pick: u64) -> usize {
+    let total: u64 = weights.clone().map(u64::from).sum();
+    let Some(mut left) = pick.checked_rem(total) else {
+        return 0;
+    };
+    for (i, weight) in weights.enumerate() {
+        match left.checked_sub(u64::from(weight)) {
+            None => return i,
+            Some(rest) => left = rest,
+        }
+    }
+    0
+}
+
+fn exit(
+    snapshot: &Snapshot,
+    named: &tradewind_api::ClusterName,
+    pick: u64,
+) -> Result<Route, Refusal> {
+    let cluster = snapshot
+        .clusters
+        .get(named)
+        .filter(|c| c.state != ClusterState::Left)
+        .ok_or(Refusal::OtherCluster)?;
+    let gateways = &cluster.gateways;
+    if gateways.is_empty() {
+        return Err(Refusal::NoEndpoint);
+    }
+    let start = weighted(gateways.iter().map(|_| 1), pick);
+    let rotated = gateways.iter().cycle().skip(start);
+    Ok(Route::PassOn(
+        rotated
+            .take(gateways.len().min(MAX_TRIES))
+            .cloned()
+            .collect(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{cluster, endpoint, snapshot};
+    use proptest::prelude::*;
+    use tradewind_api::ClusterName;
+
+    fn ask(cluster: &str, service: &str, port: u16, id: Option<&str>) -> Target {
+        Target::Endpoint {
+            cluster: ClusterName::new(cluster).unwrap(),
+            service: service.parse().unwrap(),
+            port,
+            endpoint: id.map(|i| EndpointId::new(i).unwrap()),
+        }
+    }
+
+    fn ids(r: Route) -> Vec<String> {
+        match r {
+            Route::Local { candidates, .. } => {
+                candidates.into_iter().map(|c| c.id.to_string()).collect()
+            }
+            r => panic!("{r:?}"),
+        }
+    }
+
+    #[test]
+    fn the_asked_endpoint_comes_first_while_it_is_usable() {
+        let mut s = snapshot(&[("shop/payments", true, 80)]);
+        for (id, health) in [
+            ("a", Health::Healthy),
+            ("b", Health::Healthy),
+            ("c", Health::Unhealthy),
+        ] {
+            endpoint(
+                &mut s,
+                "shop/payments",
+                "west",
+                id,
+                health,
+                "127.0.0.1:1",
+                80,
+            );
+        }
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "east",
+            "z",
+            Health::Healthy,
+            "127.0.0.1:2",
+            80,
+        );
+        for pick in 0..20 {
+            let r = route(
+                &s,
+                &ask("west", "shop/payments", 80, Some("b")),
+                false,
+                pick,
+            )
+            .unwrap();
+            assert_eq!(ids(r), ["b", "a", "c"]);
+            // An unhealthy one is not what the caller would want any more; another takes it.
+            let r = route(
+                &s,
+                &ask("west", "shop/payments", 80, Some("c")),
+                false,
+                pick,
+            )
+            .unwrap();
+            assert_eq!(ids(r).pop().unwrap(), "c");
+            // One that is gone: any other.
+            let r = route(
+                &s,
+                &ask("west", "shop/payments", 80, Some("gone")),
+                false,
+                pick,
+            )
+            .unwrap();
+            assert_eq!(ids(r).len(), 3);
+        }
+    }
+
+    #[test]
+    fn any_follows_weights_and_never_leaves_the_cluster() {
+        let mut s = snapshot(&[("shop/payments", true, 80)]);
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "west",
+            "a",
+            Health::Healthy,
+            "127.0.0.1:1",
+            80,
+        );
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "west",
+            "b",
+            Health::Healthy,
+            "127.0.0.1:1",
+            80,
+        );
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "east",
+            "z",
+            Health::Healthy,
+            "127.0.0.1:2",
+            80,
+        );
+        let service = Arc::make_mut(
+            s.services
+                .get_mut(&"shop/payments".parse().unwrap())
+                .unwrap(),
+        );
+        service.endpoints[0].weight = 300;
+        let first = (0..400)
+            .filter(|p| {
+                let r = route(&s, &ask("west", "shop/payments", 80, None), false, *p).unwrap();
+                let ids = ids(r);
+                assert!(!ids.contains(&"z".to_owned()));
+                ids[0] == "a"
+            })
+            .count();
+        assert_eq!(first, 300);
+    }
+
+    #[test]
+    fn refusals_name_their_reason() {
+        let mut s = snapshot(&[("shop/payments", true, 80), ("shop/secret", false, 80)]);
+        endpoint(
+            &mut s,
+            "shop/secret",
+            "west",
+            "a",
+            Health::Healthy,
+            "127.0.0.1:1",
+            80,
+        );
+        let r = |t: &Target| route(&s, t, false, 0).unwrap_err();
+        assert_eq!(
+            r(&ask("west", "shop/secret", 80, None)),
+            Refusal::NotExported
+        );
+        assert_eq!(
+            r(&ask("west", "shop/secret", 80, Some("a"))),
+            Refusal::NotExported
+        );
+        assert_eq!(
+            r(&ask("west", "shop/nothing", 80, None)),
+            Refusal::NotExported
+        );
+        assert_eq!(
+            r(&ask("west", "shop/payments", 81, None)),
+            Refusal::NotExported
+        );
+        assert_eq!(
+            r(&ask("west", "shop/payments", 80, None)),
+            Refusal::NoEndpoint
+        );
+        assert_eq!(
+            r(&ask("east", "shop/payments", 80, None)),
+            Refusal::OtherCluster
+        );
+        assert_eq!(
+            route(
+                &Snapshot::default(),
+                &ask("west", "shop/payments", 80, None),
+                false,
+                0
+            ),
+            Err(Refusal::NotReady)
+        );
+    }
+
+    #[test]
+    fn a_service_that_only_others_export_is_not_ours_to_serve() {
+        let mut s = snapshot(&[("shop/payments", true, 80)]);
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "west",
+            "a",
+            Health::Healthy,
+            "127.0.0.1:1",
+            80,
+        );
+        let service = Arc::make_mut(
+            s.services
+                .get_mut(&"shop/payments".parse().unwrap())
+                .unwrap(),
+        );
+        service.exported_by = [ClusterName::new("east").unwrap()].into();
+        let t = ask("west", "shop/payments", 80, None);
+        assert_eq!(route(&s, &t, false, 0), Err(Refusal::NotExported));
+        assert!(!permitted(&s, &"shop/payments:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_draining_cluster_still_serves_and_the_exit_is_off_by_default() {
+        let mut s = snapshot(&[("shop/payments", true, 80)]);
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "west",
+            "a",
+            Health::Draining,
+            "127.0.0.1:1",
+            80,
+        );
+        cluster(&mut s, "west").state = ClusterState::Draining;
+        assert!(route(&s, &ask("west", "shop/payments", 80, None), false, 0).is_ok());
+        cluster(&mut s, "east").gateways = vec!["10.0.0.1:1".into(), "10.0.0.2:1".into()];
+        let t = ask("east", "shop/payments", 80, None);
+        assert_eq!(route(&s, &t, false, 0), Err(Refusal::OtherCluster));
+        let expected = vec!["10.0.0.2:1".to_owned(), "10.0.0.1:1".to_owned()];
+        assert_eq!(route(&s, &t, true, 1), Ok(Route::PassOn(expected)));
+    }
+
+    proptest! {
+        /// Whatever the endpoints' states and the number drawn: something that exists is never treated as nothing, and
+        /// nothing unhealthy goes before something healthy.
+        #[test]
+        fn never_empty_never_worst_first(states in prop::collection::vec(0u8..4, 1..12), pick: u64, asked in 0usize..12) {
+            let mut s = snapshot(&[("shop/payments", true, 80)]);
+            for (i, state) in states.iter().enumerate() {
+                let health = [Health::Healthy, Health::Unhealthy, Health::Unknown, Health::Draining][usize::from(*state)];
+                endpoint(&mut s, "shop/payments", "west", &format!("e{i}"), health, "127.0.0.1:1", 80);
+            }
+            let t = ask("west", "shop/payments", 80, Some(&format!("e{asked}")));
+            let ids = ids(route(&s, &t, false, pick).unwrap());
+            prop_assert!(!ids.is_empty() && ids.len() <= MAX_TRIES);
+            let first: usize = ids[0][1..].parse().unwrap();
+            if states.contains(&0) {
+                prop_assert!(states[first] == 0 || (states[first] == 2 && first == asked));
+            }
+        }
+    }
+}

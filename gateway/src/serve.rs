@@ -1,0 +1,265 @@
+//! One data thread: its listener, its connections, and what ends them early. A connection's two sides stay on the
+//! thread that accepted it. It must never forward a byte before the route is decided.
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time,
+};
+use tradewind_api::snapshot::Snapshot;
+use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
+use tradewind_transport::{
+    client_hello::{Hello, read_hello},
+    relay::{Relayed, relay},
+    server_name,
+};
+
+use crate::{
+    limits::{HalfOpen, Limits, Place, ThreadLimits},
+    metrics::{GatewayMetrics, ToLabels},
+    permits::{Permit, Permits},
+    refusal::Refusal,
+    route::{Route, route},
+    socket,
+};
+
+/// How long a peer may take to send its whole ClientHello: it is one flight, so only a broken or hostile one needs longer.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one dial may take. Workloads are near; a caller waits meanwhile, and another candidate may answer at once.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the data threads share. Everything in it is read-only or counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub metrics: GatewayMetrics,
+    pub limits: Arc<Limits>,
+    pub controller_backend: Arc<str>,
+    pub pass_on: bool,
+    pub clock: SharedClock,
+}
+
+struct Thread {
+    shared: Serving,
+    limits: Rc<ThreadLimits>,
+    permits: Rc<Permits>,
+    rng: RefCell<Rng>,
+}
+
+/// Serves until the drain has begun; connections go on and hold `drain` until they end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Serving,
+    rng: Rng,
+    mut drain: drain::Watch,
+) {
+    let permits = Rc::new(Permits::default());
+    let watcher = task::spawn_local(
+        "permits",
+        Rc::clone(&permits).watch(shared.snapshot.clone()),
+    );
+    let thread = Rc::new(Thread {
+        limits: ThreadLimits::new(Arc::clone(&shared.limits)),
+        permits,
+        rng: RefCell::new(rng.clone()),
+        shared,
+    });
+    let mut rng = rng;
+    loop {
+        let (stream, peer) = tokio::select! {
+            biased;
+            accepted = listen::accept(&listener, &mut rng) => accepted,
+            // Biased: whoever the kernel has already accepted is served before the listener closes.
+            () = drain.triggered() => break,
+        };
+        admit(&thread, stream, peer, &drain);
+    }
+    drop(listener);
+    // Connections under way hold the drain by their own clones; this thread lives as long as any of them.
+    let mut observer = drain.observer();
+    drop(drain);
+    observer.forced().await;
+    watcher.abort();
+}
+
+fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain::Watch) {
+    let Some((place, half_open)) = thread.limits.admit(peer.ip()) else {
+        thread.shared.metrics.refuse(Refusal::TooMany);
+        // No task for it: there are too many already. The alert fits the empty send buffer or is lost.
+        if let Some(alert) = Refusal::TooMany.alert() {
+            drop(stream.try_write(&alert));
+        }
+        return;
+    };
+    let (thread, drain) = (Rc::clone(thread), drain.clone());
+    // Detached: the runtime thread ends when the drain is forced, and its tasks with it.
+    drop(task::spawn_local("connection", async move {
+        connection(&thread, stream, peer, place, half_open).await;
+        drop(drain);
+    }));
+}
+
+/// What a decided connection needs.
+struct Plan {
+    to: ToLabels,
+    addresses: Vec<String>,
+    /// None where no export stands behind it.
+    permit: Option<Permit>,
+}
+
+impl Plan {
+    async fn withdrawn(&self) {
+        match &self.permit {
+            Some(permit) => permit.withdrawn().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn connection(
+    thread: &Thread,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    half_open: HalfOpen,
+) {
+    socket::tune(&stream);
+    let (hello, plan) = match decide(thread, &mut stream).await {
+        Ok(decided) => decided,
+        Err(refused) => return refuse(thread, stream, peer, refused).await,
+    };
+    drop(half_open);
+    let dialled = tokio::select! {
+        biased;
+        () = plan.withdrawn() => return refuse(thread, stream, peer, Refusal::NotExported).await,
+        dialled = dial(thread, &plan) => dialled,
+    };
+    match dialled {
+        Some(workload) => carry(thread, &plan, stream, workload, &hello).await,
+        None => refuse(thread, stream, peer, Refusal::DialFailed).await,
+    }
+    drop(place);
+}
+
+/// Reads the hello and decides by the newest snapshot.
+async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan), Refusal> {
+    let begun = thread.shared.clock.now();
+    let (hello, parsed) = read_hello(stream, begun + HELLO_DEADLINE)
+        .await
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::TimedOut => Refusal::Timeout,
+            _ => Refusal::Cut,
+        })?;
+    thread
+        .shared
+        .metrics
+        .hello((thread.shared.clock.now() - begun).as_secs_f64());
+    let name = match parsed {
+        Hello::Name(name) => name,
+        Hello::NoName => return Err(Refusal::NoName),
+        Hello::NotTls => return Err(Refusal::NotTls),
+        Hello::TooLarge => return Err(Refusal::TooLarge),
+        Hello::Incomplete => return Err(Refusal::Cut),
+    };
+    let snapshot = Arc::clone(&thread.shared.snapshot.borrow());
+    if snapshot.local().is_none() {
+        return Err(Refusal::NotReady);
+    }
+    let target = server_name::parse(&name, &snapshot.trust.domain).map_err(|error| {
+        tracing::debug!(%name, %error, "a server name that is not ours");
+        Refusal::BadName
+    })?;
+    let pick = thread.rng.borrow_mut().next_u64();
+    let plan = match route(&snapshot, &target, thread.shared.pass_on, pick)? {
+        Route::Local {
+            service,
+            candidates,
+        } => Plan {
+            to: ToLabels {
+                to: service.to_string(),
+            },
+            addresses: candidates.into_iter().map(|c| c.address).collect(),
+            // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
+            permit: Some(thread.permits.take(service)),
+        },
+        Route::Controller => Plan {
+            to: ToLabels {
+                to: "controller".to_owned(),
+            },
+            addresses: vec![thread.shared.controller_backend.to_string()],
+            permit: None,
+        },
+        Route::PassOn(addresses) => Plan {
+            to: ToLabels {
+                to: "gateway".to_owned(),
+            },
+            addresses,
+            permit: None,
+        },
+    };
+    Ok((hello, plan))
+}
+
+/// Dials one after the other: the hello is still whole here, so nothing is lost by trying the next.
+async fn dial(thread: &Thread, plan: &Plan) -> Option<TcpStream> {
+    let metrics = &thread.shared.metrics;
+    for address in &plan.addresses {
+        match time::timeout(DIAL_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                socket::tune(&stream);
+                metrics.dialled(&plan.to, "ok");
+                return Some(stream);
+            }
+            Ok(Err(error)) => {
+                metrics.dialled(&plan.to, "refused");
+                tracing::debug!(to = %plan.to.to, %address, %error, "dial failed");
+            }
+            Err(_) => {
+                metrics.dialled(&plan.to, "timeout");
+                tracing::debug!(to = %plan.to.to, %address, "dial timed out");
+            }
+        }
+    }
+    None
+}
+
+async fn carry(
+    thread: &Thread,
+    plan: &Plan,
+    mut caller: TcpStream,
+    mut workload: TcpStream,
+    hello: &[u8],
+) {
+    let carried = thread.shared.metrics.open(&plan.to);
+    let relayed = async {
+        if workload.write_all(hello).await.is_err() {
+            // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
+            return;
+        }
+        let Relayed { a_to_b, b_to_a, .. } = relay(&mut caller, &mut workload).await;
+        carried.bytes(a_to_b + hello.len() as u64, b_to_a);
+    };
+    let withdrawn = tokio::select! {
+        biased;
+        () = plan.withdrawn() => true,
+        () = relayed => false,
+    };
+    if withdrawn {
+        // The peers must not take this for an orderly end.
+        socket::reset_on_close(&caller);
+        socket::reset_on_close(&workload);
+        thread.shared.metrics.ended_by_policy(&plan.to);
+    }
+}
+
+async fn refuse(thread: &Thread, mut stream: TcpStream, peer: SocketAddr, refused: Refusal) {
+    thread.shared.metrics.refuse(refused);
+    tracing::debug!(%peer, reason = refused.as_str(), "connection refused");
+    if let Some(alert) = refused.alert() {
+        socket::alert_and_close(&mut stream, &alert).await;
+    }
+}
