@@ -10,7 +10,7 @@ use crate::{
     issuer::{IssueError, Issuer},
     key::CaKey,
     mint,
-    stored::{self, StoredError},
+    stored::{self, Pair, StoredError},
 };
 
 const KEY_FILE: &str = "authority.key";
@@ -56,10 +56,10 @@ impl AuthorityKey {
     /// Reads what [`AuthorityKey::save`] wrote, ready to issue. `None`: there is no authority here.
     pub fn load(dir: &Path) -> Result<Option<Issuer>, StoredError> {
         let (key_path, path) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
-        let Some((key, certificates)) = stored::read_pair(&key_path, &path)? else {
+        let Some(Pair { key, chain }) = stored::read_pair(&key_path, &path)? else {
             return Ok(None);
         };
-        let [authority_der, root_der] = certificates.as_slice() else {
+        let [authority_der, root_der] = chain.as_slice() else {
             let what = "expected two certificates, the authority and the root";
             return Err(StoredError::certificate(&path, what));
         };

@@ -13,7 +13,7 @@ use crate::{
     issuer::IssueError,
     key::CaKey,
     mint::{self, Validity},
-    stored::{self, StoredError},
+    stored::{self, Pair, StoredError},
 };
 
 /// Ten years: rotating a root needs every cluster.
@@ -88,10 +88,10 @@ impl Root {
     /// Reads what [`Root::save`] wrote. `None`: there is no root here.
     pub fn load(dir: &Path) -> Result<Option<Self>, StoredError> {
         let (key_path, path) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
-        let Some((key, certificates)) = stored::read_pair(&key_path, &path)? else {
+        let Some(Pair { key, chain }) = stored::read_pair(&key_path, &path)? else {
             return Ok(None);
         };
-        let [der] = certificates.as_slice() else {
+        let [der] = chain.as_slice() else {
             return Err(StoredError::certificate(&path, "expected one certificate"));
         };
         let validity = stored::ca_validity(&path, der, &key)?.1;

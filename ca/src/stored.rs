@@ -108,11 +108,14 @@ pub(crate) fn write_certificates(path: &Path, chain: &[&[u8]]) -> Result<(), Sto
     Ok(files::atomic_write(path, pem.as_bytes(), CERTIFICATE_MODE)?)
 }
 
-/// A key with its certificates; `None` when neither file is there.
-pub(crate) fn read_pair(
-    key_path: &Path,
-    path: &Path,
-) -> Result<Option<(CaKey, Vec<Vec<u8>>)>, StoredError> {
+/// A key with its certificates, DER.
+pub(crate) struct Pair {
+    pub(crate) key: CaKey,
+    pub(crate) chain: Vec<Vec<u8>>,
+}
+
+/// Reads both files; `None` when neither is there.
+pub(crate) fn read_pair(key_path: &Path, path: &Path) -> Result<Option<Pair>, StoredError> {
     let half = |present: &Path, missing: &Path| StoredError::Half {
         present: present.to_owned(),
         missing: missing.to_owned(),
@@ -124,7 +127,8 @@ pub(crate) fn read_pair(
         (Some(key), Some(pem)) => {
             let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
             let chain = chain.map_err(|_| StoredError::certificate(path, "it is not valid PEM"))?;
-            Ok(Some((key, chain.iter().map(|der| der.to_vec()).collect())))
+            let chain = chain.iter().map(|der| der.to_vec()).collect();
+            Ok(Some(Pair { key, chain }))
         }
     }
 }
