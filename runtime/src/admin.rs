@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -223,8 +224,11 @@ impl Dropped {
 
 async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let service_shared = Arc::clone(&shared);
+    let served = Arc::new(AtomicBool::new(false));
+    let answered = Arc::clone(&served);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&service_shared);
+        answered.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(answer(request, &shared).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -240,6 +244,10 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
             return;
         }
     };
+    if error.is_timeout() && served.load(Ordering::Relaxed) {
+        // A client that was answered and then sat idle did nothing wrong.
+        return;
+    }
     let reason = if error.is_timeout() {
         Reason::Timeout
     } else if error.is_parse() {
@@ -502,6 +510,18 @@ mod tests {
             text.contains("tradewind_admin_connections_dropped_total{reason=\"malformed\"} 2"),
             "{text}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_is_dropped_and_counted_but_an_idle_one_is_only_closed() {
+        let running = start();
+        let idle = exchange(running.address, b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(idle.starts_with("HTTP/1.1 200"), "{idle}");
+        assert!(!running.metrics.encode().contains("reason=\"timeout\""));
+        let slow = exchange(running.address, b"GET /livez HTTP/1.1\r\nhost:").await;
+        assert!(!slow.contains("200"), "{slow}");
+        let text = running.metrics.encode();
+        assert!(text.contains("{reason=\"timeout\"} 1"), "{text}");
     }
 
     #[tokio::test]
