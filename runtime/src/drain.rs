@@ -161,7 +161,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::task;
+    use crate::{listen, rng::Rng, task};
 
     #[tokio::test(start_paused = true)]
     async fn in_flight_work_survives_the_signal() {
@@ -194,6 +194,64 @@ mod tests {
         assert!(!trigger.drain(Duration::from_secs(10)).await);
         assert_eq!(forced.await.unwrap(), Phase::Forced);
         assert_eq!(stuck.await.unwrap(), None);
+    }
+
+    /// The three phases as a server lives them: the connection that is open goes on, a new one is refused, and what is
+    /// still open at the deadline is cut.
+    #[tokio::test]
+    async fn a_draining_server_serves_what_it_has_and_refuses_what_is_new() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use tokio::net::TcpStream;
+
+        let listener = listen::bind_tcp((std::net::Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (trigger, mut watch) = channel();
+        let server = task::spawn("server", async move {
+            let mut rng = Rng::seeded(1);
+            let mut connections = task::TaskSet::new();
+            loop {
+                tokio::select! {
+                    () = watch.triggered() => break,
+                    (mut stream, _) = listen::accept(&listener, &mut rng) => {
+                        let work = watch.clone();
+                        connections.spawn("echo", work.until_forced(async move {
+                            let mut byte = [0];
+                            while stream.read_exact(&mut byte).await.is_ok() {
+                                stream.write_all(&byte).await.unwrap();
+                            }
+                        }));
+                    }
+                }
+            }
+            drop((listener, watch));
+            connections.join_all().await;
+        });
+        let echo = async |stream: &mut TcpStream| {
+            let mut byte = [0];
+            stream.write_all(b"x").await.unwrap();
+            stream.read_exact(&mut byte).await.map(|_| byte)
+        };
+
+        let mut open = TcpStream::connect(address).await.unwrap();
+        assert_eq!(echo(&mut open).await.unwrap(), *b"x");
+        let draining = task::spawn("drain", trigger.drain(Duration::from_secs(2)));
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(
+            echo(&mut open).await.unwrap(),
+            *b"x",
+            "cut before the deadline"
+        );
+        assert!(
+            !draining.await.unwrap(),
+            "the open connection was not counted"
+        );
+        server.await.unwrap();
+        assert!(
+            echo(&mut open).await.is_err(),
+            "still served after the deadline"
+        );
     }
 
     #[tokio::test]
