@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use serde::Deserialize;
 use tradewind_api::id::{ClusterName, Domain, TrustDomain};
 use zeroize::Zeroizing;
@@ -34,10 +34,14 @@ pub struct InvalidToken {
     why: &'static str,
 }
 
+// Of the token's content only what its bearer needs; `ca::token` has the whole.
 #[derive(Deserialize)]
 struct Fields {
-    root_sha256: serde_json::Value,
+    #[serde(rename = "r")]
+    root_sha256: String,
+    #[serde(rename = "c")]
     cluster: ClusterName,
+    #[serde(rename = "d")]
     domain: Domain,
 }
 
@@ -55,8 +59,13 @@ impl BootstrapToken {
         );
         let fields: Fields =
             serde_json::from_slice(&json).map_err(|_| bad("its fields cannot be read"))?;
+        let root_sha256 = HEXLOWER_PERMISSIVE
+            .decode(fields.root_sha256.as_bytes())
+            .ok()
+            .and_then(|hash| hash.try_into().ok())
+            .ok_or_else(|| bad("its root hash cannot be read"))?;
         Ok(Self {
-            root_sha256: digest(&fields.root_sha256).ok_or_else(|| bad("its root hash cannot be read"))?,
+            root_sha256,
             cluster: fields.cluster,
             domain: fields.domain,
             text: Zeroizing::new(text.to_owned()),
@@ -83,30 +92,6 @@ impl fmt::Debug for BootstrapToken {
     }
 }
 
-// The hash as text (base64, either alphabet, or hex) or as an array of bytes.
-fn digest(value: &serde_json::Value) -> Option<[u8; 32]> {
-    let bytes = match value {
-        serde_json::Value::String(text) => {
-            let t = text.as_bytes();
-            HEXLOWER
-                .decode(t)
-                .ok()
-                .filter(|b| b.len() == 32)
-                .or_else(|| BASE64.decode(t).ok())
-                .or_else(|| BASE64URL_NOPAD.decode(t).ok())?
-        }
-        serde_json::Value::Array(numbers) => numbers
-            .iter()
-            .map(|n| n.as_u64().and_then(|n| u8::try_from(n).ok()))
-            .collect::<Option<_>>()?,
-        serde_json::Value::Null
-        | serde_json::Value::Bool(_)
-        | serde_json::Value::Number(_)
-        | serde_json::Value::Object(_) => return None,
-    };
-    bytes.try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,9 +102,9 @@ mod tests {
 
     #[test]
     fn a_token_says_whom_to_believe() {
-        let hash = BASE64URL_NOPAD.encode(&[7; 32]);
+        let hash = "07".repeat(32);
         let token = BootstrapToken::parse(&text(&format!(
-            r#"{{"id":"a","secret":"s","root_sha256":"{hash}","cluster":"west","domain":"mesh.internal"}}"#
+            r#"{{"i":"a","s":"s","r":"{hash}","c":"west","d":"mesh.internal"}}"#
         )))
         .unwrap();
         assert_eq!(token.root_sha256, [7; 32]);
@@ -129,7 +114,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_without_being_shown() {
-        for bad in ["", "tw1.abc", "tww1.%%%", &text("{}"), &text(r#"{"root_sha256":"x"}"#)] {
+        for bad in ["", "tw1.abc", "tww1.%%%", &text("{}"), &text(r#"{"r":"x","c":"west","d":"mesh.internal"}"#)] {
             let error = BootstrapToken::parse(bad).unwrap_err().to_string();
             assert!(error.contains("expected the text"), "{error}");
         }
