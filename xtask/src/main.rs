@@ -51,10 +51,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The workspace's directory, whatever the current one is.
+/// The workspace's directory, whatever the current one is. Cargo says at run time where we are; what it said when this
+/// was compiled may be about another clone that shares the target directory.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
+    let compiled_in = env!("CARGO_MANIFEST_DIR");
+    let here =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| compiled_in.into(), PathBuf::from);
+    here.parent().map_or_else(|| here.clone(), Path::to_owned)
 }
 
 fn tidy_command(root: &Path) -> ExitCode {
