@@ -1,3 +1,5 @@
+//! The parser against whole, cut, odd and foreign hellos, and the reader over real sockets.
+
 use super::*;
 use proptest::prelude::*;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};

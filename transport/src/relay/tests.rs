@@ -1,3 +1,5 @@
+//! Relays over real sockets: bytes, half-close, reset and idle connections arrive as they were sent.
+
 use super::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -1,3 +1,5 @@
+//! Chains that are accepted and every kind that is refused, and what removing an authority does.
+
 use super::*;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
