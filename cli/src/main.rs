@@ -1,2 +1,121 @@
-//! Placeholder.
-fn main() {}
+//! The `tradewind` binary: every role's main and every command. Reads the command line, runs one command, and turns its
+//! outcome into an exit code. Nothing else in it ends the process.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod args;
+mod commands;
+mod config_file;
+mod demo;
+mod duration;
+mod exit;
+mod output;
+mod printer;
+mod suggest;
+mod table;
+mod view;
+
+use std::{ffi::OsString, panic, process::ExitCode};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    args::{Cli, Command},
+    commands::{self as run, Context},
+    exit::{Exit, Failure, Outcome},
+    printer::Printer,
+};
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let why = info.payload_as_str().unwrap_or("no reason given");
+        let bug = Failure::new(Exit::Bug, format!("this is a bug in tradewind, at {place}: {why}"));
+        Printer::default().failure(&bug.hint("please report it with the command and its output"));
+    }));
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let parsed = config_file::parse(Cli::command(), &args)
+        .and_then(|matches| Cli::from_arg_matches(&matches).map_err(Into::into));
+    let cli = match parsed.map_err(config_file::explain) {
+        Ok(cli) => cli,
+        Err(Ok(help)) => {
+            Printer::default().data(help.render().ansi().to_string().trim_end());
+            return Exit::Good.into();
+        }
+        Err(Err(failure)) => return end(Printer::default(), Err(failure)),
+    };
+    let printer = Printer { quiet: cli.quiet };
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| start(cli, Context { printer })));
+    // A panic has been printed by the hook.
+    end(printer, outcome.unwrap_or(Ok(Exit::Bug)))
+}
+
+fn end(printer: Printer, outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            printer.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn start(cli: Cli, context: Context) -> Outcome {
+    if let Some(parent) = cli.parent_pid {
+        die_with(parent)?;
+    }
+    // An error says that another part has set the provider already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut builder = match &cli.command {
+        // These build threads of their own for their traffic; this one is their control thread.
+        Command::Gateway(_) | Command::Proxy(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().build().map_err(|e| {
+        Failure::problem(format!("failed to start the runtime: {e}")).hint("is the limit of threads reached? see `ulimit -u`")
+    })?;
+    let outcome = runtime.block_on(dispatch(cli.command, context));
+    shut_down(runtime);
+    outcome
+}
+
+/// Whatever is still blocked must not hold the process up: all that matters was awaited.
+fn shut_down(runtime: Runtime) {
+    runtime.shutdown_background();
+}
+
+async fn dispatch(command: Command, context: Context) -> Outcome {
+    match command {
+        Command::Init(args) => run::init::run(context, args).await,
+        Command::Join(args) => run::join::run(context, args).await,
+        Command::Controller(args) => run::controller::run(args).await,
+        Command::Gateway(args) => run::gateway::run(args).await,
+        Command::Proxy(args) => run::proxy::run(args).await,
+        Command::Dns(args) => run::dns::run(args).await,
+        Command::Token(args) => run::token::run(context, args).await,
+        Command::Export(args) => run::export::export(context, args).await,
+        Command::Unexport(args) => run::export::unexport(context, args).await,
+        Command::Clusters(args) => run::list::clusters(context, args).await,
+        Command::Services(args) => run::list::services(context, args).await,
+        Command::Endpoints(args) => run::list::endpoints(context, args).await,
+        Command::Status(args) => run::status::run(context, args).await,
+        Command::Drain(args) => run::drain::drain(context, args, false).await,
+        Command::Undrain(args) => run::drain::drain(context, args, true).await,
+        Command::Leave(args) => run::drain::leave(context, args).await,
+        Command::Demo(args) => run::demo::run(context, args).await,
+        Command::DemoApp(args) => run::app::run(args).await,
+        Command::Version(args) => run::version::run(context, args),
+    }
+}
+
+/// Asks the kernel to end this process when its parent ends.
+fn die_with(parent: i32) -> Result<(), Failure> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .map_err(|e| Failure::problem(format!("failed to tie this process to its parent: {e}")))?;
+    if nix::unistd::getppid().as_raw() != parent {
+        return Err(Failure::problem(format!("the parent process {parent} is gone")));
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The way to a controller: its admin service over the unix socket in its data directory.
+//!
+//! Owns one connection. Every call has a deadline; a controller that does not answer is named with its socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tradewind_api::proto::v1::{self, admin_client::AdminClient};
+
+use crate::exit::{Exit, Failure};
+
+/// The data directory that is meant when none is named.
+pub const DEFAULT_DATA_DIR: &str = "tradewind-data";
+/// The socket's name in a data directory.
+const SOCKET: &str = "controller.sock";
+/// How long connecting to a socket on this host may take: it answers at once or not at all.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long one call may take: a write waits for the store's majority, over an election if need be.
+const CALL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Which controller is meant.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Where {
+    /// The controller's data directory [default: tradewind-data]
+    #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The controller's socket, where it is not in its data directory
+    #[arg(long, env = "TRADEWIND_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+impl Where {
+    /// The socket's path.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| socket_in(&self.data_dir()))
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into())
+    }
+}
+
+/// The socket in a data directory.
+pub fn socket_in(data_dir: &Path) -> PathBuf {
+    data_dir.join(SOCKET)
+}
+
+/// A connection to one controller.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: AdminClient<Channel>,
+}
+
+impl Admin {
+    /// Connects.
+    pub async fn connect(place: &Where) -> Result<Self, Failure> {
+        Self::connect_to(&place.socket()).await
+    }
+
+    /// Connects to a socket.
+    pub async fn connect_to(socket: &Path) -> Result<Self, Failure> {
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // Nobody resolves this name: the connector goes to the socket.
+        let endpoint = Endpoint::from_static("http://controller.local")
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(CALL_DEADLINE);
+        match endpoint.connect_with_connector(connector).await {
+            Ok(channel) => Ok(Self { client: AdminClient::new(channel) }),
+            Err(e) => Err(unreachable(socket, io_kind(&e), &e)),
+        }
+    }
+
+    /// One call.
+    pub async fn call<Req, Res, F, Fut>(&self, request: Req, method: F) -> Result<Res, Failure>
+    where
+        F: FnOnce(AdminClient<Channel>, Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
+        let mut request = Request::new(request);
+        request.set_timeout(CALL_DEADLINE);
+        Ok(method(self.client.clone(), request).await?.into_inner())
+    }
+
+    /// What the controller says of itself and the federation.
+    pub async fn status(&self) -> Result<v1::StatusResponse, Failure> {
+        self.call(v1::Empty {}, async |mut c, r| c.status(r).await).await
+    }
+
+    /// All members.
+    pub async fn clusters(&self) -> Result<v1::ListClustersResponse, Failure> {
+        self.call(v1::Empty {}, async |mut c, r| c.list_clusters(r).await).await
+    }
+
+    /// All services that this cluster knows.
+    pub async fn services(&self) -> Result<v1::ListServicesResponse, Failure> {
+        self.call(v1::Empty {}, async |mut c, r| c.list_services(r).await).await
+    }
+
+    /// One service with its endpoints.
+    pub async fn endpoints(&self, service: &str) -> Result<v1::EndpointsResponse, Failure> {
+        let request = v1::EndpointsRequest { service: service.to_owned() };
+        self.call(request, async |mut c, r| c.list_endpoints(r).await).await
+    }
+}
+
+fn io_kind(e: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        if let Some(io) = e.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        next = e.source();
+    }
+    None
+}
+
+fn unreachable(socket: &Path, kind: Option<io::ErrorKind>, e: &tonic::transport::Error) -> Failure {
+    let shown = socket.display();
+    let failure = Failure::new(Exit::Unreachable, format!("no controller answers at {shown}"));
+    match kind {
+        Some(io::ErrorKind::NotFound) => {
+            Failure { causes: vec!["there is no such socket".to_owned()], ..failure }
+                .hint("name the controller's data directory with --data-dir (or TRADEWIND_DATA_DIR)")
+                .hint("start it with `tradewind controller --data-dir <dir>`")
+        }
+        Some(io::ErrorKind::PermissionDenied) => {
+            Failure { causes: vec!["permission denied".to_owned()], ..failure }
+                .hint("run this as the user that runs the controller, or as root")
+        }
+        Some(io::ErrorKind::ConnectionRefused) => {
+            Failure { causes: vec!["the socket is there, but nobody listens".to_owned()], ..failure }
+                .hint("start the controller with `tradewind controller --data-dir <dir>`")
+        }
+        _ => failure.because(std::error::Error::source(e)),
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line, as clap reads it. Holds nothing but the shape.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    commands::{app, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status, token, version},
+    exit::EXIT_CODES,
+};
+
+/// Joins clusters, on Kubernetes or on plain hosts, into one mesh.
+#[derive(Debug, Parser)]
+#[command(name = "tradewind", version, after_help = EXIT_CODES, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print data and errors only
+    #[arg(short, long, global = true, env = "TRADEWIND_QUIET")]
+    pub quiet: bool,
+    /// Die when this process, the parent, does: for programs that start roles as their children
+    #[arg(long, global = true, env = "TRADEWIND_PARENT_PID", value_name = "PID", hide = true)]
+    pub parent_pid: Option<i32>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once per process")]
+pub enum Command {
+    /// Found a federation with this cluster as its first member
+    Init(init::Init),
+    /// Make this cluster a member of a federation
+    Join(join::Join),
+    /// Run a cluster's control plane
+    Controller(controller::Controller),
+    /// Run a cluster's east-west gateway
+    Gateway(gateway::Gateway),
+    /// Run the local proxy beside a workload
+    Proxy(proxy::Proxy),
+    /// Run the DNS server
+    Dns(dns::Dns),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Offer a service of this cluster to the federation
+    Export(export::Export),
+    /// Take that offer back
+    Unexport(export::Export),
+    /// List the member clusters
+    Clusters(list::List),
+    /// List the services this cluster knows
+    Services(list::List),
+    /// List one service's endpoints
+    Endpoints(list::Endpoints),
+    /// Show whether the federation is well, or wait until it is
+    Status(status::Status),
+    /// Take a cluster out of service
+    Drain(drain::Drain),
+    /// Bring a drained cluster back
+    Undrain(drain::Drain),
+    /// End this cluster's membership
+    Leave(drain::Leave),
+    /// Lose a region under load, on this machine, and watch no call fail
+    Demo(demo::Demo),
+    /// The demo's application
+    #[command(hide = true)]
+    DemoApp(app::App),
+    /// Print the version
+    Version(version::Version),
+}

@@ -1,0 +1,89 @@
+//! The commands, one idea a file, and what they share. Each takes its parsed arguments and a [`Context`] and returns
+//! how it ended; none of them ends the process.
+
+pub mod app;
+pub mod controller;
+pub mod demo;
+pub mod dns;
+pub mod drain;
+pub mod export;
+pub mod gateway;
+pub mod init;
+pub mod join;
+pub mod list;
+pub mod proxy;
+pub mod role;
+pub mod status;
+pub mod token;
+pub mod version;
+
+use tradewind_api::{Namespace, ServiceName};
+
+use crate::{
+    exit::Failure,
+    printer::Printer,
+};
+
+/// What every command gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// Where it writes.
+    pub printer: Printer,
+}
+
+/// The port that clusters dial each other at.
+pub const GATEWAY_PORT: u16 = 15443;
+
+/// `shop/payments` or `/ns/shop/sa/payments`, as a SPIFFE path.
+pub fn identity_path(text: &str) -> Result<String, Failure> {
+    let bad = || {
+        Failure::usage(format!("identity {text:?} is not valid"))
+            .hint("expected namespace/account, such as shop/payments, or a whole path, such as /ns/shop/sa/payments")
+    };
+    if let Some(rest) = text.strip_prefix('/') {
+        let known = match rest.split('/').collect::<Vec<_>>().as_slice() {
+            ["ns", namespace, "sa", account] => {
+                Namespace::new(namespace).is_ok() && Namespace::new(account).is_ok()
+            }
+            ["tradewind", "gateway" | "dns", name] => Namespace::new(name).is_ok(),
+            _ => false,
+        };
+        return if known { Ok(text.to_owned()) } else { Err(bad()) };
+    }
+    let name: ServiceName = text.parse().map_err(|_| bad())?;
+    Ok(format!("/ns/{}/sa/{}", name.namespace, name.name()))
+}
+
+/// The first address of this machine that others may reach; loopback when there is none.
+pub fn own_address() -> std::net::IpAddr {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let usable = |storage: &nix::sys::socket::SockaddrStorage| {
+        storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip).filter(|ip| !ip.is_loopback())
+    };
+    addresses
+        .filter_map(|interface| interface.address)
+        .find_map(|address| usable(&address))
+        .unwrap_or(std::net::Ipv4Addr::LOCALHOST)
+        .into()
+}
+
+/// What others dial when a process listens on every address of this machine.
+pub fn reachable(listen: std::net::SocketAddr) -> Option<String> {
+    let everywhere = listen.ip().is_unspecified();
+    everywhere.then(|| std::net::SocketAddr::new(own_address(), listen.port()).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_written_short_or_whole() {
+        assert_eq!(identity_path("shop/payments").unwrap(), "/ns/shop/sa/payments");
+        assert_eq!(identity_path("/ns/shop/sa/payments").unwrap(), "/ns/shop/sa/payments");
+        assert_eq!(identity_path("/tradewind/gateway/gw-1").unwrap(), "/tradewind/gateway/gw-1");
+        for bad in ["shop", "/ns/shop", "shop/Payments", "/tradewind/controller/x", ""] {
+            assert!(identity_path(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `tradewind controller`: a cluster's control plane.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tradewind_controller::{Controller as Role, ControllerConfig};
+use tradewind_runtime::{Rng, clock, signal::Signals};
+
+use super::role::{self, ConfigFile, LogArgs};
+use crate::{
+    admin::DEFAULT_DATA_DIR,
+    duration,
+    exit::{Failure, Outcome, Exit},
+};
+
+/// `tradewind controller`
+#[derive(Debug, clap::Args)]
+pub struct Controller {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The data directory that `init` or `join` filled
+    #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// Address for proxies, gateways and, through the gateway, other controllers
+    #[arg(long, env = "TRADEWIND_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15012")]
+    listen: SocketAddr,
+    /// Address of its health, metrics and debug pages
+    #[arg(long, env = "TRADEWIND_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15020")]
+    admin_listen: SocketAddr,
+    /// Directory of Kubernetes YAML (Service, EndpointSlice, ServiceExport) to watch
+    #[arg(long, env = "TRADEWIND_MANIFESTS", value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// Unix socket for this host [default: controller.sock in the data directory]
+    #[arg(long, env = "TRADEWIND_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// How long calls in flight may go on after the order to stop
+    #[arg(long, env = "TRADEWIND_DRAIN_DEADLINE", value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    drain_deadline: Duration,
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+/// Runs it.
+pub async fn run(args: Controller) -> Outcome {
+    let log = args.logs.start()?;
+    let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
+    let config = ControllerConfig {
+        data_dir: args.data_dir,
+        listen: args.listen,
+        admin_listen: args.admin_listen,
+        manifests: args.manifests,
+        socket: args.socket,
+        drain_deadline: args.drain_deadline,
+    };
+    let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))
+        .await
+        .map_err(|e| Failure::of(Exit::Problems, &e))?;
+    tracing::info!(listen = %bound.listen_addr(), admin = %bound.admin_addr(), socket = %bound.socket_path().display(), "controller listens");
+    let readiness = bound.readiness();
+    role::serve("controller", signals, readiness, args.drain_deadline, |watch| bound.run(watch)).await
+}

@@ -1,0 +1,100 @@
+//! `tradewind join`: make this cluster a member of a federation, showing each layer as it is passed.
+
+use serde_json::json;
+use tradewind_controller::{JoinError, JoinLayer, JoinOptions};
+use tradewind_runtime::{Rng, clock};
+
+use super::{Context, init::Member};
+use crate::{
+    exit::{Exit, Failure, Outcome},
+    output::{Format, Output, document},
+};
+
+/// `tradewind join`
+#[derive(Debug, clap::Args)]
+pub struct Join {
+    /// host:port of any member's gateway
+    #[arg(value_name = "ADDRESS")]
+    member_address: String,
+    /// The token that a member made with `tradewind token create`
+    #[arg(long, env = "TRADEWIND_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: String,
+    #[command(flatten)]
+    member: Member,
+    /// host:port to bind for the way-back check, where it differs from --gateway (NAT, a load balancer)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    bind: Vec<String>,
+    /// Check everything, change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Joins.
+pub async fn run(context: Context, args: Join) -> Outcome {
+    let printer = context.printer;
+    let gateways = args.member.gateways();
+    let address = args.member_address.clone();
+    printer.title(format_args!("joining {} through {address}", args.member.cluster));
+    let options = JoinOptions {
+        address: args.member_address,
+        token: args.token,
+        cluster: args.member.cluster,
+        region: args.member.region,
+        network: args.member.network,
+        data_dir: args.member.data_dir,
+        gateway_addresses: gateways.clone(),
+        bind_addresses: args.bind,
+        dry_run: args.dry_run,
+    };
+    let progress = |step: &tradewind_controller::JoinStep| {
+        printer.done(format_args!("{:<10} {}", step.layer.as_str(), step.detail));
+    };
+    let joined = tradewind_controller::join(options, clock::system(), Rng::from_entropy(), progress)
+        .await
+        .map_err(|e| failure(&e))?;
+    let dir = joined.data_dir.display();
+    let members: Vec<String> = joined.members.iter().map(ToString::to_string).collect();
+    if args.dry_run {
+        printer.say("everything is as it must be; nothing was changed (--dry-run)");
+    } else {
+        printer.say(format_args!("{} is a member of {} now", joined.cluster, joined.domain));
+        printer.say("start this cluster:");
+        printer.say(format_args!("  tradewind controller --data-dir {dir}"));
+        printer.say(format_args!("  tradewind gateway --data-dir {dir} --advertise {}", gateways.join(",")));
+        printer.say(format_args!("  tradewind status --data-dir {dir} --wait"));
+    }
+    match args.output.format {
+        Format::Json => printer.json(&document(
+            "tradewind.join/v1",
+            json!({
+                "cluster": joined.cluster,
+                "domain": joined.domain,
+                "through": joined.through,
+                "node_id": joined.node_id,
+                "members": members,
+                "data_dir": joined.data_dir,
+                "dry_run": args.dry_run,
+            }),
+        )),
+        Format::Name | Format::Table => printer.data(&joined.cluster),
+    }
+    Ok(Exit::Good)
+}
+
+fn failure(error: &JoinError) -> Failure {
+    let exit = match error.layer {
+        JoinLayer::Token | JoinLayer::Admission | JoinLayer::Sign => Exit::Refused,
+        JoinLayer::Resolve | JoinLayer::Connect | JoinLayer::Tls | JoinLayer::WayBack => Exit::Unreachable,
+        JoinLayer::Local | JoinLayer::Write => Exit::Problems,
+    };
+    let what = format!("failed to join, in the layer `{}`: {}", error.layer.as_str(), error.message);
+    let failure = Failure::new(exit, what);
+    let failure = if error.hint.is_empty() { failure } else { failure.hint(&error.hint) };
+    if error.admitted {
+        failure.hint("the federation counts this cluster as a member already: see `tradewind clusters` there")
+    } else {
+        failure.hint("nothing was changed, here or there")
+    }
+}

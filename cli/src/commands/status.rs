@@ -1,0 +1,151 @@
+//! `tradewind status`: is the federation well, as this cluster sees it; with `--wait`, until it is.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tradewind_api::proto::v1;
+
+use super::{Context, list::clusters_table};
+use crate::{
+    admin::{Admin, Where},
+    duration,
+    exit::{Exit, Failure, Outcome},
+    output::{Format, Output, document},
+    printer::Printer,
+    table::{self, Table},
+    view,
+};
+
+/// `tradewind status`
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    #[command(flatten)]
+    place: Where,
+    /// Wait until there is no problem, at most this long
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "60s", value_parser = duration::parse)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How often a waiting status asks again: often enough that nobody sees the difference.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Shows it, or waits for it.
+pub async fn run(context: Context, args: Status) -> Outcome {
+    let status = match args.wait {
+        None => Admin::connect(&args.place).await?.status().await?,
+        Some(limit) => wait(context.printer, &args.place, limit).await?,
+    };
+    let well = status.problems.is_empty();
+    match args.output.format {
+        Format::Json => context.printer.json(&json(&status)),
+        Format::Name => context.printer.data(&status.cluster),
+        Format::Table => show(context.printer, &status),
+    }
+    Ok(if well { Exit::Good } else { Exit::Problems })
+}
+
+async fn wait(printer: Printer, place: &Where, limit: Duration) -> Result<v1::StatusResponse, Failure> {
+    let start = Instant::now();
+    let mut said = String::new();
+    loop {
+        let answer = match Admin::connect(place).await {
+            Ok(admin) => admin.status().await,
+            Err(failure) => Err(failure),
+        };
+        let unmet = match answer {
+            Ok(status) if status.problems.is_empty() => return Ok(status),
+            Ok(status) => status.problems.first().cloned().unwrap_or_default(),
+            Err(failure) if matches!(failure.exit, Exit::Unreachable | Exit::TimedOut) => failure.what,
+            Err(failure) => return Err(failure),
+        };
+        if start.elapsed() >= limit {
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("waited {} s; still unmet: {unmet}", limit.as_secs_f32().ceil()),
+            )
+            .hint("`tradewind status` shows every problem"));
+        }
+        if unmet != said {
+            let spent = start.elapsed().as_secs();
+            printer.say(format_args!("waiting  {spent:>3} / {} s   {unmet}", limit.as_secs()));
+            said = unmet;
+        }
+        tokio::time::sleep(POLL.min(limit)).await;
+    }
+}
+
+fn show(printer: Printer, status: &v1::StatusResponse) {
+    let leader = status.peers.iter().find(|p| p.leader);
+    let voters = status.peers.iter().filter(|p| p.voter).count();
+    let leader = leader.map_or("no leader".to_owned(), |l| format!("leader {} ({})", l.node_id, l.cluster));
+    printer.data(format_args!("cluster   {} in federation {}", status.cluster, status.domain));
+    printer.data(format_args!(
+        "store     revision {}, {leader}, {voters} voters, term {}, heard {} ago",
+        table::count(status.revision),
+        status.term,
+        table::age(status.store_age_ms)
+    ));
+    printer.data(format_args!(
+        "here      {} proxies, {} gateways connected; {} services known",
+        status.connected_proxies, status.connected_gateways, status.services
+    ));
+    printer.data("");
+    printer.data(clusters_table(&status.clusters).render());
+    printer.data("");
+    let mut peers = Table::new(&[">NODE", "CLUSTER", "ROLE", ">TRAILS"]);
+    for peer in &status.peers {
+        let trails = match peer.trails {
+            None => "unknown".to_owned(),
+            Some(n) => table::count(n),
+        };
+        let name = if peer.this_node { format!("{}*", peer.cluster) } else { peer.cluster.clone() };
+        peers.row([peer.node_id.to_string(), name, role(peer).to_owned(), trails]);
+    }
+    printer.data(peers.render());
+    printer.data("");
+    match status.problems.as_slice() {
+        [] => printer.data("no problems"),
+        problems => problems.iter().for_each(|p| printer.data(format_args!("problem: {p}"))),
+    }
+}
+
+fn role(peer: &v1::Peer) -> &'static str {
+    match (peer.leader, peer.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "learner",
+    }
+}
+
+fn json(status: &v1::StatusResponse) -> Value {
+    let peer = |p: &v1::Peer| {
+        json!({
+            "node_id": p.node_id,
+            "cluster": p.cluster,
+            "role": role(p),
+            "this_node": p.this_node,
+            "trails": p.trails,
+        })
+    };
+    document(
+        "tradewind.status/v1",
+        json!({
+            "ok": status.problems.is_empty(),
+            "cluster": status.cluster,
+            "domain": status.domain,
+            "revision": status.revision,
+            "store_age_ms": status.store_age_ms,
+            "term": status.term,
+            "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
+            "clusters": status.clusters.iter().map(view::cluster_json).collect::<Vec<_>>(),
+            "problems": status.problems,
+            "connected_proxies": status.connected_proxies,
+            "connected_gateways": status.connected_gateways,
+            "services": status.services,
+            "version": status.version,
+        }),
+    )
+}
