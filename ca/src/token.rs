@@ -277,6 +277,17 @@ mod tests {
         assert_eq!(error, "this is not a join token: those start with \"tw1.\"");
     }
 
+    #[test]
+    fn the_bearer_reads_what_is_printed() {
+        // Transport reads the text for itself, as it cannot depend on this crate: both must mean the same form.
+        let west = ClusterName::new("west").unwrap();
+        let (token, _) = WorkloadToken::mint(&west, &Domain::default(), [9; 32]).unwrap();
+        let text = token.to_string();
+        let read = tradewind_transport::control::BootstrapToken::parse(&text).unwrap();
+        assert_eq!((read.root_sha256, &read.cluster), ([9; 32], &west));
+        assert_eq!(read.secret_text(), text);
+    }
+
     proptest! {
         #[test]
         fn parsing_never_panics(text in "(tw1\\.|tww1\\.)?[A-Za-z0-9_-]{0,300}") {
