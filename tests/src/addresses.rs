@@ -1,0 +1,45 @@
+//! Loopback addresses for a test alone: blocks of 127.x.0.0/16, handed out through lock files so that test binaries may
+//! run side by side. Owns the lock for as long as the test runs.
+
+use std::{
+    fs::{self, File},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+/// First and last block: below are the demo's and people's own, above is what other programs like.
+const BLOCKS: std::ops::RangeInclusive<u8> = 60..=230;
+
+/// One test's addresses.
+#[derive(Debug)]
+pub struct Block {
+    octet: u8,
+    _lock: File,
+}
+
+impl Block {
+    /// Takes a free block.
+    pub fn take() -> Self {
+        let dir = std::env::temp_dir().join("tradewind-test-blocks");
+        fs::create_dir_all(&dir).expect("a directory for lock files");
+        for octet in BLOCKS {
+            let file = File::create(dir.join(octet.to_string())).expect("a lock file");
+            if file.try_lock().is_ok() {
+                return Self { octet, _lock: file };
+            }
+        }
+        panic!(
+            "all {} address blocks are in use by running tests",
+            BLOCKS.count()
+        );
+    }
+
+    /// An address of a cluster.
+    pub fn ip(&self, cluster: u8, host: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.octet, cluster, host).into()
+    }
+
+    /// The same with a port.
+    pub fn addr(&self, cluster: u8, host: u8, port: u16) -> SocketAddr {
+        (self.ip(cluster, host), port).into()
+    }
+}

@@ -1,0 +1,511 @@
+//! Federations of real processes: `init`, `join`, controllers, gateways, workloads and callers, each as a user would start
+//! them. Owns the processes, the addresses and the directory.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{
+    addresses::Block,
+    http,
+    process::{self, Output, Process, tradewind},
+    wait::{USUAL, until},
+};
+
+/// One cluster's processes.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Its number in the federation: the third part of its addresses.
+    pub number: u8,
+    /// Its controller, while it runs.
+    pub controller: Option<Process>,
+    /// Its gateway, while it runs.
+    pub gateway: Option<Process>,
+}
+
+/// An application, if it is a process, and its proxy.
+#[derive(Debug)]
+pub struct Workload {
+    /// The application; none when the test itself is it.
+    pub app: Option<Process>,
+    /// The proxy.
+    pub proxy: Option<Process>,
+    /// The proxy's HBONE address.
+    pub hbone: SocketAddr,
+    /// The proxy's admin address.
+    pub admin: SocketAddr,
+}
+
+impl Workload {
+    /// SIGKILL to both.
+    pub async fn kill(&mut self) {
+        for process in [&mut self.app, &mut self.proxy].into_iter().flatten() {
+            process.kill().await;
+        }
+        self.app = None;
+        self.proxy = None;
+    }
+}
+
+/// A whole federation.
+#[derive(Debug)]
+pub struct Federation {
+    /// Its clusters, the founder first.
+    pub clusters: Vec<Cluster>,
+    /// Its addresses.
+    pub block: Block,
+    dir: TempDir,
+}
+
+/// The three regions of the main story.
+pub const THREE: [(&str, &str); 3] = [
+    ("west", "us-west"),
+    ("central", "us-central"),
+    ("east", "eu-west"),
+];
+/// Two of them.
+pub const TWO: [(&str, &str); 2] = [("west", "us-west"), ("east", "eu-west")];
+/// One alone.
+pub const ONE: [(&str, &str); 1] = [("west", "us-west")];
+
+/// The controller's port.
+pub const CONTROLLER: u16 = 15012;
+/// The gateway's port.
+pub const GATEWAY: u16 = 15443;
+/// The proxy's HBONE port.
+pub const HBONE: u16 = 15008;
+/// Every role's admin port.
+pub const ADMIN: u16 = 15020;
+/// The DNS server's port.
+pub const DNS: u16 = 15053;
+
+/// Addresses end in these: the controller, the gateway, the DNS server; workloads follow from 10, callers from 100.
+pub mod host {
+    /// The controller.
+    pub const CONTROLLER: u8 = 1;
+    /// The gateway.
+    pub const GATEWAY: u8 = 2;
+    /// The DNS server.
+    pub const DNS: u8 = 3;
+}
+
+impl Federation {
+    /// Founds it with the first of `clusters` and joins the others; returns when every one of them is well.
+    pub async fn start(clusters: &[(&str, &str)]) -> Self {
+        let mut federation = Self::empty();
+        for (name, region) in clusters {
+            federation.add(name, region).await;
+        }
+        for number in 0..federation.clusters.len() {
+            federation.is_well(number).await;
+        }
+        federation
+    }
+
+    /// No cluster yet.
+    pub fn empty() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("tradewind-test-")
+            .tempdir()
+            .expect("a directory");
+        Self {
+            clusters: Vec::new(),
+            block: Block::take(),
+            dir,
+        }
+    }
+
+    /// The directory that everything is below.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where others reach a cluster.
+    pub fn gateway_addr(&self, number: usize) -> SocketAddr {
+        self.addr(number, host::GATEWAY, GATEWAY)
+    }
+
+    /// An address of a cluster.
+    pub fn addr(&self, number: usize, host: u8, port: u16) -> SocketAddr {
+        self.block
+            .addr(u8::try_from(number).expect("few clusters"), host, port)
+    }
+
+    /// Adds a cluster by `init`, if it is the first, else by token and `join`, and starts its controller and gateway.
+    pub async fn add(&mut self, name: &str, region: &str) {
+        let number = self.clusters.len();
+        let data_dir = self.dir().join(name);
+        let dir = data_dir.to_str().expect("a plain path").to_owned();
+        let gateway = self.gateway_addr(number).to_string();
+        if number == 0 {
+            let args = [
+                "init",
+                "--cluster",
+                name,
+                "--region",
+                region,
+                "--data-dir",
+                &dir,
+                "--gateway",
+                &gateway,
+            ];
+            process::run(&args).await.good();
+        } else {
+            let token = self.token(&[]).await;
+            self.join(name, region, &token).await.good();
+        }
+        self.clusters.push(Cluster {
+            name: name.to_owned(),
+            data_dir,
+            number: u8::try_from(number).expect("few clusters"),
+            controller: None,
+            gateway: None,
+        });
+        self.start_controller(number);
+        self.start_gateway(number);
+        self.ready(self.addr(number, host::CONTROLLER, ADMIN)).await;
+        self.ready(self.addr(number, host::GATEWAY, ADMIN)).await;
+    }
+
+    /// A join token from the founder.
+    pub async fn token(&self, more: &[&str]) -> String {
+        let args = [&["token", "create"], more].concat();
+        self.cli(0, &args).await.good().stdout.trim().to_owned()
+    }
+
+    /// `tradewind join` for the next cluster, into `<dir>/<name>`, through the founder.
+    pub async fn join(&self, name: &str, region: &str, token: &str) -> Output {
+        let data_dir = self.dir().join(name);
+        let dir = data_dir.to_str().expect("a plain path");
+        let through = self.gateway_addr(0).to_string();
+        let own = self.gateway_addr(self.clusters.len()).to_string();
+        let args = [
+            "join",
+            &through,
+            "--token",
+            token,
+            "--cluster",
+            name,
+            "--region",
+            region,
+            "--data-dir",
+            dir,
+            "--gateway",
+            &own,
+        ];
+        process::run(&args).await
+    }
+
+    /// Starts, or starts again, a controller.
+    pub fn start_controller(&mut self, number: usize) {
+        self.start_controller_with(number, &[]);
+    }
+
+    /// The same with more flags.
+    pub fn start_controller_with(&mut self, number: usize, more: &[&str]) {
+        let listen = self.addr(number, host::CONTROLLER, CONTROLLER).to_string();
+        let admin = self.addr(number, host::CONTROLLER, ADMIN).to_string();
+        let dir = self.data_dir(number);
+        let args = [
+            "controller",
+            "--data-dir",
+            &dir,
+            "--listen",
+            &listen,
+            "--admin-listen",
+            &admin,
+        ];
+        let process = self.process(number, "controller", &[&args, more].concat());
+        self.clusters[number].controller = Some(process);
+    }
+
+    /// Starts, or starts again, a gateway.
+    pub fn start_gateway(&mut self, number: usize) {
+        let listen = self.gateway_addr(number).to_string();
+        let admin = self.addr(number, host::GATEWAY, ADMIN).to_string();
+        let backend = self.addr(number, host::CONTROLLER, CONTROLLER).to_string();
+        let dir = self.data_dir(number);
+        let args = [
+            "gateway",
+            "--name",
+            "gateway",
+            "--data-dir",
+            &dir,
+            "--listen",
+            &listen,
+            "--admin-listen",
+            &admin,
+            "--controller-backend",
+            &backend,
+            "--threads",
+            "1",
+            "--drain-deadline",
+            "5s",
+        ];
+        let process = self.process(number, "gateway", &args);
+        self.clusters[number].gateway = Some(process);
+    }
+
+    /// Starts a DNS server and returns its address.
+    pub async fn start_dns(&self, number: usize, more: &[&str]) -> (Process, SocketAddr) {
+        let listen = self.addr(number, host::DNS, DNS);
+        let admin = self.addr(number, host::DNS, ADMIN);
+        let (l, a, dir) = (listen.to_string(), admin.to_string(), self.data_dir(number));
+        let args = [
+            "dns",
+            "--name",
+            "dns",
+            "--data-dir",
+            &dir,
+            "--listen",
+            &l,
+            "--admin-listen",
+            &a,
+        ];
+        let process = self.process(number, "dns", &[&args, more].concat());
+        self.ready(admin).await;
+        (process, listen)
+    }
+
+    /// Any process of a cluster.
+    pub fn process(&self, number: usize, name: &str, args: &[&str]) -> Process {
+        Process::start(
+            &format!("{}-{name}", self.clusters[number].name),
+            self.dir(),
+            args,
+        )
+    }
+
+    /// A cluster's data directory as text.
+    pub fn data_dir(&self, number: usize) -> String {
+        self.clusters[number]
+            .data_dir
+            .to_str()
+            .expect("a plain path")
+            .to_owned()
+    }
+
+    /// A workload of `service` (namespace/name:port) with a process of its own that answers "<name> from <cluster>/<n>".
+    pub async fn workload(&self, number: usize, n: u8, service: &str) -> Workload {
+        let app_addr = self.addr(number, 10 + n, 8080);
+        let short = short_name(service);
+        let text = format!("{short} from {}/{n}", self.clusters[number].name);
+        let listen = app_addr.to_string();
+        let app = self.process(
+            number,
+            &format!("{short}-app-{n}"),
+            &["demo-app", "--listen", &listen, "--name", &text],
+        );
+        until("the application to listen", USUAL, || {
+            http::get(app_addr, "/healthz")
+        })
+        .await;
+        let mut workload = self
+            .serve(
+                number,
+                n,
+                &format!("{service}={app_addr},check=http:/healthz"),
+                &[],
+            )
+            .await;
+        workload.app = Some(app);
+        workload
+    }
+
+    /// A proxy that serves what the test itself listens on; `spec` is its `--serve`.
+    pub async fn serve(&self, number: usize, n: u8, spec: &str, more: &[&str]) -> Workload {
+        let workload = self.start_serving(number, n, spec, more);
+        self.ready(workload.admin).await;
+        workload
+    }
+
+    /// The same without waiting until it is ready. The identity is the service's own account.
+    pub fn start_serving(&self, number: usize, n: u8, spec: &str, more: &[&str]) -> Workload {
+        let service = spec.split('=').next().unwrap_or_default();
+        let identity = service.split(':').next().unwrap_or_default();
+        self.start_serving_as(number, n, spec, identity, more)
+    }
+
+    /// The same under an identity of choice.
+    pub fn start_serving_as(
+        &self,
+        number: usize,
+        n: u8,
+        spec: &str,
+        identity: &str,
+        more: &[&str],
+    ) -> Workload {
+        let hbone = self.addr(number, 10 + n, HBONE);
+        let admin = self.addr(number, 10 + n, ADMIN);
+        let (h, a, dir) = (hbone.to_string(), admin.to_string(), self.data_dir(number));
+        let name = format!("{}-{n}", short_name(spec));
+        let args = [
+            "proxy",
+            "--name",
+            &name,
+            "--data-dir",
+            &dir,
+            "--identity",
+            identity,
+            "--serve",
+            spec,
+            "--hbone-listen",
+            &h,
+            "--admin-listen",
+            &a,
+            "--threads",
+            "1",
+            "--drain-deadline",
+            "5s",
+        ];
+        let proxy = self.process(number, &format!("{name}-proxy"), &[&args, more].concat());
+        Workload {
+            app: None,
+            proxy: Some(proxy),
+            hbone,
+            admin,
+        }
+    }
+
+    /// A caller's proxy in a cluster; returns where to call.
+    pub async fn caller(&self, number: usize, n: u8, service: &str) -> (Process, SocketAddr) {
+        let (process, listen) = self.start_caller(number, n, service);
+        self.ready(self.addr(number, 100 + n, ADMIN)).await;
+        (process, listen)
+    }
+
+    /// The same without waiting until it is ready.
+    pub fn start_caller(&self, number: usize, n: u8, service: &str) -> (Process, SocketAddr) {
+        let listen = self.addr(number, 100 + n, 9090);
+        let admin = self.addr(number, 100 + n, ADMIN).to_string();
+        let hbone = self.addr(number, 100 + n, HBONE).to_string();
+        let spec = format!("{listen}={service}");
+        let dir = self.data_dir(number);
+        let name = format!("caller-{n}");
+        let args = [
+            "proxy",
+            "--name",
+            &name,
+            "--data-dir",
+            &dir,
+            "--identity",
+            "shop/web",
+            "--listen",
+            &spec,
+            "--hbone-listen",
+            &hbone,
+            "--admin-listen",
+            &admin,
+            "--threads",
+            "1",
+            "--drain-deadline",
+            "5s",
+        ];
+        (self.process(number, &name, &args), listen)
+    }
+
+    /// A command of the command line, asked of one cluster's controller.
+    pub async fn cli(&self, number: usize, args: &[&str]) -> Output {
+        let mut command = Command::new(tradewind());
+        command
+            .args(args)
+            .env("TRADEWIND_DATA_DIR", &self.clusters[number].data_dir);
+        process::finish(command).await
+    }
+
+    /// The same, good, as JSON.
+    pub async fn json(&self, number: usize, args: &[&str]) -> Value {
+        self.cli(number, &[args, &["-o", "json"]].concat())
+            .await
+            .good()
+            .json()
+    }
+
+    /// Exports a service, and waits until every live controller knows `endpoints` of it.
+    pub async fn export(&self, number: usize, service: &str) {
+        self.cli(number, &["export", service]).await.good();
+    }
+
+    /// Waits until the controller of `number` lists `count` endpoints of `service` as healthy.
+    pub async fn sees(&self, number: usize, service: &str, count: usize) {
+        until(
+            &format!("{count} healthy endpoints of {service}"),
+            USUAL,
+            || async {
+                let seen = self
+                    .cli(number, &["endpoints", service, "-o", "json"])
+                    .await;
+                if seen.code != 0 {
+                    return Err(seen.stderr);
+                }
+                let json = seen.json();
+                let healthy = json["endpoints"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|e| e["health"] == "healthy")
+                    .count();
+                if healthy == count {
+                    Ok(())
+                } else {
+                    Err(seen.stdout)
+                }
+            },
+        )
+        .await;
+    }
+
+    /// Waits until a cluster's status shows no problem.
+    pub async fn is_well(&self, number: usize) {
+        self.cli(number, &["status", "--wait", "30s"]).await.good();
+    }
+
+    /// Waits until a role says that it is ready.
+    pub async fn ready(&self, admin: SocketAddr) {
+        until(&format!("http://{admin}/readyz"), USUAL, || async {
+            http::get(admin, "/readyz").await?.ok()
+        })
+        .await;
+    }
+
+    /// The number of the cluster whose controller leads the store, as cluster `ask` knows it.
+    pub async fn leader(&self, ask: usize) -> Option<usize> {
+        let seen = self.cli(ask, &["status", "-o", "json"]).await;
+        let status: Value = serde_json::from_str(&seen.stdout).ok()?;
+        let peers = status["peers"].as_array()?;
+        let leader = peers.iter().find(|p| p["role"] == "leader")?["cluster"].as_str()?;
+        self.clusters.iter().position(|c| c.name == leader)
+    }
+
+    /// SIGKILL to controller and gateway.
+    pub async fn kill_cluster(&mut self, number: usize) {
+        let cluster = &mut self.clusters[number];
+        for process in [&mut cluster.controller, &mut cluster.gateway]
+            .into_iter()
+            .flatten()
+        {
+            process.kill().await;
+        }
+        cluster.controller = None;
+        cluster.gateway = None;
+    }
+}
+
+fn short_name(service: &str) -> &str {
+    let end = service.find(':').unwrap_or(service.len());
+    let start = service.find('/').map_or(0, |s| s + 1);
+    service.get(start..end).unwrap_or(service)
+}
+
+/// A limit for things that take seconds by design, such as an ejection's end.
+pub const PATIENT: Duration = Duration::from_secs(60);

@@ -1,0 +1,134 @@
+//! A constant load of GETs, as a caller would make it, with everything that happened to each. Owns its connections.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+
+use crate::http::{self, Client, LIMIT};
+
+/// One request's fate.
+#[derive(Clone, Debug)]
+pub struct Shot {
+    /// When it was due.
+    pub at: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// Who served, or what went wrong.
+    pub result: Result<String, String>,
+}
+
+/// A running load.
+#[derive(Debug)]
+pub struct Load {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Vec<Shot>>,
+    seen: watch::Receiver<Option<Result<String, String>>>,
+}
+
+/// Keep-alive connections a load uses.
+const CONNECTIONS: u32 = 4;
+
+impl Load {
+    /// Starts `per_second` GETs.
+    pub fn start(address: SocketAddr, per_second: u32) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (tell, seen) = watch::channel(None);
+        let task = tradewind_runtime::task::spawn("load", async move {
+            let mut lanes = JoinSet::new();
+            for lane in 0..CONNECTIONS {
+                lanes.spawn(one_lane(
+                    address,
+                    per_second,
+                    lane,
+                    stopped.clone(),
+                    tell.clone(),
+                ));
+            }
+            let mut all: Vec<Shot> = lanes.join_all().await.into_iter().flatten().collect();
+            all.sort_by_key(|s| s.at);
+            all
+        });
+        Self { stop, task, seen }
+    }
+
+    /// Waits until the last `n` answers in a row came from `whom`.
+    pub async fn settles(&mut self, whom: &str, n: usize, limit: Duration) {
+        let mut in_a_row = 0;
+        let mut last = None;
+        let settled = tokio::time::timeout(limit, async {
+            while in_a_row < n {
+                self.seen.changed().await.expect("the load runs");
+                last.clone_from(&self.seen.borrow_and_update());
+                match &last {
+                    Some(Ok(who)) if who.contains(whom) => in_a_row += 1,
+                    _ => in_a_row = 0,
+                }
+            }
+        });
+        assert!(
+            settled.await.is_ok(),
+            "waited {limit:?} for {n} answers in a row from {whom}; last {last:?}"
+        );
+    }
+
+    /// Ends it and gives all that happened.
+    pub async fn finish(self) -> Vec<Shot> {
+        self.stop.send_replace(true);
+        self.task.await.expect("the load")
+    }
+}
+
+async fn one_lane(
+    address: SocketAddr,
+    per_second: u32,
+    lane: u32,
+    stopped: watch::Receiver<bool>,
+    tell: watch::Sender<Option<Result<String, String>>>,
+) -> Vec<Shot> {
+    let every = Duration::from_secs(1) * CONNECTIONS / per_second;
+    let mut due = Instant::now() + every * lane / CONNECTIONS;
+    let mut client = None;
+    let mut shots = Vec::new();
+    while !*stopped.borrow() {
+        tokio::time::sleep_until(due).await;
+        let result = tokio::time::timeout(LIMIT, async {
+            let mut c = match client.take() {
+                Some(c) => c,
+                None => Client::open(address).await?,
+            };
+            let answer = c.ask(http::get_request("/")).await?.ok()?;
+            client = Some(c);
+            Ok(answer.text())
+        });
+        let result = result.await.unwrap_or_else(|_| Err("no answer".to_owned()));
+        tell.send_replace(Some(result.clone()));
+        shots.push(Shot {
+            at: due,
+            took: due.elapsed(),
+            result,
+        });
+        due += every;
+    }
+    shots
+}
+
+/// Panics when anything failed, with the first few.
+#[track_caller]
+pub fn none_failed(shots: &[Shot]) {
+    let failed: Vec<_> = shots
+        .iter()
+        .filter_map(|s| s.result.as_ref().err().map(|e| (s.at, e)))
+        .collect();
+    let shown: Vec<_> = failed.iter().take(5).collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} failed: {shown:?}",
+        failed.len(),
+        shots.len()
+    );
+    assert!(!shots.is_empty(), "the load made no request");
+}
