@@ -322,6 +322,39 @@ impl Federation {
         workload
     }
 
+    /// The application of `workload` again, where its proxy lives on.
+    pub async fn workload_again(
+        &self,
+        number: usize,
+        workload: &mut Workload,
+        service: &str,
+    ) -> Workload {
+        let ip = workload.hbone.ip();
+        let n = match ip {
+            std::net::IpAddr::V4(v4) => v4.octets()[3] - 10,
+            std::net::IpAddr::V6(_) => panic!("loopback blocks are IPv4"),
+        };
+        let short = short_name(service);
+        let text = format!("{short} from {}/{n}", self.clusters[number].name);
+        let app_addr = SocketAddr::new(ip, 8080);
+        let listen = app_addr.to_string();
+        let app = self.process(
+            number,
+            &format!("{short}-app-{n}"),
+            &["demo-app", "--listen", &listen, "--name", &text],
+        );
+        until("the application to listen", USUAL, || {
+            http::get(app_addr, "/healthz")
+        })
+        .await;
+        Workload {
+            app: Some(app),
+            proxy: workload.proxy.take(),
+            hbone: workload.hbone,
+            admin: workload.admin,
+        }
+    }
+
     /// A proxy that serves what the test itself listens on; `spec` is its `--serve`.
     pub async fn serve(&self, number: usize, n: u8, spec: &str, more: &[&str]) -> Workload {
         let workload = self.start_serving(number, n, spec, more);
