@@ -144,8 +144,16 @@ impl Detector {
             .last_failure
             .is_none_or(|(_, at)| now.saturating_sub(at) > FORGIVEN_AFTER + MAX_EJECTION);
         self.last_failure = Some((failure, now));
-        if matches!(self.standing(now), Standing::Open { .. }) {
+        let old_news = match self.standing(now) {
             // Requests that were under way, or sent because nothing better existed: it is out already.
+            Standing::Open { .. } => true,
+            // What broke was made before the probe, which tells more.
+            Standing::Probing => {
+                matches!(failure, Failure::Lost | Failure::Reset | Failure::Keepalive)
+            }
+            Standing::Closed | Standing::ProbeDue => false,
+        };
+        if old_news {
             return None;
         }
         self.strikes = self.strikes.saturating_add(1);
@@ -259,6 +267,17 @@ mod tests {
         d.failed(Failure::Lost, 0);
         assert_eq!(d.failed(Failure::Lost, 1), None);
         assert_eq!(d.standing(1), Standing::Open { until: SECOND });
+    }
+
+    #[test]
+    fn requests_on_a_broken_session_do_not_decide_for_the_probe() {
+        let mut d = Detector::new();
+        d.failed(Failure::Lost, 0);
+        d.hint_back(0);
+        assert!(d.begin_probe(0));
+        assert_eq!(d.failed(Failure::Lost, 1), None);
+        assert_eq!(d.standing(1), Standing::Probing);
+        assert_eq!(d.failed(Failure::Connect, 2), Some(2 * SECOND));
     }
 
     #[test]

@@ -274,6 +274,11 @@ fn against(c: &Candidate<'_>, here: &Here<'_>) -> Option<Reason> {
     (c.health == Health::Unknown && !c.proven).then_some(Reason::Unknown)
 }
 
+/// The rung of one candidate, whoever else there is.
+pub fn rung_of(candidate: &Candidate<'_>, here: &Here<'_>) -> Rung {
+    rung(against(candidate, here))
+}
+
 const fn rung(reason: Option<Reason>) -> Rung {
     match reason {
         None => Rung::Fit,

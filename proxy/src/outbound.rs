@@ -1,0 +1,143 @@
+//! Outbound: from an application's connection to the nearest healthy endpoint anywhere in the federation.
+//!
+//! One `Outbound` per data thread. It owns that thread's sessions and what was learnt about endpoints; both sides of a
+//! connection live on the thread. It never sends a request twice that a peer may have processed, except an idempotent
+//! one whose body can be replayed, and it never lets an application's own `tradewind-*` headers through.
+
+mod balancer;
+mod body;
+mod connection;
+mod convert;
+mod exchange;
+mod failure;
+mod metrics;
+mod opaque;
+mod route;
+mod upgrade;
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tradewind_api::id::{ServicePortRef, Zone};
+use tradewind_runtime::{
+    clock::SharedClock,
+    drain, listen,
+    rng::Rng,
+    task::{self, TaskSet},
+};
+use tradewind_transport::control::Control;
+
+use balancer::Balancer;
+pub use metrics::OutboundMetrics;
+
+/// Connections that one listener serves at a time on one thread. Beyond it a connection is closed at once and counted:
+/// better than running out of memory under everybody.
+const MAX_CONNECTIONS: usize = 16_384;
+/// What `/debug/state` shows is at most this old.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What an [`Outbound`] works with.
+#[derive(Clone, Debug)]
+pub struct OutboundContext {
+    /// Identity, trust and snapshot.
+    pub control: Control,
+    /// Where it counts.
+    pub metrics: OutboundMetrics,
+    /// The time.
+    pub clock: SharedClock,
+    /// Dice for picking.
+    pub rng: Rng,
+    /// This host's zone, if it has one.
+    pub zone: Option<Zone>,
+    /// This proxy's name, for logs.
+    pub name: String,
+}
+
+/// A thread's view of its services, endpoints and sessions as JSON, readable from any thread.
+pub type StateCell = Arc<ArcSwap<serde_json::Value>>;
+
+/// One data thread's outbound side.
+#[derive(Debug)]
+pub struct Outbound {
+    balancer: Rc<Balancer>,
+    metrics: OutboundMetrics,
+    name: String,
+    state: StateCell,
+}
+
+impl Outbound {
+    /// For the current thread, which must run a `LocalSet`.
+    pub fn new(context: OutboundContext) -> Rc<Self> {
+        let OutboundContext {
+            control,
+            metrics,
+            clock,
+            rng,
+            zone,
+            name,
+        } = context;
+        Rc::new(Self {
+            balancer: Balancer::new(control, metrics.clone(), clock, rng, zone),
+            metrics,
+            name,
+            state: StateCell::default(),
+        })
+    }
+
+    /// What this thread knows, as of now.
+    pub fn state_json(&self) -> serde_json::Value {
+        self.balancer.state_json()
+    }
+
+    /// What this thread knew at most a second ago, for readers on other threads. Kept up while a listener is served.
+    pub fn state_cell(&self) -> StateCell {
+        Arc::clone(&self.state)
+    }
+
+    /// Serves one listener whose connections are all for `target`. On drain it accepts no more, lets what is under way
+    /// finish, and returns when that is done or the drain is forced.
+    pub async fn serve(
+        self: Rc<Self>,
+        listener: TcpListener,
+        target: ServicePortRef,
+        mut drain: drain::Watch,
+    ) {
+        let target = Rc::new(target);
+        let mut rng = self.balancer.fork_rng();
+        let mut connections = TaskSet::new();
+        let mut state = tokio::time::interval(STATE_INTERVAL);
+        state.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tracing::info!(proxy = %self.name, service = %target, address = ?listener.local_addr().ok(), "outbound listener serves");
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.triggered() => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                _ = state.tick() => self.state.store(Arc::new(self.state_json())),
+                (stream, _) = listen::accept(&listener, &mut rng) => {
+                    if connections.len() >= MAX_CONNECTIONS {
+                        self.metrics.refused_connections.inc();
+                        continue;
+                    }
+                    let own = Rc::clone(&self);
+                    let (target, watch) = (Rc::clone(&target), drain.clone());
+                    connections.spawn_local("outbound_connection", async move {
+                        connection::serve(own, stream, target, watch).await;
+                    });
+                }
+            }
+        }
+        drop(listener);
+        tracing::info!(proxy = %self.name, service = %target, open = connections.len(), "outbound listener drains");
+        tokio::select! {
+            () = connections.join_all() => {}
+            () = drain.forced() => connections.abort_all().await,
+        }
+    }
+}
+
+/// Starts a task that nobody waits for: it ends by itself, or with the thread.
+fn detach(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    drop(task::spawn_local(name, future));
+}

@@ -1,0 +1,89 @@
+//! What the balancer knows, as JSON: routes with their tiers, candidates and the reason each one serves or does not.
+//!
+//! Reads only. The words are those of the choice itself, so that what is shown is what was decided.
+
+use serde_json::{Value, json};
+use tradewind_transport::balance::{Micros, detector::Standing};
+
+use super::{Balancer, Route, Target};
+
+impl Balancer {
+    /// Everything this thread knows.
+    pub(in crate::outbound) fn state_json(&self) -> Value {
+        let now = self.now();
+        let routes = self.routes.borrow();
+        let mut sorted: Vec<_> = routes.values().collect();
+        sorted.sort_by(|a, b| a.service.cmp(&b.service));
+        let (sessions, streams) = self.pool.open();
+        json!({
+            "revision": self.snapshot.borrow().revision.0,
+            "sessions": sessions,
+            "streams": streams,
+            "services": sorted.into_iter().map(|r| self.route_json(r, now)).collect::<Vec<_>>(),
+            "clusters": self.links.borrow().iter().map(|(name, link)| json!({
+                "cluster": name.as_str(),
+                "way": standing(link.detector.borrow().standing(now), now),
+                "round_trip_us": link.rtt_us.get(),
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn route_json(&self, route: &Route, now: Micros) -> Value {
+        let choice = self.choose(&route.targets, now);
+        let tiers: Vec<_> = choice
+            .iter()
+            .flat_map(|c| &c.tiers)
+            .map(|t| {
+                let members: Vec<_> = t
+                    .members
+                    .iter()
+                    .filter_map(|i| route.targets.get(*i))
+                    .map(|t| t.endpoint.id.as_str())
+                    .collect();
+                json!({ "distance": t.distance.to_string(), "share": t.share, "members": members })
+            })
+            .collect();
+        let verdicts = choice.map(|c| c.verdicts).unwrap_or_default();
+        let endpoints: Vec<_> = route
+            .targets
+            .iter()
+            .zip(verdicts.iter())
+            .map(|(t, verdict)| endpoint_json(t, &verdict.to_string(), now))
+            .collect();
+        json!({
+            "service": route.service.to_string(),
+            "retry_budget": route.budget.borrow().available(),
+            "tiers": tiers,
+            "endpoints": endpoints,
+        })
+    }
+}
+
+fn endpoint_json(target: &Target, verdict: &str, now: Micros) -> Value {
+    let peer = &target.peer;
+    let detector = peer.detector.borrow();
+    json!({
+        "id": target.endpoint.id.as_str(),
+        "cluster": target.cluster().as_str(),
+        "health": target.endpoint.health.as_str(),
+        "verdict": verdict,
+        "detector": standing(detector.standing(now), now),
+        "last_failure": detector.last_failure().map(|(f, at)| json!({
+            "cause": f.as_str(),
+            "ms_ago": now.saturating_sub(at) / 1000,
+        })),
+        "weight": target.endpoint.weight,
+        "ramp": peer.ramp.get().value(now),
+        "latency_us": peer.latency.get().value(now).round(),
+        "in_flight": peer.in_flight.get(),
+    })
+}
+
+fn standing(standing: Standing, now: Micros) -> Value {
+    match standing {
+        Standing::Closed => json!("closed"),
+        Standing::Open { until } => json!({ "ejected_for_ms": until.saturating_sub(now) / 1000 }),
+        Standing::ProbeDue => json!("probe due"),
+        Standing::Probing => json!("probing"),
+    }
+}

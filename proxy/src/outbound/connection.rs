@@ -1,0 +1,195 @@
+//! One application connection: find out what it speaks, then serve it as that until it ends or the drain does.
+//!
+//! Everything of a connection lives on this thread and ends with this future.
+
+use std::{convert::Infallible, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{body::Incoming, rt::Executor, server::conn, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::Instant};
+use tradewind_api::{id::ServicePortRef, model::AppProtocol};
+use tradewind_runtime::drain;
+use tradewind_transport::{
+    detect::{Detected, detect},
+    prefixed::Prefixed,
+};
+
+use super::{Outbound, body::OutBody, convert, detach, metrics::Open, opaque, upgrade};
+
+/// A client that is silent for this long may wait for the server to speak first.
+const DETECT_DEADLINE: Duration = Duration::from_millis(200);
+/// Where HTTP was declared, a client may open connections ahead of need and stay silent; this ends dead ones.
+const SILENT_HTTP_DEADLINE: Duration = Duration::from_secs(3600);
+/// Largest request head taken from an application.
+const MAX_HEAD: usize = 64 << 10;
+/// Streams of one HTTP/2 connection.
+const MAX_STREAMS: u32 = 1024;
+/// As between proxies: a megabyte a stream, and never less than 8 MiB for the connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// What is known of a connection after its first bytes.
+pub(super) type Client = Prefixed<TcpStream>;
+
+/// Runs hyper's own tasks on this thread.
+#[derive(Clone, Copy, Debug)]
+struct Local;
+
+impl<F: Future + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        detach("outbound_h2", async move {
+            future.await;
+        });
+    }
+}
+
+/// Serves one connection.
+pub(super) async fn serve(
+    outbound: Rc<Outbound>,
+    mut stream: TcpStream,
+    target: Rc<ServicePortRef>,
+    drain: drain::Watch,
+) {
+    let _open = Open::new(&outbound.metrics.connections);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "client gone before it was served");
+        return;
+    }
+    let protocol = outbound
+        .balancer
+        .route(&target)
+        .map_or(AppProtocol::Detect, |r| r.protocol);
+    let deadline = match protocol {
+        AppProtocol::Detect => DETECT_DEADLINE,
+        AppProtocol::Http1 | AppProtocol::Http2 => SILENT_HTTP_DEADLINE,
+        AppProtocol::Tcp => {
+            return opaque::serve(
+                &outbound,
+                Prefixed::new(Bytes::new(), stream),
+                &target,
+                drain,
+            )
+            .await;
+        }
+    };
+    let mut stopping = drain.clone();
+    let found = tokio::select! {
+        found = detect(&mut stream, Instant::now() + deadline) => found,
+        // Nothing was asked yet, nothing is lost.
+        () = stopping.triggered() => return,
+    };
+    drop(stopping);
+    let (detected, first) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%error, "client gone before it was served");
+            return;
+        }
+    };
+    match (detected, protocol) {
+        (Detected::Http1, _) => http1(outbound, Prefixed::new(first, stream), target, drain).await,
+        (Detected::Http2, _) => http2(outbound, Prefixed::new(first, stream), target, drain).await,
+        (Detected::Opaque, AppProtocol::Detect) if first.is_empty() => {
+            match opaque::server_first(&outbound, stream, &target, drain.clone()).await {
+                Some((Detected::Http1, client)) => http1(outbound, client, target, drain).await,
+                Some((Detected::Http2, client)) => http2(outbound, client, target, drain).await,
+                Some((Detected::Opaque, client)) => {
+                    opaque::serve(&outbound, client, &target, drain).await;
+                }
+                None => {}
+            }
+        }
+        (Detected::Opaque, AppProtocol::Detect | AppProtocol::Tcp) => {
+            opaque::serve(&outbound, Prefixed::new(first, stream), &target, drain).await;
+        }
+        // Declared as HTTP and it is not: hyper says so in HTTP.
+        (Detected::Opaque, AppProtocol::Http1 | AppProtocol::Http2) => {
+            http1(outbound, Prefixed::new(first, stream), target, drain).await;
+        }
+    }
+}
+
+async fn answer(
+    outbound: Rc<Outbound>,
+    target: Rc<ServicePortRef>,
+    drain: drain::Watch,
+    request: Request<Incoming>,
+) -> Result<Response<OutBody>, Infallible> {
+    let response = match convert::upgrade_wanted(&request) {
+        Some(protocol) => upgrade::exchange(&outbound, &target, request, protocol, drain).await,
+        None => outbound.exchange(&target, request).await,
+    };
+    Ok(response)
+}
+
+async fn http1(
+    outbound: Rc<Outbound>,
+    client: Client,
+    target: Rc<ServicePortRef>,
+    mut drain: drain::Watch,
+) {
+    let watch = drain.clone();
+    let service = service_fn(move |request| {
+        answer(
+            Rc::clone(&outbound),
+            Rc::clone(&target),
+            watch.clone(),
+            request,
+        )
+    });
+    let connection = conn::http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .timer(TokioTimer::new())
+        // A silent keep-alive connection is the application's to close: closing it here would race with its next request.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(client), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = drain.triggered() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/1 connection ended");
+    }
+}
+
+async fn http2(
+    outbound: Rc<Outbound>,
+    client: Client,
+    target: Rc<ServicePortRef>,
+    mut drain: drain::Watch,
+) {
+    let watch = drain.clone();
+    let service = service_fn(move |request| {
+        answer(
+            Rc::clone(&outbound),
+            Rc::clone(&target),
+            watch.clone(),
+            request,
+        )
+    });
+    let connection = conn::http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .serve_connection(TokioIo::new(client), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = drain.triggered() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}

@@ -1,0 +1,359 @@
+//! One request: from the application's head to the head of a response, over as many attempts as are safe.
+//!
+//! What was certainly not processed goes elsewhere whatever its method; what may have been processed only if it is
+//! idempotent, its body is still whole, and the budget allows. Attempts and time are bounded, nothing waits for the store.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_transport::hbone::{RecvBody, Replay, SendError, Session, headers};
+
+use super::{
+    Outbound,
+    body::{OutBody, PeerBody},
+    convert,
+    failure::{Failure, Tries},
+    route::{Blame, InFlight, NoRoute, Route, Target},
+};
+
+/// Attempts for one request: past this many failures in a row another one does not help.
+const MAX_ATTEMPTS: usize = 8;
+/// No new attempt starts after this.
+const ATTEMPTS_FOR: Duration = Duration::from_secs(10);
+/// When nobody is usable, a change of the snapshot is awaited for at most this long, once.
+const WAIT_FOR_CHANGE: Duration = Duration::from_secs(1);
+
+/// What is safe after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Safe {
+    /// Nobody processed it.
+    Always,
+    /// The same endpoint can be asked again: its session had only ended.
+    SameEndpoint,
+    /// It may have been processed.
+    IfIdempotent,
+    /// The client is gone, or its body was at fault.
+    Never,
+}
+
+/// A failed attempt.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) safe: Safe,
+    pub(super) cause: &'static str,
+    pub(super) why: String,
+}
+
+/// Which attempts were made, and whether another may be.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    pub(super) tries: Tries,
+    except: Vec<EndpointId>,
+    deadline: Instant,
+    waited: bool,
+}
+
+impl Attempts {
+    pub(super) fn new() -> Self {
+        Self {
+            tries: Tries::default(),
+            except: Vec::new(),
+            deadline: Instant::now() + ATTEMPTS_FOR,
+            waited: false,
+        }
+    }
+
+    /// True while another attempt may start.
+    fn may_go_on(&self) -> bool {
+        self.tries.len() < MAX_ATTEMPTS && Instant::now() < self.deadline
+    }
+
+    /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.
+    pub(super) fn failed(&mut self, target: &Target, failed: &Failed) {
+        self.tries.add(target, &failed.why);
+        if failed.safe != Safe::SameEndpoint {
+            self.except.push(target.endpoint.id.clone());
+        }
+    }
+}
+
+impl Outbound {
+    /// The route for `service`; waits briefly for one that is not there yet.
+    pub(super) async fn route(&self, service: &ServicePortRef) -> Result<Rc<Route>, NoRoute> {
+        let deadline = Instant::now() + WAIT_FOR_CHANGE;
+        loop {
+            match self.balancer.route(service) {
+                // Waiting does not make a port appear, nor an unknown service where everything else is known.
+                Err(NoRoute::NoSnapshot | NoRoute::NoEndpoint(_)) if Instant::now() < deadline => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.balancer.changed_within(left).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The next endpoint to try. When all were tried it waits once, briefly, for something to change, and then everybody
+    /// may be asked again. `None` when the attempts are used up.
+    pub(super) async fn next_target(
+        &self,
+        route: &mut Rc<Route>,
+        attempts: &mut Attempts,
+    ) -> Option<Rc<Target>> {
+        if !attempts.may_go_on() {
+            return None;
+        }
+        if let Some(target) = self.balancer.pick(route, &attempts.except) {
+            return Some(target);
+        }
+        if attempts.waited {
+            return None;
+        }
+        attempts.waited = true;
+        if !self.balancer.changed_within(WAIT_FOR_CHANGE).await {
+            return None;
+        }
+        attempts.except.clear();
+        if let Ok(newer) = self.balancer.route(&route.service) {
+            *route = newer;
+        }
+        self.balancer.pick(route, &attempts.except)
+    }
+
+    /// A session with `target`, booking what is learnt on the way.
+    pub(super) async fn session(&self, route: &Route, target: &Target) -> Result<Session, Failed> {
+        if let Some(session) = self.balancer.pool.existing(&target.destination) {
+            return Ok(session);
+        }
+        match self.balancer.pool.dial(&target.destination).await {
+            Ok(session) => {
+                self.balancer.reached(target, &session);
+                Ok(session)
+            }
+            Err(error) => {
+                self.balancer.dial_failed(&route.service, target, &error);
+                Err(Failed {
+                    safe: Safe::Always,
+                    cause: error.failure().as_str(),
+                    why: error.to_string(),
+                })
+            }
+        }
+    }
+
+    /// Books an attempt that got no response and says what is safe now.
+    pub(super) fn send_failed(&self, route: &Route, target: &Target, error: &SendError) -> Failed {
+        let failure = error.failure();
+        if let Some(failure) = failure {
+            self.balancer
+                .failed(&route.service, target, Blame::Endpoint(failure));
+        }
+        let safe = match error {
+            SendError::Unsent => Safe::SameEndpoint,
+            SendError::Body(_) => Safe::Never,
+            e if e.unprocessed() => Safe::Always,
+            _ => Safe::IfIdempotent,
+        };
+        Failed {
+            safe,
+            cause: failure.map_or("unsent", |f| f.as_str()),
+            why: error.to_string(),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        route: &Route,
+        target: &Rc<Target>,
+        head: Request<()>,
+        body: &Replay<Incoming>,
+    ) -> Result<Response<RecvBody>, Failed> {
+        let session = self.session(route, target).await?;
+        let sent = self.balancer.now();
+        let response = session
+            .request(head, body.attempt())
+            .await
+            .map_err(|e| self.send_failed(route, target, &e))?;
+        if let Some(reason) = response.headers().get(headers::UNPROCESSED) {
+            let failure = tradewind_transport::balance::detector::Failure::Unprocessed;
+            self.balancer
+                .failed(&route.service, target, Blame::Endpoint(failure));
+            return Err(Failed {
+                safe: Safe::Always,
+                cause: failure.as_str(),
+                why: format!("not processed: {}", printable(reason)),
+            });
+        }
+        let latency = self.balancer.now().saturating_sub(sent);
+        self.balancer.answered(target, latency);
+        Ok(response)
+    }
+
+    /// Answers one request. Never fails: what goes wrong becomes a response that says so.
+    pub(super) async fn exchange(
+        self: &Rc<Self>,
+        service: &ServicePortRef,
+        request: Request<Incoming>,
+    ) -> Response<OutBody> {
+        let started = self.balancer.now();
+        let (mut parts, body) = request.into_parts();
+        let asked = parts.headers.clone();
+        let head = match convert::outgoing(&mut parts, service) {
+            Ok(head) => head,
+            Err(error) => {
+                let status = match error {
+                    convert::BadRequest::Host => StatusCode::BAD_REQUEST,
+                    convert::BadRequest::Connect => StatusCode::METHOD_NOT_ALLOWED,
+                };
+                return self.refuse(
+                    service,
+                    status,
+                    "bad-request",
+                    error.to_string(),
+                    Tries::default(),
+                    &asked,
+                );
+            }
+        };
+        let mut route = match self.route(service).await {
+            Ok(route) => route,
+            Err(error) => return self.no_route(service, &error, &asked),
+        };
+        route.budget.borrow_mut().deposit(started);
+        let body = Replay::new(body);
+        let mut attempts = Attempts::new();
+        let mut maybe_processed = false;
+        while let Some(target) = self.next_target(&mut route, &mut attempts).await {
+            let in_flight = InFlight::new(&target.peer);
+            match self.attempt(&route, &target, head.clone(), &body).await {
+                Ok(response) => {
+                    let elapsed = self.balancer.now().saturating_sub(started);
+                    return self.deliver(response, (&route, &target), in_flight, elapsed);
+                }
+                Err(failed) => {
+                    tracing::debug!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
+                    attempts.failed(&target, &failed);
+                    if !self.may_retry(&route, head.method(), failed.safe, &body) {
+                        maybe_processed = matches!(failed.safe, Safe::IfIdempotent);
+                        break;
+                    }
+                    self.metrics.retry(service, target.cluster(), failed.cause);
+                }
+            }
+        }
+        let (status, reason) = if maybe_processed {
+            (StatusCode::BAD_GATEWAY, "lost")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint-answered")
+        };
+        let what = if attempts.tries.len() == 0 {
+            "no endpoint is usable".to_owned()
+        } else if maybe_processed {
+            "the connection broke after the request was sent, and it is not safe to send it again"
+                .to_owned()
+        } else {
+            "no endpoint answered".to_owned()
+        };
+        self.refuse(service, status, reason, what, attempts.tries, &asked)
+    }
+
+    /// Whether the request may be sent once more; takes it out of the budget where that applies.
+    fn may_retry(
+        &self,
+        route: &Route,
+        method: &Method,
+        safe: Safe,
+        body: &Replay<Incoming>,
+    ) -> bool {
+        let allowed = match safe {
+            Safe::Never => false,
+            Safe::Always | Safe::SameEndpoint => body.is_replayable(),
+            Safe::IfIdempotent => convert::is_idempotent(method) && body.is_replayable(),
+        };
+        if !allowed || safe != Safe::IfIdempotent {
+            return allowed;
+        }
+        let paid = route.budget.borrow_mut().withdraw(self.balancer.now());
+        if !paid {
+            self.metrics.retries_over_budget.inc();
+        }
+        paid
+    }
+
+    fn deliver(
+        self: &Rc<Self>,
+        mut response: Response<RecvBody>,
+        (route, target): (&Rc<Route>, &Rc<Target>),
+        in_flight: InFlight,
+        elapsed_us: u64,
+    ) -> Response<OutBody> {
+        convert::incoming(&mut response, &target.served_by);
+        if response.status().is_server_error() {
+            target.served.error_status.inc();
+        } else {
+            target.served.ok.inc();
+        }
+        target.served.latency.observe(elapsed_us as f64 / 1e6);
+        response.map(|body| {
+            OutBody::Peer(Box::new(PeerBody {
+                body,
+                route: Rc::clone(route),
+                target: Rc::clone(target),
+                balancer: Rc::clone(&self.balancer),
+                _in_flight: in_flight,
+            }))
+        })
+    }
+
+    /// The answer for a service that cannot be called at all.
+    pub(super) fn no_route(
+        &self,
+        service: &ServicePortRef,
+        error: &NoRoute,
+        asked: &http::HeaderMap,
+    ) -> Response<OutBody> {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        self.refuse(
+            service,
+            unavailable,
+            error.as_str(),
+            error.to_string(),
+            Tries::default(),
+            asked,
+        )
+    }
+
+    /// An answer of the proxy itself.
+    pub(super) fn refuse(
+        &self,
+        service: &ServicePortRef,
+        status: StatusCode,
+        reason: &'static str,
+        what: String,
+        tries: Tries,
+        asked: &http::HeaderMap,
+    ) -> Response<OutBody> {
+        self.metrics.failed(service);
+        let failure = Failure {
+            status,
+            reason,
+            service,
+            what,
+            tries,
+        };
+        tracing::info!(%service, reason, detail = ?failure.tries, what = failure.what, "request not answered by any endpoint");
+        failure.respond(asked)
+    }
+}
+
+/// A peer's header value, made printable and cut.
+fn printable(value: &http::HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes())
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
+}

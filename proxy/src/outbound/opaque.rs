@@ -1,0 +1,236 @@
+//! Connections whose bytes are not looked at: a tunnel to one endpoint, then bytes both ways.
+//!
+//! Until the tunnel stands nothing of the client's was sent, so every endpoint may be tried. Afterwards nothing can be
+//! tried again: an abort on either side is an abort on the other.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+use tradewind_api::id::ServicePortRef;
+use tradewind_runtime::drain;
+use tradewind_transport::{
+    balance::detector::Failure,
+    detect::{Detected, detect},
+    hbone::{Tunnel, TunnelError},
+    prefixed::Prefixed,
+    relay::{End, relay_io},
+};
+
+use super::{
+    Outbound,
+    connection::Client,
+    exchange::{Attempts, Failed, Safe},
+    failure::Tries,
+    metrics::Outcome,
+    route::{Blame, InFlight, Route, Target},
+};
+
+/// A client that began to speak has this long to say enough.
+const DETECT_DEADLINE: Duration = Duration::from_millis(200);
+/// What a server that speaks first may say before the client is asked to take it.
+const FIRST_WORDS: usize = 16 << 10;
+
+/// Why no tunnel could be opened.
+#[derive(Debug)]
+pub(super) struct NoTunnel {
+    pub(super) reason: &'static str,
+    pub(super) what: String,
+    pub(super) tries: Tries,
+}
+
+/// An open tunnel and where it leads.
+pub(super) struct Opened {
+    pub(super) tunnel: Tunnel,
+    pub(super) target: Rc<Target>,
+    pub(super) in_flight: InFlight,
+}
+
+impl Outbound {
+    /// Opens a tunnel to the best endpoint that takes one.
+    pub(super) async fn tunnel(&self, service: &ServicePortRef) -> Result<Opened, NoTunnel> {
+        let mut route = self.route(service).await.map_err(|e| NoTunnel {
+            reason: e.as_str(),
+            what: e.to_string(),
+            tries: Tries::default(),
+        })?;
+        let mut attempts = Attempts::new();
+        while let Some(target) = self.next_target(&mut route, &mut attempts).await {
+            let in_flight = InFlight::new(&target.peer);
+            match self.connect(&route, &target).await {
+                Ok(tunnel) => {
+                    return Ok(Opened {
+                        tunnel,
+                        target,
+                        in_flight,
+                    });
+                }
+                Err(failed) => {
+                    self.metrics.retry(service, target.cluster(), failed.cause);
+                    attempts.failed(&target, &failed);
+                }
+            }
+        }
+        Err(NoTunnel {
+            reason: "no-endpoint-answered",
+            what: "no endpoint took the connection".into(),
+            tries: attempts.tries,
+        })
+    }
+
+    async fn connect(&self, route: &Route, target: &Rc<Target>) -> Result<Tunnel, Failed> {
+        let session = self.session(route, target).await?;
+        let sent = self.balancer.now();
+        match session.connect(&route.service).await {
+            Ok(tunnel) => {
+                let latency = self.balancer.now().saturating_sub(sent);
+                self.balancer.answered(target, latency);
+                Ok(tunnel)
+            }
+            Err(TunnelError::Send(error)) => {
+                let failed = self.send_failed(route, target, &error);
+                // No byte of the client's was sent: another endpoint may always be asked.
+                let safe = if failed.safe == Safe::SameEndpoint {
+                    failed.safe
+                } else {
+                    Safe::Always
+                };
+                Err(Failed { safe, ..failed })
+            }
+            Err(error @ TunnelError::Answer { .. }) => {
+                let failure = Failure::Unprocessed;
+                if let TunnelError::Answer {
+                    unprocessed: Some(_),
+                    ..
+                } = &error
+                {
+                    self.balancer
+                        .failed(&route.service, target, Blame::Endpoint(failure));
+                }
+                Err(Failed {
+                    safe: Safe::Always,
+                    cause: failure.as_str(),
+                    why: error.to_string(),
+                })
+            }
+        }
+    }
+}
+
+/// Serves a client whose first bytes are known, or who is to be heard only by the endpoint.
+pub(super) async fn serve(
+    outbound: &Rc<Outbound>,
+    client: Client,
+    service: &ServicePortRef,
+    drain: drain::Watch,
+) {
+    match outbound.tunnel(service).await {
+        Ok(opened) => join(outbound, client, opened, service, drain).await,
+        Err(error) => give_up(outbound, client.get_ref(), service, &error),
+    }
+}
+
+/// Nobody takes it: the client sees a reset, which no protocol mistakes for an answer.
+fn give_up(outbound: &Outbound, client: &TcpStream, service: &ServicePortRef, error: &NoTunnel) {
+    tracing::info!(%service, reason = error.reason, what = error.what, tries = ?error.tries, "connection not taken by any endpoint");
+    outbound.metrics.tunnel(service, None, Outcome::failed);
+    abort(client);
+}
+
+/// Makes the socket's close a reset.
+fn abort(client: &TcpStream) {
+    // A socket that is gone already needs no reset.
+    drop(client.set_zero_linger());
+}
+
+/// Moves bytes until both sides have ended, or one aborts, or the drain is forced.
+async fn join(
+    outbound: &Outbound,
+    mut client: Client,
+    opened: Opened,
+    service: &ServicePortRef,
+    drain: drain::Watch,
+) {
+    let Opened {
+        mut tunnel,
+        target,
+        in_flight,
+    } = opened;
+    let relayed = drain.until_forced(relay_io(&mut client, &mut tunnel)).await;
+    drop(in_flight);
+    let outcome = match relayed.map(|r| r.end) {
+        Some(End::Closed) => Outcome::ok,
+        Some(End::Failed(..)) | None => {
+            abort(client.get_ref());
+            Outcome::broken
+        }
+    };
+    outbound
+        .metrics
+        .tunnel(service, Some(target.cluster()), outcome);
+}
+
+/// For a client that stayed silent: opens the tunnel, and sees who speaks first. When the server does it is a server-first
+/// protocol and is served here. When the client does after all, nothing was sent yet: its first bytes decide as usual, and
+/// the tunnel is given back unused.
+pub(super) async fn server_first(
+    outbound: &Rc<Outbound>,
+    mut stream: TcpStream,
+    service: &ServicePortRef,
+    drain: drain::Watch,
+) -> Option<(Detected, Client)> {
+    let mut opened = match outbound.tunnel(service).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            give_up(outbound, &stream, service, &error);
+            return None;
+        }
+    };
+    let mut words = BytesMut::with_capacity(FIRST_WORDS);
+    let mut stopping = drain.clone();
+    let heard = tokio::select! {
+        biased;
+        read = opened.tunnel.read_buf(&mut words) => Some(read),
+        // Readable, or closed: either way the client comes first.
+        _ = stream.readable() => None,
+        () = stopping.forced() => return None,
+    };
+    drop(stopping);
+    match heard {
+        Some(read) => {
+            let passed = match read {
+                Ok(_) => stream.write_all(&words).await,
+                Err(e) => Err(e),
+            };
+            if passed.is_err() {
+                abort(&stream);
+                return None;
+            }
+            // A server that closed without a word is seen again by the relay, at once.
+            join(
+                outbound,
+                Prefixed::new(Bytes::new(), stream),
+                opened,
+                service,
+                drain,
+            )
+            .await;
+            None
+        }
+        None => {
+            let found = detect(&mut stream, Instant::now() + DETECT_DEADLINE)
+                .await
+                .ok()?;
+            let client = Prefixed::new(found.1, stream);
+            if found.0 == Detected::Opaque {
+                join(outbound, client, opened, service, drain).await;
+                return None;
+            }
+            Some((found.0, client))
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What is known of one service port: its endpoints, what was learnt about each, and the choice among them.
+//!
+//! `Peer` and `Link` outlive snapshots and hold what this thread learnt by itself; `Target` joins a peer with what the
+//! current snapshot says; `Route` is the set of targets with the choice made from them.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use http::HeaderValue;
+use tradewind_api::{
+    id::{ClusterName, ServicePortRef},
+    model::{AppProtocol, ClusterState, Endpoint, Health},
+};
+use tradewind_transport::{
+    balance::{
+        Micros, SECOND,
+        budget::Budget,
+        detector::{Detector, Failure},
+        pick::PeakEwma,
+        ramp::Ramp,
+        tiers::{Candidate, Choice},
+    },
+    hbone::Destination,
+};
+
+use super::metrics::Served;
+
+/// An answer this recent is first-hand proof of life.
+const PROVEN_FOR: Micros = 10 * SECOND;
+
+/// What this thread learnt about one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    pub(super) detector: RefCell<Detector>,
+    pub(super) latency: Cell<PeakEwma>,
+    pub(super) in_flight: Cell<u32>,
+    pub(super) ramp: Cell<Ramp>,
+    /// When it last answered.
+    pub(super) proven_at: Cell<Option<Micros>>,
+    /// Since when it is not fit; `None` while it is. Fit endpoints that were out for long come back ramped.
+    pub(super) unfit_since: Cell<Option<Micros>>,
+    /// What its cluster last said of it.
+    pub(super) health: Cell<Option<Health>>,
+    /// Seen in a choice before.
+    pub(super) known: Cell<bool>,
+}
+
+impl Peer {
+    /// True while it has answered moments ago.
+    pub(super) fn is_proven(&self, now: Micros) -> bool {
+        self.proven_at
+            .get()
+            .is_some_and(|at| now.saturating_sub(at) < PROVEN_FOR)
+    }
+
+    /// Books an answer.
+    pub(super) fn answered(&self, latency: Micros, now: Micros) {
+        let mut average = self.latency.get();
+        average.record(latency, now);
+        self.latency.set(average);
+        self.proven_at.set(Some(now));
+    }
+}
+
+/// What this thread learnt about the way to one other cluster.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub(super) detector: RefCell<Detector>,
+    pub(super) rtt_us: Cell<Option<u64>>,
+    /// A first measurement was started.
+    pub(super) measuring: Cell<bool>,
+}
+
+impl Link {
+    /// Smooths one measured round trip in.
+    pub(super) fn measured(&self, rtt: std::time::Duration) {
+        let sample = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+        // The lowest seen counts most: what is above it is load, not distance.
+        let next = self.rtt_us.get().map_or(sample, |old| {
+            if sample < old {
+                sample
+            } else {
+                old.saturating_mul(7).saturating_add(sample) / 8
+            }
+        });
+        self.rtt_us.set(Some(next));
+    }
+}
+
+/// One endpoint of a route.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) endpoint: Endpoint,
+    pub(super) cluster_state: ClusterState,
+    pub(super) lease_expired: bool,
+    pub(super) destination: Destination,
+    pub(super) peer: Rc<Peer>,
+    /// The way to its cluster; `None` where it is dialled directly.
+    pub(super) link: Option<Rc<Link>>,
+    pub(super) served: Served,
+    /// `<cluster>/<id>`, as the response's header says it.
+    pub(super) served_by: HeaderValue,
+}
+
+impl Target {
+    /// Its cluster.
+    pub(super) const fn cluster(&self) -> &ClusterName {
+        &self.endpoint.cluster
+    }
+
+    /// True while it, or the way to it, is kept out.
+    pub(super) fn is_ejected(&self, now: Micros) -> bool {
+        self.peer.detector.borrow().standing(now).is_ejected()
+            || self
+                .link
+                .as_ref()
+                .is_some_and(|l| l.detector.borrow().standing(now).is_ejected())
+    }
+
+    /// As the pure choice sees it.
+    pub(super) fn candidate(&self, now: Micros) -> Candidate<'_> {
+        Candidate {
+            id: &self.endpoint.id,
+            cluster: &self.endpoint.cluster,
+            region: &self.endpoint.region,
+            zone: self.endpoint.zone.as_ref(),
+            weight: self.endpoint.weight,
+            health: self.endpoint.health,
+            ejected: self.is_ejected(now),
+            proven: self.peer.is_proven(now),
+            ramp: self.peer.ramp.get().value(now),
+            cluster_state: self.cluster_state,
+            lease_expired: self.lease_expired,
+            rtt_us: self.link.as_ref().and_then(|l| l.rtt_us.get()),
+        }
+    }
+}
+
+/// Counts one request on an endpoint.
+#[derive(Debug)]
+pub(super) struct InFlight(Rc<Peer>);
+
+impl InFlight {
+    pub(super) fn new(peer: &Rc<Peer>) -> Self {
+        peer.in_flight.set(peer.in_flight.get().saturating_add(1));
+        Self(Rc::clone(peer))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0
+            .in_flight
+            .set(self.0.in_flight.get().saturating_sub(1));
+    }
+}
+
+/// A choice and when it was made.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) choice: Choice,
+    pub(super) at: Micros,
+    /// The balancer's count of changes then.
+    pub(super) generation: u64,
+}
+
+/// One service port with its endpoints.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) service: ServicePortRef,
+    pub(super) protocol: AppProtocol,
+    pub(super) targets: Vec<Rc<Target>>,
+    pub(super) made: RefCell<Option<Made>>,
+    /// Shared with the routes of later snapshots.
+    pub(super) budget: Rc<RefCell<Budget>>,
+}
+
+/// Why a service cannot be called at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoRoute {
+    /// Nothing was ever heard from a controller.
+    #[error("no snapshot has been received from the controller yet")]
+    NoSnapshot,
+    /// No cluster exports it, and it is not local.
+    #[error("{0} is not known: no cluster exports it to this one")]
+    UnknownService(ServicePortRef),
+    /// It has other ports.
+    #[error("{service} has no such port; it has {has}")]
+    UnknownPort {
+        /// What was asked for.
+        service: ServicePortRef,
+        /// What there is.
+        has: String,
+    },
+    /// It has no endpoint at all.
+    #[error("{0} has no endpoint in any cluster")]
+    NoEndpoint(ServicePortRef),
+}
+
+impl NoRoute {
+    /// The word for the error header.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoSnapshot => "no-snapshot",
+            Self::UnknownService(_) => "unknown-service",
+            Self::UnknownPort { .. } => "unknown-port",
+            Self::NoEndpoint(_) => "no-endpoint",
+        }
+    }
+}
+
+/// How a failed dial or request is booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// On the endpoint.
+    Endpoint(Failure),
+    /// On the way to its cluster.
+    Link(Failure),
+}

@@ -1,0 +1,134 @@
+//! HTTP/1.1 upgrades, WebSocket foremost: HTTP/1.1 through a tunnel to the chosen endpoint, then bytes both ways.
+//!
+//! Until the tunnel stands every endpoint may be tried; the request itself is sent once.
+
+use std::rc::Rc;
+
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
+use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tradewind_api::id::ServicePortRef;
+use tradewind_runtime::drain;
+use tradewind_transport::{
+    hbone::{Tunnel, headers},
+    prefixed::Prefixed,
+    relay::{End, relay_io},
+};
+
+use super::{
+    Outbound, body::OutBody, convert, detach, failure::Tries, metrics::Outcome, opaque::Opened,
+};
+
+/// Serves one request that asks for another protocol.
+pub(super) async fn exchange(
+    outbound: &Rc<Outbound>,
+    service: &Rc<ServicePortRef>,
+    mut request: Request<Incoming>,
+    protocol: HeaderValue,
+    drain: drain::Watch,
+) -> Response<OutBody> {
+    let asked = request.headers().clone();
+    let opened = match outbound.tunnel(service).await {
+        Ok(opened) => opened,
+        Err(e) => {
+            outbound.metrics.tunnel(service, None, Outcome::failed);
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return outbound.refuse(service, status, e.reason, e.what, e.tries, &asked);
+        }
+    };
+    let client = hyper::upgrade::on(&mut request);
+    prepare(&mut request, protocol);
+    let lost = |target: &super::route::Target, error: &hyper::Error| {
+        let mut tries = Tries::default();
+        tries.add(target, error);
+        let what = "the connection broke after the request was sent".to_owned();
+        outbound.refuse(
+            service,
+            StatusCode::BAD_GATEWAY,
+            "lost",
+            what,
+            tries,
+            &asked,
+        )
+    };
+    let Opened {
+        tunnel,
+        target,
+        in_flight,
+    } = opened;
+    let (mut send, connection) = match http1::handshake::<_, Incoming>(TokioIo::new(tunnel)).await {
+        Ok(pair) => pair,
+        Err(error) => return lost(&target, &error),
+    };
+    let (tx, rx) = oneshot::channel();
+    detach("outbound_upgrade_head", async move {
+        // Ends when the response asks for the stream, or when both sides are done with HTTP.
+        if let Ok(parts) = connection.without_shutdown().await {
+            drop(tx.send((parts.io.into_inner(), parts.read_buf)));
+        }
+    });
+    let mut response = match send.send_request(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            outbound
+                .metrics
+                .tunnel(service, Some(target.cluster()), Outcome::broken);
+            return lost(&target, &error);
+        }
+    };
+    for name in headers::INTERNAL {
+        response.headers_mut().remove(name);
+    }
+    response
+        .headers_mut()
+        .insert(headers::SERVED_BY, target.served_by.clone());
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // The application said no, in HTTP: that is its answer.
+        convert::strip_hop_by_hop(response.headers_mut());
+        return response.map(|body| OutBody::Tunnelled {
+            body,
+            _in_flight: in_flight,
+        });
+    }
+    let (own, served, service) = (Rc::clone(outbound), Rc::clone(&target), Rc::clone(service));
+    detach("outbound_upgraded", async move {
+        let Ok((tunnel, first)) = rx.await else {
+            return;
+        };
+        let outcome = splice(client, Prefixed::new(first, tunnel), drain).await;
+        drop(in_flight);
+        own.metrics
+            .tunnel(&service, Some(served.cluster()), outcome);
+    });
+    response.map(|_| OutBody::Own(None))
+}
+
+/// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop.
+fn prepare(request: &mut Request<Incoming>, protocol: HeaderValue) {
+    let fields = request.headers_mut();
+    convert::strip_hop_by_hop(fields);
+    for name in headers::INTERNAL {
+        fields.remove(name);
+    }
+    fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.insert(UPGRADE, protocol);
+}
+
+async fn splice(client: OnUpgrade, mut tunnel: Prefixed<Tunnel>, drain: drain::Watch) -> Outcome {
+    let Ok(client) = client.await else {
+        return Outcome::broken;
+    };
+    let mut client = TokioIo::new(client);
+    match drain
+        .until_forced(relay_io(&mut client, &mut tunnel))
+        .await
+        .map(|r| r.end)
+    {
+        Some(End::Closed) => Outcome::ok,
+        Some(End::Failed(..)) | None => Outcome::broken,
+    }
+}
