@@ -7,8 +7,21 @@
 
 pub mod catalog;
 pub mod codec;
+mod contacts;
+mod disk;
+mod driver;
+mod election;
+mod engine;
 pub mod error;
+mod log_store;
+mod machine;
+mod marks;
+mod membership;
+mod meters;
+mod net;
 pub mod peer;
+mod propose;
+mod snapshot;
 pub mod status;
 pub mod store;
 mod types;
@@ -16,6 +29,10 @@ mod types;
 pub use catalog::{Catalog, Merged};
 pub use error::{HandleError, ProposeError, StoreError};
 pub use peer::{PeerError, PeerTransport};
+pub use propose::{MAX_COMMAND, MAX_WAITING};
 pub use status::StoreStatus;
 pub use store::{Store, StoreConfig, Timing};
 pub use types::{Batch, Outcomes, RaftNode, TypeConfig};
+
+#[cfg(test)]
+mod tests;

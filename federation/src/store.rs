@@ -2,21 +2,48 @@
 //! its two driving tasks, and ends them. It never decides anything itself: the decisions are in `catalog`, `election`
 //! and `membership`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use tokio::sync::watch;
+use openraft::{Config, SnapshotPolicy};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, sleep},
+};
 use tradewind_api::{
     ClusterName, NodeId,
     store::{Command, Outcome},
 };
-use tradewind_runtime::{MetricsRegistry, Rng, SharedClock};
+use tradewind_runtime::{
+    MetricsRegistry, Rng, SharedClock, TaskSet,
+    dirs::{self, DirError, DirLock},
+    files::{self, FileError},
+    task,
+};
 
 use crate::{
     catalog::Catalog,
-    error::{HandleError, ProposeError, StoreError},
+    contacts::Contacts,
+    driver::{self, Core},
+    error::{ProposeError, StoreError},
+    log_store::LogStore,
+    machine::Machine,
+    meters::Meters,
+    net::Net,
     peer::PeerTransport,
+    propose::{Batcher, MAX_WAITING},
+    snapshot::SnapshotDir,
     status::StoreStatus,
+    types::{Raft, RaftNode},
 };
+
+mod inbound;
+mod outbound;
 
 /// How fast the store notices and reacts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,10 +88,53 @@ pub struct StoreConfig {
     pub timing: Timing,
 }
 
-/// One node of the federation store. Clones are the same store.
+/// Whose store a directory is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Identity {
+    node_id: NodeId,
+    cluster: ClusterName,
+}
+
+const IDENTITY: &str = "identity";
+const IDENTITY_MAGIC: [u8; 4] = *b"TWID";
+const IDENTITY_VERSION: u16 = 1;
+
+/// Entries between two snapshots: replaying as many takes well under a second.
+const SNAPSHOT_EVERY: u64 = 5_000;
+/// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
+const KEEP_ENTRIES: u64 = 1_000;
+/// Entries in one RPC at most; `log_store` bounds its bytes.
+const RPC_ENTRIES: u64 = 512;
+/// How long a snapshot may take on its way.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the lock of a process that just ended is waited for.
+const LOCK_RETRY: Duration = Duration::from_secs(5);
+/// Between two looks at something that should come about soon.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a stopping store waits for its disk thread.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// One node of the federation store. Clones are the same store; it stops when the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct Store {
-    catalog: watch::Receiver<Arc<Catalog>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cluster: ClusterName,
+    core: Arc<Core>,
+    batcher: Batcher,
+    waiting: Semaphore,
+    owned: Mutex<Owned>,
+}
+
+/// What ends with the store.
+#[derive(Debug, Default)]
+struct Owned {
+    tasks: Option<TaskSet>,
+    disk: Option<JoinHandle<()>>,
+    lock: Option<DirLock>,
 }
 
 impl Store {
@@ -76,92 +146,217 @@ impl Store {
         rng: Rng,
         metrics: &MetricsRegistry,
     ) -> Result<Self, StoreError> {
-        let _ = (config, transport, clock, rng, metrics);
-        Err(StoreError::Consensus("not there yet".to_owned()))
+        let dir = config.data_dir.clone();
+        let lock = take_dir(&dir).await?;
+        check_identity(&dir, &config)?;
+        let meters = Meters::new(metrics);
+        let (log, disk) = LogStore::open(&dir, meters.clone()).await?;
+        let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
+        let (machine, catalog) = Machine::new(state, snapshots.clone());
+        let contacts = Arc::new(Contacts::new(Instant::now()));
+        let net = Net {
+            transport: Arc::clone(&transport),
+            snapshots,
+            contacts: Arc::clone(&contacts),
+        };
+        let raft_config = raft_config(&config.timing)?;
+        let raft = Raft::new(config.node_id, raft_config, net, log.clone(), machine)
+            .await
+            .map_err(|e| StoreError::Consensus(e.to_string()))?;
+        let core = Arc::new(Core {
+            me: config.node_id,
+            raft: raft.clone(),
+            log,
+            contacts,
+            transport,
+            catalog,
+            timing: config.timing,
+            meters,
+            nudge: Notify::new(),
+        });
+        let mut tasks = TaskSet::new();
+        tasks.spawn(
+            "store-elections",
+            driver::drive_elections(Arc::clone(&core), rng),
+        );
+        tasks.spawn(
+            "store-membership",
+            driver::drive_membership(Arc::clone(&core)),
+        );
+        let batcher = Batcher::start(raft, clock, &mut tasks);
+        let owned = Owned {
+            tasks: Some(tasks),
+            disk: Some(disk),
+            lock: Some(lock),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                cluster: config.cluster,
+                core,
+                batcher,
+                waiting: Semaphore::new(MAX_WAITING),
+                owned: Mutex::new(owned),
+            }),
+        })
     }
 
-    /// Founds a federation: makes this node its single voter and applies `command`, a `Command::Found`.
+    /// Founds a federation: makes this node its single voter and applies `command`, a `Command::Found`. May be repeated
+    /// after a failure.
     pub async fn found(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let _ = command;
-        Err(ProposeError::Stopped("not there yet".to_owned()))
-    }
-
-    /// Proposes a change in the name of `proposer`, this store's own cluster. Forwards to the leader; when it returns,
-    /// this node's catalog holds the change too.
-    pub async fn propose(
-        &self,
-        proposer: &ClusterName,
-        command: Command,
-    ) -> Result<Outcome, ProposeError> {
-        let _ = (proposer, command);
-        Err(ProposeError::Stopped("not there yet".to_owned()))
+        let core = &self.inner.core;
+        let node = RaftNode::new(self.inner.cluster.clone());
+        let members = std::collections::BTreeMap::from([(core.me, node)]);
+        let stopped = |e: String| ProposeError::Stopped(e);
+        if !core
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|e| stopped(e.to_string()))?
+        {
+            let made = core.raft.initialize(members).await;
+            made.map_err(|e| stopped(e.to_string()))?;
+        }
+        self.propose(&self.inner.cluster, command).await
     }
 
     /// The catalog as this node knows it.
     pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog.borrow())
+        Arc::clone(&self.inner.core.catalog.borrow())
     }
 
     /// Every later catalog, coalesced: a slow reader sees the newest.
     pub fn watch(&self) -> watch::Receiver<Arc<Catalog>> {
-        self.catalog.clone()
-    }
-
-    /// A catalog that is at least as new as any write that ended before this call. Needs a majority.
-    pub async fn linearizable(&self) -> Result<Arc<Catalog>, ProposeError> {
-        Err(ProposeError::Stopped("not there yet".to_owned()))
+        self.inner.core.catalog.clone()
     }
 
     /// What this node knows of the store.
     pub fn status(&self) -> StoreStatus {
-        StoreStatus::default()
+        self.inner.core.status()
     }
 
-    /// Tells the leader loop that a node, which the catalog lists under `cluster`, is up now.
+    /// Tells the leader loop that a node, which the catalog lists under `cluster`, is up now. On any other node it only
+    /// checks: the leader looks by itself twice a second.
     pub async fn introduce(
         &self,
         node_id: NodeId,
         cluster: &ClusterName,
     ) -> Result<(), ProposeError> {
-        let _ = (node_id, cluster);
-        Err(ProposeError::Stopped("not there yet".to_owned()))
+        if self.catalog().cluster_of(node_id) != Some(cluster) {
+            let why = format!("the catalog lists no node {node_id} of cluster {cluster}");
+            return Err(ProposeError::Rejected(why));
+        }
+        self.inner.core.nudge.notify_one();
+        Ok(())
     }
 
     /// Stops the node and closes its files. Idempotent.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        let Owned { tasks, disk, lock } = {
+            let mut owned = self
+                .inner
+                .owned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *owned)
+        };
+        if let Some(mut tasks) = tasks {
+            tasks.abort_all().await;
+        }
+        if let Err(error) = self.inner.core.raft.shutdown().await {
+            tracing::warn!(%error, "the store's consensus did not stop cleanly");
+        }
+        self.inner.core.log.close();
+        if let Some(disk) = disk {
+            let joined = task::spawn_blocking(move || disk.join().is_ok());
+            match tokio::time::timeout(STOP_DEADLINE, joined).await {
+                Ok(Ok(true)) => {}
+                _ => tracing::warn!("the store's disk thread did not end cleanly"),
+            }
+        }
+        drop(lock);
+    }
+}
 
-    /// Answers `PeerTransport::append_entries`.
-    pub async fn handle_append(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
-        Ok(payload)
+#[cfg(test)]
+impl Store {
+    /// How often this node asked for votes.
+    pub(crate) fn pre_votes(&self) -> u64 {
+        self.inner.core.meters.pre_votes.get()
     }
 
-    /// Answers `PeerTransport::vote`.
-    pub async fn handle_vote(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
-        Ok(payload)
+    /// Snapshots now, and drops every log entry the snapshot holds.
+    pub(crate) async fn compact(&self) {
+        let raft = &self.inner.core.raft;
+        let applied = self.status().applied.expect("something was applied");
+        raft.trigger().snapshot().await.expect("runs");
+        let wait = raft.wait(Some(Duration::from_secs(10)));
+        let reached = |m: &crate::types::Metrics| m.snapshot.is_some_and(|s| s.index >= applied);
+        wait.metrics(reached, "snapshot").await.expect("in time");
+        raft.trigger().purge_log(applied).await.expect("runs");
+        let wait = raft.wait(Some(Duration::from_secs(10)));
+        let reached = |m: &crate::types::Metrics| m.purged.is_some_and(|p| p.index >= applied);
+        wait.metrics(reached, "purge").await.expect("in time");
     }
+}
 
-    /// Answers `PeerTransport::pre_vote`.
-    pub async fn handle_pre_vote(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
-        Ok(payload)
+async fn take_dir(dir: &Path) -> Result<DirLock, StoreError> {
+    dirs::ensure_dir(dir, 0o700)?;
+    let until = Instant::now() + LOCK_RETRY;
+    loop {
+        match dirs::lock(dir) {
+            Ok(lock) => return Ok(lock),
+            Err(DirError::InUse { .. }) if Instant::now() < until => sleep(LOOK).await,
+            Err(error) => return Err(error.into()),
+        }
     }
+}
 
-    /// Answers `PeerTransport::install_snapshot`: `file` holds the whole stream and may be deleted afterwards.
-    pub async fn handle_install_snapshot(
-        &self,
-        header: Vec<u8>,
-        file: PathBuf,
-    ) -> Result<Vec<u8>, HandleError> {
-        let _ = file;
-        Ok(header)
+fn check_identity(dir: &Path, config: &StoreConfig) -> Result<(), StoreError> {
+    let path = dir.join(IDENTITY);
+    let Some((_, payload)) = files::read_framed(&path, IDENTITY_MAGIC, IDENTITY_VERSION)? else {
+        let identity = Identity {
+            node_id: config.node_id,
+            cluster: config.cluster.clone(),
+        };
+        let payload = serde_json::to_vec(&identity)
+            .map_err(|e| FileError::corrupt(&path, format!("it cannot be written down: {e}")))?;
+        files::write_framed(&path, IDENTITY_MAGIC, IDENTITY_VERSION, &payload, 0o600)?;
+        return Ok(());
+    };
+    let found: Identity = serde_json::from_slice(&payload)
+        .map_err(|e| FileError::corrupt(&path, format!("it names no node: {e}")))?;
+    if found.node_id != config.node_id || found.cluster != config.cluster {
+        return Err(StoreError::WrongNode {
+            path: dir.to_owned(),
+            found: found.node_id,
+            cluster: found.cluster,
+            expected: config.node_id,
+        });
     }
+    Ok(())
+}
 
-    /// Answers `PeerTransport::propose` for the authenticated cluster `proposer`.
-    pub async fn handle_propose(
-        &self,
-        proposer: &ClusterName,
-        payload: Vec<u8>,
-    ) -> Result<Vec<u8>, HandleError> {
-        let _ = proposer;
-        Ok(payload)
-    }
+fn raft_config(timing: &Timing) -> Result<Arc<Config>, StoreError> {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: "tradewind".to_owned(),
+        // openraft uses this as the deadline of one append, too; the heartbeats themselves are the driver's.
+        heartbeat_interval: ms(timing.rpc),
+        enable_heartbeat: false,
+        enable_elect: false,
+        // The deadline of one vote request.
+        election_timeout_min: ms(timing.rpc) + 1,
+        // The lease.
+        election_timeout_max: ms(timing.lease).max(ms(timing.rpc) + 2),
+        max_payload_entries: RPC_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: KEEP_ENTRIES,
+        replication_lag_threshold: SNAPSHOT_EVERY + KEEP_ENTRIES,
+        install_snapshot_timeout: ms(SNAPSHOT_DEADLINE),
+        ..Config::default()
+    };
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|e| StoreError::Consensus(e.to_string()))
 }

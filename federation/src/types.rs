@@ -1,7 +1,7 @@
 //! The types that bind openraft to this store: what a log entry carries, what a node is, and openraft's own types under
 //! short names. No logic; a later openraft changes this file and the adapters beside it, not what lies on disk.
 
-use openraft::{EntryPayload, declare_raft_types};
+use openraft::declare_raft_types;
 use serde::{Deserialize, Serialize};
 use tradewind_api::{
     ClusterName, NodeId,
@@ -54,11 +54,3 @@ pub(crate) type SnapshotMeta = openraft::SnapshotMeta<NodeId, RaftNode>;
 pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
 pub(crate) type StorageError = openraft::StorageError<NodeId>;
 pub(crate) type Metrics = openraft::RaftMetrics<NodeId, RaftNode>;
-
-/// The commands of an entry, if it carries any.
-pub(crate) fn commands(entry: &Entry) -> &[Stamped] {
-    match &entry.payload {
-        EntryPayload::Normal(batch) => &batch.commands,
-        EntryPayload::Blank | EntryPayload::Membership(_) => &[],
-    }
-}

@@ -1,0 +1,330 @@
+//! The two tasks that drive a node: one sends the leader's heartbeats and asks for elections, the other keeps the
+//! membership in step with the catalog. They carry out what `election` and `membership` decide, and decide nothing.
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use openraft::{ChangeMembers, ServerState};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tradewind_api::NodeId;
+use tradewind_runtime::Rng;
+
+use crate::{
+    catalog::Catalog,
+    codec,
+    contacts::Contacts,
+    election::{self, PreVote, PreVoteAnswer, Standing, Step},
+    log_store::LogStore,
+    membership::{self, Change, View},
+    meters::Meters,
+    peer::PeerTransport,
+    status::StoreStatus,
+    store::Timing,
+    types::{Metrics, Raft},
+};
+
+/// How often the leader looks at the membership when nothing nudges it.
+const MEMBERSHIP_PERIOD: Duration = Duration::from_millis(500);
+/// One membership change must end within this, or the next look starts afresh.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+/// A node that answered within this many heartbeats counts as answering.
+const ANSWERING_HEARTBEATS: u32 = 10;
+
+/// What both tasks and the store's calls share.
+pub(crate) struct Core {
+    pub(crate) me: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) log: LogStore,
+    pub(crate) contacts: Arc<Contacts>,
+    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) catalog: watch::Receiver<Arc<Catalog>>,
+    pub(crate) timing: Timing,
+    pub(crate) meters: Meters,
+    pub(crate) nudge: Notify,
+}
+
+// openraft's handle has no Debug.
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("me", &self.me)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// openraft's metrics, copied: a borrow held for long would block it.
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow().clone()
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let metrics = self.metrics();
+        let leads = metrics.state == ServerState::Leader;
+        let quorum_age = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+        let membership = metrics.membership_config.membership();
+        let leader_age = self.contacts.leader_age(Instant::now());
+        Standing {
+            me: self.me,
+            leads,
+            term: metrics.current_term,
+            last_log: self.log.last(),
+            leader_age: match quorum_age {
+                Some(age) if leads => age,
+                _ => leader_age,
+            },
+            leader: metrics.current_leader,
+            voters: membership.get_joint_config().clone(),
+        }
+    }
+
+    /// This node's view, for people and for readiness.
+    pub(crate) fn status(&self) -> StoreStatus {
+        let metrics = self.metrics();
+        let standing = self.standing();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let alone = standing.leads && voters.len() == 1;
+        let age = if alone {
+            Duration::ZERO
+        } else {
+            standing.leader_age
+        };
+        let replication = metrics.replication.iter().flatten();
+        let trails = replication
+            .filter(|(id, _)| **id != self.me)
+            .map(|(id, matched)| {
+                let trail = matched.map(|m| {
+                    let last = metrics.last_log_index.unwrap_or(0);
+                    last.saturating_sub(m.index)
+                });
+                (*id, trail)
+            })
+            .collect();
+        let known = metrics.current_leader.is_some();
+        StoreStatus {
+            node_id: self.me,
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last_log: metrics.last_log_index,
+            applied: metrics.last_applied.map(|a| a.index),
+            voters,
+            learners: membership.learner_ids().collect(),
+            trails,
+            leader_age_ms: known.then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            can_write: known && age <= 2 * self.timing.lease,
+            stopped: metrics.running_state.err().map(|e| e.to_string()),
+        }
+    }
+
+    /// A leader worth asking: known, and heard of lately.
+    pub(crate) fn live_leader(&self) -> Option<NodeId> {
+        let standing = self.standing();
+        let fresh = standing.leads || standing.leader_age <= self.timing.lease;
+        standing.leader.filter(|_| fresh)
+    }
+}
+
+/// Heartbeats of a leader, elections of a voter.
+pub(crate) async fn drive_elections(core: Arc<Core>, mut rng: Rng) {
+    let mut ticks = interval(core.timing.heartbeat);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_attempt: Option<Instant> = None;
+    let mut unit = rng.unit();
+    loop {
+        ticks.tick().await;
+        core.meters.show(&core.status(), core.log.size_on_disk());
+        let standing = core.standing();
+        if standing.leads {
+            core.contacts.leader_spoke(Instant::now());
+            if core.raft.trigger().heartbeat().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let (election, step) = (core.timing.election, core.timing.election_step);
+        let patience = election::patience(&standing, election, step, unit);
+        let now = Instant::now();
+        let since_last = last_attempt.map(|at| now.saturating_duration_since(at));
+        let pause = patience / 2;
+        match election::step(&standing, patience, since_last, pause) {
+            Step::Wait => {
+                // Come back when the time is up rather than at the next heartbeat.
+                let rest = patience.saturating_sub(standing.leader_age);
+                let voter = standing.voters.iter().any(|s| s.contains(&core.me));
+                if voter && !rest.is_zero() && rest < core.timing.heartbeat {
+                    ticks.reset_after(rest);
+                }
+                continue;
+            }
+            Step::Ask => {
+                if !ask(&core, &standing).await {
+                    last_attempt = Some(Instant::now());
+                    unit = rng.unit();
+                    continue;
+                }
+            }
+            Step::Alone => {}
+        }
+        last_attempt = Some(Instant::now());
+        unit = rng.unit();
+        core.meters.elections.inc();
+        tracing::info!(
+            node = core.me,
+            term = standing.term + 1,
+            "starting an election"
+        );
+        if core.raft.trigger().elect().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks all voters whether they miss the leader too; true as soon as a majority does.
+async fn ask(core: &Core, standing: &Standing) -> bool {
+    core.meters.pre_votes.inc();
+    let question = election::question(standing);
+    let lease = core.timing.lease;
+    let mut yes = BTreeSet::new();
+    if election::answer(standing, &question, lease).granted {
+        yes.insert(core.me);
+    }
+    let metrics = core.metrics();
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<NodeId> = standing.voters.iter().flatten().copied().collect();
+    let mut answers: FuturesUnordered<_> = voters
+        .into_iter()
+        .filter(|id| *id != core.me)
+        .filter_map(|id| {
+            let cluster = membership.get_node(&id)?.cluster.clone()?;
+            Some(ask_one(core, id, cluster, &question))
+        })
+        .collect();
+    while !election::is_majority(&standing.voters, &yes) {
+        match answers.next().await {
+            Some((id, true)) => {
+                yes.insert(id);
+            }
+            Some((_, false)) => {}
+            None => return false,
+        }
+    }
+    true
+}
+
+async fn ask_one(
+    core: &Core,
+    id: NodeId,
+    cluster: tradewind_api::ClusterName,
+    question: &PreVote,
+) -> (NodeId, bool) {
+    let deadline = core.timing.rpc;
+    let Ok(frame) = codec::encode(question, "a pre-vote") else {
+        return (id, false);
+    };
+    let call = core.transport.pre_vote(id, &cluster, frame, deadline);
+    let answer = match timeout(deadline, call).await {
+        Ok(Ok(frame)) => codec::decode::<PreVoteAnswer>(&frame, "an answer to a pre-vote"),
+        Ok(Err(error)) => {
+            tracing::debug!(node = id, %error, "no answer to a pre-vote");
+            return (id, false);
+        }
+        Err(_elapsed) => return (id, false),
+    };
+    match answer {
+        Ok(answer) => {
+            if !answer.granted {
+                tracing::debug!(node = id, reason = answer.reason, "a pre-vote was denied");
+            }
+            (id, answer.granted)
+        }
+        Err(error) => {
+            tracing::warn!(node = id, %error, "a pre-vote's answer makes no sense");
+            (id, false)
+        }
+    }
+}
+
+/// On the leader: one membership change after another, as the plan says.
+pub(crate) async fn drive_membership(core: Arc<Core>) {
+    let mut period = interval(MEMBERSHIP_PERIOD);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = period.tick() => {}
+            () = core.nudge.notified() => {}
+        }
+        // One change at a time; each look starts from what is true then.
+        while let Some(change) = next_change(&core) {
+            tracing::info!(node = core.me, ?change, "changing the store's membership");
+            if !carry_out(&core, change).await {
+                break;
+            }
+        }
+    }
+}
+
+fn next_change(core: &Core) -> Option<Change> {
+    let metrics = core.metrics();
+    let leads = metrics.state == ServerState::Leader;
+    // Before its own first entry is applied, a new leader's catalog may be old.
+    let applied_own = metrics
+        .last_applied
+        .is_some_and(|a| a.leader_id == metrics.vote.leader_id);
+    if !leads || !applied_own {
+        return None;
+    }
+    let membership = metrics.membership_config.membership();
+    let nodes: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
+    core.contacts.keep(|id| nodes.contains(&id));
+    let window = core.timing.heartbeat * ANSWERING_HEARTBEATS;
+    let answering = core.contacts.answering(Instant::now(), window);
+    let view = View {
+        me: core.me,
+        voters: membership.get_joint_config().clone(),
+        nodes,
+        trails: core.status().trails,
+        answering: answering.into_iter().collect(),
+    };
+    let catalog = Arc::clone(&core.catalog.borrow());
+    membership::plan(&catalog, &view)
+}
+
+async fn carry_out(core: &Core, change: Change) -> bool {
+    let raft = &core.raft;
+    let done = timeout(CHANGE_DEADLINE, async {
+        match change {
+            Change::AddLearner(id, node) => raft.add_learner(id, node, false).await,
+            Change::Promote(id) => {
+                let add = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+                raft.change_membership(add, true).await
+            }
+            Change::Finish(voters) => {
+                let all = ChangeMembers::ReplaceAllVoters(voters);
+                raft.change_membership(all, true).await
+            }
+            Change::RemoveVoter(id) => {
+                let gone = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+                raft.change_membership(gone, false).await
+            }
+            Change::RemoveLearners(ids) => {
+                raft.change_membership(ChangeMembers::RemoveNodes(ids), false)
+                    .await
+            }
+        }
+    });
+    match done.await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a membership change did not happen");
+            false
+        }
+        Err(_elapsed) => {
+            tracing::warn!("a membership change did not end in time");
+            false
+        }
+    }
+}

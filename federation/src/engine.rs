@@ -1,0 +1,74 @@
+//! The log on disk, behind a trait small enough to swap the engine below it.
+//!
+//! An engine keeps framed entries by index and one mark: up to where the log was purged. `append_sync` returns only when
+//! the entries would survive a power cut. Engines are called from one thread for writing (`disk`), from any for reading;
+//! they know nothing of votes, snapshots or commands.
+
+pub(crate) mod frame;
+mod sled_engine;
+
+use std::{fmt::Debug, io, ops::Range};
+
+pub(crate) use sled_engine::SledEngine;
+
+use crate::types::{Entry, LogId};
+
+/// Why the log could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// The engine failed.
+    #[error("the log engine failed: {0}")]
+    Sled(#[from] sled::Error),
+    /// The disk failed.
+    #[error("the log's file: {0}")]
+    Io(#[from] io::Error),
+    /// An entry is not what was written.
+    #[error("log entry {index} is corrupt: {what}")]
+    Corrupt {
+        /// Which.
+        index: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// An entry was written by a newer version.
+    #[error("log entry {index} has format version {got}, this build reads up to {known}")]
+    Version {
+        /// Which.
+        index: u64,
+        /// What it has.
+        got: u8,
+        /// What this build knows.
+        known: u8,
+    },
+    /// Too large for an entry.
+    #[error("log entry {index} has {bytes} bytes, at most {limit} are allowed")]
+    TooLarge {
+        /// Which.
+        index: u64,
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// An earlier write failed; nothing after it may be written.
+    #[error("the log stopped after an earlier failure: {0}")]
+    Stopped(String),
+}
+
+/// A log engine. Indices are contiguous from the purge mark on; holes are a defect of the caller.
+pub(crate) trait Engine: Debug + Send + Sync + 'static {
+    /// Entries of `range` in order, as many as `max_bytes` hold, at least one if there is any. Stops at the first missing one.
+    fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError>;
+    /// Writes entries and makes them durable.
+    fn append_sync(&self, entries: &[Entry]) -> Result<(), EngineError>;
+    /// Removes every entry from `index` on, durably.
+    fn truncate_from(&self, index: u64) -> Result<(), EngineError>;
+    /// Removes every entry up to `upto` and remembers it. Need not be durable at once: what is purged lies in a snapshot.
+    fn purge_to(&self, upto: LogId) -> Result<(), EngineError>;
+    /// Up to where the log was purged.
+    fn purged(&self) -> Result<Option<LogId>, EngineError>;
+    /// The last entry's id, else the purge mark.
+    fn last(&self) -> Result<Option<LogId>, EngineError>;
+    /// Bytes on disk.
+    fn size_on_disk(&self) -> u64;
+}

@@ -1,0 +1,205 @@
+//! The log in sled, made sound: sled's flush does not fsync on Linux, so every append is followed by fdatasync on our own
+//! handle of sled's file, and values stay small enough never to leave that file.
+//!
+//! One tree: `m` holds the purge mark, `e<index><part>` the entries, cut into parts.
+
+use std::{
+    fs::File,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use sled::{Batch, Db};
+
+use super::{Engine, EngineError, frame};
+use crate::types::{Entry, LogId};
+
+/// One value, bytes. Above a quarter of a segment (128 KiB) sled moves values to files that it never fsyncs.
+const PART: usize = 60 * 1024;
+/// Entries removed at a time, so that a long purge never blocks appends for long.
+const PURGE_BATCH: u64 = 500;
+/// sled's own default is 1 GiB; a log whose tail is cached above needs little.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// How often sled writes what nobody waits for (purges).
+const FLUSH_EVERY_MS: u64 = 200;
+
+const MARK: &[u8] = b"m";
+const ENTRY: u8 = b'e';
+
+#[derive(Debug)]
+pub(crate) struct SledEngine {
+    db: Db,
+    /// Our own handle of `<path>/db`, for fdatasync.
+    file: File,
+}
+
+impl SledEngine {
+    /// Opens or makes the log in `path`. The caller retries while the last owner's lock lingers.
+    pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .use_compression(false);
+        // sled panics on some kinds of damage; a damaged disk is an error to report, not a crash.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let db = opened
+            .map_err(|_panic| EngineError::Stopped("sled could not read its files".to_owned()))??;
+        let file = File::open(path.join("db"))?;
+        File::open(path)?.sync_all()?;
+        Ok(Self { db, file })
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.db.flush()?;
+        self.file.sync_data()?;
+        Ok(())
+    }
+
+    /// The index of the last entry present.
+    fn last_index(&self) -> Result<Option<u64>, EngineError> {
+        let last = self.db.scan_prefix([ENTRY]).keys().next_back();
+        Ok(last.transpose()?.and_then(|key| index_of(&key)))
+    }
+
+    fn read_one(&self, index: u64) -> Result<Option<Vec<u8>>, EngineError> {
+        let mut whole = Vec::new();
+        for part in self.db.scan_prefix(prefix(index)).values() {
+            let part = part?;
+            if whole.len() + part.len() > frame::MAX_ENTRY {
+                return Err(EngineError::Corrupt {
+                    index,
+                    what: "it is larger than any entry".to_owned(),
+                });
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok((!whole.is_empty()).then_some(whole))
+    }
+
+    fn remove(&self, range: Range<u64>) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        for key in self.db.range(prefix(range.start)..prefix(range.end)).keys() {
+            batch.remove(key?);
+        }
+        Ok(self.db.apply_batch(batch)?)
+    }
+}
+
+fn prefix(index: u64) -> [u8; 9] {
+    let mut key = [ENTRY; 9];
+    if let Some(tail) = key.last_chunk_mut::<8>() {
+        *tail = index.to_be_bytes();
+    }
+    key
+}
+
+fn index_of(key: &[u8]) -> Option<u64> {
+    let (kind, rest) = key.split_first()?;
+    let (index, _) = rest.split_first_chunk::<8>()?;
+    (*kind == ENTRY).then(|| u64::from_be_bytes(*index))
+}
+
+impl Engine for SledEngine {
+    fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
+        let floor = self.purged()?.map_or(0, |p| p.index + 1);
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for index in range.start.max(floor)..range.end {
+            let Some(framed) = self.read_one(index)? else {
+                break;
+            };
+            bytes += framed.len();
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(frame::decode(index, &framed)?);
+        }
+        Ok(entries)
+    }
+
+    fn append_sync(&self, entries: &[Entry]) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        for entry in entries {
+            let framed = frame::encode(entry)?;
+            for (number, part) in (0_u16..).zip(framed.chunks(PART)) {
+                let mut key = prefix(entry.log_id.index).to_vec();
+                key.extend_from_slice(&number.to_be_bytes());
+                batch.insert(key, part);
+            }
+        }
+        self.db.apply_batch(batch)?;
+        self.sync()
+    }
+
+    fn truncate_from(&self, index: u64) -> Result<(), EngineError> {
+        // One atomic batch: a crash leaves all of them or none, never a hole.
+        self.remove(index..u64::MAX)?;
+        self.sync()
+    }
+
+    fn purge_to(&self, upto: LogId) -> Result<(), EngineError> {
+        let mark = serde_json::to_vec(&upto).map_err(|e| EngineError::Corrupt {
+            index: upto.index,
+            what: e.to_string(),
+        })?;
+        let mut framed = crc32c::crc32c(&mark).to_be_bytes().to_vec();
+        framed.extend_from_slice(&mark);
+        self.db.insert(MARK, framed)?;
+        let first = self
+            .db
+            .scan_prefix([ENTRY])
+            .keys()
+            .next()
+            .transpose()?
+            .and_then(|key| index_of(&key));
+        let Some(mut at) = first else {
+            return Ok(());
+        };
+        let end = upto.index.saturating_add(1);
+        while at < end {
+            let next = at.saturating_add(PURGE_BATCH).min(end);
+            self.remove(at..next)?;
+            at = next;
+        }
+        Ok(())
+    }
+
+    fn purged(&self) -> Result<Option<LogId>, EngineError> {
+        let Some(framed) = self.db.get(MARK)? else {
+            return Ok(None);
+        };
+        let corrupt = |what: &str| EngineError::Corrupt {
+            index: 0,
+            what: format!("the purge mark {what}"),
+        };
+        let (crc, mark) = framed
+            .split_first_chunk::<4>()
+            .ok_or_else(|| corrupt("is cut short"))?;
+        if crc32c::crc32c(mark) != u32::from_be_bytes(*crc) {
+            return Err(corrupt("has a wrong checksum"));
+        }
+        serde_json::from_slice(mark)
+            .map(Some)
+            .map_err(|_| corrupt("does not hold a log id"))
+    }
+
+    fn last(&self) -> Result<Option<LogId>, EngineError> {
+        let purged = self.purged()?;
+        let Some(index) = self.last_index()? else {
+            return Ok(purged);
+        };
+        if purged.is_some_and(|p| p.index >= index) {
+            return Ok(purged);
+        }
+        match self.read_one(index)? {
+            Some(framed) => Ok(Some(frame::decode(index, &framed)?.log_id)),
+            None => Ok(purged),
+        }
+    }
+
+    fn size_on_disk(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or(0)
+    }
+}

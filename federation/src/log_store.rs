@@ -1,0 +1,449 @@
+//! openraft's log storage on top of the disk thread. It owns the store's files and checks at opening that they agree with
+//! each other; it never answers before the disk did.
+
+use std::{
+    collections::VecDeque,
+    fmt::Debug,
+    ops::{Bound, Range, RangeBounds},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use openraft::{
+    AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    storage::{LogFlushed, RaftLogStorage},
+};
+use tokio::sync::{mpsc, oneshot};
+use tradewind_runtime::{
+    files::{self, FileError},
+    task,
+};
+
+use crate::{
+    disk::{Disk, Done, Job, SharedWritten, VOTE_MAGIC, VOTE_VERSION, Written},
+    engine::{Engine, EngineError, SledEngine},
+    error::StoreError,
+    marks::MarkFile,
+    meters::Meters,
+    types::{Entry, LogId, StorageError, TypeConfig, Vote},
+};
+
+/// How long a lock of a process that just died is waited for.
+const LOCK_RETRY: Duration = Duration::from_secs(5);
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Entries kept decoded in memory, for replication and apply; a follower further behind reads the disk.
+const TAIL: usize = 1_024;
+/// Bytes read for one RPC, so that it stays below the frame's bound; a single entry always fits.
+const READ_BYTES: usize = 1024 * 1024;
+/// Entries checked at a time when the log is opened.
+const CHECK: u64 = 256;
+
+/// The newest entries, contiguous.
+#[derive(Debug, Default)]
+pub(crate) struct Tail(VecDeque<Entry>);
+
+impl Tail {
+    pub(crate) fn extend(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let follows = self
+                .0
+                .back()
+                .is_none_or(|last| last.log_id.index + 1 == entry.log_id.index);
+            if !follows {
+                self.0.clear();
+            }
+            self.0.push_back(entry);
+            if self.0.len() > TAIL {
+                self.0.pop_front();
+            }
+        }
+    }
+
+    pub(crate) fn truncate_from(&mut self, from: u64) {
+        while self.0.back().is_some_and(|e| e.log_id.index >= from) {
+            self.0.pop_back();
+        }
+    }
+
+    pub(crate) fn purge_to(&mut self, upto: u64) {
+        while self.0.front().is_some_and(|e| e.log_id.index <= upto) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The entries of `range`, when its start is here.
+    fn read(&self, range: &Range<u64>) -> Option<Vec<Entry>> {
+        let first = self.0.front()?.log_id.index;
+        let skip = usize::try_from(range.start.checked_sub(first)?).ok()?;
+        if skip >= self.0.len() {
+            return None;
+        }
+        let count = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        Some(self.0.iter().skip(skip).take(count).cloned().collect())
+    }
+}
+
+/// The log, the vote and the marks of one node. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    dir: PathBuf,
+    engine: Arc<dyn Engine>,
+    written: SharedWritten,
+    /// `None` once closed: the thread ends when the last sender is gone.
+    jobs: Arc<Mutex<Option<mpsc::Sender<Job>>>>,
+}
+
+impl LogStore {
+    /// Opens the files in `dir` and checks them against each other.
+    pub(crate) async fn open(
+        dir: &Path,
+        meters: Meters,
+    ) -> Result<(Self, JoinHandle<()>), StoreError> {
+        let engine = open_engine(dir).await?;
+        let path = dir.to_owned();
+        let checking = Arc::clone(&engine);
+        let loaded = task::spawn_blocking(move || Loaded::read(&path, &*checking));
+        let loaded = loaded
+            .await
+            .map_err(|e| engine_failed(dir, &e.to_string()))??;
+        let written = SharedWritten::new(loaded.written);
+        let disk = Disk {
+            engine: Arc::clone(&engine),
+            vote_path: dir.join(VOTE),
+            high_water: loaded.high_water,
+            committed: loaded.committed,
+            written: written.clone(),
+            meters,
+            failed: None,
+        };
+        let (jobs, thread) = disk
+            .spawn()
+            .map_err(|e| engine_failed(dir, &e.to_string()))?;
+        let this = Self {
+            dir: dir.to_owned(),
+            engine,
+            written,
+            jobs: Arc::new(Mutex::new(Some(jobs))),
+        };
+        Ok((this, thread))
+    }
+
+    /// The last log id on disk, the purge mark if the log is empty.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.written.lock().last
+    }
+
+    /// The vote on disk.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.written.lock().vote
+    }
+
+    /// Up to where the log was purged.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.written.lock().purged
+    }
+
+    /// Bytes the log takes on disk.
+    pub(crate) fn size_on_disk(&self) -> u64 {
+        self.engine.size_on_disk()
+    }
+
+    /// Lets the disk thread end after what it was given.
+    pub(crate) fn close(&self) {
+        self.jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn jobs(&self) -> Option<mpsc::Sender<Job>> {
+        self.jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn run(&self, make: impl FnOnce(Done) -> Job) -> Result<(), AnyError> {
+        let (done, result) = oneshot::channel();
+        let gone = || AnyError::error("the store's disk thread has ended");
+        let jobs = self.jobs().ok_or_else(gone)?;
+        jobs.send(make(done)).await.map_err(|_closed| gone())?;
+        result
+            .await
+            .map_err(|_closed| gone())?
+            .map_err(AnyError::error)
+    }
+
+    async fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
+        if range.start >= range.end {
+            return Ok(Vec::new());
+        }
+        if let Some(entries) = self.written.lock().tail.read(&range) {
+            return Ok(bounded(entries, max_bytes));
+        }
+        let engine = Arc::clone(&self.engine);
+        let (start, dir) = (range.start, self.dir.clone());
+        let read = task::spawn_blocking(move || engine.read_range(range, max_bytes)).await;
+        let failed = |why: String| {
+            let error = AnyError::error(format!("{}: {why}", dir.join(LOG).display()));
+            StorageError::from(StorageIOError::read_log_at_index(start, error))
+        };
+        read.map_err(|e| failed(e.to_string()))?
+            .map_err(|e| failed(e.to_string()))
+    }
+}
+
+/// As many entries as `max_bytes` hold, at least one. Only long runs are measured: a handful always fits.
+fn bounded(mut entries: Vec<Entry>, max_bytes: usize) -> Vec<Entry> {
+    if max_bytes == usize::MAX || entries.len() < 2 {
+        return entries;
+    }
+    let mut bytes = 0;
+    let fitting = entries
+        .iter()
+        .take_while(|entry| {
+            bytes += serde_json::to_vec(entry).map_or(0, |b| b.len());
+            bytes <= max_bytes
+        })
+        .count();
+    entries.truncate(fitting.max(1));
+    entries
+}
+
+const VOTE: &str = "vote";
+const LOG: &str = "log";
+const HIGH_WATER: &str = "high-water";
+const COMMITTED: &str = "committed";
+
+fn engine_failed(dir: &Path, cause: &str) -> StoreError {
+    StoreError::Engine {
+        path: dir.join(LOG),
+        cause: cause.to_owned(),
+    }
+}
+
+async fn open_engine(dir: &Path) -> Result<Arc<dyn Engine>, StoreError> {
+    let until = tokio::time::Instant::now() + LOCK_RETRY;
+    loop {
+        let path = dir.join(LOG);
+        let opened = task::spawn_blocking(move || SledEngine::open(&path))
+            .await
+            .map_err(|e| engine_failed(dir, &e.to_string()))?;
+        match opened {
+            Ok(engine) => return Ok(Arc::new(engine)),
+            Err(e) if is_locked(&e) && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(e) => return Err(engine_failed(dir, &e.to_string())),
+        }
+    }
+}
+
+fn is_locked(error: &EngineError) -> bool {
+    matches!(error, EngineError::Sled(sled::Error::Io(e))
+        if e.kind() == std::io::ErrorKind::WouldBlock || e.to_string().contains("acquire lock"))
+}
+
+/// Everything on disk, read once and found consistent.
+struct Loaded {
+    written: Written,
+    high_water: MarkFile,
+    committed: MarkFile,
+}
+
+impl Loaded {
+    fn read(dir: &Path, engine: &dyn Engine) -> Result<Self, StoreError> {
+        let log_path = dir.join(LOG);
+        let corrupt = |path: &Path, what: String| StoreError::Corrupt {
+            path: path.to_owned(),
+            what,
+        };
+        let broken = |e: EngineError| corrupt(&log_path, e.to_string());
+        let purged = engine.purged().map_err(broken)?;
+        let last = engine.last().map_err(broken)?;
+        let vote = read_vote(&dir.join(VOTE))?;
+        let (high_water, confirmed, no_mark) = MarkFile::open(&dir.join(HIGH_WATER))?;
+        let (committed_file, committed, _) = MarkFile::open(&dir.join(COMMITTED))?;
+
+        let log_found = last.is_some() || purged.is_some();
+        if log_found && vote.is_none() {
+            let what = "it is missing although the log holds entries".to_owned();
+            return Err(corrupt(&dir.join(VOTE), what));
+        }
+        if log_found && no_mark {
+            let what = "it was missing although the log holds entries".to_owned();
+            return Err(corrupt(&dir.join(HIGH_WATER), what));
+        }
+        if let Some(confirmed) = confirmed
+            && last.is_none_or(|l| l.index < confirmed.index)
+        {
+            return Err(StoreError::FellBehind {
+                path: dir.to_owned(),
+                last: last.map(|l| l.index),
+                confirmed: confirmed.index,
+            });
+        }
+        check_entries(engine, purged, last).map_err(|what| corrupt(&log_path, what))?;
+        let written = Written {
+            purged,
+            last,
+            vote,
+            // Never beyond the log: a commit that the log lost is the leader's to tell again.
+            committed: committed.filter(|c| last.is_some_and(|l| l.index >= c.index)),
+            tail: Tail::default(),
+        };
+        Ok(Self {
+            written,
+            high_water,
+            committed: committed_file,
+        })
+    }
+}
+
+/// Reads the whole log once: every checksum, and no hole.
+fn check_entries(
+    engine: &dyn Engine,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+) -> Result<(), String> {
+    let Some(last) = last else {
+        return Ok(());
+    };
+    let mut next = purged.map_or(0, |p| p.index + 1);
+    let mut before = purged;
+    while next <= last.index {
+        let end = next.saturating_add(CHECK).min(last.index + 1);
+        let entries = engine
+            .read_range(next..end, usize::MAX)
+            .map_err(|e| e.to_string())?;
+        if entries.is_empty() {
+            return Err(format!(
+                "log entry {next} is missing, the log goes on to {}",
+                last.index
+            ));
+        }
+        for entry in entries {
+            if before.is_some_and(|b| b.leader_id > entry.log_id.leader_id) {
+                return Err(format!("the term goes back at log entry {next}"));
+            }
+            before = Some(entry.log_id);
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+fn read_vote(path: &Path) -> Result<Option<Vote>, StoreError> {
+    let Some((_, payload)) = files::read_framed(path, VOTE_MAGIC, VOTE_VERSION)? else {
+        return Ok(None);
+    };
+    let vote = serde_json::from_slice(&payload)
+        .map_err(|e| FileError::corrupt(path, format!("it does not hold a vote: {e}")))?;
+    Ok(Some(vote))
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(s) => *s,
+            Bound::Excluded(s) => s.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(e) => e.saturating_add(1),
+            Bound::Excluded(e) => *e,
+            Bound::Unbounded => u64::MAX,
+        };
+        let (purged, last) = {
+            let written = self.written.lock();
+            (written.purged, written.last)
+        };
+        let start = start.max(purged.map_or(0, |p| p.index + 1));
+        let end = end.min(last.map_or(0, |l| l.index + 1));
+        self.read(start..end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.read(start..end, READ_BYTES).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let written = self.written.lock();
+        Ok(LogState {
+            last_purged_log_id: written.purged,
+            last_log_id: written.last,
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let vote = *vote;
+        let saved = self.run(|done| Job::SaveVote { vote, done }).await;
+        saved.map_err(|e| StorageIOError::write_vote(e).into())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.vote())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        self.written.lock().committed = committed;
+        // A hint for the next start; the thread's end shows at the next write.
+        if let Some(jobs) = self.jobs() {
+            drop(jobs.send(Job::Committed(committed)).await);
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.written.lock().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().collect();
+        let appended = self.run(|done| Job::Append {
+            entries,
+            flushed: callback,
+            done,
+        });
+        appended
+            .await
+            .map_err(|e| StorageIOError::write_logs(e).into())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let from = log_id.index;
+        let truncated = self.run(|done| Job::Truncate { from, done }).await;
+        truncated.map_err(|e| StorageIOError::write_logs(e).into())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let purged = self.run(|done| Job::Purge { upto: log_id, done }).await;
+        purged.map_err(|e| StorageIOError::write_logs(e).into())
+    }
+}

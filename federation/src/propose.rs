@@ -1,0 +1,227 @@
+//! The way of a write: in on any node, to the leader, into a batch, through the log, back with its outcome.
+//!
+//! On the leader, writes that wait while another is under way share the next log entry, and so its fsyncs. Every queue
+//! and every wait here is bounded. A write is sent again only when it was certainly not delivered.
+
+use std::sync::Arc;
+
+use openraft::error::{ClientWriteError, RaftError};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tradewind_api::{
+    ClusterName, NodeId,
+    store::{Command, Outcome, Stamped},
+};
+use tradewind_runtime::{SharedClock, task::TaskSet};
+
+use crate::{
+    error::ProposeError,
+    types::{Batch, Raft},
+};
+
+/// One command, bytes: an export of 5,000 endpoints fits, and one entry fits one RPC.
+pub const MAX_COMMAND: usize = 1024 * 1024;
+/// Writes waiting on one node. Beyond it callers are told so at once.
+pub const MAX_WAITING: usize = 1_024;
+/// Commands in one log entry.
+const BATCH: usize = 256;
+/// Bytes after which a batch takes no further command.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Batches under way: one on this disk, one on the followers'.
+const UNDER_WAY: usize = 2;
+
+/// A follower's request to the leader.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Forwarded {
+    /// In whose name; must be the caller's own.
+    pub(crate) proposer: ClusterName,
+    /// How long the caller still waits.
+    pub(crate) deadline_ms: u64,
+    pub(crate) ask: Ask,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ask {
+    Write(Command),
+    /// Up to which revision must a linearizable read have applied?
+    ReadIndex,
+}
+
+/// The leader's answer, or that of one who is not the leader.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Told {
+    Outcome(Outcome),
+    ReadIndex(u64),
+    /// Nothing was done; ask this one, if it is known.
+    NotLeader(Option<NodeId>),
+    /// Nothing was done: too much waits.
+    Busy,
+    /// Nobody knows whether it was done.
+    Unknown,
+    /// Nothing was done, and asking again will not help.
+    Failed(String),
+}
+
+/// A write on the leader.
+struct Waiting {
+    proposer: ClusterName,
+    command: Command,
+    bytes: usize,
+    done: oneshot::Sender<Result<Outcome, LocalError>>,
+}
+
+/// Why a write on this node gave no outcome.
+#[derive(Debug)]
+pub(crate) enum LocalError {
+    /// This node does not lead; nothing was written.
+    NotLeader(Option<NodeId>),
+    /// The queue is full; nothing was written.
+    Busy,
+    /// openraft stopped; unknown.
+    Stopped(String),
+}
+
+/// The entrance to the batches. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Batcher {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Batcher {
+    pub(crate) fn start(raft: Raft, clock: SharedClock, tasks: &mut TaskSet) -> Self {
+        let (queue, waiting) = mpsc::channel(MAX_WAITING);
+        tasks.spawn("store-batches", run(raft, clock, waiting));
+        Self { queue }
+    }
+
+    /// Writes `command` here, if this node leads. The caller bounds the wait.
+    pub(crate) async fn write(
+        &self,
+        proposer: ClusterName,
+        command: Command,
+        bytes: usize,
+    ) -> Result<Outcome, LocalError> {
+        let (done, outcome) = oneshot::channel();
+        let waiting = Waiting {
+            proposer,
+            command,
+            bytes,
+            done,
+        };
+        let stopped = || LocalError::Stopped("its tasks have ended".to_owned());
+        self.queue.try_send(waiting).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => LocalError::Busy,
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        outcome.await.map_err(|_dropped| stopped())?
+    }
+}
+
+/// How large `command` is in the log.
+pub(crate) fn measure(command: &Command) -> Result<usize, ProposeError> {
+    let bytes = crate::codec::encode(command, "a command")?.len();
+    if bytes > MAX_COMMAND {
+        return Err(ProposeError::TooLarge {
+            bytes,
+            limit: MAX_COMMAND,
+        });
+    }
+    Ok(bytes)
+}
+
+async fn run(raft: Raft, clock: SharedClock, mut queue: mpsc::Receiver<Waiting>) {
+    let slots = Arc::new(Semaphore::new(UNDER_WAY));
+    let mut under_way = TaskSet::new();
+    // What did not fit the last batch.
+    let mut left_over = None;
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let first = match left_over.take() {
+            Some(first) => first,
+            None => match queue.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let mut bytes = first.bytes;
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            let Ok(next) = queue.try_recv() else {
+                break;
+            };
+            bytes += next.bytes;
+            if bytes > BATCH_BYTES {
+                left_over = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        let at_ms = clock.unix_ms();
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut askers = Vec::with_capacity(batch.len());
+        for waiting in batch {
+            // Whoever gave up in the meantime need not be written at all.
+            if waiting.done.is_closed() {
+                continue;
+            }
+            commands.push(Stamped {
+                proposer: waiting.proposer,
+                at_ms,
+                command: waiting.command,
+            });
+            askers.push(waiting.done);
+        }
+        if commands.is_empty() {
+            continue;
+        }
+        let raft = raft.clone();
+        // Handed over here, so that batches enter the log in order.
+        match raft.client_write_ff(Batch { commands }).await {
+            Ok(answer) => under_way.spawn("store-batch", async move {
+                let answer = match answer.await {
+                    Ok(answer) => answer.map_err(RaftError::APIError),
+                    Err(_dropped) => {
+                        let stopped = LocalError::Stopped("consensus has stopped".to_owned());
+                        return tell(askers, &stopped);
+                    }
+                };
+                drop(slot);
+                deliver(askers, answer.map(|a| a.data));
+            }),
+            Err(fatal) => tell(askers, &LocalError::Stopped(fatal.to_string())),
+        }
+    }
+}
+
+type Asker = oneshot::Sender<Result<Outcome, LocalError>>;
+type WriteError = RaftError<NodeId, ClientWriteError<NodeId, crate::types::RaftNode>>;
+
+fn deliver(askers: Vec<Asker>, answer: Result<Vec<Outcome>, WriteError>) {
+    match answer {
+        Ok(outcomes) => {
+            for (asker, outcome) in askers.into_iter().zip(outcomes) {
+                // An asker that gave up is told nothing.
+                drop(asker.send(Ok(outcome)));
+            }
+        }
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+            tell(askers, &LocalError::NotLeader(to.leader_id));
+        }
+        Err(error) => tell(askers, &LocalError::Stopped(error.to_string())),
+    }
+}
+
+fn tell(askers: Vec<Asker>, why: &LocalError) {
+    for asker in askers {
+        let why = match why {
+            LocalError::NotLeader(leader) => LocalError::NotLeader(*leader),
+            LocalError::Busy => LocalError::Busy,
+            LocalError::Stopped(why) => LocalError::Stopped(why.clone()),
+        };
+        drop(asker.send(Err(why)));
+    }
+}

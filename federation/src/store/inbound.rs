@@ -1,0 +1,119 @@
+//! What a store answers to other nodes. Every frame is bounded and checked before openraft sees it.
+
+use std::{path::PathBuf, time::Duration};
+
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use tokio::time::{Instant, timeout};
+use tradewind_api::ClusterName;
+use tradewind_runtime::task;
+
+use super::Store;
+use crate::{
+    codec,
+    election::{self, PreVote},
+    error::HandleError,
+    net::SnapshotHeader,
+    propose::{Ask, Forwarded, LocalError, Told},
+    snapshot,
+    types::{Snapshot, TypeConfig},
+};
+
+impl Store {
+    /// Answers `PeerTransport::append_entries`.
+    pub async fn handle_append(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
+        let rpc: AppendEntriesRequest<TypeConfig> =
+            codec::decode(&payload, "entries").map_err(HandleError::Request)?;
+        let core = &self.inner.core;
+        let answer = core.raft.append_entries(rpc).await;
+        let answer = answer.map_err(|e| HandleError::Stopped(e.to_string()))?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            core.contacts.leader_spoke(Instant::now());
+        }
+        codec::encode(&answer, "an answer to entries").map_err(HandleError::Answer)
+    }
+
+    /// Answers `PeerTransport::vote`.
+    pub async fn handle_vote(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
+        let rpc: VoteRequest<u64> =
+            codec::decode(&payload, "a vote request").map_err(HandleError::Request)?;
+        let answer = self.inner.core.raft.vote(rpc).await;
+        let answer = answer.map_err(|e| HandleError::Stopped(e.to_string()))?;
+        codec::encode(&answer, "an answer to a vote request").map_err(HandleError::Answer)
+    }
+
+    /// Answers `PeerTransport::pre_vote`.
+    pub async fn handle_pre_vote(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
+        let asked: PreVote = codec::decode(&payload, "a pre-vote").map_err(HandleError::Request)?;
+        let core = &self.inner.core;
+        let answer = election::answer(&core.standing(), &asked, core.timing.lease);
+        codec::encode(&answer, "an answer to a pre-vote").map_err(HandleError::Answer)
+    }
+
+    /// Answers `PeerTransport::install_snapshot`: `file` holds the whole stream and may be deleted afterwards.
+    pub async fn handle_install_snapshot(
+        &self,
+        header: Vec<u8>,
+        file: PathBuf,
+    ) -> Result<Vec<u8>, HandleError> {
+        let header: SnapshotHeader =
+            codec::decode(&header, "a snapshot's header").map_err(HandleError::Request)?;
+        let file = tokio::fs::File::open(&file).await?.into_std().await;
+        let expected = header.meta.last_log_id;
+        // Looked at before openraft gets it: it would take a damaged one for a failure of our own disk.
+        let checked =
+            task::spawn_blocking(move || snapshot::read_open(&file, expected).map(|_state| file));
+        let file = checked
+            .await
+            .map_err(std::io::Error::other)?
+            .map_err(std::io::Error::other)?;
+        let snapshot = Snapshot {
+            meta: header.meta,
+            snapshot: Box::new(tokio::fs::File::from_std(file)),
+        };
+        let core = &self.inner.core;
+        let answer = core.raft.install_full_snapshot(header.vote, snapshot).await;
+        let answer = answer.map_err(|e| HandleError::Stopped(e.to_string()))?;
+        if answer.vote <= header.vote {
+            core.contacts.leader_spoke(Instant::now());
+        }
+        codec::encode(&answer, "an answer to a snapshot").map_err(HandleError::Answer)
+    }
+
+    /// Answers `PeerTransport::propose` for the authenticated cluster `proposer`.
+    pub async fn handle_propose(
+        &self,
+        proposer: &ClusterName,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, HandleError> {
+        let asked: Forwarded =
+            codec::decode(&payload, "a proposal").map_err(HandleError::Request)?;
+        if asked.proposer != *proposer {
+            return Err(HandleError::NotOwn {
+                caller: proposer.clone(),
+                claimed: asked.proposer,
+            });
+        }
+        let deadline = Duration::from_millis(asked.deadline_ms).min(self.inner.core.timing.propose);
+        let told = match asked.ask {
+            Ask::Write(command) => match crate::propose::measure(&command) {
+                Err(error) => Told::Failed(error.to_string()),
+                Ok(bytes) => {
+                    let writing = self.write_here(asked.proposer, command, bytes);
+                    match timeout(deadline, writing).await {
+                        Ok(Ok(outcome)) => Told::Outcome(outcome),
+                        Ok(Err(LocalError::NotLeader(leader))) => Told::NotLeader(leader),
+                        Ok(Err(LocalError::Busy)) => Told::Busy,
+                        Ok(Err(LocalError::Stopped(_))) | Err(_) => Told::Unknown,
+                    }
+                }
+            },
+            Ask::ReadIndex => match timeout(deadline, self.read_index_here()).await {
+                Ok(Ok(index)) => Told::ReadIndex(index),
+                Ok(Err(LocalError::NotLeader(leader))) => Told::NotLeader(leader),
+                Ok(Err(LocalError::Busy)) => Told::Busy,
+                Ok(Err(LocalError::Stopped(_))) | Err(_) => Told::Unknown,
+            },
+        };
+        codec::encode(&told, "an answer to a proposal").map_err(HandleError::Answer)
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of the whole store: openraft's own suite, damage to the files, sudden death, and clusters in one process.
+
+mod cluster;
+mod crash;
+mod damage;
+mod harness;
+mod suite;

@@ -1,0 +1,244 @@
+//! Several nodes: replication, loss of the leader, return, partition, forwarding, membership.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+use tradewind_api::store::{Command, Outcome, Refusal};
+
+use super::harness::{Federation, export, token, until};
+use crate::{ProposeError, catalog::tests::name};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_reach_every_node_and_can_be_read_at_once() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    for (node, service) in [(1, "a"), (2, "b"), (3, "c")] {
+        federation.put(node, service).await;
+        let seen = federation.store(node).catalog();
+        let key = format!("shop/{service}").parse().unwrap();
+        assert!(
+            seen.exports.contains_key(&key),
+            "node {node} reads its own write"
+        );
+    }
+    federation.agree().await;
+    let fresh = federation.store(3).linearizable().await.unwrap();
+    assert_eq!(fresh.exports.len(), 3);
+    assert_eq!(fresh.export_counts.len(), 3);
+    let status = federation.store(1).status();
+    assert_eq!(status.voters, BTreeSet::from([1, 2, 3]));
+    assert_eq!(status.trails.len(), 2, "{status:?}");
+    assert!(status.can_write);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_writes_within_two_seconds_and_the_old_one_catches_up() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    federation.put(1, "before").await;
+    let leader = federation.leader().await;
+    federation.kill(leader).await;
+    let killed = Instant::now();
+    let writer = federation.living()[0];
+    let outcome = federation.put(writer, "after").await;
+    let gap = killed.elapsed();
+    println!("first write after the leader's death: {gap:?}");
+    assert!(matches!(outcome, Outcome::Done { changed: true, .. }));
+    assert!(gap < Duration::from_secs(2), "{gap:?}");
+    assert_ne!(federation.leader().await, leader);
+    federation.boot(leader).await;
+    federation.agree().await;
+    let seen = federation.store(leader).catalog();
+    assert!(seen.exports.contains_key(&"shop/after".parse().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_cut_off_disturbs_nobody_when_it_returns() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    let leader = federation.leader().await;
+    let term = federation.store(leader).status().term;
+    let away = federation
+        .living()
+        .into_iter()
+        .find(|n| *n != leader)
+        .unwrap();
+    federation.hub.cut(away);
+    // Long enough for it to have wanted an election several times.
+    let alone = federation.store(away);
+    let asked = || alone.pre_votes() >= 3;
+    until("the cut-off node asks for votes", asked).await;
+    assert_eq!(alone.status().term, term, "it asked, but elected nobody");
+    assert!(!alone.status().can_write);
+    federation.put(leader, "meanwhile").await;
+    federation.hub.heal(away);
+    federation.agree().await;
+    let now = federation.store(leader).status();
+    assert_eq!((now.term, now.leader), (term, Some(leader)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_writes_end_and_reads_go_on() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    federation.put(1, "kept").await;
+    federation.agree().await;
+    let leader = federation.leader().await;
+    federation.hub.cut(leader);
+    let started = Instant::now();
+    let proposed = federation.store(leader);
+    let written = proposed
+        .propose(&federation.cluster(leader), export("lost", 80))
+        .await;
+    let error = written.unwrap_err();
+    let open = matches!(
+        error,
+        ProposeError::Timeout { .. } | ProposeError::NoLeader { .. }
+    );
+    assert!(open, "{error}");
+    assert!(started.elapsed() < Duration::from_secs(7));
+    assert!(!proposed.status().can_write);
+    let seen = proposed.catalog();
+    assert!(seen.exports.contains_key(&"shop/kept".parse().unwrap()));
+    federation.hub.heal(leader);
+    federation.leader().await;
+    federation.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_writes_only_in_its_own_name() {
+    let federation = Federation::start(&["west", "central"]).await;
+    federation.put(1, "mine").await;
+    let central = federation.store(2);
+    let as_west = central.propose(&name("west"), export("x", 80)).await;
+    assert!(matches!(as_west, Err(ProposeError::NotOwn { .. })));
+    let remove = Command::RemoveExport("shop/mine".parse().unwrap());
+    let refused = central.propose(&name("central"), remove).await.unwrap();
+    assert!(
+        matches!(refused, Outcome::Refused(Refusal::NotExported { .. })),
+        "{refused:?}"
+    );
+    // A frame that claims another cluster than the certificate's.
+    let claim = crate::codec::encode(
+        &crate::propose::Forwarded {
+            proposer: name("west"),
+            deadline_ms: 1_000,
+            ask: crate::propose::Ask::Write(Command::Leave),
+        },
+        "a proposal",
+    );
+    let leader = federation.store(federation.leader().await);
+    let answer = leader
+        .handle_propose(&name("central"), claim.unwrap())
+        .await;
+    assert!(matches!(answer, Err(crate::HandleError::NotOwn { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_once_even_for_two_at_the_same_time() {
+    let federation = Federation::start(&["west", "central"]).await;
+    let host = federation.store(2);
+    let own = name("central");
+    host.propose(&own, Command::PutToken(token("t")))
+        .await
+        .unwrap();
+    let join = |joiner: &str| Command::Join {
+        token_id: "t".to_owned(),
+        cluster: crate::catalog::tests::record(joiner),
+    };
+    let (a, b) = tokio::join!(
+        host.propose(&own, join("south")),
+        host.propose(&own, join("north"))
+    );
+    let outcomes = [a.unwrap(), b.unwrap()];
+    let joined = |o: &&Outcome| matches!(o, Outcome::Joined { .. });
+    assert_eq!(outcomes.iter().filter(joined).count(), 1, "{outcomes:?}");
+    let used = |o: &Outcome| matches!(o, Outcome::Refused(Refusal::TokenUsed(_)));
+    assert!(outcomes.iter().any(used), "{outcomes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_stops_voting_and_may_come_again() {
+    let mut federation = Federation::start(&["west", "central", "east"]).await;
+    federation.put(3, "gone").await;
+    let left = federation
+        .store(3)
+        .propose(&name("east"), Command::Leave)
+        .await
+        .unwrap();
+    assert!(matches!(left, Outcome::Done { changed: true, .. }));
+    let leader = federation.leader().await;
+    let west = federation.store(if leader == 3 { 1 } else { leader });
+    until("it votes no more", || {
+        let status = west.status();
+        status.voters == BTreeSet::from([1, 2]) && status.learners.is_empty()
+    })
+    .await;
+    assert!(west.catalog().exports.is_empty());
+    federation.kill(3).await;
+    let again = federation.join("east").await;
+    assert_eq!(again, 4, "node ids are never reused");
+    let all = BTreeSet::from([1, 2, 4]);
+    until("it votes again", || {
+        federation.store(1).status().voters == all
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_far_behind_is_brought_up_by_a_snapshot() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    let leader = federation.leader().await;
+    let away = federation
+        .living()
+        .into_iter()
+        .find(|n| *n != leader)
+        .unwrap();
+    federation.kill(away).await;
+    for n in 0..20 {
+        federation.put(leader, &format!("s{n}")).await;
+    }
+    federation.store(leader).compact().await;
+    federation.boot(away).await;
+    federation.agree().await;
+    let seen = federation.store(away).catalog();
+    assert_eq!(seen.exports.len(), 20);
+    // And it survives a restart from that snapshot.
+    federation.kill(away).await;
+    federation.boot(away).await;
+    federation.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_many_writes_a_second() {
+    for nodes in [&["a"][..], &["a", "b", "c"][..]] {
+        let federation = Federation::start(nodes).await;
+        let leader = federation.leader().await;
+        for clients in [1_u64, 16, 256] {
+            let started = Instant::now();
+            let tasks: Vec<_> = (0..clients)
+                .map(|client| {
+                    let store = federation.store(leader);
+                    let cluster = federation.cluster(leader);
+                    tradewind_runtime::task::spawn("client", async move {
+                        let mut written = 0_u64;
+                        while started.elapsed() < Duration::from_secs(3) {
+                            let port = u16::try_from(written % 60_000 + 1).unwrap();
+                            let command = export(&format!("s{client}"), port);
+                            store.propose(&cluster, command).await.unwrap();
+                            written += 1;
+                        }
+                        written
+                    })
+                })
+                .collect();
+            let mut total = 0;
+            for task in tasks {
+                total += task.await.unwrap();
+            }
+            let seconds = started.elapsed().as_secs_f64();
+            println!(
+                "{} nodes, {clients} clients: {} writes/s",
+                nodes.len(),
+                total as f64 / seconds
+            );
+        }
+    }
+}

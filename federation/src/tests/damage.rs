@@ -1,0 +1,269 @@
+//! What lies on disk after a restart, and what is said when it is not what was written.
+
+use std::{fs, path::Path};
+
+use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
+use openraft::testing::{blank_ent, log_id};
+
+use super::harness::{Hub, export, found, open, until};
+use crate::{
+    Store, StoreError, catalog::tests::name, log_store::LogStore, meters::Meters, types::Entry,
+    types::Vote,
+};
+
+async fn log(dir: &Path) -> Result<(LogStore, std::thread::JoinHandle<()>), StoreError> {
+    LogStore::open(dir, Meters::default()).await
+}
+
+async fn close((log, thread): (LogStore, std::thread::JoinHandle<()>)) {
+    log.close();
+    drop(log);
+    tokio::task::spawn_blocking(|| thread.join().unwrap())
+        .await
+        .unwrap();
+}
+
+fn entries(range: std::ops::Range<u64>) -> Vec<Entry> {
+    range.map(|index| blank_ent(2, 1, index)).collect()
+}
+
+/// A log with entries 0 to 9, a vote and a commit.
+async fn written(dir: &Path) {
+    let mut opened = log(dir).await.unwrap();
+    opened.0.save_vote(&Vote::new(2, 1)).await.unwrap();
+    opened.0.blocking_append(entries(0..10)).await.unwrap();
+    opened
+        .0
+        .save_committed(Some(log_id(2, 1, 7)))
+        .await
+        .unwrap();
+    close(opened).await;
+}
+
+#[tokio::test]
+async fn vote_log_and_commit_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    let mut opened = log(dir.path()).await.unwrap();
+    assert_eq!(opened.0.read_vote().await.unwrap(), Some(Vote::new(2, 1)));
+    assert_eq!(
+        opened.0.read_committed().await.unwrap(),
+        Some(log_id(2, 1, 7))
+    );
+    assert_eq!(opened.0.last(), Some(log_id(2, 1, 9)));
+    assert_eq!(
+        opened.0.try_get_log_entries(0..20).await.unwrap(),
+        entries(0..10)
+    );
+    opened.0.truncate(log_id(2, 1, 6)).await.unwrap();
+    opened.0.purge(log_id(2, 1, 2)).await.unwrap();
+    close(opened).await;
+    let mut opened = log(dir.path()).await.unwrap();
+    assert_eq!(opened.0.last(), Some(log_id(2, 1, 5)));
+    assert_eq!(opened.0.purged(), Some(log_id(2, 1, 2)));
+    assert_eq!(
+        opened.0.try_get_log_entries(..).await.unwrap(),
+        entries(3..6)
+    );
+}
+
+#[tokio::test]
+async fn a_large_entry_comes_back_whole() {
+    use tradewind_api::store::Stamped;
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = log(dir.path()).await.unwrap();
+    opened.0.save_vote(&Vote::new(2, 1)).await.unwrap();
+    let tokens = (0..3_000).map(|n| Stamped {
+        proposer: name("west"),
+        at_ms: n,
+        command: tradewind_api::store::Command::RevokeToken("x".repeat(200)),
+    });
+    let mut entry: Entry = blank_ent(2, 1, 0);
+    entry.payload = openraft::EntryPayload::Normal(crate::Batch {
+        commands: tokens.collect(),
+    });
+    opened.0.blocking_append([entry.clone()]).await.unwrap();
+    close(opened).await;
+    let mut opened = log(dir.path()).await.unwrap();
+    assert_eq!(opened.0.try_get_log_entries(0..1).await.unwrap(), [entry]);
+    assert!(
+        !dir.path()
+            .join("log/blobs")
+            .read_dir()
+            .unwrap()
+            .any(|_| true),
+        "no unsynced blobs"
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_may_not_vote() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    // What sled without our fdatasync does in a power cut: the tail is gone, the mark is not.
+    let db = sled::open(dir.path().join("log")).unwrap();
+    for key in db
+        .scan_prefix(b"e")
+        .keys()
+        .rev()
+        .take(3)
+        .map(Result::unwrap)
+        .collect::<Vec<_>>()
+    {
+        db.remove(key).unwrap();
+    }
+    db.flush().unwrap();
+    drop(db);
+    let error = log(dir.path()).await.unwrap_err();
+    let text = error.to_string();
+    let fell = matches!(
+        error,
+        StoreError::FellBehind {
+            last: Some(6),
+            confirmed: 9,
+            ..
+        }
+    );
+    assert!(fell, "{text}");
+    assert!(
+        text.contains("new node id") && text.contains("join again"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_an_entry_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    let db = sled::open(dir.path().join("log")).unwrap();
+    let key = db.scan_prefix(b"e").keys().nth(4).unwrap().unwrap();
+    let mut value = db.get(&key).unwrap().unwrap().to_vec();
+    let middle = value.len() / 2;
+    value[middle] ^= 1;
+    db.insert(key, value).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let text = log(dir.path()).await.unwrap_err().to_string();
+    assert!(
+        text.contains("log entry 4") && text.contains("checksum"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_hole_in_the_log_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    let db = sled::open(dir.path().join("log")).unwrap();
+    let key = db.scan_prefix(b"e").keys().nth(4).unwrap().unwrap();
+    db.remove(key).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let text = log(dir.path()).await.unwrap_err().to_string();
+    assert!(text.contains("log entry 4 is missing"), "{text}");
+}
+
+#[tokio::test]
+async fn a_damaged_or_missing_vote_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    let path = dir.path().join("vote");
+    let whole = fs::read(&path).unwrap();
+    for damaged in [&whole[..whole.len() - 3], &whole[..4], &[][..]] {
+        fs::write(&path, damaged).unwrap();
+        let text = log(dir.path()).await.unwrap_err().to_string();
+        assert!(text.contains("vote") && text.contains("corrupt"), "{text}");
+    }
+    let mut newer = whole.clone();
+    newer[5] = 9;
+    fs::write(&path, &newer).unwrap();
+    assert!(log(dir.path()).await.is_err());
+    fs::remove_file(&path).unwrap();
+    let text = log(dir.path()).await.unwrap_err().to_string();
+    assert!(
+        text.contains("missing although the log holds entries"),
+        "{text}"
+    );
+    fs::write(&path, &whole).unwrap();
+    fs::remove_file(dir.path().join("high-water")).unwrap();
+    let text = log(dir.path()).await.unwrap_err().to_string();
+    assert!(text.contains("high-water"), "{text}");
+}
+
+async fn single(hub: &Hub, dir: &Path) -> Result<Store, StoreError> {
+    open(hub, dir.to_owned(), 1, &name("west")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_comes_back_with_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, path) = (Hub::default(), dir.path().join("store"));
+    let store = single(&hub, &path).await.unwrap();
+    store.found(found("west")).await.unwrap();
+    for n in 0..10 {
+        store
+            .propose(&name("west"), export(&format!("s{n}"), 80))
+            .await
+            .unwrap();
+    }
+    let before = store.catalog();
+    store.shutdown().await;
+    drop(store);
+    let store = single(&hub, &path).await.unwrap();
+    until("it leads again", || store.status().can_write).await;
+    let after = store.linearizable().await.unwrap();
+    assert_eq!(
+        (&after.exports, &after.clusterset_ips),
+        (&before.exports, &before.clusterset_ips)
+    );
+    store.compact().await;
+    store.shutdown().await;
+    drop(store);
+    let store = single(&hub, &path).await.unwrap();
+    assert_eq!(
+        store.catalog().exports.len(),
+        10,
+        "read from the snapshot alone"
+    );
+    store.shutdown().await;
+    drop(store);
+
+    let snapshots = path.join("snapshots");
+    for file in fs::read_dir(&snapshots).unwrap() {
+        let file = file.unwrap().path();
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+    let text = single(&hub, &path).await.unwrap_err().to_string();
+    assert!(
+        text.contains("snapshot") && text.contains("corrupt"),
+        "{text}"
+    );
+    fs::remove_dir_all(&snapshots).unwrap();
+    let text = single(&hub, &path).await.unwrap_err().to_string();
+    assert!(text.contains("no snapshot reaches log entry"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_directories_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::default();
+    let missing = dir.path().join("no/such");
+    let text = single(&hub, &missing).await.unwrap_err().to_string();
+    assert!(text.contains("does not exist"), "{text}");
+    let path = dir.path().join("store");
+    let store = single(&hub, &path).await.unwrap();
+    store.shutdown().await;
+    drop(store);
+    let other = open(&hub, path.clone(), 2, &name("east")).await;
+    let text = other.unwrap_err().to_string();
+    assert!(
+        text.contains("node 1 of cluster west") && text.contains("node 2"),
+        "{text}"
+    );
+    let file = dir.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert!(single(&hub, &file).await.is_err());
+}

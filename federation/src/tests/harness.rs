@@ -1,0 +1,298 @@
+//! A federation in one process: stores that reach each other through memory, with switches for cut lines and death.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tradewind_api::{
+    ClusterName, Domain, NodeId,
+    model::ServiceKind,
+    store::{Blob, Command, Export, Outcome, TokenRecord},
+};
+use tradewind_runtime::{MetricsRegistry, Rng, clock};
+
+use crate::{
+    PeerError, PeerTransport, Store, StoreConfig, StoreError, Timing,
+    catalog::tests::{name, record},
+};
+
+#[derive(Debug, Default)]
+struct Lines {
+    stores: BTreeMap<NodeId, Store>,
+    cut: BTreeSet<NodeId>,
+}
+
+/// The memory that joins the stores.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hub(Arc<Mutex<Lines>>);
+
+impl Hub {
+    pub(super) fn cut(&self, node: NodeId) {
+        self.0.lock().unwrap().cut.insert(node);
+    }
+    pub(super) fn heal(&self, node: NodeId) {
+        self.0.lock().unwrap().cut.remove(&node);
+    }
+    fn reach(&self, from: NodeId, to: NodeId, cluster: &ClusterName) -> Result<Store, PeerError> {
+        let lines = self.0.lock().unwrap();
+        let open = !lines.cut.contains(&from) && !lines.cut.contains(&to);
+        let store = lines.stores.get(&to).filter(|_| open);
+        store.cloned().ok_or_else(|| PeerError::Unreachable {
+            cluster: cluster.clone(),
+            cause: "cut".to_owned(),
+        })
+    }
+}
+
+/// One node's end of the lines.
+#[derive(Debug)]
+pub(super) struct Line {
+    hub: Hub,
+    me: NodeId,
+    cluster: ClusterName,
+}
+
+fn refused(cluster: &ClusterName) -> impl FnOnce(crate::HandleError) -> PeerError {
+    let cluster = cluster.clone();
+    move |e| PeerError::Refused {
+        cluster,
+        cause: e.to_string(),
+    }
+}
+
+#[async_trait]
+impl PeerTransport for Line {
+    async fn append_entries(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let peer = self.hub.reach(self.me, to, cluster)?;
+        peer.handle_append(payload).await.map_err(refused(cluster))
+    }
+    async fn vote(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let peer = self.hub.reach(self.me, to, cluster)?;
+        peer.handle_vote(payload).await.map_err(refused(cluster))
+    }
+    async fn pre_vote(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let peer = self.hub.reach(self.me, to, cluster)?;
+        peer.handle_pre_vote(payload)
+            .await
+            .map_err(refused(cluster))
+    }
+    async fn install_snapshot(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        header: Vec<u8>,
+        file: &Path,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let peer = self.hub.reach(self.me, to, cluster)?;
+        let done = peer.handle_install_snapshot(header, file.to_owned()).await;
+        done.map_err(refused(cluster))
+    }
+    async fn propose(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let peer = self.hub.reach(self.me, to, cluster)?;
+        let done = peer.handle_propose(&self.cluster, payload).await;
+        done.map_err(refused(cluster))
+    }
+}
+
+/// Clusters with one node each, numbered from 1.
+pub(super) struct Federation {
+    pub(super) hub: Hub,
+    dir: tempfile::TempDir,
+    clusters: BTreeMap<NodeId, ClusterName>,
+}
+
+pub(super) async fn open(
+    hub: &Hub,
+    dir: PathBuf,
+    node_id: NodeId,
+    cluster: &ClusterName,
+) -> Result<Store, StoreError> {
+    let line = Line {
+        hub: hub.clone(),
+        me: node_id,
+        cluster: cluster.clone(),
+    };
+    let config = StoreConfig {
+        data_dir: dir,
+        node_id,
+        cluster: cluster.clone(),
+        timing: Timing::default(),
+    };
+    let rng = Rng::seeded(node_id);
+    let metrics = MetricsRegistry::new();
+    Store::open(config, Arc::new(line), clock::system(), rng, &metrics).await
+}
+
+impl Federation {
+    /// Founds one with the first cluster and joins the others by token; returns once all of them vote.
+    pub(super) async fn start(names: &[&str]) -> Self {
+        let mut this = Self {
+            hub: Hub::default(),
+            dir: tempfile::tempdir().unwrap(),
+            clusters: BTreeMap::new(),
+        };
+        this.clusters.insert(1, name(names[0]));
+        this.boot(1).await;
+        let found = this.store(1).found(found(names[0])).await.unwrap();
+        assert!(
+            matches!(found, Outcome::Done { changed: true, .. }),
+            "{found:?}"
+        );
+        for joiner in &names[1..] {
+            this.join(joiner).await;
+        }
+        let all: BTreeSet<NodeId> = this.clusters.keys().copied().collect();
+        let wanted = all.len().min(5);
+        until("all vote", || this.store(1).status().voters.len() == wanted).await;
+        this
+    }
+
+    pub(super) async fn join(&mut self, joiner: &str) -> NodeId {
+        let host = self.clusters[&1].clone();
+        let put = Command::PutToken(token(joiner));
+        self.store(1).propose(&host, put).await.unwrap();
+        let join = Command::Join {
+            token_id: joiner.to_owned(),
+            cluster: record(joiner),
+        };
+        let joined = self.store(1).propose(&host, join).await.unwrap();
+        let Outcome::Joined { node_id, .. } = joined else {
+            panic!("{joined:?}");
+        };
+        self.clusters.insert(node_id, name(joiner));
+        self.boot(node_id).await;
+        node_id
+    }
+
+    pub(super) fn path(&self, node: NodeId) -> PathBuf {
+        self.dir.path().join(format!("node-{node}"))
+    }
+
+    pub(super) async fn boot(&self, node: NodeId) {
+        let store = open(&self.hub, self.path(node), node, &self.clusters[&node]);
+        let store = store.await.unwrap();
+        self.hub.0.lock().unwrap().stores.insert(node, store);
+    }
+
+    pub(super) async fn kill(&self, node: NodeId) {
+        let store = self.hub.0.lock().unwrap().stores.remove(&node);
+        store.unwrap().shutdown().await;
+    }
+
+    pub(super) fn store(&self, node: NodeId) -> Store {
+        self.hub.0.lock().unwrap().stores[&node].clone()
+    }
+
+    pub(super) fn cluster(&self, node: NodeId) -> ClusterName {
+        self.clusters[&node].clone()
+    }
+
+    pub(super) fn living(&self) -> Vec<NodeId> {
+        self.hub.0.lock().unwrap().stores.keys().copied().collect()
+    }
+
+    /// Who leads, in the eyes of itself.
+    pub(super) async fn leader(&self) -> NodeId {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let leads = |n: &NodeId| {
+                let status = self.store(*n).status();
+                status.leader == Some(*n) && status.can_write
+            };
+            if let Some(leader) = self.living().into_iter().find(leads) {
+                return leader;
+            }
+            assert!(Instant::now() < until, "no leader");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(super) async fn put(&self, node: NodeId, service: &str) -> Outcome {
+        let proposed = self
+            .store(node)
+            .propose(&self.cluster(node), export(service, 80));
+        proposed.await.unwrap()
+    }
+
+    /// Waits until all living nodes hold the same catalog.
+    pub(super) async fn agree(&self) {
+        until("all agree", || {
+            let mut all = self.living().into_iter().map(|n| self.store(n).catalog());
+            let first = all.next().unwrap();
+            all.all(|c| c == first)
+        })
+        .await;
+    }
+}
+
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(super) fn found(cluster: &str) -> Command {
+    let mut founder = record(cluster);
+    founder.nodes.insert(1);
+    Command::Found {
+        domain: Domain::default(),
+        root: Blob(vec![1]),
+        cluster: founder,
+    }
+}
+
+pub(super) fn token(id: &str) -> TokenRecord {
+    TokenRecord {
+        id: id.to_owned(),
+        secret_sha256: Blob(vec![0; 32]),
+        cluster: None,
+        expires_at_ms: u64::MAX,
+        used: None,
+    }
+}
+
+pub(super) fn export(service: &str, port: u16) -> Command {
+    Command::PutExport(Export {
+        service: format!("shop/{service}").parse().unwrap(),
+        created_at_ms: 1,
+        kind: ServiceKind::ClusterSetIp,
+        ports: vec![tradewind_api::model::ServicePort {
+            name: String::new(),
+            port,
+            app_protocol: tradewind_api::model::AppProtocol::Detect,
+        }],
+        endpoints: BTreeMap::new(),
+    })
+}
