@@ -1,0 +1,277 @@
+//! Delta ADS, server side, one stream: requests and encoded snapshots in, responses out. Pure.
+//!
+//! Owns what one client subscribed to, what it holds, and which response of each type it has not answered yet. At most
+//! one response per type is outstanding. Trust and clusters go before services, and what was removed goes last, so
+//! that a client never looks for something it has not been told of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tradewind_api::proto::{
+    CLUSTER_TYPE, SERVICE_TYPE, TRUST_TYPE,
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+};
+
+use super::encode::{Encoded, Entries};
+
+/// Types one stream may speak of: ours are three, a standard client may ask for some that we do not have.
+const MAX_TYPES: usize = 16;
+/// Names one stream may subscribe to by type, beside the wildcard.
+const MAX_NAMES: usize = 100_000;
+/// A resource name's length: ours are at most 127.
+const MAX_NAME_BYTES: usize = 512;
+/// The name that stands for everything of a type.
+const WILDCARD: &str = "*";
+/// Bytes of resources in one response, give or take one resource: half of what our clients accept. All of a type fits
+/// into one response but in a federation far beyond what is designed for, which then is told in several.
+const MAX_RESPONSE_BYTES: usize = 32 << 20;
+
+/// A client went past a bound.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a discovery stream may have at most {limit} {what}")]
+pub struct Excess {
+    /// Of what.
+    pub what: &'static str,
+    /// How many.
+    pub limit: usize,
+}
+
+/// What a request was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A subscription or an acknowledgement.
+    Noted,
+    /// A rejection: the client keeps its last good state, and so do we.
+    Nack {
+        /// Of which type.
+        type_url: String,
+        /// The client's words.
+        message: String,
+    },
+}
+
+#[derive(Default)]
+struct PerType {
+    wildcard: bool,
+    names: BTreeSet<String>,
+    // What the client holds, by what we sent or it told.
+    held: BTreeMap<String, String>,
+    // Names to answer for, whether the client is current or not.
+    asked: BTreeSet<String>,
+    outstanding: Option<String>,
+    answered: bool,
+}
+
+impl PerType {
+    fn covers(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    fn subscribes(&self) -> bool {
+        self.wildcard || !self.names.is_empty()
+    }
+}
+
+/// One stream's state.
+#[derive(Default)]
+pub struct Stream {
+    types: BTreeMap<String, PerType>,
+    nonce: u64,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("types", &self.types.len()).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// A stream on which nothing was said.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one request. Subscriptions count whatever nonce stands beside them.
+    pub fn hear(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Excess> {
+        let first = !self.types.contains_key(&request.type_url);
+        if first && self.types.len() >= MAX_TYPES {
+            return Err(Excess { what: "types", limit: MAX_TYPES });
+        }
+        if request.type_url.len() > MAX_NAME_BYTES {
+            return Err(Excess { what: "bytes in a type's name", limit: MAX_NAME_BYTES });
+        }
+        let state = self.types.entry(request.type_url.clone()).or_default();
+        if first {
+            state.held = request.initial_resource_versions.into_iter().collect();
+            // The legacy form of the wildcard.
+            state.wildcard = request.resource_names_subscribe.is_empty()
+                && request.resource_names_unsubscribe.is_empty();
+        }
+        for name in request.resource_names_subscribe {
+            if name == WILDCARD {
+                state.wildcard = true;
+                if !first {
+                    // Asked for again: everything is sent again, and what is gone is said to be.
+                    state.asked.extend(state.held.keys().cloned());
+                    state.answered = false;
+                }
+                continue;
+            }
+            if name.len() > MAX_NAME_BYTES {
+                return Err(Excess { what: "bytes in a resource's name", limit: MAX_NAME_BYTES });
+            }
+            // At the start of a stream the client's versions speak for it.
+            if !(first && state.held.contains_key(&name)) {
+                state.asked.insert(name.clone());
+            }
+            state.names.insert(name);
+        }
+        for name in request.resource_names_unsubscribe {
+            if name == WILDCARD {
+                state.wildcard = false;
+                let names = &state.names;
+                state.held.retain(|held, _| names.contains(held));
+            } else {
+                state.names.remove(&name);
+                state.asked.remove(&name);
+                if state.wildcard {
+                    // Still covered, or gone: the client cannot know which.
+                    state.asked.insert(name);
+                } else {
+                    state.held.remove(&name);
+                }
+            }
+        }
+        if state.names.len() > MAX_NAMES || state.asked.len() > MAX_NAMES || state.held.len() > 2 * MAX_NAMES {
+            return Err(Excess { what: "names", limit: MAX_NAMES });
+        }
+        if !request.response_nonce.is_empty() && state.outstanding.as_ref() == Some(&request.response_nonce) {
+            state.outstanding = None;
+        }
+        Ok(match request.error_detail {
+            Some(detail) if !request.response_nonce.is_empty() => {
+                Heard::Nack { type_url: request.type_url, message: detail.message }
+            }
+            Some(_) | None => Heard::Noted,
+        })
+    }
+
+    /// The next response that is due now, if any.
+    pub fn next(&mut self, encoded: &Encoded) -> Option<DeltaDiscoveryResponse> {
+        self.next_upserts(encoded).or_else(|| self.next_removals(encoded))
+    }
+
+    fn next_upserts(&mut self, encoded: &Encoded) -> Option<DeltaDiscoveryResponse> {
+        for type_url in self.order() {
+            let entries = encoded.entries(&type_url);
+            let Some(state) = self.types.get_mut(&type_url) else { continue };
+            if state.outstanding.is_some() {
+                // What hangs on this type waits until the client has it.
+                if pending(state, entries) && type_url != SERVICE_TYPE {
+                    return None;
+                }
+                continue;
+            }
+            let answer_due = !state.answered && state.subscribes();
+            if !answer_due && state.asked.is_empty() && !pending(state, entries) {
+                continue;
+            }
+            let mut response = DeltaDiscoveryResponse { type_url: type_url.clone(), ..Default::default() };
+            let mut size = answer_asked(state, entries, &type_url, &mut response);
+            for (name, entry) in entries {
+                if size >= MAX_RESPONSE_BYTES {
+                    break;
+                }
+                if state.covers(name) && state.held.get(&**name).map(String::as_str) != Some(&*entry.version) {
+                    state.held.insert(name.as_ref().to_owned(), entry.version.as_ref().to_owned());
+                    response.resources.push(entry.resource(&type_url, name));
+                    size += entry.size();
+                }
+            }
+            state.answered = true;
+            return Some(self.stamp(response, encoded));
+        }
+        None
+    }
+
+    // Only once nothing new is on its way in any type.
+    fn next_removals(&mut self, encoded: &Encoded) -> Option<DeltaDiscoveryResponse> {
+        if self.types.values().any(|state| state.outstanding.is_some()) {
+            return None;
+        }
+        for type_url in self.order().into_iter().rev() {
+            let entries = encoded.entries(&type_url);
+            let Some(state) = self.types.get_mut(&type_url) else { continue };
+            let gone: Vec<String> =
+                state.held.keys().filter(|name| !entries.contains_key(name.as_str())).cloned().collect();
+            if gone.is_empty() {
+                continue;
+            }
+            for name in &gone {
+                state.held.remove(name);
+            }
+            let response = DeltaDiscoveryResponse {
+                type_url,
+                removed_resources: gone,
+                ..Default::default()
+            };
+            return Some(self.stamp(response, encoded));
+        }
+        None
+    }
+
+    fn stamp(&mut self, mut response: DeltaDiscoveryResponse, encoded: &Encoded) -> DeltaDiscoveryResponse {
+        self.nonce += 1;
+        response.nonce = self.nonce.to_string();
+        response.system_version_info = encoded.revision().to_string();
+        if let Some(state) = self.types.get_mut(&response.type_url) {
+            state.outstanding = Some(response.nonce.clone());
+        }
+        response
+    }
+
+    // Types in the order in which they are sent: whom to believe, where clusters are, who serves, and the rest.
+    fn order(&self) -> Vec<String> {
+        let rank = |url: &str| match url {
+            TRUST_TYPE => 0,
+            CLUSTER_TYPE => 1,
+            SERVICE_TYPE => 2,
+            _ => 3,
+        };
+        let mut urls: Vec<String> = self.types.keys().cloned().collect();
+        urls.sort_by_key(|url| rank(url));
+        urls
+    }
+}
+
+// True if something of this type is newer than what the client holds.
+fn pending(state: &PerType, entries: &Entries) -> bool {
+    entries.iter().any(|(name, entry)| {
+        state.covers(name) && state.held.get(&**name).map(String::as_str) != Some(&*entry.version)
+    })
+}
+
+// Answers for the names asked for; returns the bytes that took.
+fn answer_asked(
+    state: &mut PerType,
+    entries: &Entries,
+    type_url: &str,
+    response: &mut DeltaDiscoveryResponse,
+) -> usize {
+    let mut size = 0;
+    while size < MAX_RESPONSE_BYTES
+        && let Some(name) = state.asked.pop_first()
+    {
+        if let Some(entry) = entries.get(name.as_str()) {
+            size += entry.size();
+            response.resources.push(entry.resource(type_url, &name));
+            state.held.insert(name, entry.version.as_ref().to_owned());
+        } else {
+            state.held.remove(&name);
+            response.removed_resources.push(name);
+        }
+    }
+    size
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The Identity service: signs the certificates of this cluster's processes.
+//!
+//! Refuses in this order: the request's shape, then whether the authority can sign at all, then who asks and for what,
+//! then the signing request itself. A token is spent only by a certificate that was made, and the spending is on disk
+//! before the certificate leaves.
+
+pub mod tokens;
+
+use std::sync::Arc;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tradewind_api::{
+    id::{ClusterName, Region, SpiffeId},
+    proto::v1::{
+        self, SignRequest, SignResponse,
+        identity_server::{Identity, IdentityServer},
+    },
+    snapshot::Snapshot,
+};
+use tradewind_ca::{DEFAULT_LIFETIME_S, Issuer};
+use tradewind_runtime::{clock::SharedClock, metrics::MetricsRegistry};
+use tradewind_transport::trust::sha256;
+
+use crate::{
+    attest::{self, Evidence, TokenSays, Wanted},
+    server::{Access, caller},
+};
+pub use tokens::{TokenInfo, TokensError, WorkloadTokens};
+
+/// A signing request of ours has some 250 bytes.
+const MAX_CSR_BYTES: usize = 8 << 10;
+/// A token's text has some 300.
+const MAX_TOKEN_BYTES: usize = 4 << 10;
+/// Largest request.
+const MAX_REQUEST_BYTES: usize = 32 << 10;
+
+/// What the service is made from.
+pub struct IdentityConfig {
+    /// Signs.
+    pub issuer: Arc<Issuer>,
+    /// Says who callers are.
+    pub access: Access,
+    /// One-time tokens.
+    pub tokens: WorkloadTokens,
+    /// Where the trust map is read.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// This cluster.
+    pub cluster: ClusterName,
+    /// Its region.
+    pub region: Region,
+    /// Time.
+    pub clock: SharedClock,
+}
+
+impl std::fmt::Debug for IdentityConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdentityConfig").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Meters {
+    signed: Counter,
+    refused: Counter,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct IdentityService {
+    config: Arc<IdentityConfig>,
+    meters: Meters,
+}
+
+impl IdentityService {
+    /// Ready to sign.
+    pub fn new(config: IdentityConfig, metrics: &MetricsRegistry) -> Self {
+        let meters = Meters::default();
+        metrics.register(|r| {
+            r.register("tradewind_identity_signed", "certificates signed", meters.signed.clone());
+            r.register("tradewind_identity_refused", "signing requests refused", meters.refused.clone());
+        });
+        Self { config: Arc::new(config), meters }
+    }
+
+    /// As a tonic service, with its limits.
+    pub fn into_service(self) -> IdentityServer<Self> {
+        IdentityServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    fn answer(&self, request: Request<SignRequest>) -> Result<SignResponse, Status> {
+        let config = &*self.config;
+        let caller = caller(&request);
+        let asked = request.into_inner();
+        let now_ms = config.clock.unix_ms();
+        shape(&asked)?;
+        if config.issuer.not_after_unix_s() <= now_ms / 1000 {
+            return Err(Status::failed_precondition("this cluster's authority has ended; it has to be renewed"));
+        }
+        let trust = Arc::clone(&config.snapshots.borrow().trust);
+        if trust.roots.is_empty() {
+            return Err(Status::unavailable("the controller is starting and has no trust map yet"));
+        }
+        let csr_sha256 = sha256(&asked.csr_der);
+        let token = if asked.token.is_empty() {
+            TokenSays::Absent
+        } else {
+            config.tokens.look(&asked.token, &csr_sha256, now_ms)
+        };
+        let evidence = attest::attest(&config.access, &caller, &token, &asked.path)?;
+        let id = SpiffeId::from_path(config.access.own_trust_domain(), &asked.path)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let issued = config
+            .issuer
+            .issue(&asked.csr_der, &id, now_ms, DEFAULT_LIFETIME_S)
+            .map_err(|e| {
+                if e.is_askers_fault() {
+                    Status::invalid_argument(e.to_string())
+                } else {
+                    tracing::error!(%id, error = %e, "cannot sign");
+                    Status::internal(e.to_string())
+                }
+            })?;
+        if evidence == Evidence::Token {
+            config
+                .tokens
+                .spend(&asked.token, &csr_sha256, now_ms)
+                .map_err(|e| Status::unauthenticated(e.to_string()))?;
+        }
+        tracing::info!(%id, ?evidence, "certificate signed");
+        Ok(SignResponse {
+            chain_der: issued.chain_der,
+            trust: Some(v1::Trust::from(&*trust)),
+            not_before_unix_s: issued.not_before_unix_s,
+            not_after_unix_s: issued.not_after_unix_s,
+            cluster: config.cluster.to_string(),
+            region: config.region.to_string(),
+        })
+    }
+}
+
+fn shape(asked: &SignRequest) -> Result<(), Status> {
+    if asked.csr_der.is_empty() || asked.csr_der.len() > MAX_CSR_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "a signing request of 1 to {MAX_CSR_BYTES} bytes is needed, this one has {}",
+            asked.csr_der.len()
+        )));
+    }
+    if asked.token.len() > MAX_TOKEN_BYTES {
+        return Err(Status::invalid_argument("the token is too long to be one"));
+    }
+    if Wanted::parse(&asked.path).is_none() {
+        return Err(Status::invalid_argument(format!(
+            "{:?} is no identity: expected /ns/<namespace>/sa/<account> or /tradewind/gateway/<name>",
+            asked.path.chars().take(80).collect::<String>()
+        )));
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl Identity for IdentityService {
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        // Signing takes a millisecond and spending a token an fsync: off the threads that serve streams.
+        let service = self.clone();
+        let answer = tradewind_runtime::task::spawn_blocking(move || service.answer(request))
+            .await
+            .map_err(|_| Status::internal("signing was interrupted"))?;
+        match &answer {
+            Ok(_) => self.meters.signed.inc(),
+            Err(status) => {
+                tracing::warn!(why = status.message(), "signing request refused");
+                self.meters.refused.inc()
+            }
+        };
+        answer.map(Response::new)
+    }
+}

@@ -1,0 +1,104 @@
+//! The GatewayRegistry service: gateways say that they are there and where others dial them.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use tradewind_api::proto::v1::{
+    GatewayHello, GatewayWelcome,
+    gateway_registry_server::{GatewayRegistry, GatewayRegistryServer},
+};
+
+use super::{
+    hub::{Ends, RegistryHub},
+    state::{Event, check_address, check_name},
+};
+use crate::server::{Access, Caller, caller};
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct GatewayRegistryService {
+    hub: RegistryHub,
+    access: Access,
+}
+
+impl GatewayRegistryService {
+    /// Over these registrations.
+    pub const fn new(hub: RegistryHub, access: Access) -> Self {
+        Self { hub, access }
+    }
+
+    /// As a tonic service.
+    pub fn into_service(self) -> GatewayRegistryServer<Self> {
+        GatewayRegistryServer::new(self)
+    }
+}
+
+struct Session {
+    hub: RegistryHub,
+    access: Access,
+    caller: Caller,
+    hellos: Streaming<GatewayHello>,
+    ends: Ends,
+}
+
+impl Session {
+    async fn next(&mut self) -> Result<Option<GatewayWelcome>, Status> {
+        let Some(hello) = self.hellos.message().await? else { return Ok(None) };
+        check_name("gateway name", &hello.name)?;
+        check_address("advertised address", &hello.advertised_address)?;
+        let path = format!("/tradewind/gateway/{}", hello.name);
+        let allowed = match &self.caller {
+            Caller::Local { uid } => {
+                self.access.is_operator(&self.caller) || self.access.hosts().allows(*uid, &path)
+            }
+            Caller::Peer(_) => self.access.trusted(&self.caller).is_some_and(|peer| {
+                peer.id.path() == path
+                    && peer.id.trust_domain_str() == self.access.own_trust_domain().as_str()
+            }),
+            Caller::Anonymous => false,
+        };
+        if !allowed {
+            return Err(Status::permission_denied(format!(
+                "the caller is not the gateway {} of this cluster",
+                hello.name
+            )));
+        }
+        self.hub.apply(Event::GatewayHello {
+            stream: self.ends.stream(),
+            name: hello.name,
+            address: hello.advertised_address,
+            draining: hello.draining,
+        })?;
+        Ok(Some(GatewayWelcome {}))
+    }
+}
+
+#[tonic::async_trait]
+impl GatewayRegistry for GatewayRegistryService {
+    type AnnounceStream = Pin<Box<dyn Stream<Item = Result<GatewayWelcome, Status>> + Send>>;
+
+    async fn announce(
+        &self,
+        request: Request<Streaming<GatewayHello>>,
+    ) -> Result<Response<Self::AnnounceStream>, Status> {
+        let caller = caller(&request);
+        self.access.require_own_cluster(&caller)?;
+        let session = Session {
+            hub: self.hub.clone(),
+            access: self.access.clone(),
+            caller,
+            hellos: request.into_inner(),
+            ends: Ends::of(&self.hub),
+        };
+        let responses = futures::stream::unfold(Some(session), |session| async move {
+            let mut session = session?;
+            match session.next().await {
+                Ok(Some(welcome)) => Some((Ok(welcome), Some(session))),
+                Ok(None) => None,
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
