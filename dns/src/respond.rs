@@ -83,9 +83,8 @@ pub(crate) enum Triage {
 
 /// Decides what to do with the bytes of one message.
 pub(crate) fn triage(bytes: &[u8], snapshot: &Snapshot) -> Triage {
-    let request = match Message::from_vec(bytes) {
-        Ok(request) => request,
-        Err(_) => return malformed(bytes),
+    let Ok(request) = Message::from_vec(bytes) else {
+        return malformed(bytes);
     };
     if request.metadata.message_type != MessageType::Query {
         return Triage::Drop;

@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The local proxy beside a workload: outbound listeners that find the nearest healthy endpoint anywhere in the
+//! federation, and the inbound HBONE listener that authorises callers and hands their streams to the application.
+//!
+//! State: connections and pools, per data thread. It must never forward on an identity it has not verified.
+
+#![forbid(unsafe_code)]
+
+mod app;
+mod config;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod health;
+mod inbound;
+pub mod outbound;
+mod register;
+
+pub use app::{Bound, Proxy};
+pub use config::{HealthCheck, InvalidSpec, ListenSpec, ProxyConfig, ServeSpec};
+pub use error::ProxyError;

@@ -1,0 +1,537 @@
+//! The proxy's life: build (bind everything), run (serve, register, check), drain. Owns the control side; data threads
+//! own the connections. The control thread must never carry traffic.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
+use tradewind_api::{ServicePortRef, id::is_label, model::Health};
+use tradewind_runtime::{
+    admin::{AdminBound, AdminServer, AdminState},
+    clock::SharedClock,
+    drain, listen,
+    metrics::MetricsRegistry,
+    ready::Readiness,
+    rng::Rng,
+    task::TaskSet,
+    telemetry::LogHandle,
+    workers::{self, Workers},
+};
+use tradewind_transport::control::{Control, ControlConfig};
+
+use crate::{
+    config::ProxyConfig,
+    error::ProxyError,
+    health,
+    inbound::{self, InboundContext, InboundMetrics, ServedConfig},
+    outbound::{Outbound, OutboundContext, OutboundMetrics, StateCell},
+    register::{self, Fronted, Heard, Standing},
+};
+
+/// How long a stopping proxy waits for the controller to hear that it leaves; one that is away hears nothing.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The proxy role.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxy;
+
+impl Proxy {
+    /// Checks the configuration and binds every address. Must be called inside a tokio runtime.
+    pub fn build(
+        config: ProxyConfig,
+        clock: SharedClock,
+        rng: Rng,
+        log: Option<LogHandle>,
+    ) -> Result<Bound, ProxyError> {
+        check(&config)?;
+        let threads = match config.threads {
+            0 => workers::default_count(),
+            n => n,
+        };
+        let mut inbound = Vec::new();
+        if !config.serves.is_empty() {
+            inbound = listen::bind_tcp_group(config.hbone_listen, threads)
+                .map_err(|e| e.flag("--hbone-listen"))?;
+        }
+        let hbone = match inbound.first() {
+            Some(listener) => Some(local_addr(listener)?),
+            None => None,
+        };
+        let mut outbound = Vec::new();
+        for spec in &config.listeners {
+            let group =
+                listen::bind_tcp_group(spec.addr, threads).map_err(|e| e.flag("--listen"))?;
+            let local = match group.first() {
+                Some(listener) => local_addr(listener)?,
+                None => spec.addr,
+            };
+            outbound.push(OutboundGroup {
+                local,
+                target: spec.target.clone(),
+                listeners: group,
+            });
+        }
+        let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
+        Ok(Bound {
+            config,
+            clock,
+            rng,
+            log,
+            metrics: MetricsRegistry::new(),
+            readiness: Readiness::new(),
+            threads,
+            inbound,
+            hbone,
+            outbound,
+            admin,
+        })
+    }
+}
+
+fn local_addr(listener: &std::net::TcpListener) -> Result<SocketAddr, ProxyError> {
+    listener.local_addr().map_err(|source| ProxyError::Io {
+        action: "read the bound address",
+        source,
+    })
+}
+
+fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
+    let bad = |field, reason: String| Err(ProxyError::Config { field, reason });
+    if !is_label(&config.name) {
+        let reason = format!(
+            "{:?} is no label of lower-case letters, digits and '-'",
+            config.name
+        );
+        return bad("name", reason);
+    }
+    if config.serves.is_empty() && config.listeners.is_empty() {
+        return bad(
+            "listen",
+            "neither --listen nor --serve is given: there is nothing to do".into(),
+        );
+    }
+    for (i, serve) in config.serves.iter().enumerate() {
+        if config
+            .serves
+            .iter()
+            .take(i)
+            .any(|s| s.target == serve.target)
+        {
+            return bad("serve", format!("{} is given twice", serve.target));
+        }
+    }
+    let unspecified = config.hbone_listen.ip().is_unspecified();
+    match &config.advertise {
+        None if unspecified && !config.serves.is_empty() => bad(
+            "advertise",
+            format!(
+                "{} is no address that others can dial; say which one is",
+                config.hbone_listen
+            ),
+        ),
+        Some(address)
+            if !address.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0)
+            }) =>
+        {
+            bad(
+                "advertise",
+                format!("{address:?} is no host:port that others can dial"),
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug)]
+struct OutboundGroup {
+    local: SocketAddr,
+    target: ServicePortRef,
+    listeners: Vec<std::net::TcpListener>,
+}
+
+/// A proxy with every address bound that serves nobody yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: ProxyConfig,
+    clock: SharedClock,
+    rng: Rng,
+    log: Option<LogHandle>,
+    metrics: MetricsRegistry,
+    readiness: Readiness,
+    threads: usize,
+    inbound: Vec<std::net::TcpListener>,
+    hbone: Option<SocketAddr>,
+    outbound: Vec<OutboundGroup>,
+    admin: AdminBound,
+}
+
+/// One thread's share: its listeners, its random numbers, its hold on the drain.
+struct Seat {
+    inbound: Option<std::net::TcpListener>,
+    outbound: Vec<(std::net::TcpListener, ServicePortRef)>,
+    rng: Rng,
+    drain: drain::Watch,
+}
+
+impl Bound {
+    /// The inbound HBONE address; none when it serves nothing.
+    pub fn hbone_addr(&self) -> Option<SocketAddr> {
+        self.hbone
+    }
+
+    /// The outbound listeners' addresses, in the order of the configuration.
+    pub fn listen_addrs(&self) -> Vec<SocketAddr> {
+        self.outbound.iter().map(|g| g.local).collect()
+    }
+
+    /// Where its admin pages are.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr()
+    }
+
+    /// What keeps it from being ready.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> MetricsRegistry {
+        self.metrics.clone()
+    }
+
+    /// What gateways and other proxies are told to dial.
+    pub fn advertised(&self) -> String {
+        let hbone = self.hbone.unwrap_or(self.config.hbone_listen);
+        self.config
+            .advertise
+            .clone()
+            .unwrap_or_else(|| hbone.to_string())
+    }
+
+    /// Serves until `drain` is triggered and the drain is over: that takes at most two seconds for the controller to hear
+    /// of it, `leave_grace` and `drain_deadline`, or as long as the trigger's own deadline, whichever is shorter.
+    pub async fn run(mut self, drain: drain::Watch) -> Result<(), ProxyError> {
+        let mut tasks = TaskSet::new();
+        let control = Control::start(
+            ControlConfig {
+                controller: self.config.controller.clone(),
+                role: "proxy",
+                node_name: self.config.name.clone(),
+                identity_path: self.config.identity_path.clone(),
+                token: self.config.token.clone(),
+                zone: self.config.zone.clone(),
+                state_dir: self.config.state_dir.clone(),
+            },
+            Arc::clone(&self.clock),
+            self.rng.fork(),
+            &self.metrics,
+            &self.readiness,
+            &mut tasks,
+        )
+        .await?;
+        let channel = control.channel();
+        self.run_with(control, channel, tasks, drain).await
+    }
+
+    /// As [`Bound::run`], over a link to the controller that somebody else has started; `channel` is where it registers.
+    pub async fn run_with(
+        mut self,
+        control: Control,
+        channel: tonic::transport::Channel,
+        mut tasks: TaskSet,
+        mut drain: drain::Watch,
+    ) -> Result<(), ProxyError> {
+        let starting = self.readiness.blocker("listeners");
+        let registering =
+            (!self.config.serves.is_empty()).then(|| self.readiness.blocker("registration"));
+        let (trigger, watch) = drain::channel();
+        let (stop_admin, admin_watch) = drain::channel();
+        let (standing, stands) = watch::channel(Standing::default());
+        let (heard, hears) = watch::channel(Heard::default());
+        tracing::info!(hbone = ?self.hbone, listeners = self.outbound.len(), admin = %self.admin.local_addr(), "proxy starts");
+
+        let serves = self.start_checks(&standing, &mut tasks);
+        let fronted = Fronted {
+            proxy: self.config.name.clone(),
+            serves: self.config.serves.clone(),
+            address: self.advertised(),
+            zone: self.config.zone.clone(),
+        };
+        tasks.spawn(
+            "register",
+            register::register(
+                channel,
+                fronted,
+                control.svid.clone(),
+                stands.clone(),
+                heard,
+                registering,
+                self.rng.fork(),
+            ),
+        );
+        let inbound = InboundContext {
+            control: control.clone(),
+            serves: serves.into(),
+            metrics: InboundMetrics::new(&self.metrics),
+            clock: Arc::clone(&self.clock),
+            connections: Arc::new(AtomicUsize::new(0)),
+        };
+        let cells: Arc<Mutex<Vec<StateCell>>> = Arc::default();
+        let admin = self.admin_state(&control, &inbound, &cells, stands, hears.clone());
+        let data = self.start_workers(&control, &inbound, &cells, watch)?;
+        tasks.spawn("admin", self.admin.run(admin, admin_watch));
+        drop(starting);
+
+        let mut joined = std::pin::pin!(data.join());
+        tokio::select! {
+            () = drain.triggered() => {}
+            ended = &mut joined => {
+                return Err(ProxyError::Worker(ended.err().map_or_else(
+                    || "a worker thread ended early".to_owned(), |e| e.to_string())));
+            }
+        }
+        tracing::info!("proxy drains");
+        let _not_ready = self.readiness.blocker("draining");
+        let graceful = async {
+            if !self.config.serves.is_empty() {
+                standing.send_modify(|s| s.leaving = true);
+                let mut hears = hears;
+                let left = hears.wait_for(|h| h.left);
+                if tokio::time::timeout(LEAVE_DEADLINE, left).await.is_err() {
+                    tracing::warn!("the controller did not hear that this proxy leaves");
+                }
+                tokio::time::sleep(self.config.leave_grace).await;
+            }
+            trigger.drain(self.config.drain_deadline).await
+        };
+        let finished = tokio::select! {
+            finished = graceful => finished,
+            // Dropping the trigger forces what is left.
+            () = drain.forced() => false,
+        };
+        if !finished {
+            tracing::warn!("the drain deadline passed; what is under way is cut");
+        }
+        let ended = joined.await;
+        drop(stop_admin);
+        tasks.abort_all().await;
+        ended.map_err(|e| ProxyError::Worker(e.to_string()))
+    }
+
+    /// One health check per served port; their findings meet in `standing`.
+    fn start_checks(
+        &mut self,
+        standing: &watch::Sender<Standing>,
+        tasks: &mut TaskSet,
+    ) -> Vec<ServedConfig> {
+        let count = self.config.serves.len();
+        standing.send_modify(|s| s.health = vec![Health::Unknown; count]);
+        let mut serves = Vec::with_capacity(count);
+        for (i, spec) in self.config.serves.iter().enumerate() {
+            let check_now = Arc::new(Notify::new());
+            serves.push(ServedConfig {
+                target: spec.target.clone(),
+                app: spec.app.clone(),
+                protocol: spec.protocol,
+                check_now: Arc::clone(&check_now),
+            });
+            let (tell, mut told) = watch::channel(Health::Unknown);
+            tasks.spawn(
+                "health check",
+                health::watch_app(spec.clone(), tell, check_now, self.rng.fork()),
+            );
+            let standing = standing.clone();
+            tasks.spawn("health", async move {
+                loop {
+                    let health = *told.borrow_and_update();
+                    standing.send_if_modified(|s| match s.health.get_mut(i) {
+                        Some(slot) if *slot != health => {
+                            *slot = health;
+                            true
+                        }
+                        _ => false,
+                    });
+                    if told.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        serves
+    }
+
+    fn start_workers(
+        &mut self,
+        control: &Control,
+        inbound: &InboundContext,
+        cells: &Arc<Mutex<Vec<StateCell>>>,
+        watch: drain::Watch,
+    ) -> Result<Workers, ProxyError> {
+        let seats: Vec<_> = (0..self.threads)
+            .map(|_| {
+                let outbound = self
+                    .outbound
+                    .iter_mut()
+                    .filter_map(|g| g.listeners.pop().map(|l| (l, g.target.clone())))
+                    .collect();
+                // Taken once by its thread, so that no hold on the drain stays behind.
+                Some(Seat {
+                    inbound: self.inbound.pop(),
+                    outbound,
+                    rng: self.rng.fork(),
+                    drain: watch.clone(),
+                })
+            })
+            .collect();
+        drop(watch);
+        let seats = Mutex::new(seats);
+        let outbound_metrics = OutboundMetrics::register(&self.metrics);
+        let (control, inbound, cells) = (control.clone(), inbound.clone(), Arc::clone(cells));
+        let (clock, zone, name) = (
+            Arc::clone(&self.clock),
+            self.config.zone.clone(),
+            self.config.name.clone(),
+        );
+        Workers::spawn("proxy", self.threads, move |index| {
+            let mut seats = seats.lock().unwrap_or_else(PoisonError::into_inner);
+            let seat = seats.get_mut(index).and_then(Option::take);
+            let context = OutboundContext {
+                control: control.clone(),
+                metrics: outbound_metrics.clone(),
+                clock: Arc::clone(&clock),
+                rng: Rng::seeded(0),
+                zone: zone.clone(),
+                name: name.clone(),
+            };
+            let (inbound, cells) = (inbound.clone(), Arc::clone(&cells));
+            async move {
+                if let Some(seat) = seat {
+                    serve(seat, context, inbound, &cells).await;
+                }
+            }
+        })
+        .map_err(|source| ProxyError::Io {
+            action: "start a data thread",
+            source,
+        })
+    }
+
+    fn admin_state(
+        &self,
+        control: &Control,
+        inbound: &InboundContext,
+        cells: &Arc<Mutex<Vec<StateCell>>>,
+        stands: watch::Receiver<Standing>,
+        hears: watch::Receiver<Heard>,
+    ) -> AdminState {
+        let config = serde_json::json!({
+            "name": self.config.name,
+            "controller": self.config.controller.to_string(),
+            "hbone_listen": self.hbone.map(|a| a.to_string()),
+            "advertise": self.hbone.map(|_| self.advertised()),
+            "listeners": self.outbound.iter().map(|g| format!("{}={}", g.local, g.target)).collect::<Vec<_>>(),
+            "serves": self.config.serves.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "threads": self.threads,
+            "zone": self.config.zone.as_ref().map(ToString::to_string),
+            "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
+        });
+        let serves: Vec<_> = self
+            .config
+            .serves
+            .iter()
+            .map(|s| s.target.to_string())
+            .collect();
+        let (control, cells) = (control.clone(), Arc::clone(cells));
+        let connections = Arc::clone(&inbound.connections);
+        let state = move || {
+            let status = control.status.borrow().clone();
+            let health = stands.borrow().health.clone();
+            let heard = hears.borrow().clone();
+            let threads: Vec<_> = cells
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .map(|c| serde_json::Value::clone(&c.load()))
+                .collect();
+            let served: Vec<_> = serves
+                .iter()
+                .enumerate()
+                .map(|(i, s)| {
+                    serde_json::json!({
+                        "service": s,
+                        "health": health.get(i).map(|h| h.as_str()),
+                        "endpoint": heard.endpoint_ids.get(i),
+                    })
+                })
+                .collect();
+            serde_json::json!({
+                "identity": control.identity().map(|i| i.to_string()),
+                "cluster": status.cluster.map(|c| c.to_string()),
+                "revision": status.revision.0,
+                "controller_connected": status.connected,
+                "snapshot_changed_at_unix_ms": status.changed_at_unix_ms,
+                "snapshot_from_disk": status.from_disk,
+                "registered": heard.connected,
+                "serves": served,
+                "inbound_connections": connections.load(Ordering::Relaxed),
+                "outbound_threads": threads,
+            })
+        };
+        AdminState {
+            readiness: self.readiness.clone(),
+            metrics: self.metrics.clone(),
+            log: self.log.clone(),
+            config: Arc::new(move || config.clone()),
+            state: Arc::new(state),
+        }
+    }
+}
+
+/// One data thread: its inbound listener and its outbound ones, until the drain is over.
+async fn serve(
+    mut seat: Seat,
+    context: OutboundContext,
+    inbound: InboundContext,
+    cells: &Mutex<Vec<StateCell>>,
+) {
+    let mut tasks = TaskSet::new();
+    let outbound = Outbound::new(OutboundContext {
+        rng: seat.rng.fork(),
+        ..context
+    });
+    cells
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(outbound.state_cell());
+    for (listener, target) in seat.outbound {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                let serving =
+                    std::rc::Rc::clone(&outbound).serve(listener, target, seat.drain.clone());
+                tasks.spawn_local("outbound", serving);
+            }
+            Err(error) => tracing::error!(%error, %target, "a listener cannot be used"),
+        }
+    }
+    match seat.inbound.map(TcpListener::from_std) {
+        Some(Ok(listener)) => {
+            let serving = inbound::serve(listener, inbound, seat.rng, seat.drain.clone());
+            tasks.spawn_local("inbound", serving);
+        }
+        Some(Err(error)) => tracing::error!(%error, "the inbound listener cannot be used"),
+        None => {}
+    }
+    let mut observer = seat.drain.observer();
+    drop(seat.drain);
+    observer.forced().await;
+}

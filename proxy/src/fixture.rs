@@ -1,0 +1,54 @@
+//! Snapshots for this crate's tests.
+
+use std::sync::Arc;
+
+use tradewind_api::{
+    ClusterName, Network, Region, ServiceName,
+    model::{AppProtocol, Cluster, ClusterState, Service, ServiceKind, ServicePort},
+    snapshot::Snapshot,
+};
+
+/// Clusters `west` (local) and `east`, and services, exported by both or by none.
+pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
+    let mut s = Snapshot::default();
+    for (name, local) in [("west", true), ("east", false)] {
+        let name = ClusterName::new(name).unwrap();
+        let cluster = Cluster {
+            name: name.clone(),
+            region: Region::new("r").unwrap(),
+            network: Network::new("n").unwrap(),
+            state: ClusterState::Active,
+            gateways: vec![],
+            lease_expired: false,
+            local,
+        };
+        s.clusters.insert(name, Arc::new(cluster));
+    }
+    for (name, exported, port) in services {
+        let name: ServiceName = name.parse().unwrap();
+        let service = Service {
+            name: name.clone(),
+            kind: ServiceKind::ClusterSetIp,
+            clusterset_ips: vec![],
+            ports: vec![ServicePort {
+                name: "http".into(),
+                port: *port,
+                app_protocol: AppProtocol::Http1,
+            }],
+            exported_by: if *exported {
+                s.clusters.keys().cloned().collect()
+            } else {
+                [].into()
+            },
+            endpoints: vec![],
+        };
+        s.services.insert(name, Arc::new(service));
+    }
+    s
+}
+
+/// Makes `cluster` the only exporter.
+pub(crate) fn export_only_from(s: &mut Snapshot, service: &str, cluster: &str) {
+    let service = s.services.get_mut(&service.parse().unwrap()).unwrap();
+    Arc::make_mut(service).exported_by = [ClusterName::new(cluster).unwrap()].into();
+}

@@ -1,0 +1,346 @@
+//! Inbound: from a caller's mutual TLS connection to the application. One per data thread, with its own listener,
+//! connections and pools. No byte reaches the application before the caller's certificate was checked against the trust
+//! map of that moment and the stream was authorised; what is revoked later is ended.
+
+mod authorise;
+mod body;
+mod exec;
+mod metrics;
+mod permits;
+mod pool;
+mod rewrite;
+mod stream;
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    time,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tradewind_api::{ServicePortRef, model::AppProtocol};
+use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
+use tradewind_transport::{
+    control::Control,
+    tls::{self, ClientAuth},
+    trust::{PeerIdentity, Usage},
+};
+
+use exec::LocalExec;
+pub(crate) use metrics::InboundMetrics;
+use metrics::ServiceMetrics;
+use permits::{Peers, Permits};
+use pool::AppPool;
+use stream::{Caller, RequestBody};
+
+/// How long a caller may take to finish its handshake: three packets, so only a broken or hostile one needs longer.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Handshakes at once per thread: each costs about 0.3 ms of CPU and 40 KiB; beyond it new ones would time out anyway.
+const MAX_HANDSHAKES: usize = 512;
+/// Connections in all threads: a caller's thread needs one per endpoint, so this is tens of thousands of callers.
+const MAX_CONNECTIONS: usize = 65_536;
+/// Streams of one caller's connection at once: a caller opens a second connection before it comes near.
+const MAX_STREAMS: u32 = 1024;
+/// A stream's window: bulk at 10 Gbit/s over 1 ms; one slow application holds at most this.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// A connection's window: many streams at full window, and room for many tiny frames (see h2 0.4.19).
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest frame taken: fewer headers per byte in bulk, still small against the window.
+const MAX_FRAME: u32 = 64 << 10;
+/// Largest request head, as the applications' servers commonly bound it.
+const MAX_HEAD: u32 = 64 << 10;
+/// Most that waits in one stream to be sent to a slow caller.
+const SEND_BUFFER: usize = 1 << 20;
+/// Streams a caller may reset before we took them, before its connection is closed (rapid reset).
+const MAX_PENDING_RESETS: usize = 64;
+/// How often a silent caller is asked for a sign of life, and how long it may take: dead callers free their streams.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often idle application connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// One service port to serve.
+#[derive(Clone, Debug)]
+pub(crate) struct ServedConfig {
+    pub target: ServicePortRef,
+    pub app: String,
+    pub protocol: AppProtocol,
+    /// Asks the health check to look at once.
+    pub check_now: Arc<Notify>,
+}
+
+/// What the data threads' inbound sides share.
+#[derive(Clone, Debug)]
+pub(crate) struct InboundContext {
+    pub control: Control,
+    pub serves: Arc<[ServedConfig]>,
+    pub metrics: InboundMetrics,
+    pub clock: SharedClock,
+    /// Live connections in all threads.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// One served service port on one thread.
+#[derive(Debug)]
+struct Served {
+    target: ServicePortRef,
+    app: String,
+    protocol: AppProtocol,
+    pool: Rc<AppPool<RequestBody>>,
+    metrics: ServiceMetrics,
+    check_now: Arc<Notify>,
+}
+
+/// One data thread's inbound side.
+#[derive(Debug)]
+struct Thread {
+    control: Control,
+    services: HashMap<ServicePortRef, Rc<Served>>,
+    /// By the application's `host:port`, for callers that dial workloads instead of services.
+    by_app: HashMap<String, Rc<Served>>,
+    permits: Rc<Permits>,
+    peers: Rc<Peers>,
+    metrics: InboundMetrics,
+    clock: SharedClock,
+    draining: Cell<bool>,
+    handshakes: Cell<usize>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Thread {
+    fn new(context: &InboundContext) -> Rc<Self> {
+        let served: Vec<_> = context
+            .serves
+            .iter()
+            .map(|s| {
+                Rc::new(Served {
+                    target: s.target.clone(),
+                    app: s.app.clone(),
+                    protocol: s.protocol,
+                    pool: AppPool::new(s.app.clone(), Arc::clone(&context.clock)),
+                    metrics: context.metrics.service(&s.target),
+                    check_now: Arc::clone(&s.check_now),
+                })
+            })
+            .collect();
+        Rc::new(Self {
+            control: context.control.clone(),
+            services: served
+                .iter()
+                .map(|s| (s.target.clone(), Rc::clone(s)))
+                .collect(),
+            by_app: served.into_iter().map(|s| (s.app.clone(), s)).collect(),
+            permits: Rc::default(),
+            peers: Rc::default(),
+            metrics: context.metrics.clone(),
+            clock: Arc::clone(&context.clock),
+            draining: Cell::new(false),
+            handshakes: Cell::new(0),
+            connections: Arc::clone(&context.connections),
+        })
+    }
+}
+
+/// Serves on the current thread, which must run a `LocalSet`. On drain: no new connections, GOAWAY on the others, and
+/// new streams are sent elsewhere; returns when every connection has ended. A forced drain ends the thread.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    context: InboundContext,
+    mut rng: Rng,
+    mut drain: drain::Watch,
+) {
+    let thread = Thread::new(&context);
+    let acceptor = TlsAcceptor::from(tls::server_config(
+        &context.control.svid,
+        &context.control.trust,
+        ClientAuth::Required,
+    ));
+    let helpers = [
+        task::spawn_local(
+            "exports",
+            Rc::clone(&thread.permits).watch(context.control.snapshot.clone()),
+        ),
+        task::spawn_local(
+            "trust",
+            Rc::clone(&thread.peers).watch(context.control.trust.watch()),
+        ),
+        task::spawn_local("idle app connections", sweep(Rc::clone(&thread))),
+    ];
+    loop {
+        let (stream, peer) = tokio::select! {
+            biased;
+            accepted = listen::accept(&listener, &mut rng) => accepted,
+            // Biased: whoever the kernel has already accepted is served before the listener closes.
+            () = drain.triggered() => break,
+        };
+        let Some(place) = Place::take(&thread) else {
+            thread.metrics.dropped("too_many");
+            continue;
+        };
+        let (thread, acceptor, drain) = (Rc::clone(&thread), acceptor.clone(), drain.clone());
+        // Detached: the runtime thread ends when the drain is forced, and its tasks with it.
+        drop(task::spawn_local("inbound connection", async move {
+            connection(thread, acceptor, stream, peer, place, drain).await;
+        }));
+    }
+    drop(listener);
+    thread.draining.set(true);
+    let mut observer = drain.observer();
+    drop(drain);
+    // Ends when the last connection has: that is when the drain is over.
+    observer.forced().await;
+    for helper in helpers {
+        helper.abort();
+    }
+}
+
+async fn sweep(thread: Rc<Thread>) {
+    let mut tick = time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        for served in thread.services.values() {
+            served.pool.sweep();
+        }
+    }
+}
+
+/// A place among the connections, and at first among the handshakes; both given back on drop.
+#[derive(Debug)]
+struct Place {
+    thread: Rc<Thread>,
+    shaking: bool,
+}
+
+impl Place {
+    fn take(thread: &Rc<Thread>) -> Option<Self> {
+        if thread.handshakes.get() >= MAX_HANDSHAKES {
+            return None;
+        }
+        if thread.connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+            thread.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        thread.handshakes.set(thread.handshakes.get() + 1);
+        Some(Self {
+            thread: Rc::clone(thread),
+            shaking: true,
+        })
+    }
+
+    fn shaken(&mut self) {
+        if std::mem::take(&mut self.shaking) {
+            self.thread
+                .handshakes
+                .set(self.thread.handshakes.get().saturating_sub(1));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shaken();
+        self.thread.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection(
+    thread: Rc<Thread>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    mut place: Place,
+    drain: drain::Watch,
+) {
+    let shaken = time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
+    place.shaken();
+    let (tls, peer) = match shaken {
+        Err(_) => return thread.metrics.dropped("timeout"),
+        Ok(Err(error)) => {
+            let reason = tls::refused_in(&error).map_or("handshake", |r| r.as_str());
+            tracing::debug!(%address, reason, %error, "handshake failed");
+            return thread.metrics.dropped(reason);
+        }
+        Ok(Ok(tls)) => match identify(&thread, &tls) {
+            Ok(peer) => (tls, peer),
+            Err(reason) => return thread.metrics.dropped(reason),
+        },
+    };
+    let guard = thread.peers.enter(peer.clone());
+    if !thread.control.trust.load().accepts(&peer) {
+        return thread.metrics.dropped("revoked");
+    }
+    let _live = thread.metrics.connection();
+    let caller = Rc::new(Caller {
+        id: peer.id,
+        revoked: guard.token().clone(),
+    });
+    tokio::select! {
+        biased;
+        () = guard.token().cancelled() => thread.metrics.revoked(),
+        () = speak(&thread, caller, tls, drain) => {}
+    }
+    drop(place);
+}
+
+fn identify(thread: &Thread, tls: &TlsStream<TcpStream>) -> Result<PeerIdentity, &'static str> {
+    let (_, session) = tls.get_ref();
+    if session.alpn_protocol() != Some(tls::ALPN) {
+        return Err("alpn");
+    }
+    let now_s = thread.clock.unix_ms() / 1000;
+    session
+        .peer_certificates()
+        .and_then(|chain| tls::peer_of(chain, &thread.control.trust, now_s, Usage::Client))
+        .ok_or("no_identity")
+}
+
+/// Serves HTTP/2 on a verified connection until it ends.
+async fn speak(
+    thread: &Rc<Thread>,
+    caller: Rc<Caller>,
+    tls: TlsStream<TcpStream>,
+    mut drain: drain::Watch,
+) {
+    let service = {
+        let (thread, caller) = (Rc::clone(thread), Rc::clone(&caller));
+        service_fn(move |request| stream::handle(Rc::clone(&thread), Rc::clone(&caller), request))
+    };
+    let mut builder = http2::Builder::new(LocalExec);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .auto_date_header(false);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tls), service));
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = drain.triggered() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(caller = %caller.id, %error, "a caller's connection ended");
+    }
+}
