@@ -12,7 +12,7 @@ pub type NodeId = u64;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} {value:?} is not valid: {expected}")]
+#[error("{kind} {value:?} is not valid: expected {expected}")]
 pub struct InvalidName {
     /// What was being parsed.
     pub kind: &'static str,
