@@ -57,7 +57,7 @@ pub(crate) enum EngineError {
 
 /// A log engine. Indices are contiguous from the purge mark on; holes are a defect of the caller.
 pub(crate) trait Engine: Debug + Send + Sync + 'static {
-    /// Entries of `range` in order, as many as `max_bytes` hold, at least one if there is any. Stops at the first missing one.
+    /// Entries of `range` in order, as many as `max_bytes` hold, at least one if there is any, without holes.
     fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError>;
     /// Writes entries and makes them durable.
     fn append_sync(&self, entries: &[Entry]) -> Result<(), EngineError>;

@@ -319,11 +319,14 @@ fn check_entries(
         let entries = engine
             .read_range(next..end, usize::MAX)
             .map_err(|e| e.to_string())?;
-        if entries.is_empty() {
-            return Err(format!(
+        let missing = || {
+            format!(
                 "log entry {next} is missing, the log goes on to {}",
                 last.index
-            ));
+            )
+        };
+        if entries.first().is_none_or(|e| e.log_id.index != next) {
+            return Err(missing());
         }
         for entry in entries {
             if before.is_some_and(|b| b.leader_id > entry.log_id.leader_id) {

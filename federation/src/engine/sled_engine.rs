@@ -15,8 +15,9 @@ use sled::{Batch, Db};
 use super::{Engine, EngineError, frame};
 use crate::types::{Entry, LogId};
 
-/// One value, bytes. Above a quarter of a segment (128 KiB) sled moves values to files that it never fsyncs.
-const PART: usize = 60 * 1024;
+/// One value, bytes. sled moves any page larger than a quarter of a segment (128 KiB) to a file of its own that it never
+/// fsyncs, and a page holds up to 16 values and those that came before it was split.
+const PART: usize = 4 * 1024;
 /// Entries removed at a time, so that a long purge never blocks appends for long.
 const PURGE_BATCH: u64 = 500;
 /// sled's own default is 1 GiB; a log whose tail is cached above needs little.
@@ -104,9 +105,14 @@ fn index_of(key: &[u8]) -> Option<u64> {
 impl Engine for SledEngine {
     fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
         let floor = self.purged()?.map_or(0, |p| p.index + 1);
+        let from = prefix(range.start.max(floor));
+        let first = self.db.range(from..prefix(range.end)).keys().next();
+        let Some(first) = first.transpose()?.and_then(|key| index_of(&key)) else {
+            return Ok(Vec::new());
+        };
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for index in range.start.max(floor)..range.end {
+        for index in first..range.end {
             let Some(framed) = self.read_one(index)? else {
                 break;
             };

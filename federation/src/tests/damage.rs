@@ -68,32 +68,38 @@ async fn vote_log_and_commit_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_large_entry_comes_back_whole() {
-    use tradewind_api::store::Stamped;
+async fn large_entries_come_back_whole_and_stay_in_the_synced_file() {
+    use tradewind_api::store::{Command, Stamped};
     let dir = tempfile::tempdir().unwrap();
     let mut opened = log(dir.path()).await.unwrap();
     opened.0.save_vote(&Vote::new(2, 1)).await.unwrap();
-    let tokens = (0..3_000).map(|n| Stamped {
-        proposer: name("west"),
-        at_ms: n,
-        command: tradewind_api::store::Command::RevokeToken("x".repeat(200)),
-    });
-    let mut entry: Entry = blank_ent(2, 1, 0);
-    entry.payload = openraft::EntryPayload::Normal(crate::Batch {
-        commands: tokens.collect(),
-    });
-    opened.0.blocking_append([entry.clone()]).await.unwrap();
+    let sized = |index: u64, commands: u64| {
+        let command = |n| Stamped {
+            proposer: name("west"),
+            at_ms: n,
+            command: Command::RevokeToken("x".repeat(200)),
+        };
+        let mut entry: Entry = blank_ent(2, 1, index);
+        entry.payload = openraft::EntryPayload::Normal(crate::Batch {
+            commands: (0..commands).map(command).collect(),
+        });
+        entry
+    };
+    // From a few hundred bytes to near a megabyte.
+    let sizes = (0..60).map(|n| [1, 20, 200, 3_000][n % 4]);
+    let written: Vec<Entry> = (0..).zip(sizes).map(|(i, n)| sized(i, n)).collect();
+    for entry in &written {
+        opened.0.blocking_append([entry.clone()]).await.unwrap();
+    }
     close(opened).await;
     let mut opened = log(dir.path()).await.unwrap();
-    assert_eq!(opened.0.try_get_log_entries(0..1).await.unwrap(), [entry]);
-    assert!(
-        !dir.path()
-            .join("log/blobs")
-            .read_dir()
-            .unwrap()
-            .any(|_| true),
-        "no unsynced blobs"
-    );
+    let read = opened.0.try_get_log_entries(..).await.unwrap();
+    assert!(read == written);
+    let blobs = dir.path().join("log/blobs").read_dir().unwrap().count();
+    assert_eq!(blobs, 0, "sled never fsyncs these");
+    // One answer to a follower stays within a frame.
+    let some = opened.0.limited_get_log_entries(0, 60).await.unwrap();
+    assert!(!some.is_empty() && some.len() < 10, "{}", some.len());
 }
 
 #[tokio::test]

@@ -179,10 +179,11 @@ impl Federation {
 
     pub(super) async fn join(&mut self, joiner: &str) -> NodeId {
         let host = self.clusters[&1].clone();
-        let put = Command::PutToken(token(joiner));
+        let token_id = format!("token-{}", self.clusters.len());
+        let put = Command::PutToken(token(&token_id));
         self.store(1).propose(&host, put).await.unwrap();
         let join = Command::Join {
-            token_id: joiner.to_owned(),
+            token_id,
             cluster: record(joiner),
         };
         let joined = self.store(1).propose(&host, join).await.unwrap();
@@ -238,10 +239,8 @@ impl Federation {
     }
 
     pub(super) async fn put(&self, node: NodeId, service: &str) -> Outcome {
-        let proposed = self
-            .store(node)
-            .propose(&self.cluster(node), export(service, 80));
-        proposed.await.unwrap()
+        let (store, cluster) = (self.store(node), self.cluster(node));
+        store.propose(&cluster, export(service, 80)).await.unwrap()
     }
 
     /// Waits until all living nodes hold the same catalog.
