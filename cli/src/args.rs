@@ -24,7 +24,6 @@ pub struct Cli {
 
 /// Every command.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once per process")]
 pub enum Command {
     /// Found a federation with this cluster as its first member
     Init(init::Init),

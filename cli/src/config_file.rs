@@ -5,7 +5,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::OsStr, error::ContextKind, error::ContextValue};
+use clap::{Arg, ArgAction, ArgMatches, Command, builder::OsStr, error::{ContextKind, ContextValue, ErrorKind}};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -177,23 +177,35 @@ fn alone(arg: &Arg) -> Arg {
     }
 }
 
+fn is_help(e: &clap::Error) -> bool {
+    e.exit_code() == 0 || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
 /// What to print for a parse error: clap's own text for help and version, else our failure.
 pub fn explain(error: ParseError) -> Result<clap::Error, Failure> {
     match error {
         ParseError::File(failure) => Err(failure),
-        ParseError::Clap(e) if e.exit_code() == 0 => Ok(*e),
+        ParseError::Clap(e) if is_help(&e) => Ok(*e),
         ParseError::Clap(e) => {
             let text = e.render().to_string();
-            let mut lines = text.lines();
-            let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let mut failure = Failure::new(Exit::Usage, what);
-            for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let mut what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let mut hints = Vec::new();
+            for line in lines {
                 if let Some(tip) = line.strip_prefix("tip: ") {
-                    failure = failure.hint(tip);
-                } else if !line.starts_with("For more information") {
-                    failure.causes.push(line.to_owned());
+                    hints.push(tip.to_owned());
+                } else if let Some(usage) = line.strip_prefix("Usage: ") {
+                    hints.push(format!("usage: {usage}"));
+                } else if line.starts_with("For more information") {
+                    // Our own hint says so.
+                } else if what.ends_with(':') || what.ends_with('>') {
+                    // A list that the first line announces.
+                    what = format!("{what} {line}");
+                } else {
+                    hints.push(line.to_owned());
                 }
             }
+            let failure = hints.into_iter().fold(Failure::new(Exit::Usage, what), Failure::hint);
             Err(failure.hint("`tradewind help <command>` shows every flag"))
         }
     }

@@ -19,7 +19,7 @@ mod view;
 use std::{ffi::OsString, panic, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 use crate::{
     args::{Cli, Command},
@@ -41,8 +41,9 @@ fn main() -> ExitCode {
     let cli = match parsed.map_err(config_file::explain) {
         Ok(cli) => cli,
         Err(Ok(help)) => {
-            Printer::default().data(help.render().ansi().to_string().trim_end());
-            return Exit::Good.into();
+            Printer::default().help(&help);
+            // Help that nobody asked for is an answer to a wrong command line.
+            return if help.exit_code() == 0 { Exit::Good } else { Exit::Usage }.into();
         }
         Err(Err(failure)) => return end(Printer::default(), Err(failure)),
     };
@@ -77,13 +78,9 @@ fn start(cli: Cli, context: Context) -> Outcome {
         Failure::problem(format!("failed to start the runtime: {e}")).hint("is the limit of threads reached? see `ulimit -u`")
     })?;
     let outcome = runtime.block_on(dispatch(cli.command, context));
-    shut_down(runtime);
-    outcome
-}
-
-/// Whatever is still blocked must not hold the process up: all that matters was awaited.
-fn shut_down(runtime: Runtime) {
+    // Whatever is still blocked must not hold the process up: all that matters was awaited.
     runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(command: Command, context: Context) -> Outcome {

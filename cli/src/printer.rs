@@ -55,6 +55,16 @@ impl Printer {
         self.say(format_args!("{BOLD}{line}{PLAIN}"));
     }
 
+    /// Help: data when it was asked for, talk when the command line was wrong.
+    pub fn help(self, help: &clap::Error) {
+        let text = help.render().ansi().to_string();
+        if help.exit_code() == 0 {
+            self.data(text.trim_end());
+        } else {
+            let _ = writeln!(anstream::stderr().lock(), "{}", text.trim_end());
+        }
+    }
+
     /// A failure with its causes and hints.
     pub fn failure(self, failure: &Failure) {
         let mut err = anstream::stderr().lock();

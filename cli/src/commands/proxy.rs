@@ -63,7 +63,7 @@ pub async fn run(args: Proxy) -> Outcome {
     config.drain_deadline = args.drain.drain_deadline;
     let deadline = config.leave_grace + config.drain_deadline;
     let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log)).map_err(|e| failure(&e))?;
-    tracing::info!(name, hbone = %bound.hbone_addr(), admin = %bound.admin_addr(), "proxy listens");
+    tracing::info!(name, hbone = ?bound.hbone_addr(), admin = %bound.admin_addr(), "proxy listens");
     let readiness = bound.readiness();
     role::serve("proxy", signals, readiness, deadline, |watch| bound.run(watch)).await
 }

@@ -147,15 +147,13 @@ where
     let limit = deadline + AFTER_DEADLINE;
     tracing::info!(role, signal, deadline_ms = deadline.as_millis(), "stopping; a second signal forces it");
     let mut drain = Box::pin(trigger.drain(limit));
-    let finished = loop {
-        tokio::select! {
-            biased;
-            result = &mut run => return ended(result),
-            finished = &mut drain => break finished,
-            signal = signals.next() => {
-                tracing::warn!(role, signal, "forced to stop");
-                return Err(Failure::problem(format!("the {role} was forced to stop by a second {signal}")));
-            }
+    let finished = tokio::select! {
+        biased;
+        result = &mut run => return ended(result),
+        finished = &mut drain => finished,
+        signal = signals.next() => {
+            tracing::warn!(role, signal, "forced to stop");
+            return Err(Failure::problem(format!("the {role} was forced to stop by a second {signal}")));
         }
     };
     if finished {
