@@ -15,6 +15,9 @@ mod opaque;
 mod route;
 mod upgrade;
 
+#[cfg(test)]
+mod tests;
+
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;

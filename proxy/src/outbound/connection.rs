@@ -35,7 +35,7 @@ pub(super) type Client = Prefixed<TcpStream>;
 
 /// Runs hyper's own tasks on this thread.
 #[derive(Clone, Copy, Debug)]
-struct Local;
+pub(super) struct Local;
 
 impl<F: Future + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {

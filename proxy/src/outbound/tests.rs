@@ -1,0 +1,645 @@
+//! Outbound against peers on real sockets that refuse, reset, vanish and come back.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tradewind_api::model::{ClusterState, Health};
+use tradewind_runtime::task::spawn_local;
+
+use super::connection::Local;
+
+mod peer;
+mod world;
+
+use peer::{Act, Peer, gateway, nowhere, raw};
+use world::{World, cluster, on_one_thread, until};
+
+/// A client with one HTTP/1.1 connection to the proxy.
+struct Client(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
+
+impl Client {
+    async fn connect(to: SocketAddr) -> Self {
+        let io = TokioIo::new(TcpStream::connect(to).await.unwrap());
+        let (send, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        drop(spawn_local("client", async move {
+            drop(conn.await);
+        }));
+        Self(send)
+    }
+
+    async fn send(&mut self, method: &str, body: Bytes) -> Response<Incoming> {
+        let request = Request::builder()
+            .method(method)
+            .uri("/")
+            .header("host", "x")
+            .body(Full::new(body))
+            .unwrap();
+        self.0.ready().await.unwrap();
+        self.0.send_request(request).await.unwrap()
+    }
+
+    async fn get(&mut self) -> (StatusCode, String) {
+        let r = self.send("GET", Bytes::new()).await;
+        let by = r
+            .headers()
+            .get("x-peer")
+            .map(|v| v.to_str().unwrap().to_owned())
+            .unwrap_or_default();
+        let status = r.status();
+        r.into_body().collect().await.unwrap();
+        (status, by)
+    }
+}
+
+#[tokio::test]
+async fn a_request_reaches_the_local_endpoint_and_comes_back_whole() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        let r = client.send("POST", Bytes::from_static(b"hello")).await;
+        assert_eq!(r.headers()["tradewind-served-by"], "west/w");
+        assert!(r.headers().get("tradewind-service").is_none());
+        assert_eq!(r.into_body().collect().await.unwrap().to_bytes(), "hello");
+        let head = &west.heads.borrow()[0];
+        assert_eq!(head.headers()["tradewind-service"], "shop/payments:80");
+        assert_eq!(head.headers()["tradewind-version"], "HTTP/1.1");
+        assert_eq!(east.seen.get(), 0);
+        assert_eq!(world.count("tradewind_outbound_requests_total{service=\"shop/payments:80\",cluster=\"west\",outcome=\"ok\"}"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_endpoint_costs_no_request_and_comes_back_ramped() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await, (StatusCode::OK, "w".into()));
+        let address = west.kill().await;
+        for _ in 0..20 {
+            assert_eq!(client.get().await, (StatusCode::OK, "e".into()));
+        }
+        assert!(world.count("tradewind_outbound_ejections_total") >= 1);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let back = Peer::start_as(&world, "w", "west", "payments", Some(address)).await;
+        // Its cluster says that it is back.
+        world.set_health("w", Health::Unhealthy);
+        client.get().await;
+        world.set_health("w", Health::Healthy);
+        let mut calls = 0;
+        while back.seen.get() == 0 {
+            assert_eq!(client.get().await.0, StatusCode::OK);
+            calls += 1;
+        }
+        assert!(calls > 1, "not all calls come home at once");
+        until("all calls come home", || true).await;
+        let mut home = 0;
+        while home < 50 {
+            let (status, by) = client.get().await;
+            assert_eq!(status, StatusCode::OK);
+            home = if by == "w" { home + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_not_processed_goes_elsewhere_whatever_its_method() {
+    on_one_thread(async {
+        for act in [Act::Unprocessed, Act::Refuse] {
+            let world = World::new();
+            let west = Peer::start(&world, "w", "west").await;
+            let east = Peer::start(&world, "e", "east").await;
+            world.endpoint("w", "west", west.address);
+            world.endpoint("e", "east", east.address);
+            let proxy = world.proxy().await;
+            west.then([act]);
+            let mut client = Client::connect(proxy.address).await;
+            let r = client.send("POST", Bytes::from_static(b"order")).await;
+            assert_eq!(
+                (r.status(), r.headers()["x-peer"].to_str().unwrap()),
+                (StatusCode::OK, "e")
+            );
+            assert_eq!(r.into_body().collect().await.unwrap().to_bytes(), "order");
+            assert_eq!((west.seen.get(), east.seen.get()), (1, 1));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_may_have_been_processed_is_repeated_only_if_idempotent() {
+    on_one_thread(async {
+        for act in [Act::Reset, Act::Vanish] {
+            let world = World::new();
+            let west = Peer::start(&world, "w", "west").await;
+            let east = Peer::start(&world, "e", "east").await;
+            world.endpoint("w", "west", west.address);
+            world.endpoint("e", "east", east.address);
+            let proxy = world.proxy().await;
+            let mut client = Client::connect(proxy.address).await;
+            west.then([act.clone()]);
+            let r = client.send("POST", Bytes::from_static(b"order")).await;
+            assert_eq!(r.status(), StatusCode::BAD_GATEWAY, "{act:?}");
+            assert_eq!(r.headers()["tradewind-error"], "lost");
+            let text =
+                String::from_utf8(r.into_body().collect().await.unwrap().to_bytes().to_vec())
+                    .unwrap();
+            assert!(
+                text.contains("shop/payments:80") && text.contains("west/w"),
+                "{text}"
+            );
+            assert_eq!(east.seen.get(), 0, "an order is not placed twice");
+            until("the endpoint is back", || {
+                !proxy
+                    .outbound
+                    .state_json()
+                    .to_string()
+                    .contains("ejected_for")
+            })
+            .await;
+            west.then([act]);
+            let before = (west.seen.get(), east.seen.get());
+            let r = client.send("PUT", Bytes::from_static(b"state")).await;
+            assert_eq!(r.status(), StatusCode::OK);
+            assert_eq!(r.into_body().collect().await.unwrap().to_bytes(), "state");
+            // Either it was still ramping and went east at once, or it failed in the west and went east then.
+            assert!(east.seen.get() > before.1 || west.seen.get() > before.0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_be_replayed_is_not() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        west.then([Act::Vanish]);
+        let mut client = Client::connect(proxy.address).await;
+        let r = client.send("PUT", Bytes::from(vec![7; 1 << 20])).await;
+        assert_eq!(r.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(east.seen.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_not_mistaken_for_a_whole_one() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        west.then([Act::BreakOff]);
+        let mut client = Client::connect(proxy.address).await;
+        let r = client.send("GET", Bytes::new()).await;
+        assert_eq!(r.status(), StatusCode::OK);
+        west.go.notify_one();
+        assert!(r.into_body().collect().await.is_err());
+        assert_eq!(world.count("tradewind_outbound_requests_total{service=\"shop/payments:80\",cluster=\"west\",outcome=\"broken\"}"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_impostor_is_refused_and_the_true_one_serves() {
+    on_one_thread(async {
+        let world = World::new();
+        // A true member of the mesh, but another service's workload.
+        let impostor = Peer::start_as(&world, "i", "west", "invoices", None).await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", impostor.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await, (StatusCode::OK, "e".into()));
+        assert_eq!(impostor.seen.get(), 0);
+        assert_eq!(world.count("tradewind_outbound_ejections_total{service=\"shop/payments:80\",cluster=\"west\",cause=\"identity\"}"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revoked_cluster_is_left_at_once_live_streams_included() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        east.then([Act::EchoLater]);
+        let waiting = client.send("POST", Bytes::from_static(b"x"));
+        let revoke = async {
+            until("the stream is open", || east.seen.get() == 1).await;
+            world.endpoint("w", "west", west.address);
+            let mut trust = world.trust_map.clone();
+            trust
+                .authorities
+                .remove(&world.domain.trust_domain(&cluster("east")));
+            world.trust.set(&trust).unwrap();
+        };
+        let (r, ()) = tokio::join!(waiting, revoke);
+        assert_eq!(r.status(), StatusCode::BAD_GATEWAY);
+        let text =
+            String::from_utf8(r.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        assert!(text.contains("no longer trusted"), "{text}");
+        assert_eq!(client.get().await, (StatusCode::OK, "w".into()));
+        assert_eq!(east.seen.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dead_gateway_is_passed_by_and_a_dead_cluster_left() {
+    on_one_thread(async {
+        let world = World::new();
+        let central = Peer::start(&world, "c", "central").await;
+        let east = Peer::start(&world, "e", "east").await;
+        let (east_gateway, _e) = gateway(east.address).await;
+        let (central_gateway, central_task) = gateway(central.address).await;
+        world.endpoint("c", "central", central.address);
+        world.endpoint("e", "east", east.address);
+        let dead = nowhere().await;
+        world.behind("c", &[dead, central_gateway]);
+        world.behind("e", &[east_gateway]);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(
+            client.get().await,
+            (StatusCode::OK, "c".into()),
+            "related region first"
+        );
+        central_task.abort();
+        central.kill().await;
+        for _ in 0..20 {
+            assert_eq!(client.get().await, (StatusCode::OK, "e".into()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_draining_cluster_serves_nothing_while_others_can() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await.1, "w");
+        world.change(|s| {
+            let west = s.clusters.get_mut(&cluster("west")).unwrap();
+            std::sync::Arc::make_mut(west).state = ClusterState::Draining;
+        });
+        for _ in 0..10 {
+            assert_eq!(client.get().await.1, "e");
+        }
+        east.kill().await;
+        assert_eq!(
+            client.get().await,
+            (StatusCode::OK, "w".into()),
+            "better than nobody"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_waiting_callers_share_one_dial() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let calls = (0..50).map(|_| async { Client::connect(proxy.address).await.get().await });
+        for (status, _) in futures::future::join_all(calls).await {
+            assert_eq!(status, StatusCode::OK);
+        }
+        assert_eq!((west.seen.get(), west.connections.get()), (50, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn errors_name_the_service_what_was_tried_and_why() {
+    on_one_thread(async {
+        let world = World::new();
+        let dead = nowhere().await;
+        world.endpoint("w", "west", dead);
+        let proxy = world.proxy().await;
+        let text = raw(
+            proxy.address,
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        )
+        .await;
+        assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+        assert!(
+            text.contains("tradewind-error: no-endpoint-answered"),
+            "{text}"
+        );
+        assert!(
+            text.contains("west/w") && text.contains(&dead.to_string()),
+            "{text}"
+        );
+        assert!(text.contains("refused"), "{text}");
+        world.change(|s| s.services.clear());
+        let text = raw(
+            proxy.address,
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        )
+        .await;
+        assert!(text.contains("tradewind-error: unknown-service"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_appears_in_time_is_waited_for() {
+    on_one_thread(async {
+        let world = World::new();
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        let west = Peer::start(&world, "w", "west").await;
+        let come = async {
+            until("the request waits", || true).await;
+            world.endpoint("w", "west", west.address);
+        };
+        let (got, ()) = tokio::join!(client.get(), come);
+        assert_eq!(got, (StatusCode::OK, "w".into()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn grpc_streams_both_ways_with_trailers() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+        let (mut send, conn) = hyper::client::conn::http2::handshake(Local, io)
+            .await
+            .unwrap();
+        drop(spawn_local("client", async move {
+            drop(conn.await);
+        }));
+        let (tx, rx) = tokio::sync::mpsc::channel::<Result<_, std::convert::Infallible>>(1);
+        let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(rx));
+        let request = Request::post("http://shop/x")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(body)
+            .unwrap();
+        let response = send.send_request(request);
+        let frame = |s: &'static str| Ok(http_body::Frame::data(Bytes::from_static(s.as_bytes())));
+        tx.send(frame("one")).await.unwrap();
+        let mut response = response.await.unwrap();
+        let first = response
+            .frame()
+            .await
+            .unwrap()
+            .unwrap()
+            .into_data()
+            .unwrap();
+        assert_eq!(first, "one", "an answer comes before the request ends");
+        tx.send(frame("two")).await.unwrap();
+        assert_eq!(
+            response
+                .frame()
+                .await
+                .unwrap()
+                .unwrap()
+                .into_data()
+                .unwrap(),
+            "two"
+        );
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-client", "done".parse().unwrap());
+        tx.send(Ok(http_body::Frame::trailers(trailers)))
+            .await
+            .unwrap();
+        drop(tx);
+        let last = response
+            .frame()
+            .await
+            .unwrap()
+            .unwrap()
+            .into_trailers()
+            .unwrap();
+        assert_eq!(last["x-client"], "done");
+        assert_eq!(west.heads.borrow()[0].headers()["te"], "trailers");
+        assert_eq!(
+            west.heads.borrow()[0].headers()["tradewind-version"],
+            "HTTP/2.0"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn grpc_errors_are_grpc_errors() {
+    on_one_thread(async {
+        let world = World::new();
+        world.endpoint("w", "west", nowhere().await);
+        let proxy = world.proxy().await;
+        let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+        let (mut send, conn) = hyper::client::conn::http2::handshake(Local, io)
+            .await
+            .unwrap();
+        drop(spawn_local("client", async move {
+            drop(conn.await);
+        }));
+        let request = Request::post("http://shop/x")
+            .header("content-type", "application/grpc+proto")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let r = send.send_request(request).await.unwrap();
+        assert_eq!(
+            (r.status(), &r.headers()["grpc-status"]),
+            (StatusCode::OK, &"14".parse().unwrap())
+        );
+        assert!(
+            r.headers()["grpc-message"]
+                .to_str()
+                .unwrap()
+                .contains("shop/payments:80")
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_pass_intact() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        let body: Bytes = (0..32u32 << 20)
+            .map(|i| (i >> 10) as u8)
+            .collect::<Vec<_>>()
+            .into();
+        let r = client.send("POST", body.clone()).await;
+        assert!(r.into_body().collect().await.unwrap().to_bytes() == body);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_tunnelled_and_a_refused_one_answered() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let mut s = TcpStream::connect(proxy.address).await.unwrap();
+        let ask = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n");
+        s.write_all(ask("/chat").as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(s.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 ") && head.to_lowercase().contains("upgrade: websocket"), "{head}");
+        assert!(head.contains("tradewind-served-by: west/w"), "{head}");
+        for word in ["ping", "pong"] {
+            s.write_all(word.as_bytes()).await.unwrap();
+            let mut got = [0; 4];
+            s.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, word.as_bytes());
+        }
+        assert_eq!(west.heads.borrow()[0].uri().authority().unwrap(), "payments.shop.svc.clusterset.local:80");
+        let mut s = TcpStream::connect(proxy.address).await.unwrap();
+        s.write_all(ask("/no").as_bytes()).await.unwrap();
+        let mut got = vec![0; 512];
+        let n = s.read(&mut got).await.unwrap();
+        assert!(String::from_utf8_lossy(&got[..n]).starts_with("HTTP/1.1 403 "));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn any_bytes_pass_and_half_close_is_kept() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("dead", "west", nowhere().await);
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        for _ in 0..8 {
+            let mut s = TcpStream::connect(proxy.address).await.unwrap();
+            s.write_all(b"\x00\x01binary").await.unwrap();
+            s.shutdown().await.unwrap();
+            let mut out = Vec::new();
+            s.read_to_end(&mut out).await.unwrap();
+            assert_eq!(out, b"\x00\x01binary");
+        }
+        assert_eq!(west.seen.get(), 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_client_may_still_turn_out_to_speak_http() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let mut s = TcpStream::connect(proxy.address).await.unwrap();
+        until("the proxy takes it for opaque", || west.seen.get() == 1).await;
+        s.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut out = String::new();
+        s.read_to_string(&mut out).await.unwrap();
+        assert!(
+            out.starts_with("HTTP/1.1 200 ") && out.contains("tradewind-served-by"),
+            "{out}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let mut proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        west.then([Act::EchoLater]);
+        let trigger = proxy.trigger.take().unwrap();
+        let drain = async {
+            until("the request is under way", || west.seen.get() == 1).await;
+            let drained = spawn_local("drain", trigger.drain(Duration::from_secs(10)));
+            while TcpStream::connect(proxy.address).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            west.go.notify_one();
+            drained.await.unwrap()
+        };
+        let request = async {
+            let r = client.send("POST", Bytes::from_static(b"last")).await;
+            r.into_body().collect().await.unwrap().to_bytes()
+        };
+        let (body, in_order) = tokio::join!(request, drain);
+        assert_eq!(body, "last");
+        assert!(in_order, "nothing had to be forced");
+        proxy.served.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_forced_drain_ends_what_does_not_finish() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let mut proxy = world.proxy().await;
+        let mut s = TcpStream::connect(proxy.address).await.unwrap();
+        s.write_all(b"\x00opaque").await.unwrap();
+        s.read_u8().await.unwrap();
+        assert!(
+            !proxy
+                .trigger
+                .take()
+                .unwrap()
+                .drain(Duration::from_millis(50))
+                .await
+        );
+        proxy.served.await.unwrap();
+    })
+    .await;
+}
