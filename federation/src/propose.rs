@@ -43,7 +43,7 @@ pub(crate) struct Forwarded {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Ask {
-    Write(Command),
+    Write(Box<Command>),
     /// Up to which revision must a linearizable read have applied?
     ReadIndex,
 }

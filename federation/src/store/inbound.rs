@@ -98,7 +98,7 @@ impl Store {
             Ask::Write(command) => match crate::propose::measure(&command) {
                 Err(error) => Told::Failed(error.to_string()),
                 Ok(bytes) => {
-                    let writing = self.write_here(asked.proposer, command, bytes);
+                    let writing = self.write_here(asked.proposer, *command, bytes);
                     match timeout(deadline, writing).await {
                         Ok(Ok(outcome)) => Told::Outcome(outcome),
                         Ok(Err(LocalError::NotLeader(leader))) => Told::NotLeader(leader),

@@ -44,7 +44,9 @@ impl Store {
         };
         self.inner.core.meters.proposed.inc();
         let until = Instant::now() + self.inner.core.timing.propose;
-        let told = self.ask_leader(Ask::Write(command), bytes, until).await?;
+        let told = self
+            .ask_leader(Ask::Write(Box::new(command)), bytes, until)
+            .await?;
         let outcome = match told {
             Told::Outcome(outcome) => outcome,
             other => return Err(unexpected(&other)),
@@ -116,7 +118,7 @@ impl Store {
         let told = match ask {
             Ask::Write(command) => {
                 let own = self.inner.cluster.clone();
-                let writing = self.write_here(own, command.clone(), bytes);
+                let writing = self.write_here(own, (**command).clone(), bytes);
                 let written = timeout_at(until, writing).await;
                 written.map(|w| w.map(Told::Outcome))
             }

@@ -119,7 +119,7 @@ async fn a_cluster_writes_only_in_its_own_name() {
         &crate::propose::Forwarded {
             proposer: name("west"),
             deadline_ms: 1_000,
-            ask: crate::propose::Ask::Write(Command::Leave),
+            ask: crate::propose::Ask::Write(Box::new(Command::Leave)),
         },
         "a proposal",
     );
