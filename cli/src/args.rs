@@ -1,6 +1,6 @@
 //! The command line, as clap reads it. Holds nothing but the shape.
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{app, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status, token, version},
@@ -12,7 +12,7 @@ use crate::{
 #[command(name = "tradewind", version, after_help = EXIT_CODES, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
     /// Print data and errors only
-    #[arg(short, long, global = true, env = "TRADEWIND_QUIET")]
+    #[arg(short, long, global = true, env = "TRADEWIND_QUIET", value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Die when this process, the parent, does: for programs that start roles as their children
     #[arg(long, global = true, env = "TRADEWIND_PARENT_PID", value_name = "PID", hide = true)]
@@ -65,4 +65,37 @@ pub enum Command {
     DemoApp(app::App),
     /// Print the version
     Version(version::Version),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_a_role_has_its_variable() {
+        for role in ["controller", "gateway", "proxy", "dns"] {
+            let command = Cli::command();
+            let command = command.find_subcommand(role).unwrap();
+            for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {
+                let long = arg.get_long().unwrap();
+                let variable = format!("TRADEWIND_{}", long.replace('-', "_").to_uppercase());
+                let told = arg.get_env().unwrap_or_else(|| panic!("--{long} of {role} has no variable"));
+                assert_eq!(told, variable.as_str(), "--{long} of {role}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_says_what_it_does() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+    }
 }

@@ -20,7 +20,7 @@ pub struct Dns {
     #[arg(long, env = "TRADEWIND_UPSTREAM", value_name = "IP:PORT", value_delimiter = ',')]
     upstream: Vec<SocketAddr>,
     /// Forward nothing: every other name is answered SERVFAIL
-    #[arg(long, env = "TRADEWIND_NO_FORWARDING", conflicts_with = "upstream")]
+    #[arg(long, env = "TRADEWIND_NO_FORWARDING", value_parser = clap::builder::FalseyValueParser::new(), conflicts_with = "upstream")]
     no_forwarding: bool,
 }
 

@@ -29,7 +29,7 @@ pub struct Gateway {
     #[arg(long, env = "TRADEWIND_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// Pass connections that name another cluster on to that cluster's gateways
-    #[arg(long, env = "TRADEWIND_PASS_ON")]
+    #[arg(long, env = "TRADEWIND_PASS_ON", value_parser = clap::builder::FalseyValueParser::new())]
     pass_on: bool,
     #[command(flatten)]
     drain: DrainArgs,
