@@ -175,13 +175,13 @@ impl Disk {
             return Ok(());
         };
         let started = Instant::now();
-        self.engine.append_sync(&entries).map_err(text)?;
+        let sizes = self.engine.append_sync(&entries).map_err(text)?;
         // Only after the entries are safe: a mark ahead of the log would refuse a healthy node.
         self.mark(Some(last))?;
         self.meters.flushed(started.elapsed(), entries.len());
         let mut written = self.written.lock();
         written.last = Some(last);
-        written.tail.extend(entries);
+        written.tail.extend(entries.into_iter().zip(sizes));
         Ok(())
     }
 

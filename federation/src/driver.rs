@@ -115,16 +115,16 @@ impl Core {
             learners: membership.learner_ids().collect(),
             trails,
             leader_age_ms: known.then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            can_write: known && age <= 2 * self.timing.lease,
+            can_write: known && age <= self.timing.lease,
             stopped: metrics.running_state.err().map(|e| e.to_string()),
         }
     }
 
-    /// A leader worth asking: known, and heard of lately.
+    /// A leader worth asking: known, and heard of lately. A leader that no majority confirms is none: what it took
+    /// would hang, and might come true much later.
     pub(crate) fn live_leader(&self) -> Option<NodeId> {
-        let standing = self.standing();
-        let fresh = standing.leads || standing.leader_age <= self.timing.lease;
-        standing.leader.filter(|_| fresh)
+        let status = self.status();
+        status.leader.filter(|_| status.can_write)
     }
 }
 

@@ -59,8 +59,8 @@ pub(crate) enum EngineError {
 pub(crate) trait Engine: Debug + Send + Sync + 'static {
     /// Entries of `range` in order, as many as `max_bytes` hold, at least one if there is any, without holes.
     fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError>;
-    /// Writes entries and makes them durable.
-    fn append_sync(&self, entries: &[Entry]) -> Result<(), EngineError>;
+    /// Writes entries and makes them durable. Gives each one's size on disk, bytes.
+    fn append_sync(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError>;
     /// Removes every entry from `index` on, durably.
     fn truncate_from(&self, index: u64) -> Result<(), EngineError>;
     /// Removes every entry up to `upto` and remembers it. Need not be durable at once: what is purged lies in a snapshot.

@@ -36,53 +36,73 @@ const LOCK_RETRY: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Entries kept decoded in memory, for replication and apply; a follower further behind reads the disk.
 const TAIL: usize = 1_024;
+/// What they may take, bytes of their encoded form.
+const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes read for one RPC, so that it stays below the frame's bound; a single entry always fits.
 const READ_BYTES: usize = 1024 * 1024;
 /// Entries checked at a time when the log is opened.
 const CHECK: u64 = 256;
 
-/// The newest entries, contiguous.
+/// The newest entries, contiguous, each with its size in bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Tail(VecDeque<Entry>);
+pub(crate) struct Tail {
+    entries: VecDeque<(Entry, usize)>,
+    bytes: usize,
+}
 
 impl Tail {
-    pub(crate) fn extend(&mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            let follows = self
-                .0
-                .back()
-                .is_none_or(|last| last.log_id.index + 1 == entry.log_id.index);
-            if !follows {
-                self.0.clear();
+    pub(crate) fn extend(&mut self, entries: impl Iterator<Item = (Entry, usize)>) {
+        for (entry, bytes) in entries {
+            let last = self.entries.back();
+            if last.is_some_and(|(last, _)| last.log_id.index + 1 != entry.log_id.index) {
+                *self = Self::default();
             }
-            self.0.push_back(entry);
-            if self.0.len() > TAIL {
-                self.0.pop_front();
+            self.entries.push_back((entry, bytes));
+            self.bytes += bytes;
+            while self.entries.len() > TAIL || self.bytes > TAIL_BYTES {
+                let dropped = self.entries.pop_front();
+                self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
             }
         }
     }
 
     pub(crate) fn truncate_from(&mut self, from: u64) {
-        while self.0.back().is_some_and(|e| e.log_id.index >= from) {
-            self.0.pop_back();
+        while self
+            .entries
+            .back()
+            .is_some_and(|(e, _)| e.log_id.index >= from)
+        {
+            let dropped = self.entries.pop_back();
+            self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
         }
     }
 
     pub(crate) fn purge_to(&mut self, upto: u64) {
-        while self.0.front().is_some_and(|e| e.log_id.index <= upto) {
-            self.0.pop_front();
+        while self
+            .entries
+            .front()
+            .is_some_and(|(e, _)| e.log_id.index <= upto)
+        {
+            let dropped = self.entries.pop_front();
+            self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
         }
     }
 
-    /// The entries of `range`, when its start is here.
-    fn read(&self, range: &Range<u64>) -> Option<Vec<Entry>> {
-        let first = self.0.front()?.log_id.index;
+    /// The entries of `range` as far as `max_bytes` hold, at least one, when its start is here.
+    fn read(&self, range: &Range<u64>, max_bytes: usize) -> Option<Vec<Entry>> {
+        let first = self.entries.front()?.0.log_id.index;
         let skip = usize::try_from(range.start.checked_sub(first)?).ok()?;
-        if skip >= self.0.len() {
-            return None;
-        }
         let count = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        Some(self.0.iter().skip(skip).take(count).cloned().collect())
+        let mut read = Vec::new();
+        let mut total = 0_usize;
+        for (entry, bytes) in self.entries.iter().skip(skip).take(count) {
+            total = total.saturating_add(*bytes);
+            if total > max_bytes && !read.is_empty() {
+                break;
+            }
+            read.push(entry.clone());
+        }
+        (!read.is_empty()).then_some(read)
     }
 }
 
@@ -181,8 +201,8 @@ impl LogStore {
         if range.start >= range.end {
             return Ok(Vec::new());
         }
-        if let Some(entries) = self.written.lock().tail.read(&range) {
-            return Ok(bounded(entries, max_bytes));
+        if let Some(entries) = self.written.lock().tail.read(&range, max_bytes) {
+            return Ok(entries);
         }
         let engine = Arc::clone(&self.engine);
         let (start, dir) = (range.start, self.dir.clone());
@@ -194,23 +214,6 @@ impl LogStore {
         read.map_err(|e| failed(e.to_string()))?
             .map_err(|e| failed(e.to_string()))
     }
-}
-
-/// As many entries as `max_bytes` hold, at least one. Only long runs are measured: a handful always fits.
-fn bounded(mut entries: Vec<Entry>, max_bytes: usize) -> Vec<Entry> {
-    if max_bytes == usize::MAX || entries.len() < 2 {
-        return entries;
-    }
-    let mut bytes = 0;
-    let fitting = entries
-        .iter()
-        .take_while(|entry| {
-            bytes += serde_json::to_vec(entry).map_or(0, |b| b.len());
-            bytes <= max_bytes
-        })
-        .count();
-    entries.truncate(fitting.max(1));
-    entries
 }
 
 const VOTE: &str = "vote";

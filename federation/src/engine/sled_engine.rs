@@ -125,8 +125,9 @@ impl Engine for SledEngine {
         Ok(entries)
     }
 
-    fn append_sync(&self, entries: &[Entry]) -> Result<(), EngineError> {
+    fn append_sync(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let mut batch = Batch::default();
+        let mut sizes = Vec::with_capacity(entries.len());
         for entry in entries {
             let framed = frame::encode(entry)?;
             for (number, part) in (0_u16..).zip(framed.chunks(PART)) {
@@ -134,9 +135,11 @@ impl Engine for SledEngine {
                 key.extend_from_slice(&number.to_be_bytes());
                 batch.insert(key, part);
             }
+            sizes.push(framed.len());
         }
         self.db.apply_batch(batch)?;
-        self.sync()
+        self.sync()?;
+        Ok(sizes)
     }
 
     fn truncate_from(&self, index: u64) -> Result<(), EngineError> {

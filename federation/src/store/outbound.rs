@@ -90,7 +90,7 @@ impl Store {
         loop {
             let now = Instant::now();
             if now >= until {
-                let since = core.contacts.leader_age(now);
+                let since = core.standing().leader_age;
                 return Err(ProposeError::NoLeader { since });
             }
             if let Some(stopped) = core.status().stopped {

@@ -12,6 +12,7 @@ use crate::{
 };
 
 async fn log(dir: &Path) -> Result<(LogStore, std::thread::JoinHandle<()>), StoreError> {
+    fs::create_dir_all(dir).unwrap();
     LogStore::open(dir, Meters::default()).await
 }
 
@@ -154,6 +155,54 @@ async fn a_flipped_bit_in_an_entry_is_named() {
         text.contains("log entry 4") && text.contains("checksum"),
         "{text}"
     );
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_anywhere_in_the_engines_file_is_an_error_or_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    written(&whole).await;
+    let (mut refused, mut harmless) = (0, 0);
+    for step in 0..24 {
+        let copy = dir.path().join(format!("copy-{step}"));
+        copy_tree(&whole, &copy);
+        let path = copy.join("log/db");
+        let mut bytes = fs::read(&path).unwrap();
+        let used = bytes.iter().rposition(|b| *b != 0).unwrap();
+        // The first round only copies: it shows that the rest of this test means something.
+        if step > 0 {
+            bytes[used * step / 24] ^= 0x10;
+            fs::write(&path, &bytes).unwrap();
+        }
+        match log(&copy).await {
+            Ok(mut opened) => {
+                let read = opened.0.try_get_log_entries(0..20).await.unwrap();
+                assert_eq!(read, entries(0..10), "round {step}");
+                harmless += 1;
+                close(opened).await;
+            }
+            Err(error) => {
+                assert!(step > 0, "{error}");
+                let text = error.to_string();
+                assert!(text.contains("log") && text.contains("away"), "{text}");
+                refused += 1;
+            }
+        }
+    }
+    println!("{refused} refused, {harmless} harmless");
+    assert!(refused > 0);
 }
 
 #[tokio::test]
