@@ -10,7 +10,7 @@ use tradewind_runtime::{
     clock::SharedClock,
     drain, listen,
     metrics::MetricsRegistry,
-    ready::Readiness,
+    ready::{Blocker, Readiness},
     rng::Rng,
     task::TaskSet,
     telemetry::LogHandle,
@@ -56,13 +56,15 @@ impl Dns {
         })?;
         let forwarder = Forwarder::new(&config.upstreams, local)?;
         let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
+        let readiness = Readiness::new();
         Ok(Bound {
             config,
             clock,
             rng,
             log,
             metrics: MetricsRegistry::new(),
-            readiness: Readiness::new(),
+            starting: readiness.blocker("listeners"),
+            readiness,
             udp,
             tcp,
             local,
@@ -99,6 +101,7 @@ pub struct Bound {
     log: Option<LogHandle>,
     metrics: MetricsRegistry,
     readiness: Readiness,
+    starting: Blocker,
     udp: UdpSocket,
     tcp: TcpListener,
     local: SocketAddr,
@@ -171,6 +174,7 @@ impl Bound {
         tasks.spawn("udp", udp(self.udp, serving.clone(), watch.clone()));
         tasks.spawn("tcp", tcp(self.tcp, serving, self.rng.fork(), watch));
         tasks.spawn("admin", self.admin.run(state, admin_watch));
+        drop(self.starting);
 
         drain.triggered().await;
         tracing::info!("DNS server drains");

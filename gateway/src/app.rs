@@ -13,7 +13,7 @@ use tradewind_runtime::{
     clock::SharedClock,
     drain, listen,
     metrics::MetricsRegistry,
-    ready::Readiness,
+    ready::{Blocker, Readiness},
     rng::Rng,
     task::TaskSet,
     telemetry::LogHandle,
@@ -60,13 +60,15 @@ impl Gateway {
             None => config.listen,
         };
         let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
+        let readiness = Readiness::new();
         Ok(Bound {
             config,
             clock,
             rng,
             log,
             metrics: MetricsRegistry::new(),
-            readiness: Readiness::new(),
+            starting: readiness.blocker("listeners"),
+            readiness,
             listeners,
             local,
             admin,
@@ -121,6 +123,7 @@ pub struct Bound {
     log: Option<LogHandle>,
     metrics: MetricsRegistry,
     readiness: Readiness,
+    starting: Blocker,
     listeners: Vec<std::net::TcpListener>,
     local: SocketAddr,
     admin: AdminBound,
@@ -186,7 +189,6 @@ impl Bound {
         mut tasks: TaskSet,
         mut drain: drain::Watch,
     ) -> Result<(), GatewayError> {
-        let starting = self.readiness.blocker("listeners");
         let max = self.config.max_connections;
         let limits = Limits::new(max.unwrap_or_else(limits::connections_by_fds));
         let metrics = GatewayMetrics::new(&self.metrics, &limits);
@@ -220,7 +222,7 @@ impl Bound {
         };
         let data = self.start_workers(&serving, watch)?;
         tasks.spawn("admin", self.admin.run(state, admin_watch));
-        drop(starting);
+        drop(self.starting);
 
         let mut joined = std::pin::pin!(data.join());
         tokio::select! {

@@ -18,6 +18,8 @@ mod refusal;
 mod route;
 mod serve;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use app::{Bound, Gateway};
 pub use config::GatewayConfig;

@@ -20,7 +20,7 @@ use tradewind_runtime::{
     clock::SharedClock,
     drain, listen,
     metrics::MetricsRegistry,
-    ready::Readiness,
+    ready::{Blocker, Readiness},
     rng::Rng,
     task::TaskSet,
     telemetry::LogHandle,
@@ -81,13 +81,15 @@ impl Proxy {
             });
         }
         let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
+        let readiness = Readiness::new();
         Ok(Bound {
             config,
             clock,
             rng,
             log,
             metrics: MetricsRegistry::new(),
-            readiness: Readiness::new(),
+            starting: readiness.blocker("listeners"),
+            readiness,
             threads,
             inbound,
             hbone,
@@ -168,6 +170,7 @@ pub struct Bound {
     log: Option<LogHandle>,
     metrics: MetricsRegistry,
     readiness: Readiness,
+    starting: Blocker,
     threads: usize,
     inbound: Vec<std::net::TcpListener>,
     hbone: Option<SocketAddr>,
@@ -251,7 +254,6 @@ impl Bound {
         mut tasks: TaskSet,
         mut drain: drain::Watch,
     ) -> Result<(), ProxyError> {
-        let starting = self.readiness.blocker("listeners");
         let registering =
             (!self.config.serves.is_empty()).then(|| self.readiness.blocker("registration"));
         let (trigger, watch) = drain::channel();
@@ -290,7 +292,7 @@ impl Bound {
         let admin = self.admin_state(&control, &inbound, &cells, stands, hears.clone());
         let data = self.start_workers(&control, &inbound, &cells, watch)?;
         tasks.spawn("admin", self.admin.run(admin, admin_watch));
-        drop(starting);
+        drop(self.starting);
 
         let mut joined = std::pin::pin!(data.join());
         tokio::select! {

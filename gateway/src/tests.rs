@@ -1,0 +1,569 @@
+//! A gateway through real sockets: real TLS between a caller and workloads it cannot read, no controller anywhere.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+use tradewind_api::{
+    ClusterName, Domain, EndpointId, SpiffeId,
+    model::{ClusterState, Health},
+    snapshot::{Snapshot, Trust},
+};
+use tradewind_ca::{AuthorityKey, Issuer, Root};
+use tradewind_runtime::{
+    clock, drain, metrics::MetricsRegistry, ready::Readiness, rng::Rng, task, task::TaskSet,
+};
+use tradewind_transport::{
+    control::{Control, ControlStatus},
+    keys::WorkloadKey,
+    server_name::{Target, encode},
+    svid::{Svid, SvidCell},
+    tls::{self, ClientAuth, Expect},
+    trust::TrustCell,
+};
+
+use crate::{
+    Gateway, GatewayConfig,
+    fixture::{cluster, endpoint, snapshot},
+};
+
+/// Certificates of a federation of `west` and `east`.
+struct Pki {
+    trust: Trust,
+    issuers: BTreeMap<String, Issuer>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let (domain, now) = (Domain::default(), clock::system().unix_ms());
+        let root = Root::generate(&domain, now).unwrap();
+        let mut pki = Self {
+            trust: Trust::default(),
+            issuers: BTreeMap::new(),
+        };
+        pki.trust.roots.insert(root.cert_der().to_vec());
+        for name in ["west", "east"] {
+            let cluster = ClusterName::new(name).unwrap();
+            let key = AuthorityKey::generate(&cluster, &domain).unwrap();
+            let csr = key.csr_der().unwrap();
+            let der = root.sign_authority(&csr, &cluster, &domain, now).unwrap();
+            pki.trust
+                .authorities
+                .insert(domain.trust_domain(&cluster), [der.clone()].into());
+            let issuer = Issuer::new(key, der, root.cert_der().to_vec()).unwrap();
+            pki.issuers.insert(name.to_owned(), issuer);
+        }
+        pki
+    }
+
+    fn svid(&self, cluster: &str) -> SvidCell {
+        let key = WorkloadKey::generate().unwrap();
+        let id: SpiffeId = format!("spiffe://{cluster}.mesh.internal/ns/shop/sa/payments")
+            .parse()
+            .unwrap();
+        let now = clock::system().unix_ms();
+        let issued = self.issuers[cluster]
+            .issue(&key.csr_der().unwrap(), &id, now, 3600)
+            .unwrap();
+        let cell = SvidCell::empty();
+        cell.set(Svid::new(&key, &issued.chain_der).unwrap());
+        cell
+    }
+
+    fn cell(&self) -> TrustCell {
+        TrustCell::new(&self.trust).unwrap()
+    }
+}
+
+/// A workload that says its name to whoever connects and then echoes.
+async fn workload(pki: &Pki, name: &'static str, tasks: &mut TaskSet) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = tls::server_config(&pki.svid("west"), &pki.cell(), ClientAuth::Required);
+    let acceptor = TlsAcceptor::from(config);
+    tasks.spawn("workload", async move {
+        let mut connections = TaskSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            connections.spawn("workload connection", async move {
+                let Ok(mut tls) = acceptor.accept(stream).await else {
+                    return;
+                };
+                tls.write_all(name.as_bytes()).await.unwrap();
+                let (mut r, mut w) = tokio::io::split(tls);
+                drop(tokio::io::copy(&mut r, &mut w).await);
+                drop(w.shutdown().await);
+            });
+        }
+    });
+    address
+}
+
+/// An address nobody listens on.
+async fn dead() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+struct Running {
+    address: SocketAddr,
+    admin: SocketAddr,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    metrics: MetricsRegistry,
+    readiness: Readiness,
+    trigger: drain::Trigger,
+    ended: tokio::task::JoinHandle<Result<(), crate::GatewayError>>,
+}
+
+fn start(s: Snapshot, change: impl FnOnce(&mut GatewayConfig)) -> Running {
+    let mut config = GatewayConfig::new("gw-1", "unix:/nowhere".parse().unwrap());
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config.admin_listen = "127.0.0.1:0".parse().unwrap();
+    config.threads = 2;
+    config.announce_grace = Duration::from_millis(100);
+    change(&mut config);
+    let bound = Gateway::build(config, clock::system(), Rng::seeded(1), None).unwrap();
+    let (address, admin) = (bound.local_addr(), bound.admin_addr());
+    let (metrics, readiness) = (bound.metrics(), bound.readiness());
+    let (snapshot, rx) = watch::channel(Arc::new(s));
+    let control = Control::from_parts(
+        SvidCell::empty(),
+        TrustCell::empty(),
+        rx,
+        ControlStatus::default(),
+    );
+    let (trigger, watch) = drain::channel();
+    let ended = task::spawn("gateway", bound.run_with(control, TaskSet::new(), watch));
+    Running {
+        address,
+        admin,
+        snapshot,
+        metrics,
+        readiness,
+        trigger,
+        ended,
+    }
+}
+
+impl Running {
+    async fn metric(&self, line: &str) {
+        until(line, || self.metrics.encode().contains(line)).await;
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = time::Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(time::Instant::now() < deadline, "never: {what}");
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn to(cluster: &str, service: &str, id: Option<&str>) -> String {
+    let target = Target::Endpoint {
+        cluster: ClusterName::new(cluster).unwrap(),
+        service: service.parse().unwrap(),
+        port: 80,
+        endpoint: id.map(|i| EndpointId::new(i).unwrap()),
+    };
+    encode(&target, &Domain::default())
+}
+
+async fn call(pki: &Pki, gateway: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = tls::client_config(&pki.svid("east"), &pki.cell(), Expect::AnyMember);
+    let stream = TcpStream::connect(gateway).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    time::timeout(
+        Duration::from_secs(10),
+        TlsConnector::from(config).connect(name, stream),
+    )
+    .await
+    .unwrap()
+}
+
+async fn served_by(stream: &mut TlsStream<TcpStream>) -> String {
+    let mut name = [0u8; 1];
+    stream.read_exact(&mut name).await.unwrap();
+    String::from_utf8(name.to_vec()).unwrap()
+}
+
+async fn echoes(stream: &mut TlsStream<TcpStream>, text: &str) -> bool {
+    if stream.write_all(text.as_bytes()).await.is_err() {
+        return false;
+    }
+    let mut back = vec![0u8; text.len()];
+    matches!(stream.read_exact(&mut back).await, Ok(_) if back == text.as_bytes())
+}
+
+async fn mesh(pki: &Pki, tasks: &mut TaskSet) -> Snapshot {
+    let mut s = snapshot(&[("shop/payments", true, 80), ("shop/secret", false, 80)]);
+    for name in ["a", "b"] {
+        let at = workload(pki, name, tasks).await.to_string();
+        endpoint(
+            &mut s,
+            "shop/payments",
+            "west",
+            name,
+            Health::Healthy,
+            &at,
+            80,
+        );
+        endpoint(
+            &mut s,
+            "shop/secret",
+            "west",
+            name,
+            Health::Healthy,
+            &at,
+            80,
+        );
+    }
+    s
+}
+
+fn alert_of(error: &std::io::Error) -> String {
+    format!("{error:?}")
+}
+
+#[tokio::test]
+async fn a_call_reaches_the_endpoint_it_names_end_to_end() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |_| {});
+    for id in ["a", "b", "a"] {
+        let mut stream = call(&pki, g.address, &to("west", "shop/payments", Some(id)))
+            .await
+            .unwrap();
+        assert_eq!(served_by(&mut stream).await, id);
+        assert!(echoes(&mut stream, "over the border").await);
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+    }
+    g.metric(r#"tradewind_gateway_connections_closed_total{to="shop/payments:80"} 3"#)
+        .await;
+    g.metric(r#"tradewind_gateway_connections_active{to="shop/payments:80"} 0"#)
+        .await;
+    let text = g.metrics.encode();
+    let sent = text
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix(r#"tradewind_gateway_bytes_sent_total{to="shop/payments:80"} "#)
+        })
+        .unwrap();
+    assert!(sent.parse::<u64>().unwrap() > 3 * 1000, "{sent}");
+    assert!(g.readiness.is_ready());
+}
+
+#[tokio::test]
+async fn any_spreads_and_bulk_arrives_whole() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |_| {});
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
+            .await
+            .unwrap();
+        seen.insert(served_by(&mut stream).await);
+    }
+    assert_eq!(seen.len(), 2);
+    let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
+        .await
+        .unwrap();
+    served_by(&mut stream).await;
+    let sent: Vec<u8> = (0..4_000_000u32)
+        .map(|i| i.to_le_bytes()[0] ^ 0x5a)
+        .collect();
+    let (mut r, mut w) = tokio::io::split(stream);
+    let copy = sent.clone();
+    tasks.spawn("sender", async move {
+        w.write_all(&copy).await.unwrap();
+        w.shutdown().await.unwrap();
+    });
+    let mut back = Vec::new();
+    r.read_to_end(&mut back).await.unwrap();
+    assert!(back == sent);
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_costs_the_caller_nothing_while_another_lives() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let mut s = mesh(&pki, &mut tasks).await;
+    let gone = dead().await.to_string();
+    endpoint(
+        &mut s,
+        "shop/payments",
+        "west",
+        "dead",
+        Health::Healthy,
+        &gone,
+        80,
+    );
+    let g = start(s, |_| {});
+    for _ in 0..5 {
+        let stream = call(&pki, g.address, &to("west", "shop/payments", Some("dead"))).await;
+        let by = served_by(&mut stream.unwrap()).await;
+        assert!(by == "a" || by == "b");
+    }
+    g.metric(r#"tradewind_gateway_dials_total{to="shop/payments:80",result="refused"} 5"#)
+        .await;
+}
+
+#[tokio::test]
+async fn refusals_are_told_at_once_and_counted() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let mut s = mesh(&pki, &mut tasks).await;
+    let gone = dead().await.to_string();
+    let services = snapshot(&[("shop/lone", true, 80), ("shop/none", true, 80)]).services;
+    s.services.extend(services);
+    endpoint(&mut s, "shop/lone", "west", "x", Health::Healthy, &gone, 80);
+    let g = start(s, |_| {});
+    g.readiness.wait_ready().await;
+    for (name, reason, alert) in [
+        (
+            to("west", "shop/secret", None),
+            "not_exported",
+            "UnrecognisedName",
+        ),
+        (
+            to("west", "shop/secret", Some("a")),
+            "not_exported",
+            "UnrecognisedName",
+        ),
+        (
+            to("west", "shop/what", None),
+            "not_exported",
+            "UnrecognisedName",
+        ),
+        (
+            to("east", "shop/payments", None),
+            "other_cluster",
+            "UnrecognisedName",
+        ),
+        ("www.example.com".to_owned(), "bad_name", "UnrecognisedName"),
+        (
+            to("west", "shop/lone", None),
+            "dial_failed",
+            "InternalError",
+        ),
+        (
+            to("west", "shop/none", None),
+            "no_endpoint",
+            "InternalError",
+        ),
+    ] {
+        let count = || {
+            let line = format!(r#"connections_refused_total{{reason="{reason}"}} "#);
+            let text = g.metrics.encode();
+            let n = text
+                .lines()
+                .find_map(|l| l.split(&line).nth(1)?.parse::<u64>().ok());
+            n.unwrap()
+        };
+        let before = count();
+        let error = call(&pki, g.address, &name).await.unwrap_err();
+        assert!(alert_of(&error).contains(alert), "{name}: {error:?}");
+        assert_eq!(count(), before + 1, "{name}");
+    }
+    let config = tls::client_config(&pki.svid("east"), &pki.cell(), Expect::AnyMember);
+    let stream = TcpStream::connect(g.address).await.unwrap();
+    let nobody = ServerName::try_from("127.0.0.1").unwrap();
+    let error = TlsConnector::from(config)
+        .connect(nobody, stream)
+        .await
+        .unwrap_err();
+    assert!(alert_of(&error).contains("UnrecognisedName"), "{error:?}");
+    g.metric(r#"connections_refused_total{reason="no_name"} 1"#)
+        .await;
+}
+
+#[tokio::test]
+async fn strangers_bytes_are_dropped_and_counted() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |_| {});
+    let mut back = Vec::new();
+    let mut stream = TcpStream::connect(g.address).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    drop(stream.read_to_end(&mut back).await);
+    assert!(back.is_empty());
+    g.metric(r#"connections_refused_total{reason="not_tls"} 1"#)
+        .await;
+    let mut stream = TcpStream::connect(g.address).await.unwrap();
+    stream.write_all(&[22, 3, 1, 2]).await.unwrap();
+    drop(stream);
+    g.metric(r#"connections_refused_total{reason="cut"} 1"#)
+        .await;
+    let mut stream = TcpStream::connect(g.address).await.unwrap();
+    // A ClientHello that says it has 64 KiB.
+    stream
+        .write_all(&[22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff])
+        .await
+        .unwrap();
+    drop(stream.read_to_end(&mut back).await);
+    assert_eq!(back, [21, 3, 3, 0, 2, 2, 40]);
+    g.metric(r#"connections_refused_total{reason="too_large"} 1"#)
+        .await;
+    let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
+        .await
+        .unwrap();
+    served_by(&mut stream).await;
+}
+
+#[tokio::test]
+async fn withdrawing_an_export_ends_its_connections_and_no_others() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let mut s = mesh(&pki, &mut tasks).await;
+    let secret = s.services[&"shop/secret".parse().unwrap()].as_ref().clone();
+    let mut other = secret.clone();
+    other.name = "shop/other".parse().unwrap();
+    other.exported_by = [ClusterName::new("west").unwrap()].into();
+    s.services.insert(other.name.clone(), Arc::new(other));
+    let g = start(s.clone(), |_| {});
+    let mut ended = call(&pki, g.address, &to("west", "shop/payments", Some("a")))
+        .await
+        .unwrap();
+    let mut stays = call(&pki, g.address, &to("west", "shop/other", Some("a")))
+        .await
+        .unwrap();
+    served_by(&mut ended).await;
+    served_by(&mut stays).await;
+    // A change that has nothing to do with it ends nothing.
+    cluster(&mut s, "west").state = ClusterState::Draining;
+    g.snapshot.send_replace(Arc::new(s.clone()));
+    assert!(echoes(&mut ended, "1").await && echoes(&mut stays, "1").await);
+    let service = s
+        .services
+        .get_mut(&"shop/payments".parse().unwrap())
+        .unwrap();
+    Arc::make_mut(service).exported_by.clear();
+    g.snapshot.send_replace(Arc::new(s));
+    let mut byte = [0u8; 1];
+    let cut = time::timeout(Duration::from_secs(10), ended.read(&mut byte))
+        .await
+        .unwrap();
+    // A reset, not an orderly end.
+    assert!(cut.is_err(), "{cut:?}");
+    g.metric(r#"connections_ended_by_policy_total{to="shop/payments:80"} 1"#)
+        .await;
+    assert!(echoes(&mut stays, "2").await);
+    assert!(
+        call(&pki, g.address, &to("west", "shop/payments", Some("a")))
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn the_controller_is_reached_by_its_name_and_strangers_are_refused_before_a_snapshot() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let controller = workload(&pki, "c", &mut tasks).await.to_string();
+    let g = start(Snapshot::default(), |c| c.controller_backend = controller);
+    let west = ClusterName::new("west").unwrap();
+    let name = encode(&Target::Controller { cluster: west }, &Domain::default());
+    let error = call(&pki, g.address, &name).await.unwrap_err();
+    assert!(alert_of(&error).contains("InternalError"), "{error:?}");
+    g.snapshot
+        .send_replace(Arc::new(mesh(&pki, &mut tasks).await));
+    let mut stream = call(&pki, g.address, &name).await.unwrap();
+    assert_eq!(served_by(&mut stream).await, "c");
+}
+
+#[tokio::test]
+async fn a_gateway_passes_on_only_when_told_to() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let far = start(mesh(&pki, &mut tasks).await, |_| {});
+    // The near gateway stands in a cluster `east` and knows where west's gateways are.
+    let mut s = snapshot(&[]);
+    cluster(&mut s, "west").local = false;
+    cluster(&mut s, "west").gateways = vec![far.address.to_string()];
+    cluster(&mut s, "east").local = true;
+    let near = start(s.clone(), |c| c.pass_on = true);
+    let name = to("west", "shop/payments", Some("b"));
+    let mut stream = call(&pki, near.address, &name).await.unwrap();
+    assert_eq!(served_by(&mut stream).await, "b");
+    let strict = start(s, |_| {});
+    assert!(call(&pki, strict.address, &name).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drain_lets_connections_finish_and_takes_callers_meanwhile() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |c| {
+        c.announce_grace = Duration::from_secs(1)
+    });
+    let mut early = call(&pki, g.address, &to("west", "shop/payments", Some("a")))
+        .await
+        .unwrap();
+    served_by(&mut early).await;
+    let readiness = g.readiness.clone();
+    let drained = task::spawn("drain", g.trigger.drain(Duration::from_secs(30)));
+    until("draining", || readiness.pending() == ["draining"]).await;
+    let mut late = call(&pki, g.address, &to("west", "shop/payments", Some("b")))
+        .await
+        .unwrap();
+    assert_eq!(served_by(&mut late).await, "b");
+    let deadline = time::Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(g.address).await.is_ok() {
+        assert!(time::Instant::now() < deadline, "the listener never closed");
+        time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(echoes(&mut early, "still here").await && echoes(&mut late, "me too").await);
+    assert!(!drained.is_finished());
+    drop((early, late));
+    assert!(drained.await.unwrap());
+    g.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_drain_deadline_cuts_what_is_left() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |c| {
+        c.drain_deadline = Duration::from_millis(200)
+    });
+    let mut stream = call(&pki, g.address, &to("west", "shop/payments", Some("a")))
+        .await
+        .unwrap();
+    served_by(&mut stream).await;
+    assert!(g.trigger.drain(Duration::from_secs(30)).await);
+    g.ended.await.unwrap().unwrap();
+    let mut byte = [0u8; 1];
+    assert!(!matches!(stream.read(&mut byte).await, Ok(1)));
+}
+
+#[tokio::test]
+async fn its_state_and_a_bad_setting_are_shown() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |_| {});
+    let mut admin = TcpStream::connect(g.admin).await.unwrap();
+    admin
+        .write_all(b"GET /debug/state HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut page = String::new();
+    admin.read_to_string(&mut page).await.unwrap();
+    assert!(
+        page.contains("west") && page.contains("shop/payments"),
+        "{page}"
+    );
+    assert!(!page.contains("shop/secret"), "{page}");
+
+    let mut config = GatewayConfig::new("gw-1", "unix:/nowhere".parse().unwrap());
+    let error = Gateway::build(config.clone(), clock::system(), Rng::seeded(1), None).unwrap_err();
+    assert!(error.to_string().contains("advertise"), "{error}");
+    config.listen = g.address;
+    let error = Gateway::build(config, clock::system(), Rng::seeded(1), None).unwrap_err();
+    assert!(error.to_string().contains("--listen"), "{error}");
+}
