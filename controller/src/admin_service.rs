@@ -1,0 +1,353 @@
+//! The Admin service: what the command line asks of a controller. For operators alone.
+//!
+//! Owns nothing. Every refusal is one whole sentence that names the thing, with a hint in its second line, because a
+//! person reads it as it stands.
+
+mod listing;
+mod problems;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+use tradewind_api::{
+    ClusterName, ServiceName,
+    proto::v1::{
+        CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest, EndpointsResponse,
+        ExportRequest, ExportResponse, ListClustersResponse, ListServicesResponse, ListTokensResponse,
+        RevokeTokenRequest, StatusResponse, TokenStatus, admin_server::Admin,
+    },
+    snapshot::Snapshot,
+    store::{Blob, Command, Outcome, TokenRecord},
+};
+use tradewind_ca::token::JoinToken;
+use tradewind_federation::Store;
+use tradewind_runtime::{SharedClock, task};
+
+use crate::{
+    answer::{self, refuse},
+    compile::Leases,
+    datadir::DataDir,
+    exports::{self, Exports, MAX_INTENTS},
+    identity_service::WorkloadTokens,
+    local::{LocalModel, Own, nearest},
+    registry::Registered,
+    server::{Access, caller},
+    source::YamlModel,
+};
+
+/// A token's life when none is asked for.
+const DEFAULT_TOKEN_S: u64 = 15 * 60;
+/// The longest life of a token: a week. What lives longer is a password.
+const MAX_TOKEN_S: u64 = 7 * 24 * 3600;
+/// How long `export` waits to see its change in the store before it answers that it was taken.
+const PUBLISH_WAIT: Duration = Duration::from_secs(2);
+
+/// What the service reads and changes.
+#[derive(Clone)]
+pub struct AdminInput {
+    /// The store.
+    pub store: Store,
+    /// Who may ask.
+    pub access: Access,
+    /// This cluster.
+    pub own: Own,
+    /// Its root's hash, for tokens.
+    pub root_sha256: [u8; 32],
+    /// Its export intents.
+    pub exports: Exports,
+    /// What it runs.
+    pub local: watch::Receiver<Arc<LocalModel>>,
+    /// What its files say.
+    pub yaml: watch::Receiver<Arc<YamlModel>>,
+    /// Its proxies and gateways.
+    pub registered: watch::Receiver<Arc<Registered>>,
+    /// What its proxies see.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Signs of life of the others.
+    pub leases: watch::Receiver<Arc<Leases>>,
+    /// What could not be published.
+    pub publishing: watch::Receiver<Arc<Vec<String>>>,
+    /// Its workload tokens.
+    pub tokens: WorkloadTokens,
+    /// Gateway addresses that the operator named.
+    pub configured_gateways: Vec<String>,
+    /// Its data directory.
+    pub data_dir: Arc<Mutex<DataDir>>,
+    /// Set once the cluster has left; the process then stops.
+    pub left: watch::Sender<bool>,
+    /// Time.
+    pub clock: SharedClock,
+}
+
+impl fmt::Debug for AdminInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminInput").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct AdminService(Arc<AdminInput>);
+
+impl fmt::Debug for AdminService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminService").field("own", &self.0.own).finish_non_exhaustive()
+    }
+}
+
+fn done(outcome: Outcome) -> Result<Response<ExportResponse>, Status> {
+    match outcome {
+        Outcome::Done { revision, changed } => Ok(Response::new(ExportResponse { revision, changed })),
+        Outcome::Joined { revision, .. } => Ok(Response::new(ExportResponse { revision, changed: true })),
+        Outcome::Refused(refusal) => Err(answer::refusal(&refusal)),
+    }
+}
+
+fn service_name(text: &str) -> Result<ServiceName, Status> {
+    text.parse().map_err(|e: tradewind_api::InvalidName| {
+        refuse(Code::InvalidArgument, e.to_string(), "write namespace/name, such as shop/payments")
+    })
+}
+
+impl AdminService {
+    /// Over `input`.
+    pub fn new(input: AdminInput) -> Self {
+        Self(Arc::new(input))
+    }
+
+    fn operator<T>(&self, request: Request<T>) -> Result<T, Status> {
+        self.0.access.require_operator(&caller(&request))?;
+        Ok(request.into_inner())
+    }
+
+    async fn write(&self, command: Command) -> Result<Outcome, Status> {
+        self.0.store.propose(&self.0.own.cluster, command).await.map_err(|e| answer::propose(&e))
+    }
+
+    /// Changes the intents off the threads that serve streams: it waits for the disk.
+    async fn intend(
+        &self,
+        change: impl FnOnce(&exports::Intents) -> exports::Intents + Send + 'static,
+    ) -> Result<bool, Status> {
+        let exports = self.0.exports.clone();
+        let written = task::spawn_blocking(move || exports.update(change)).await;
+        match written {
+            Ok(Ok(changed)) => Ok(changed),
+            Ok(Err(error)) => Err(refuse(Code::Internal, error.to_string(), "see that the disk is healthy and not full")),
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    /// Waits until the store shows that `service` is exported by this cluster or not, and gives the revision then known.
+    async fn published(&self, service: &ServiceName, exported: bool) -> u64 {
+        let mut catalogs = self.0.store.watch();
+        let own = self.0.own.cluster.clone();
+        let shown = catalogs.wait_for(|c| c.export(service, &own).is_some() == exported);
+        if tokio::time::timeout(PUBLISH_WAIT, shown).await.is_err() {
+            tracing::warn!(%service, "the change is noted and will be published once the store takes writes");
+        }
+        self.0.store.catalog().revision
+    }
+
+    fn join_address(&self) -> String {
+        let catalog = self.0.store.catalog();
+        let announced = catalog.member(&self.0.own.cluster).and_then(|c| c.gateways.first().cloned());
+        announced.or_else(|| self.0.configured_gateways.first().cloned()).unwrap_or_default()
+    }
+
+    async fn join_token(&self, cluster: Option<ClusterName>, lifetime_s: u64) -> Result<CreateTokenResponse, Status> {
+        let (token, secret_sha256) = JoinToken::mint(&self.0.own.cluster, &self.0.own.domain, self.0.root_sha256)
+            .map_err(|e| Status::internal(e.to_string()))?;
+        let expires_at_ms = self.0.clock.unix_ms().saturating_add(lifetime_s * 1000);
+        let record = TokenRecord {
+            id: token.id.clone(),
+            secret_sha256: Blob(secret_sha256.to_vec()),
+            cluster,
+            expires_at_ms,
+            used: None,
+        };
+        done(self.write(Command::PutToken(record)).await?)?;
+        Ok(CreateTokenResponse {
+            id: token.id.clone(),
+            token: token.to_string(),
+            expires_at_unix_ms: expires_at_ms,
+            join_address: self.join_address(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(&self, request: Request<Empty>) -> Result<Response<StatusResponse>, Status> {
+        self.operator(request)?;
+        Ok(Response::new(listing::status(&self.0)))
+    }
+
+    async fn list_clusters(&self, request: Request<Empty>) -> Result<Response<ListClustersResponse>, Status> {
+        self.operator(request)?;
+        let catalog = self.0.store.catalog();
+        Ok(Response::new(ListClustersResponse {
+            revision: catalog.revision,
+            clusters: listing::clusters(&self.0, &catalog),
+        }))
+    }
+
+    async fn list_services(&self, request: Request<Empty>) -> Result<Response<ListServicesResponse>, Status> {
+        self.operator(request)?;
+        let snapshot = Arc::clone(&self.0.snapshots.borrow());
+        Ok(Response::new(ListServicesResponse {
+            revision: snapshot.revision.0,
+            services: snapshot.services.values().map(|s| (&**s).into()).collect(),
+        }))
+    }
+
+    async fn list_endpoints(&self, request: Request<EndpointsRequest>) -> Result<Response<EndpointsResponse>, Status> {
+        let name = service_name(&self.operator(request)?.service)?;
+        let snapshot = Arc::clone(&self.0.snapshots.borrow());
+        let Some(service) = snapshot.services.get(&name) else {
+            let hint = match nearest(&name, snapshot.services.keys()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "`tradewind services` lists what there is".into(),
+            };
+            return Err(refuse(Code::NotFound, format!("there is no service {name}"), hint));
+        };
+        let service = Some((&**service).into());
+        Ok(Response::new(EndpointsResponse { revision: snapshot.revision.0, service }))
+    }
+
+    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<ExportResponse>, Status> {
+        let name = service_name(&self.operator(request)?.service)?;
+        let local = Arc::clone(&self.0.local.borrow());
+        let intents = self.0.exports.current();
+        if !local.services.contains_key(&name) && !intents.contains_key(&name) {
+            let hint = match nearest(&name, local.services.keys()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("start a proxy with --serve {name}:<port>=<host:port>, or define it in the manifests"),
+            };
+            let sentence = format!("there is no service {name} in cluster {}", self.0.own.cluster);
+            return Err(refuse(Code::NotFound, sentence, hint));
+        }
+        if intents.len() >= MAX_INTENTS && !intents.contains_key(&name) {
+            let sentence = format!("cluster {} exports {MAX_INTENTS} services already", self.0.own.cluster);
+            return Err(refuse(Code::ResourceExhausted, sentence, "unexport what is no longer needed"));
+        }
+        let (wanted, now_ms) = (name.clone(), self.0.clock.unix_ms());
+        let changed = self.intend(move |i| exports::with(i, &wanted, now_ms)).await?;
+        Ok(Response::new(ExportResponse { revision: self.published(&name, true).await, changed }))
+    }
+
+    async fn unexport(&self, request: Request<ExportRequest>) -> Result<Response<ExportResponse>, Status> {
+        let name = service_name(&self.operator(request)?.service)?;
+        if let Some(place) = self.0.yaml.borrow().exports.get(&name) {
+            let sentence = format!("the export of {name} is asked for by a ServiceExport at {place}");
+            return Err(refuse(Code::FailedPrecondition, sentence, "remove the ServiceExport there"));
+        }
+        let intents = self.0.exports.current();
+        let catalog = self.0.store.catalog();
+        if !intents.contains_key(&name) && catalog.export(&name, &self.0.own.cluster).is_none() {
+            let hint = match nearest(&name, intents.keys()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "`tradewind services` shows who exports what".into(),
+            };
+            let sentence = format!("cluster {} does not export {name}", self.0.own.cluster);
+            return Err(refuse(Code::NotFound, sentence, hint));
+        }
+        let unwanted = name.clone();
+        let changed = self.intend(move |i| exports::without(i, &unwanted)).await?;
+        Ok(Response::new(ExportResponse { revision: self.published(&name, false).await, changed }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<ExportResponse>, Status> {
+        let asked = self.operator(request)?;
+        let cluster = ClusterName::new(&asked.cluster)
+            .map_err(|e| refuse(Code::InvalidArgument, e.to_string(), "`tradewind clusters` lists the members"))?;
+        let draining = !asked.undo;
+        done(self.write(Command::SetDraining { cluster, draining }).await?)
+    }
+
+    async fn leave(&self, request: Request<Empty>) -> Result<Response<ExportResponse>, Status> {
+        self.operator(request)?;
+        let response = done(self.write(Command::Leave).await?)?;
+        let data_dir = Arc::clone(&self.0.data_dir);
+        let marked = task::spawn_blocking(move || {
+            data_dir.lock().unwrap_or_else(PoisonError::into_inner).mark_left().map_err(|e| e.to_string())
+        })
+        .await;
+        if let Ok(Err(error)) = marked {
+            // The store has it: the next start sees it there and marks the directory again.
+            tracing::warn!(error, "the data directory could not be marked as left");
+        }
+        tracing::info!(cluster = %self.0.own.cluster, "left the federation");
+        self.0.left.send_replace(true);
+        Ok(response)
+    }
+
+    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenResponse>, Status> {
+        let asked = self.operator(request)?;
+        let lifetime_s = if asked.lifetime_s == 0 { DEFAULT_TOKEN_S } else { asked.lifetime_s };
+        if lifetime_s > MAX_TOKEN_S {
+            let sentence = format!("a token may live for {MAX_TOKEN_S} s at most, not {lifetime_s} s");
+            return Err(refuse(Code::InvalidArgument, sentence, "make a new one when it is needed"));
+        }
+        if asked.workload_path.is_empty() {
+            let cluster = match asked.cluster.as_str() {
+                "" => None,
+                name => Some(ClusterName::new(name).map_err(|e| {
+                    refuse(Code::InvalidArgument, e.to_string(), "give the name that the new cluster will have")
+                })?),
+            };
+            return self.join_token(cluster, lifetime_s).await.map(Response::new);
+        }
+        let (tokens, now_ms) = (self.0.tokens.clone(), self.0.clock.unix_ms());
+        let path = asked.workload_path.clone();
+        let created = task::spawn_blocking(move || tokens.create(&path, lifetime_s, now_ms)).await;
+        let (token, info) = created
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| refuse(Code::InvalidArgument, e.to_string(), "give a path such as /ns/shop/sa/payments"))?;
+        Ok(Response::new(CreateTokenResponse {
+            id: info.id,
+            token: token.to_string(),
+            expires_at_unix_ms: info.expires_at_ms,
+            join_address: String::new(),
+        }))
+    }
+
+    async fn list_tokens(&self, request: Request<Empty>) -> Result<Response<ListTokensResponse>, Status> {
+        self.operator(request)?;
+        Ok(Response::new(ListTokensResponse { tokens: listing::tokens(&self.0) }))
+    }
+
+    async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<ExportResponse>, Status> {
+        let id = self.operator(request)?.id;
+        if self.0.store.catalog().tokens.contains_key(&id) {
+            return done(self.write(Command::RevokeToken(id)).await?);
+        }
+        let (tokens, wanted) = (self.0.tokens.clone(), id.clone());
+        let revoked = task::spawn_blocking(move || tokens.revoke(&wanted)).await;
+        revoked.map_err(|e| Status::internal(e.to_string()))?.map_err(|_| {
+            refuse(Code::NotFound, format!("there is no token {id:.40}"), "`tradewind token list` lists them")
+        })?;
+        Ok(Response::new(ExportResponse { revision: self.0.store.catalog().revision, changed: true }))
+    }
+}
+
+/// One token, as lists show it.
+pub(crate) fn join_token_status(record: &TokenRecord, now_ms: u64) -> TokenStatus {
+    let state = match &record.used {
+        Some(_) => "used",
+        None if now_ms >= record.expires_at_ms => "expired",
+        None => "unused",
+    };
+    TokenStatus {
+        id: record.id.clone(),
+        cluster: record.cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
+        expires_at_unix_ms: record.expires_at_ms,
+        workload_path: String::new(),
+        state: state.to_owned(),
+    }
+}

@@ -1,0 +1,243 @@
+//! The one task that turns what is known into what is pushed: it follows the catalog, the registrations, the files and
+//! time, and sets the local model, the trust, the peers and the snapshot.
+//!
+//! It owns the leases' ages and the last snapshot. Writing to the data directory is its side effect and may fail without
+//! harm: what is written there is only for the next start.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tradewind_api::{
+    model::ClusterState,
+    snapshot::{Snapshot, Trust},
+};
+use tradewind_federation::{Catalog, Store};
+use tradewind_runtime::{Blocker, SharedClock, drain, task};
+use tradewind_transport::trust::TrustCell;
+
+use super::introduce::Introduced;
+use crate::{
+    compile::{self, Leases},
+    datadir::DataDir,
+    exports::{Exports, with_files},
+    local::{LocalModel, Own, merge},
+    raft_net::{Known, Peers, known_in},
+    registry::Registered,
+    source::YamlModel,
+};
+
+/// Least time between two snapshots: a burst of changes is compiled once. The first of it is not delayed.
+const SPACING: Duration = Duration::from_millis(10);
+/// How often time alone is looked at, for leases.
+const TICK: Duration = Duration::from_secs(1);
+/// A leader not heard of for this long: its renewals are not heard of either.
+const LEADER_LOST_MS: u64 = 2_000;
+
+/// See the module.
+pub(super) struct Follower {
+    pub(super) own: Own,
+    pub(super) store: Store,
+    pub(super) peers: Peers,
+    pub(super) trust: TrustCell,
+    pub(super) data_dir: Arc<Mutex<DataDir>>,
+    pub(super) exports: Exports,
+    pub(super) clock: SharedClock,
+    pub(super) first_trust: Arc<Trust>,
+    pub(super) replicated: bool,
+    pub(super) registered: watch::Receiver<Arc<Registered>>,
+    pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
+    pub(super) introduced: watch::Receiver<Option<Arc<Introduced>>>,
+    pub(super) local: watch::Sender<Arc<LocalModel>>,
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) leases: watch::Sender<Arc<Leases>>,
+    pub(super) left: watch::Sender<bool>,
+}
+
+/// What is worth keeping for the next start.
+#[derive(Clone, PartialEq, Eq)]
+struct Kept {
+    known: Known,
+    trust: Arc<Trust>,
+    replicated: bool,
+}
+
+impl Follower {
+    /// Runs until the drain. `blocker` is released once the store holds a federation.
+    pub(super) async fn run(mut self, blocker: Blocker, mut drain: drain::Observer) {
+        let mut catalogs = self.store.watch();
+        let mut blocker = Some(blocker);
+        let mut kept = None;
+        let mut leases = Leases::default();
+        let (mut yaml_gone, mut introducer_gone) = (false, false);
+        loop {
+            let catalog = Arc::clone(&catalogs.borrow_and_update());
+            let yaml = Arc::clone(&self.yaml.borrow_and_update());
+            let registered = Arc::clone(&self.registered.borrow_and_update());
+            let introduced = self.introduced.borrow_and_update().clone();
+            if catalog.is_founded() {
+                blocker = None;
+            }
+            // What is missing before everything was read is not gone; the proxies keep what they had.
+            let all_read = yaml.read && (catalog.is_founded() || !self.replicated);
+            if all_read {
+                self.note_file_exports(&yaml).await;
+                self.step(&catalog, &yaml, &registered, introduced.as_deref(), &mut leases);
+            }
+            self.keep(&catalog, introduced.as_deref(), &mut kept).await;
+            self.look_for_leaving(&catalog).await;
+            tokio::select! {
+                biased;
+                () = drain.triggered() => return,
+                () = tokio::time::sleep(SPACING) => {}
+            }
+            tokio::select! {
+                biased;
+                () = drain.triggered() => return,
+                changed = catalogs.changed() => if changed.is_err() { return },
+                changed = self.registered.changed() => if changed.is_err() { return },
+                changed = self.yaml.changed(), if !yaml_gone => yaml_gone = changed.is_err(),
+                changed = self.introduced.changed(), if !introducer_gone => introducer_gone = changed.is_err(),
+                () = tokio::time::sleep(TICK) => {}
+            }
+            if blocker.is_none() && catalogs.has_changed().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Trust first, then who is where, then what is pushed: nobody is sent to a peer that would be refused.
+    fn step(
+        &self,
+        catalog: &Catalog,
+        yaml: &YamlModel,
+        registered: &Registered,
+        introduced: Option<&Introduced>,
+        leases: &mut Leases,
+    ) {
+        let previous = Arc::clone(&self.snapshots.borrow());
+        let trust = self.effective_trust(catalog, introduced, &previous.trust);
+        if !Arc::ptr_eq(&trust, &previous.trust)
+            && let Err(error) = self.trust.set(&trust)
+        {
+            tracing::error!(%error, "the new trust map is not usable; the last one stays in force");
+            return;
+        }
+        if let Some(known) = self.known(catalog, introduced)
+            && *self.peers.known() != known
+        {
+            self.peers.know(known);
+        }
+        let now_ms = self.clock.unix_ms();
+        let status = self.store.status();
+        let hears_leader =
+            status.leader.is_some() && status.leader_age_ms.is_some_and(|age| age < LEADER_LOST_MS);
+        leases.observe(catalog, now_ms, hears_leader);
+        set(&self.leases, leases.clone());
+        let local = merge(registered, yaml, &self.own);
+        let input = compile::Input {
+            catalog,
+            local: &local,
+            own: &self.own,
+            leases,
+            trust: &trust,
+            now_ms,
+        };
+        let snapshot = compile::compile(&input, &previous);
+        set(&self.local, local);
+        set(&self.snapshots, snapshot);
+    }
+
+    /// The catalog's word, unless a member's is newer, or there is none yet.
+    fn effective_trust(&self, catalog: &Catalog, introduced: Option<&Introduced>, current: &Arc<Trust>) -> Arc<Trust> {
+        let newer = introduced.filter(|i| i.revision > catalog.revision);
+        let trust = match newer {
+            Some(introduced) => Arc::clone(&introduced.trust),
+            None if catalog.is_founded() => Arc::new(catalog.trust()),
+            None => Arc::clone(&self.first_trust),
+        };
+        if trust == *current { Arc::clone(current) } else { trust }
+    }
+
+    /// Where the others are, by the newest word; `None` where there is none but what the data directory held.
+    fn known(&self, catalog: &Catalog, introduced: Option<&Introduced>) -> Option<Known> {
+        let newer = introduced.filter(|i| i.revision > catalog.revision);
+        match newer {
+            Some(introduced) => {
+                let mut known = introduced.known.clone();
+                known.remove(&self.own.cluster);
+                Some(known)
+            }
+            None if catalog.is_founded() => Some(known_in(catalog, &self.own.cluster)),
+            None => None,
+        }
+    }
+
+    /// Writes what the next start needs, when it changed.
+    async fn keep(&self, catalog: &Catalog, introduced: Option<&Introduced>, kept: &mut Option<Kept>) {
+        let Some(known) = self.known(catalog, introduced) else { return };
+        let trust = Arc::clone(&self.snapshots.borrow().trust);
+        if trust.roots.is_empty() {
+            return;
+        }
+        let now = Kept { known, trust, replicated: self.replicated || catalog.is_founded() };
+        if kept.as_ref() == Some(&now) {
+            return;
+        }
+        let (data_dir, writing) = (Arc::clone(&self.data_dir), now.clone());
+        let written = task::spawn_blocking(move || {
+            let mut dir = data_dir.lock().unwrap_or_else(PoisonError::into_inner);
+            dir.remember(writing.known, writing.replicated)?;
+            dir.save_trust(&writing.trust)
+        })
+        .await;
+        match written {
+            Ok(Ok(())) => *kept = Some(now),
+            Ok(Err(error)) => tracing::warn!(%error, "what the next start needs was not written"),
+            Err(error) => tracing::warn!(%error, "what the next start needs was not written"),
+        }
+    }
+
+    /// Remembers since when files want a service exported, and forgets those they want no longer.
+    async fn note_file_exports(&self, yaml: &YamlModel) {
+        let intents = self.exports.current();
+        let now_ms = self.clock.unix_ms();
+        let wanted: Vec<_> = yaml.exports.keys().cloned().collect();
+        if with_files(&intents, &wanted, now_ms) == *intents {
+            return;
+        }
+        let exports = self.exports.clone();
+        let noted = task::spawn_blocking(move || exports.update(|i| with_files(i, &wanted, now_ms))).await;
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "exports that files ask for were not noted");
+        }
+    }
+
+    /// Stops a controller whose cluster left, also when that happened just before a crash.
+    async fn look_for_leaving(&self, catalog: &Catalog) {
+        let state = catalog.clusters.get(&self.own.cluster).map(|c| c.state);
+        if state != Some(ClusterState::Left) || *self.left.borrow() {
+            return;
+        }
+        let data_dir = Arc::clone(&self.data_dir);
+        let marked = task::spawn_blocking(move || data_dir.lock().unwrap_or_else(PoisonError::into_inner).mark_left()).await;
+        if let Ok(Err(error)) = marked {
+            tracing::warn!(%error, "the data directory could not be marked as left");
+        }
+        tracing::info!("this cluster has left its federation; stopping");
+        self.left.send_replace(true);
+    }
+}
+
+/// Replaces a watched value if it is another.
+fn set<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: T) {
+    sender.send_if_modified(|current| {
+        let new = **current != value;
+        if new {
+            *current = Arc::new(value);
+        }
+        new
+    });
+}

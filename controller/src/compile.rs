@@ -1,0 +1,208 @@
+//! Catalog and local model into the snapshot that every proxy, gateway and DNS server of this cluster gets. Pure.
+//!
+//! What did not change keeps its allocation, so that whoever compares two snapshots compares pointers. What this cluster
+//! knows of itself is taken from the local model, which is fresher than the store's copy.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tradewind_api::{
+    ClusterName, EndpointId, Revision, ServiceName, SpiffeId,
+    model::{Cluster, Endpoint, Service, ServicePort},
+    snapshot::{Snapshot, Trust},
+    store::{ClusterRecord, EndpointSummary},
+};
+use tradewind_federation::Catalog;
+
+use crate::local::{LocalEndpoint, LocalModel, LocalService, Own};
+
+/// A lease of this age is expired: five renewals were missed.
+pub const LEASE_EXPIRES_MS: u64 = 10_000;
+
+/// When each cluster's lease was last seen to be renewed, by this node's own clock. The store's stamps are compared
+/// with each other only, so that clocks that differ between clusters do no harm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leases {
+    seen: BTreeMap<ClusterName, (u64, u64)>,
+}
+
+impl Leases {
+    /// Takes a look at `now_ms`. While this node hears from no leader it sees no renewals either, and no lease ages.
+    pub fn observe(&mut self, catalog: &Catalog, now_ms: u64, hears_leader: bool) {
+        self.seen.retain(|cluster, _| catalog.clusters.contains_key(cluster));
+        for record in catalog.clusters.values() {
+            let seen = self.seen.entry(record.name.clone()).or_insert((record.lease_at_ms, now_ms));
+            if seen.0 != record.lease_at_ms || !hears_leader {
+                *seen = (record.lease_at_ms, now_ms);
+            }
+        }
+    }
+
+    /// How long ago the lease was seen to be renewed, ms.
+    pub fn age_ms(&self, cluster: &ClusterName, now_ms: u64) -> u64 {
+        self.seen.get(cluster).map_or(0, |(_, seen_ms)| now_ms.saturating_sub(*seen_ms))
+    }
+
+    /// True when it is overdue.
+    pub fn expired(&self, cluster: &ClusterName, now_ms: u64) -> bool {
+        self.age_ms(cluster, now_ms) > LEASE_EXPIRES_MS
+    }
+}
+
+/// What a snapshot is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The store's catalog; empty before the first replication.
+    pub catalog: &'a Catalog,
+    /// What this cluster runs.
+    pub local: &'a LocalModel,
+    /// This cluster.
+    pub own: &'a Own,
+    /// Signs of life.
+    pub leases: &'a Leases,
+    /// Whom to believe.
+    pub trust: &'a Arc<Trust>,
+    /// Now, Unix ms.
+    pub now_ms: u64,
+}
+
+/// Makes the snapshot, taking over what is unchanged from `previous`.
+pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
+    let names: BTreeSet<&ServiceName> =
+        input.local.services.keys().chain(input.catalog.exports.keys()).collect();
+    let services = names
+        .into_iter()
+        .map(|name| (name.clone(), reuse(previous.services.get(name), service(input, name))))
+        .collect();
+    let mut clusters: BTreeMap<ClusterName, Arc<Cluster>> = input
+        .catalog
+        .clusters
+        .values()
+        .map(|record| (record.name.clone(), reuse(previous.clusters.get(&record.name), cluster(input, record))))
+        .collect();
+    // Before the store has caught up this cluster still knows itself.
+    clusters.entry(input.own.cluster.clone()).or_insert_with(|| {
+        reuse(previous.clusters.get(&input.own.cluster), own_cluster(input.own))
+    });
+    let trust = if previous.trust == *input.trust { &previous.trust } else { input.trust };
+    Snapshot { revision: Revision(input.catalog.revision), services, clusters, trust: Arc::clone(trust) }
+}
+
+fn reuse<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
+    match before {
+        Some(before) if **before == now => Arc::clone(before),
+        Some(_) | None => Arc::new(now),
+    }
+}
+
+fn cluster(input: &Input<'_>, record: &ClusterRecord) -> Cluster {
+    let local = record.name == input.own.cluster;
+    Cluster {
+        name: record.name.clone(),
+        region: record.region.clone(),
+        network: record.network.clone(),
+        state: record.state,
+        gateways: record.gateways.clone(),
+        lease_expired: !local && input.leases.expired(&record.name, input.now_ms),
+        local,
+    }
+}
+
+fn own_cluster(own: &Own) -> Cluster {
+    Cluster {
+        name: own.cluster.clone(),
+        region: own.region.clone(),
+        network: own.network.clone(),
+        state: tradewind_api::model::ClusterState::Active,
+        gateways: Vec::new(),
+        lease_expired: false,
+        local: true,
+    }
+}
+
+fn service(input: &Input<'_>, name: &ServiceName) -> Service {
+    let local = input.local.services.get(name);
+    let merged = input.catalog.merged(name);
+    let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
+    for (cluster, export) in input.catalog.exports.get(name).into_iter().flat_map(|by| by.iter()) {
+        // Of this cluster's endpoints the local model knows more, and knows it first.
+        if *cluster == input.own.cluster {
+            continue;
+        }
+        let Some(record) = input.catalog.member(cluster) else { continue };
+        for (id, summary) in &export.endpoints {
+            if let Some(endpoint) = remote(input, record, id, summary) {
+                endpoints.insert(id.clone(), endpoint);
+            }
+        }
+    }
+    for (id, endpoint) in local.into_iter().flat_map(|l| l.endpoints.iter()) {
+        endpoints.insert(id.clone(), here(input.own, id, endpoint));
+    }
+    let (kind, ips, exported_by, mut ports) = match merged {
+        Some(m) => (m.kind, m.ips, m.exported_by, m.ports),
+        None => (local.map(|l| l.kind).unwrap_or_default(), Vec::new(), BTreeSet::new(), Vec::new()),
+    };
+    add_local_ports(&mut ports, local);
+    Service {
+        name: name.clone(),
+        kind,
+        clusterset_ips: ips,
+        ports,
+        exported_by,
+        endpoints: endpoints.into_values().collect(),
+    }
+}
+
+/// The federation's word on a port stands; ports that are only here are added, for callers that are only here.
+fn add_local_ports(ports: &mut Vec<ServicePort>, local: Option<&LocalService>) {
+    for port in local.into_iter().flat_map(|l| l.ports.iter()) {
+        if !ports.iter().any(|p| p.port == port.port) {
+            ports.push(port.clone());
+        }
+    }
+    ports.sort_by_key(|p| p.port);
+}
+
+fn here(own: &Own, id: &EndpointId, endpoint: &LocalEndpoint) -> Endpoint {
+    Endpoint {
+        id: id.clone(),
+        cluster: own.cluster.clone(),
+        region: own.region.clone(),
+        zone: endpoint.zone.clone(),
+        weight: endpoint.weight,
+        health: endpoint.health,
+        identity: endpoint.identity.clone(),
+        address: Some(endpoint.address.clone()),
+        hostname: endpoint.hostname.clone(),
+        ports: endpoint.ports.clone(),
+    }
+}
+
+/// One endpoint elsewhere; nothing for one whose account is no path, which nobody could verify.
+fn remote(
+    input: &Input<'_>,
+    record: &ClusterRecord,
+    id: &EndpointId,
+    summary: &EndpointSummary,
+) -> Option<Endpoint> {
+    let domain = input.own.domain.trust_domain(&record.name);
+    let same_network = record.network == input.own.network;
+    Some(Endpoint {
+        id: id.clone(),
+        cluster: record.name.clone(),
+        region: record.region.clone(),
+        zone: summary.zone.clone(),
+        weight: summary.weight,
+        health: summary.health,
+        identity: SpiffeId::from_path(&domain, &summary.account).ok()?,
+        address: if same_network { summary.address.clone() } else { None },
+        hostname: summary.hostname.clone(),
+        ports: summary.ports.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What a snapshot holds of local, remote, drained, silent and unknown clusters, and that unchanged parts are shared.
+
+use proptest::prelude::*;
+use tradewind_api::{
+    Domain, Network, Region,
+    model::{ClusterState, Health, ServiceKind},
+    store::{Blob, Command, Export, Outcome, Stamped, TokenRecord},
+};
+
+use super::*;
+use crate::{
+    local::{
+        merge,
+        tests::{own, registered, registration},
+    },
+    source::YamlModel,
+};
+
+fn name(n: &str) -> ClusterName {
+    ClusterName::new(n).unwrap()
+}
+
+fn record(cluster: &str, network: &str) -> ClusterRecord {
+    ClusterRecord {
+        name: name(cluster),
+        region: Region::new("eu-west").unwrap(),
+        network: Network::new(network).unwrap(),
+        gateways: vec![format!("{cluster}.example:15443")],
+        state: ClusterState::Active,
+        nodes: [1].into(),
+        authorities: [Blob(cluster.as_bytes().to_vec())].into(),
+        version: "0.1.0".into(),
+        joined_at_ms: 0,
+        lease_at_ms: 0,
+    }
+}
+
+fn apply(catalog: &mut Catalog, proposer: &str, at_ms: u64, command: Command) {
+    let stamped = Stamped { proposer: name(proposer), at_ms, command };
+    let outcome = catalog.apply(catalog.revision + 1, &stamped);
+    assert!(!matches!(outcome, Outcome::Refused(_)), "{stamped:?}: {outcome:?}");
+}
+
+/// West founded, east joined; east shares west's network if asked.
+fn two(east_network: &str) -> Catalog {
+    let mut catalog = Catalog::default();
+    let found = Command::Found { domain: Domain::default(), root: Blob(vec![1]), cluster: record("west", "west") };
+    apply(&mut catalog, "west", 1, found);
+    let token = TokenRecord { id: "t".into(), secret_sha256: Blob(vec![0; 32]), cluster: None, expires_at_ms: 99, used: None };
+    apply(&mut catalog, "west", 1, Command::PutToken(token));
+    let join = Command::Join { token_id: "t".into(), cluster: record("east", east_network) };
+    apply(&mut catalog, "west", 1, join);
+    catalog
+}
+
+fn export(health: Health) -> Export {
+    let summary = EndpointSummary {
+        zone: None,
+        weight: 100,
+        health,
+        account: "/ns/shop/sa/payments".into(),
+        hostname: None,
+        address: Some("10.9.9.9:15008".into()),
+        ports: vec![80],
+    };
+    Export {
+        service: "shop/payments".parse().unwrap(),
+        created_at_ms: 1,
+        kind: ServiceKind::ClusterSetIp,
+        ports: vec![ServicePort { name: "http".into(), port: 80, app_protocol: tradewind_api::model::AppProtocol::Http1 }],
+        endpoints: [(EndpointId::new("remote").unwrap(), summary)].into(),
+    }
+}
+
+struct World {
+    catalog: Catalog,
+    local: LocalModel,
+    leases: Leases,
+    own: Own,
+    trust: Arc<Trust>,
+    now_ms: u64,
+}
+
+impl World {
+    fn new(catalog: Catalog) -> Self {
+        let trust = Arc::new(catalog.trust());
+        Self { catalog, local: LocalModel::default(), leases: Leases::default(), own: own(), trust, now_ms: 1_000 }
+    }
+
+    fn compile(&self, previous: &Snapshot) -> Snapshot {
+        let input = Input {
+            catalog: &self.catalog,
+            local: &self.local,
+            own: &self.own,
+            leases: &self.leases,
+            trust: &self.trust,
+            now_ms: self.now_ms,
+        };
+        compile(&input, previous)
+    }
+
+    fn payments(&self) -> Arc<Service> {
+        Arc::clone(&self.compile(&Snapshot::default()).services[&"shop/payments".parse().unwrap()])
+    }
+}
+
+#[test]
+fn remote_endpoints_have_no_address_unless_the_network_is_shared() {
+    for (network, address) in [("east", None), ("west", Some("10.9.9.9:15008".to_owned()))] {
+        let mut catalog = two(network);
+        apply(&mut catalog, "east", 2, Command::PutExport(export(Health::Healthy)));
+        let payments = World::new(catalog).payments();
+        assert_eq!(payments.endpoints.len(), 1);
+        let endpoint = &payments.endpoints[0];
+        assert_eq!(endpoint.address, address);
+        assert_eq!(endpoint.identity.as_str(), "spiffe://east.mesh.internal/ns/shop/sa/payments");
+        assert_eq!(endpoint.region.as_str(), "eu-west");
+        assert_eq!(payments.exported_by, [name("east")].into());
+        assert_eq!(payments.clusterset_ips.len(), 1);
+    }
+}
+
+#[test]
+fn local_services_are_there_exported_or_not_and_fresher_than_the_store() {
+    let mut catalog = two("east");
+    apply(&mut catalog, "east", 2, Command::PutExport(export(Health::Healthy)));
+    // West's own export in the store is older than its registry: another endpoint, still healthy.
+    apply(&mut catalog, "west", 2, Command::PutExport(export(Health::Healthy)));
+    let mut world = World::new(catalog);
+    world.local = merge(
+        &registered([
+            registration("shop/payments", 80, "127.0.0.1:15008", Health::Unhealthy),
+            registration("shop/private", 9000, "127.0.0.1:15008", Health::Healthy),
+        ]),
+        &YamlModel::default(),
+        &own(),
+    );
+    let payments = world.payments();
+    assert_eq!(payments.endpoints.len(), 2, "{payments:?}");
+    let here: Vec<_> = payments.endpoints.iter().filter(|e| e.cluster == own().cluster).collect();
+    assert_eq!(here.len(), 1);
+    assert_eq!((here[0].health, here[0].address.as_deref()), (Health::Unhealthy, Some("127.0.0.1:15008")));
+    let snapshot = world.compile(&Snapshot::default());
+    let private = &snapshot.services[&"shop/private".parse().unwrap()];
+    assert!(private.exported_by.is_empty() && private.clusterset_ips.is_empty());
+    assert_eq!(private.ports[0].port, 9000);
+}
+
+#[test]
+fn drained_and_left_clusters_say_so() {
+    let mut catalog = two("east");
+    apply(&mut catalog, "east", 2, Command::PutExport(export(Health::Healthy)));
+    apply(&mut catalog, "west", 3, Command::SetDraining { cluster: name("east"), draining: true });
+    let mut world = World::new(catalog);
+    let snapshot = world.compile(&Snapshot::default());
+    assert_eq!(snapshot.clusters[&name("east")].state, ClusterState::Draining);
+    assert!(snapshot.clusters[&name("west")].local && !snapshot.clusters[&name("east")].local);
+    apply(&mut world.catalog, "east", 4, Command::Leave);
+    let snapshot = world.compile(&snapshot);
+    assert_eq!(snapshot.clusters[&name("east")].state, ClusterState::Left);
+    assert!(!snapshot.services.contains_key(&"shop/payments".parse().unwrap()));
+}
+
+#[test]
+fn a_lease_expires_only_where_its_renewals_could_have_been_seen() {
+    let mut world = World::new(two("east"));
+    let expired = |world: &World| world.compile(&Snapshot::default()).clusters[&name("east")].lease_expired;
+    world.leases.observe(&world.catalog, 1_000, true);
+    world.now_ms = 1_000 + LEASE_EXPIRES_MS;
+    world.leases.observe(&world.catalog, world.now_ms, true);
+    assert!(!expired(&world));
+    world.now_ms += 1;
+    world.leases.observe(&world.catalog, world.now_ms, true);
+    assert!(expired(&world));
+    assert!(!world.compile(&Snapshot::default()).clusters[&name("west")].lease_expired, "own lease");
+    // No leader: nothing can be known, and nothing counts against it afterwards.
+    world.leases.observe(&world.catalog, world.now_ms, false);
+    assert!(!expired(&world));
+    world.now_ms += LEASE_EXPIRES_MS;
+    world.leases.observe(&world.catalog, world.now_ms, true);
+    assert!(!expired(&world));
+    world.now_ms += 1;
+    world.leases.observe(&world.catalog, world.now_ms, true);
+    assert!(expired(&world));
+    // A renewal stamped by a clock of another century counts all the same.
+    apply(&mut world.catalog, "east", 5_000_000_000_000, Command::RenewLease);
+    world.leases.observe(&world.catalog, world.now_ms, true);
+    assert!(!expired(&world));
+}
+
+#[test]
+fn an_empty_catalog_still_shows_this_cluster_and_its_services() {
+    let mut world = World::new(Catalog::default());
+    world.trust = Arc::new(two("east").trust());
+    world.local = merge(
+        &registered([registration("shop/payments", 80, "127.0.0.1:15008", Health::Healthy)]),
+        &YamlModel::default(),
+        &own(),
+    );
+    let snapshot = world.compile(&Snapshot::default());
+    assert_eq!(snapshot.local().unwrap().name, own().cluster);
+    assert_eq!(snapshot.services.len(), 1);
+    assert_eq!(snapshot.trust.authorities.len(), 2);
+}
+
+proptest! {
+    #[test]
+    fn what_did_not_change_is_shared(
+        first in prop::collection::vec((0..4usize, any::<bool>()), 0..6),
+        second in prop::collection::vec((0..4usize, any::<bool>()), 0..6),
+    ) {
+        const NAMES: [&str; 4] = ["shop/a", "shop/b", "shop/payments", "bank/c"];
+        let local = |all: &[(usize, bool)]| {
+            let all = all.iter().enumerate().map(|(i, (n, up))| {
+                registration(NAMES[*n], 80, &format!("h:{}", 1 + i), if *up { Health::Healthy } else { Health::Unknown })
+            });
+            merge(&registered(all), &YamlModel::default(), &own())
+        };
+        let mut catalog = two("east");
+        apply(&mut catalog, "east", 2, Command::PutExport(export(Health::Healthy)));
+        let mut world = World::new(catalog);
+        world.local = local(&first);
+        let before = world.compile(&Snapshot::default());
+        world.local = local(&second);
+        world.catalog.revision += 1;
+        let after = world.compile(&before);
+        // Sharing changes nothing of the value.
+        prop_assert_eq!(&after, &world.compile(&Snapshot::default()));
+        for (name, service) in &after.services {
+            if let Some(old) = before.services.get(name) {
+                prop_assert_eq!(old == service, Arc::ptr_eq(old, service));
+            }
+            prop_assert!(service.endpoints.is_sorted_by(|a, b| a.id < b.id));
+        }
+        prop_assert!(Arc::ptr_eq(&before.trust, &after.trust));
+        prop_assert!(after.clusters.iter().all(|(n, c)| Arc::ptr_eq(c, &before.clusters[n])));
+    }
+}

@@ -1,0 +1,161 @@
+//! Which services this cluster wants to export: by command (`exports.json`) and by ServiceExport in the YAML files.
+//!
+//! Owns `exports.json`. The time of the first export is kept there, because the oldest export wins conflicts: a restart
+//! must not make an export younger.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tradewind_api::ServiceName;
+use tradewind_runtime::files::{FileError, atomic_write};
+
+const FILE: &str = "exports.json";
+const VERSION: u32 = 1;
+/// As many as the store takes of one cluster.
+pub const MAX_INTENTS: usize = 10_000;
+
+/// What is wanted, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// When it was first wanted, Unix ms.
+    pub created_at_ms: u64,
+    /// Wanted by command; false where a file asked for it (its time is remembered as long as it does).
+    pub by_command: bool,
+}
+
+/// All that is wanted by command, and the times of what files want.
+pub type Intents = BTreeMap<ServiceName, Intent>;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    exports: Intents,
+}
+
+/// The intents, as a watched value and as a file. Clones are the same intents.
+#[derive(Clone, Debug)]
+pub struct Exports(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    writing: Mutex<()>,
+    current: watch::Sender<Arc<Intents>>,
+}
+
+impl Exports {
+    /// Reads `exports.json` in `dir`; absent is empty.
+    pub fn open(dir: &Path) -> Result<Self, FileError> {
+        let path = dir.join(FILE);
+        let intents = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let stored: Stored =
+                    serde_json::from_slice(&bytes).map_err(|e| FileError::corrupt(&path, e.to_string()))?;
+                if stored.version > VERSION {
+                    let what = format!("it has version {}, this program reads up to {VERSION}", stored.version);
+                    return Err(FileError::corrupt(&path, what));
+                }
+                stored.exports
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Intents::new(),
+            Err(error) => return Err(FileError::Io { path, action: "read", source: error }),
+        };
+        let current = watch::Sender::new(Arc::new(intents));
+        Ok(Self(Arc::new(Inner { path, writing: Mutex::default(), current })))
+    }
+
+    /// What is wanted now, and every change of it.
+    pub fn watch(&self) -> watch::Receiver<Arc<Intents>> {
+        self.0.current.subscribe()
+    }
+
+    /// What is wanted now.
+    pub fn current(&self) -> Arc<Intents> {
+        Arc::clone(&self.0.current.borrow())
+    }
+
+    /// Replaces what is wanted by `change` of it, on disk first. False when that is the same. Blocks on the disk.
+    pub fn update(&self, change: impl FnOnce(&Intents) -> Intents) -> Result<bool, FileError> {
+        let _one_writer = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.current();
+        let after = change(&before);
+        if *before == after {
+            return Ok(false);
+        }
+        let stored = Stored { version: VERSION, exports: after };
+        let bytes = serde_json::to_vec_pretty(&stored).map_err(|e| FileError::corrupt(&self.0.path, e.to_string()))?;
+        atomic_write(&self.0.path, &bytes, 0o600)?;
+        self.0.current.send_replace(Arc::new(stored.exports));
+        Ok(true)
+    }
+}
+
+/// With `service` wanted by command. Its age is kept where it was wanted before.
+pub fn with(intents: &Intents, service: &ServiceName, now_ms: u64) -> Intents {
+    let mut after = intents.clone();
+    let created_at_ms = intents.get(service).map_or(now_ms, |i| i.created_at_ms);
+    after.insert(service.clone(), Intent { created_at_ms, by_command: true });
+    after
+}
+
+/// Without `service` wanted by command.
+pub fn without(intents: &Intents, service: &ServiceName) -> Intents {
+    let mut after = intents.clone();
+    after.remove(service);
+    after
+}
+
+/// Brings the times of what files want up to date: new ones are noted, those no longer wanted are forgotten.
+pub fn with_files<'a>(intents: &Intents, files: impl IntoIterator<Item = &'a ServiceName>, now_ms: u64) -> Intents {
+    let mut after: Intents = intents.iter().filter(|(_, i)| i.by_command).map(|(n, i)| (n.clone(), *i)).collect();
+    for service in files {
+        let known = intents.get(service).copied();
+        let intent = known.unwrap_or(Intent { created_at_ms: now_ms, by_command: false });
+        after.insert(service.clone(), intent);
+    }
+    after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: &str) -> ServiceName {
+        n.parse().unwrap()
+    }
+
+    #[test]
+    fn ages_survive_restarts_and_changes_of_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let exports = Exports::open(dir.path()).unwrap();
+        let (pay, order) = (name("shop/payments"), name("shop/orders"));
+        assert!(exports.update(|i| with(i, &pay, 5)).unwrap());
+        assert!(!exports.update(|i| with(i, &pay, 9)).unwrap());
+        assert!(exports.update(|i| with_files(i, [&order], 7)).unwrap());
+        assert!(!exports.update(|i| with_files(i, [&order], 8)).unwrap());
+
+        let again = Exports::open(dir.path()).unwrap();
+        assert_eq!(again.current(), exports.current());
+        assert_eq!(again.current()[&pay].created_at_ms, 5);
+        assert_eq!(again.current()[&order].created_at_ms, 7);
+        again.update(|i| with_files(i, [], 9)).unwrap();
+        assert_eq!(again.current().keys().collect::<Vec<_>>(), [&pay]);
+        again.update(|i| without(i, &pay)).unwrap();
+        assert!(again.current().is_empty());
+    }
+
+    #[test]
+    fn a_corrupt_file_is_named_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        std::fs::write(&path, "{").unwrap();
+        let error = Exports::open(dir.path()).unwrap_err();
+        assert!(error.is_corrupt() && error.path() == path, "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{");
+    }
+}

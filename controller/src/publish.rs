@@ -1,0 +1,154 @@
+//! What this cluster tells the federation of its services, and the task that keeps it told.
+//!
+//! [`desired`] and [`plan`] are pure: intents and the local model into exports, and the difference to what the catalog
+//! holds into commands. The task sends the first change at once and further ones at most every 100 ms, and starts over
+//! from the catalog after every failure, so that a lost answer can do no harm.
+
+mod task;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tradewind_api::{
+    EndpointId, ServiceName,
+    model::ServiceKind,
+    store::{Command, EndpointSummary, Export},
+};
+use tradewind_federation::{
+    Catalog,
+    catalog::{MAX_ENDPOINTS_PER_EXPORT, MAX_GATEWAYS_PER_CLUSTER},
+};
+
+use crate::{
+    exports::Intents,
+    local::{LocalEndpoint, LocalModel, LocalService, Own},
+    registry::Registered,
+};
+
+pub use task::{PublishInput, Publisher};
+
+/// Endpoint changes in one patch; more are sent as the whole export, which is bounded by the store.
+const MAX_PATCH: usize = 1_000;
+
+/// What this cluster wants to have exported, by service.
+pub type Desired = BTreeMap<ServiceName, Export>;
+
+/// The exports that the intents ask for. An intent by command outlives its workloads: while nobody serves the service
+/// it stays exported with the shape it had (`published`) and no endpoints. One that a file asks for does not outlive
+/// the file's Service.
+pub fn desired(intents: &Intents, local: &LocalModel, published: &Desired, own: &Own, shares_network: bool) -> Desired {
+    let mut desired = Desired::new();
+    for (name, intent) in intents {
+        let export = match (local.services.get(name), published.get(name)) {
+            (Some(service), _) => Export {
+                service: name.clone(),
+                created_at_ms: intent.created_at_ms,
+                kind: service.kind,
+                ports: service.ports.clone(),
+                endpoints: summaries(service, own, shares_network),
+            },
+            (None, Some(before)) if intent.by_command => Export {
+                created_at_ms: intent.created_at_ms,
+                endpoints: BTreeMap::new(),
+                ..before.clone()
+            },
+            (None, None) if intent.by_command => Export {
+                service: name.clone(),
+                created_at_ms: intent.created_at_ms,
+                kind: ServiceKind::ClusterSetIp,
+                ports: Vec::new(),
+                endpoints: BTreeMap::new(),
+            },
+            (None, _) => continue,
+        };
+        // Without ports nobody could call it: it is told once it has some.
+        if !export.ports.is_empty() {
+            desired.insert(name.clone(), export);
+        }
+    }
+    desired
+}
+
+fn summaries(
+    service: &LocalService,
+    own: &Own,
+    shares_network: bool,
+) -> BTreeMap<EndpointId, EndpointSummary> {
+    service
+        .endpoints
+        .iter()
+        // Others could not verify an identity of elsewhere; the store would refuse the whole export.
+        .filter(|(_, e)| e.identity.trust_domain() == own.domain.trust_domain(&own.cluster))
+        .take(MAX_ENDPOINTS_PER_EXPORT)
+        .map(|(id, e)| (id.clone(), summary(e, shares_network)))
+        .collect()
+}
+
+fn summary(endpoint: &LocalEndpoint, shares_network: bool) -> EndpointSummary {
+    EndpointSummary {
+        zone: endpoint.zone.clone(),
+        weight: endpoint.weight,
+        health: endpoint.health,
+        account: endpoint.identity.path().to_owned(),
+        hostname: endpoint.hostname.clone(),
+        address: shares_network.then(|| endpoint.address.clone()),
+        ports: endpoint.ports.clone(),
+    }
+}
+
+/// What the catalog holds of this cluster's exports.
+pub fn published(catalog: &Catalog, own: &Own) -> Desired {
+    catalog.exports_of(&own.cluster).map(|e| (e.service.clone(), Export::clone(e))).collect()
+}
+
+/// True if another member is on this cluster's network, so that addresses are of use to it.
+pub fn shares_network(catalog: &Catalog, own: &Own) -> bool {
+    catalog.members().any(|c| c.name != own.cluster && c.network == own.network)
+}
+
+/// Where this cluster's gateways are dialled: those that registered and do not drain, and those the operator named. A
+/// silent gateway stays (unknown is not dead), and where nothing is left, what was announced stays.
+pub fn gateways(registered: &Registered, configured: &[String], announced: &[String]) -> Vec<String> {
+    let draining: BTreeSet<&String> =
+        registered.gateways.values().filter(|g| g.draining).map(|g| &g.address).collect();
+    let serving = registered.gateways.values().filter(|g| !g.draining).map(|g| &g.address);
+    let serving: BTreeSet<&String> =
+        serving.chain(configured.iter().filter(|c| !draining.contains(c))).collect();
+    let chosen: Vec<String> = serving.into_iter().take(MAX_GATEWAYS_PER_CLUSTER).cloned().collect();
+    if chosen.is_empty() { announced.to_vec() } else { chosen }
+}
+
+/// The commands that turn what is published into what is desired: withdrawals first, since they free room.
+pub fn plan(published: &Desired, desired: &Desired) -> Vec<Command> {
+    let gone = published.keys().filter(|name| !desired.contains_key(*name));
+    let mut commands: Vec<Command> = gone.map(|name| Command::RemoveExport(name.clone())).collect();
+    for (name, export) in desired {
+        match published.get(name) {
+            Some(before) if before == export => {}
+            Some(before) if same_shape(before, export) => commands.push(change(before, export)),
+            Some(_) | None => commands.push(Command::PutExport(export.clone())),
+        }
+    }
+    commands
+}
+
+fn same_shape(a: &Export, b: &Export) -> bool {
+    (a.created_at_ms, a.kind, &a.ports) == (b.created_at_ms, b.kind, &b.ports)
+}
+
+fn change(before: &Export, after: &Export) -> Command {
+    let upsert: BTreeMap<_, _> = after
+        .endpoints
+        .iter()
+        .filter(|(id, e)| before.endpoints.get(*id) != Some(*e))
+        .map(|(id, e)| (id.clone(), e.clone()))
+        .collect();
+    let remove: BTreeSet<_> = before.endpoints.keys().filter(|id| !after.endpoints.contains_key(*id)).cloned().collect();
+    let touched = upsert.len() + remove.len();
+    if touched > MAX_PATCH {
+        return Command::PutExport(after.clone());
+    }
+    Command::PatchExport { service: after.service.clone(), upsert, remove }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! Where a cluster's own services come from, beside the proxies that register: a directory of Kubernetes YAML.
+//!
+//! [`yaml`] turns the text of one file into objects and problems, purely; [`directory`] owns the files' last good
+//! content and the task that looks at them. Broken input must never take away what was good before.
+
+pub mod directory;
+pub mod yaml;
+mod yaml_objects;
+
+pub use directory::Manifests;
+pub use yaml::{Problem, YamlEndpoint, YamlModel, YamlService};

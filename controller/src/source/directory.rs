@@ -1,0 +1,251 @@
+//! The watched directory: every file's last good content, and the task that looks for changes.
+//!
+//! Owns what was read. It polls (twice a second, by size, time and hash), which needs no kernel watch and works on
+//! every file system. A file that breaks keeps what it said before; only a file that is removed takes it away.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tradewind_runtime::{drain, task};
+
+use super::yaml::{Parsed, Problem, YamlModel, assemble, parse};
+
+/// How often the directory is looked at: half a second is below what a person notices.
+const POLL: Duration = Duration::from_millis(500);
+/// Files read; whoever has more keeps them in Kubernetes.
+const MAX_FILES: usize = 2_000;
+/// Largest file read: a mebibyte of YAML is tens of thousands of lines.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Directories below directories; deeper is a loop or a mistake.
+const MAX_DEPTH: usize = 6;
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint {
+    size: u64,
+    mtime_ns: i128,
+    inode: u64,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    fingerprint: Option<Fingerprint>,
+    text: Option<String>,
+    good: Parsed,
+    broken: Option<Problem>,
+}
+
+/// The directory's content as last read.
+#[derive(Debug)]
+pub struct Manifests {
+    root: PathBuf,
+    files: BTreeMap<PathBuf, FileState>,
+    trouble: Option<Problem>,
+}
+
+impl Manifests {
+    /// Of the directory at `root`; nothing is read yet.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root, files: BTreeMap::new(), trouble: None }
+    }
+
+    /// Looks at the directory once; true when what it says has changed. Blocks on the file system.
+    pub fn poll(&mut self) -> bool {
+        let mut seen = BTreeMap::new();
+        let listed = list(&self.root, 0, &mut seen);
+        let trouble = listed.err().map(|error| Problem {
+            place: self.root.display().to_string(),
+            text: format!("cannot be read ({error}); what was read before stays in force"),
+        });
+        let mut changed = trouble != self.trouble;
+        let complete = trouble.is_none();
+        self.trouble = trouble;
+        if complete {
+            // Only a complete listing proves that a file is gone.
+            let before = self.files.len();
+            self.files.retain(|path, _| seen.contains_key(path));
+            changed |= self.files.len() != before;
+        }
+        for (path, fingerprint) in seen {
+            let name = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
+            let state = self.files.entry(path.clone()).or_default();
+            if state.fingerprint != Some(fingerprint) {
+                changed |= refresh(state, &name, &path, fingerprint);
+            }
+        }
+        changed
+    }
+
+    /// What all files say together.
+    pub fn model(&self) -> YamlModel {
+        let mut model = assemble(self.files.values().map(|f| &f.good));
+        model.problems.extend(self.files.values().filter_map(|f| f.broken.clone()));
+        model.problems.extend(self.trouble.clone());
+        model.problems.sort();
+        model
+    }
+
+    /// Looks again and again until the drain, and tells `out` of every change.
+    pub async fn run(mut self, out: watch::Sender<Arc<YamlModel>>, mut drain: drain::Observer) {
+        let mut first = true;
+        loop {
+            let looked = task::spawn_blocking(move || {
+                let changed = self.poll();
+                (self, changed)
+            })
+            .await;
+            let Ok((this, changed)) = looked else {
+                tracing::error!("the manifest reader ended unexpectedly; its last model stays in force");
+                return;
+            };
+            self = this;
+            if changed || first {
+                first = false;
+                let model = self.model();
+                for problem in &model.problems {
+                    tracing::warn!(place = problem.place, problem = problem.text, "manifest problem");
+                }
+                out.send_if_modified(|current| {
+                    let new = **current != model;
+                    if new {
+                        *current = Arc::new(model);
+                    }
+                    new
+                });
+            }
+            tokio::select! {
+                biased;
+                () = drain.triggered() => return,
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+}
+
+/// Reads a file that looks changed; true when what it says, or what is wrong with it, has changed.
+fn refresh(state: &mut FileState, name: &str, path: &Path, fingerprint: Fingerprint) -> bool {
+    let trouble = |text: String| Some(Problem { place: name.to_owned(), text });
+    let before = state.broken.clone();
+    if fingerprint.size > MAX_FILE_BYTES {
+        state.fingerprint = Some(fingerprint);
+        state.broken = trouble(format!("larger than {MAX_FILE_BYTES} bytes; what was read before stays in force"));
+        return state.broken != before;
+    }
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            // Not remembered as seen: it is tried again at the next look.
+            state.broken = trouble(format!("cannot be read ({error}); what was read before stays in force"));
+            return state.broken != before;
+        }
+    };
+    state.fingerprint = Some(fingerprint);
+    if state.text.as_ref() == Some(&text) {
+        return false;
+    }
+    if text.trim().is_empty() && !state.good.objects.is_empty() {
+        // Editors truncate before they write. An empty file takes nothing away; a removed one does.
+        state.broken = trouble("empty; what it said before stays in force until it is removed".into());
+        state.text = Some(text);
+        return state.broken != before;
+    }
+    match parse(name, &text) {
+        Ok(parsed) => {
+            state.good = parsed;
+            state.broken = None;
+        }
+        Err(mut problem) => {
+            problem.text.push_str("; what the file said before stays in force");
+            state.broken = Some(problem);
+        }
+    }
+    state.text = Some(text);
+    true
+}
+
+fn list(directory: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Fingerprint>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        // A file may vanish between the listing and the look: then it is gone.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if hidden {
+            continue;
+        }
+        if metadata.is_dir() {
+            if depth < MAX_DEPTH {
+                list(&path, depth + 1, found)?;
+            }
+            continue;
+        }
+        let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if !metadata.is_file() || !yaml {
+            continue;
+        }
+        if found.len() >= MAX_FILES {
+            return Err(io::Error::other(format!("more than {MAX_FILES} files")));
+        }
+        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        found.insert(path, Fingerprint { size: metadata.size(), mtime_ns, inode: metadata.ino() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: payments, namespace: shop}\nspec:\n  ports:\n  - {name: http, port: 80}\n";
+
+    #[test]
+    fn broken_and_empty_files_keep_what_was_good_and_removed_ones_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        let mut manifests = Manifests::new(dir.path().to_owned());
+        assert!(!manifests.poll());
+        fs::write(&file, SERVICE).unwrap();
+        assert!(manifests.poll());
+        assert_eq!(manifests.model().services.len(), 1);
+        assert!(!manifests.poll(), "nothing changed");
+
+        for bad in ["a: [", "", "  \n", "kind: Service\napiVersion: v1\nspec: 3\n"] {
+            fs::write(&file, bad).unwrap();
+            assert!(manifests.poll(), "{bad:?} is a change");
+            let model = manifests.model();
+            assert_eq!(model.services.len(), 1, "{bad:?}");
+            assert_eq!(model.problems.len(), 1, "{bad:?}");
+            assert!(model.problems[0].to_string().contains("stays in force"), "{}", model.problems[0]);
+            assert!(model.problems[0].place.starts_with("a.yaml"));
+        }
+        fs::write(&file, SERVICE).unwrap();
+        assert!(manifests.poll());
+        assert!(manifests.model().problems.is_empty());
+        fs::remove_file(&file).unwrap();
+        assert!(manifests.poll());
+        assert!(manifests.model().services.is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_vanishes_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("manifests");
+        fs::create_dir_all(root.join("deeper")).unwrap();
+        fs::write(root.join("deeper/a.yml"), SERVICE).unwrap();
+        fs::write(root.join("deeper/.hidden.yml"), "a: [").unwrap();
+        fs::write(root.join("notes.txt"), "a: [").unwrap();
+        let mut manifests = Manifests::new(root.clone());
+        assert!(manifests.poll());
+        fs::remove_dir_all(&root).unwrap();
+        assert!(manifests.poll());
+        let model = manifests.model();
+        assert_eq!(model.services.len(), 1);
+        assert_eq!(model.problems.len(), 1);
+    }
+}

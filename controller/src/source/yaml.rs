@@ -1,0 +1,328 @@
+//! Kubernetes YAML into the local model's terms: one file's text into objects and problems, and all files' objects into
+//! one model. Pure: no file is read here and no state is kept.
+//!
+//! A field that is not supported is reported by its path and never ignored silently.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tradewind_api::{
+    ServiceName, Zone,
+    model::{AppProtocol, Health, ServiceKind, ServicePort},
+};
+
+use super::yaml_objects::{self as objects, Unsupported};
+
+/// Documents in one file: a file has 1 MiB at most, so this only stops a file of nothing but separators.
+const MAX_DOCUMENTS: usize = 10_000;
+/// Problems kept of one file. Whoever has a hundred fixes the first ones first.
+const MAX_PROBLEMS: usize = 100;
+/// The annotation that names a workload's identity.
+pub const IDENTITY_ANNOTATION: &str = "tradewind.io/identity";
+/// Where a pod's proxy takes HBONE.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Something in a file that is broken or not supported.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// `file:line`.
+    pub place: String,
+    /// What is wrong there.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// One object that was understood, with where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// `file:line`.
+    pub place: String,
+    /// The object.
+    pub object: Object,
+}
+
+/// What is understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A Service.
+    Service(YamlService),
+    /// An EndpointSlice.
+    Slice(Slice),
+    /// A ServiceExport.
+    Export(ServiceName),
+}
+
+/// A Service, before its endpoints are added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct YamlService {
+    /// Its name.
+    pub name: ServiceName,
+    /// How it is addressed.
+    pub kind: ServiceKind,
+    /// Its ports, sorted by number.
+    pub ports: Vec<ServicePort>,
+    /// The identity its annotation names.
+    pub identity: Option<String>,
+    /// Its endpoints, in the order of the files.
+    pub endpoints: Vec<YamlEndpoint>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The service it belongs to.
+    pub service: ServiceName,
+    /// Names of the ports it serves; a Service's port of the same name leads to them.
+    pub port_names: BTreeSet<String>,
+    /// The identity its annotation names.
+    pub identity: Option<String>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// The pod's address.
+    pub ip: std::net::IpAddr,
+    /// What its conditions say.
+    pub health: Health,
+    /// Its name in a headless service.
+    pub hostname: Option<String>,
+    /// Its zone.
+    pub zone: Option<Zone>,
+}
+
+/// One endpoint of a service, ready for the local model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct YamlEndpoint {
+    /// `ip:15008`.
+    pub address: String,
+    /// What its conditions say.
+    pub health: Health,
+    /// Its name in a headless service.
+    pub hostname: Option<String>,
+    /// Its zone.
+    pub zone: Option<Zone>,
+    /// The identity its slice's annotation names.
+    pub identity: Option<String>,
+    /// Service ports it serves, sorted.
+    pub ports: Vec<u16>,
+}
+
+/// What one file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// What was understood.
+    pub objects: Vec<Placed>,
+    /// What was not.
+    pub problems: Vec<Problem>,
+}
+
+/// What all files say together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct YamlModel {
+    /// The files were looked at, or there are none to look at. Until then nothing may be concluded from what is missing.
+    pub read: bool,
+    /// Services with their endpoints.
+    pub services: BTreeMap<ServiceName, YamlService>,
+    /// Services that a ServiceExport names, with its place.
+    pub exports: BTreeMap<ServiceName, String>,
+    /// What is broken or not supported anywhere.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads one file's text. An error means that the file is not YAML, or a known kind in it is malformed: nothing of it
+/// may be taken, so that half a file never counts.
+pub fn parse(file: &str, text: &str) -> Result<Parsed, Problem> {
+    let mut parsed = Parsed::default();
+    for (line, document) in documents(text) {
+        let place = format!("{file}:{line}");
+        let value: Value = serde_saphyr::from_str(document).map_err(|error| broken(file, line, &error))?;
+        if value.is_null() {
+            continue;
+        }
+        one(&place, value, &mut parsed)?;
+        if parsed.objects.len() > MAX_DOCUMENTS {
+            let text = format!("more than {MAX_DOCUMENTS} objects in one file; split it");
+            return Err(Problem { place, text });
+        }
+    }
+    parsed.problems.truncate(MAX_PROBLEMS);
+    Ok(parsed)
+}
+
+fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
+    let problem = |text: String| Problem { place: place.to_owned(), text };
+    let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind) = (word("apiVersion"), word("kind"));
+    let mut found = Unsupported::default();
+    let object = match (version.as_str(), kind.as_str()) {
+        ("v1", "Service") => {
+            objects::service(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Service))
+        }
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            objects::slice(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Slice))
+        }
+        ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceExport") => {
+            objects::export(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Export))
+        }
+        ("v1", "List") => {
+            let Some(Value::Array(items)) = value.get("items").cloned() else {
+                return Err(problem("a List without items".into()));
+            };
+            // A list in a list is nothing that any tool writes; refusing it bounds the depth.
+            for item in items {
+                if item.get("kind").and_then(Value::as_str) == Some("List") {
+                    return Err(problem("a List inside of a List".into()));
+                }
+                one(place, item, parsed)?;
+            }
+            return Ok(());
+        }
+        ("", _) | (_, "") => {
+            return Err(problem("not a Kubernetes object: apiVersion and kind are expected".into()));
+        }
+        _ => {
+            parsed.problems.push(problem(format!(
+                "kind {kind} of {version} is not supported; Service (v1), EndpointSlice (discovery.k8s.io/v1) and ServiceExport (multicluster.x-k8s.io/v1beta1) are"
+            )));
+            return Ok(());
+        }
+    };
+    let object = object.map_err(|text| problem(format!("{kind}: {text}")))?;
+    parsed.problems.extend(found.paths.into_iter().map(|path| problem(format!("{kind}: {path}"))));
+    if let Some(object) = object {
+        parsed.objects.push(Placed { place: place.to_owned(), object });
+    }
+    Ok(())
+}
+
+fn typed<T: DeserializeOwned>(place: &str, kind: &str, value: Value) -> Result<T, Problem> {
+    serde_json::from_value(value)
+        .map_err(|error| Problem { place: place.to_owned(), text: format!("{kind}: {error}") })
+}
+
+fn broken(file: &str, first_line: usize, error: &serde_saphyr::Error) -> Problem {
+    let line = error
+        .location()
+        .and_then(|l| usize::try_from(l.line()).ok())
+        .map_or(first_line, |line| first_line + line.saturating_sub(1));
+    let whole = error.to_string();
+    let text = whole.lines().next().unwrap_or("it does not parse").chars().take(300).collect::<String>();
+    Problem { place: format!("{file}:{line}"), text: format!("broken YAML: {text}") }
+}
+
+/// The documents of a stream with the line each begins on. A line of `---` at column 0 separates documents wherever it
+/// stands: YAML allows it nowhere inside of one.
+fn documents(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let bare = line.trim_end();
+        if bare == "---" || bare.starts_with("--- ") {
+            found.push((start_line, text.get(start..offset).unwrap_or_default()));
+            start = offset + line.len();
+            start_line = index + 2;
+        }
+        offset += line.len();
+    }
+    found.push((start_line, text.get(start..).unwrap_or_default()));
+    found.retain(|(_, document)| !document.trim().is_empty());
+    found
+}
+
+/// What all files say together. Files are taken in the order of their names; the first to define a service wins and the
+/// others are problems.
+pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
+    let mut model = YamlModel { read: true, ..YamlModel::default() };
+    let mut slices = Vec::new();
+    let mut places: BTreeMap<ServiceName, String> = BTreeMap::new();
+    for parsed in files {
+        model.problems.extend(parsed.problems.iter().cloned());
+        for Placed { place, object } in &parsed.objects {
+            match object {
+                Object::Service(service) => {
+                    if let Some(first) = places.get(&service.name) {
+                        model.problems.push(Problem {
+                            place: place.clone(),
+                            text: format!("Service {} is defined already, at {first}", service.name),
+                        });
+                        continue;
+                    }
+                    places.insert(service.name.clone(), place.clone());
+                    model.services.insert(service.name.clone(), service.clone());
+                }
+                Object::Slice(slice) => slices.push((place, slice)),
+                Object::Export(name) => {
+                    model.exports.entry(name.clone()).or_insert_with(|| place.clone());
+                }
+            }
+        }
+    }
+    for (place, slice) in slices {
+        match model.services.get_mut(&slice.service) {
+            Some(service) => add_slice(service, slice),
+            None => model.problems.push(Problem {
+                place: place.clone(),
+                text: format!("EndpointSlice for Service {}, which no file defines", slice.service),
+            }),
+        }
+    }
+    model.problems.sort();
+    model.problems.dedup();
+    model
+}
+
+fn add_slice(service: &mut YamlService, slice: &Slice) {
+    let ports: Vec<u16> =
+        service.ports.iter().filter(|p| slice.port_names.contains(&p.name)).map(|p| p.port).collect();
+    for endpoint in &slice.endpoints {
+        let address = std::net::SocketAddr::new(endpoint.ip, HBONE_PORT).to_string();
+        let entry = YamlEndpoint {
+            address,
+            health: endpoint.health,
+            hostname: endpoint.hostname.clone(),
+            zone: endpoint.zone.clone(),
+            identity: slice.identity.clone(),
+            ports: ports.clone(),
+        };
+        // Several slices may carry one pod, each with ports of its own.
+        match service.endpoints.iter_mut().find(|e| e.address == entry.address) {
+            Some(known) => {
+                known.ports.extend(entry.ports);
+                known.ports.sort_unstable();
+                known.ports.dedup();
+            }
+            None => service.endpoints.push(entry),
+        }
+    }
+}
+
+/// What a port's `appProtocol` or else its name says of it; `None` where neither does.
+pub fn app_protocol(declared: Option<&str>, name: &str) -> Option<AppProtocol> {
+    let by_word = |word: &str| match word {
+        "http" | "http1" | "http/1.1" | "kubernetes.io/ws" | "ws" => Some(AppProtocol::Http1),
+        "http2" | "h2c" | "grpc" | "grpc-web" | "kubernetes.io/h2c" => Some(AppProtocol::Http2),
+        "tcp" | "tls" | "https" | "mysql" | "postgres" | "postgresql" | "mongo" | "redis" | "kubernetes.io/wss" => {
+            Some(AppProtocol::Tcp)
+        }
+        _ => None,
+    };
+    match declared {
+        Some(word) => by_word(&word.to_ascii_lowercase()),
+        None => by_word(name.split('-').next().unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
