@@ -4,7 +4,7 @@
 //! It never waits: probes and first measurements run in tasks of their own.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     fmt,
     rc::{Rc, Weak},
@@ -33,13 +33,13 @@ use tradewind_transport::{
         tiers::{self, Here, Rung},
     },
     control::Control,
-    hbone::{Closed, Destination, DialError, Fault, Path, Pool, PoolConfig, Session},
+    hbone::{Closed, Destination, DialError, Fault, Path, Pool, PoolConfig, Session, headers},
     server_name,
 };
 
 use super::{
     detach,
-    metrics::OutboundMetrics,
+    metrics::{OutboundMetrics, Served},
     route::{Blame, Link, Made, NoRoute, Peer, Route, Target},
 };
 
@@ -67,7 +67,6 @@ pub(super) struct Balancer {
     /// Counts changes after which choices must be made anew; watched by requests that wait for a usable endpoint.
     generation: watch::Sender<u64>,
     own: Weak<Self>,
-    refreshes: Cell<u64>,
 }
 
 impl fmt::Debug for Balancer {
@@ -110,7 +109,6 @@ impl Balancer {
             links: RefCell::default(),
             generation: watch::Sender::new(0),
             own: Weak::clone(own),
-            refreshes: Cell::new(0),
         });
         let weak = Rc::downgrade(&balancer);
         balancer.pool.on_closed(Box::new(move |id, why| {
@@ -151,36 +149,59 @@ impl Balancer {
             return;
         }
         let snapshot = Arc::clone(&self.snapshots.borrow_mut().borrow_and_update());
-        *self.snapshot.borrow_mut() = Arc::clone(&snapshot);
-        self.refreshes.set(self.refreshes.get() + 1);
+        let before = self.snapshot.replace(Arc::clone(&snapshot));
         self.routes.borrow_mut().clear();
         let now = self.now();
-        let mut peers = self.peers.borrow_mut();
-        let mut alive: BTreeMap<&EndpointId, Health> = BTreeMap::new();
-        for endpoint in snapshot.services.values().flat_map(|s| &s.endpoints) {
-            alive.insert(&endpoint.id, endpoint.health);
-        }
-        peers.retain(|id, peer| {
-            let Some(health) = alive.get(id) else {
-                return false;
-            };
-            let before = peer.health.replace(Some(*health));
-            if *health == Health::Healthy && before.is_some_and(|b| b != Health::Healthy) {
-                // Its own cluster says that it is back: no need to sit out the ejection.
-                peer.detector.borrow_mut().hint_back(now);
-            }
-            true
-        });
-        self.pool.retain(|id| alive.contains_key(id));
-        self.links
-            .borrow_mut()
-            .retain(|c, _| snapshot.clusters.contains_key(c));
         let services = &snapshot.services;
         self.budgets
             .borrow_mut()
             .retain(|s, _| services.contains_key(&s.service));
-        drop(peers);
+        let returned = self.returned(&before, &snapshot, now);
+        // Only services that are called: a federation may have many more.
+        let budgets = self.budgets.borrow();
+        let alive: BTreeMap<&EndpointId, &Endpoint> = budgets
+            .keys()
+            .filter_map(|s| services.get(&s.service))
+            .flat_map(|s| &s.endpoints)
+            .map(|e| (&e.id, e))
+            .collect();
+        self.peers.borrow_mut().retain(|id, peer| {
+            let Some(endpoint) = alive.get(id) else {
+                return false;
+            };
+            let before = peer.health.replace(Some(endpoint.health));
+            let healed =
+                endpoint.health == Health::Healthy && before.is_some_and(|b| b != Health::Healthy);
+            if healed || returned.contains(&&endpoint.cluster) {
+                // Its own cluster says that it is back: no need to sit out the ejection.
+                peer.detector.borrow_mut().hint_back(now);
+            }
+            if healed && let Some(link) = self.links.borrow().get(&endpoint.cluster) {
+                link.detector.borrow_mut().hint_back(now);
+            }
+            true
+        });
+        self.pool.retain(|id| alive.contains_key(id));
+        drop(budgets);
         self.changed();
+    }
+
+    /// The clusters that the newer snapshot shows alive again or reachable in another way; their links may be tried now.
+    fn returned<'a>(
+        &self,
+        before: &Snapshot,
+        after: &'a Snapshot,
+        now: Micros,
+    ) -> Vec<&'a ClusterName> {
+        let mut links = self.links.borrow_mut();
+        links.retain(|c, _| after.clusters.contains_key(c));
+        let returned = |(name, link): (&ClusterName, &Rc<Link>)| {
+            let (old, new) = (before.clusters.get(name)?, after.clusters.get(name)?);
+            let back = (old.lease_expired && !new.lease_expired) || old.gateways != new.gateways;
+            back.then(|| link.detector.borrow_mut().hint_back(now))?;
+            Some(&new.name)
+        };
+        links.iter().filter_map(returned).collect()
     }
 
     fn changed(&self) {
@@ -214,11 +235,17 @@ impl Balancer {
         let port = service
             .port(target.port)
             .ok_or_else(|| no_port(target, service))?;
+        let mut served: BTreeMap<&ClusterName, Served> = BTreeMap::new();
         let targets: Vec<_> = service
             .endpoints
             .iter()
             .filter(|e| e.ports.contains(&target.port))
-            .filter_map(|e| self.target(&snapshot, target, e))
+            .filter_map(|e| {
+                let served = served
+                    .entry(&e.cluster)
+                    .or_insert_with(|| self.metrics.served(target, &e.cluster));
+                self.target(&snapshot, target, e, served)
+            })
             .map(Rc::new)
             .collect();
         if targets.is_empty() {
@@ -233,6 +260,7 @@ impl Balancer {
         );
         Ok(Route {
             service: target.clone(),
+            service_value: headers::service_value(target),
             protocol: port.app_protocol,
             targets,
             made: RefCell::new(None),
@@ -240,7 +268,13 @@ impl Balancer {
         })
     }
 
-    fn target(&self, snapshot: &Snapshot, to: &ServicePortRef, e: &Endpoint) -> Option<Target> {
+    fn target(
+        &self,
+        snapshot: &Snapshot,
+        to: &ServicePortRef,
+        e: &Endpoint,
+        served: &Served,
+    ) -> Option<Target> {
         let name = server_name::Target::Endpoint {
             cluster: e.cluster.clone(),
             service: to.service.clone(),
@@ -282,7 +316,7 @@ impl Balancer {
             },
             peer,
             link,
-            served: self.metrics.served(to, &e.cluster),
+            served: served.clone(),
             served_by,
             endpoint: e.clone(),
         })
@@ -490,6 +524,8 @@ impl Balancer {
     pub(super) fn dial_failed(&self, service: &ServicePortRef, target: &Target, error: &DialError) {
         let failure = error.failure();
         let blame = match error.fault {
+            // Nobody else can help that.
+            Fault::Ourselves => return,
             Fault::Link => Blame::Link(failure),
             Fault::Endpoint | Fault::Identity => {
                 // The gateway answered: the way itself is fine.

@@ -105,7 +105,7 @@ fn authority(
     }
 }
 
-/// The head that travels, from the one that the application sent.
+/// The head that travels, from the one that the application sent. The service's name is still to be added.
 pub(super) fn outgoing(
     parts: &mut http::request::Parts,
     target: &ServicePortRef,
@@ -123,7 +123,6 @@ pub(super) fn outgoing(
     for name in [HOST, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
         fields.remove(name);
     }
-    fields.insert(headers::SERVICE, headers::service_value(target));
     fields.insert(headers::VERSION, headers::version_value(parts.version));
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(Scheme::HTTP);
@@ -205,7 +204,6 @@ mod tests {
             assert!(names.contains(&kept), "{kept}");
         }
         assert_eq!(head.headers()["te"], "trailers");
-        assert_eq!(head.headers()["tradewind-service"], "shop/payments:80");
         assert_eq!(head.headers()["tradewind-version"], "HTTP/1.1");
     }
 

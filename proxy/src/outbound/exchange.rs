@@ -15,7 +15,7 @@ use super::{
     Outbound,
     body::{OutBody, PeerBody},
     convert,
-    failure::{Failure, Tries},
+    failure::{Failure, Form, Tries},
     route::{Blame, InFlight, NoRoute, Route, Target},
 };
 
@@ -200,8 +200,8 @@ impl Outbound {
     ) -> Response<OutBody> {
         let started = self.balancer.now();
         let (mut parts, body) = request.into_parts();
-        let asked = parts.headers.clone();
-        let head = match convert::outgoing(&mut parts, service) {
+        let form = Form::of(&parts.headers);
+        let mut head = match convert::outgoing(&mut parts, service) {
             Ok(head) => head,
             Err(error) => {
                 let status = match error {
@@ -214,15 +214,17 @@ impl Outbound {
                     "bad-request",
                     error.to_string(),
                     Tries::default(),
-                    &asked,
+                    form,
                 );
             }
         };
         let mut route = match self.route(service).await {
             Ok(route) => route,
-            Err(error) => return self.no_route(service, &error, &asked),
+            Err(error) => return self.no_route(service, &error, form),
         };
         route.budget.borrow_mut().deposit(started);
+        head.headers_mut()
+            .insert(headers::SERVICE, route.service_value.clone());
         let body = Replay::new(body);
         let mut attempts = Attempts::new();
         let mut maybe_processed = false;
@@ -257,7 +259,7 @@ impl Outbound {
         } else {
             "no endpoint answered".to_owned()
         };
-        self.refuse(service, status, reason, what, attempts.tries, &asked)
+        self.refuse(service, status, reason, what, attempts.tries, form)
     }
 
     /// Whether the request may be sent once more; takes it out of the budget where that applies.
@@ -313,7 +315,7 @@ impl Outbound {
         &self,
         service: &ServicePortRef,
         error: &NoRoute,
-        asked: &http::HeaderMap,
+        form: Form,
     ) -> Response<OutBody> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         self.refuse(
@@ -322,7 +324,7 @@ impl Outbound {
             error.as_str(),
             error.to_string(),
             Tries::default(),
-            asked,
+            form,
         )
     }
 
@@ -334,7 +336,7 @@ impl Outbound {
         reason: &'static str,
         what: String,
         tries: Tries,
-        asked: &http::HeaderMap,
+        form: Form,
     ) -> Response<OutBody> {
         self.metrics.failed(service);
         let failure = Failure {
@@ -345,7 +347,7 @@ impl Outbound {
             tries,
         };
         tracing::info!(%service, reason, detail = ?failure.tries, what = failure.what, "request not answered by any endpoint");
-        failure.respond(asked)
+        failure.respond(form)
     }
 }
 

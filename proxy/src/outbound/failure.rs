@@ -35,6 +35,26 @@ impl Tries {
     }
 }
 
+/// How the application reads errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As a status and text.
+    Http,
+    /// As gRPC's fields.
+    Grpc,
+}
+
+impl Form {
+    /// By a request's head.
+    pub(super) fn of(request: &HeaderMap) -> Self {
+        let grpc = request
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.starts_with(GRPC));
+        if grpc { Self::Grpc } else { Self::Http }
+    }
+}
+
 /// An answer of the proxy itself.
 #[derive(Debug)]
 pub(super) struct Failure<'a> {
@@ -61,16 +81,12 @@ impl Failure<'_> {
     }
 
     /// The response; for a gRPC call in the form that gRPC clients understand.
-    pub(super) fn respond(&self, request: &HeaderMap) -> Response<OutBody> {
+    pub(super) fn respond(&self, form: Form) -> Response<OutBody> {
         let text = self.text();
-        let grpc = request
-            .get(CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.starts_with(GRPC));
         let mut response = Response::new(OutBody::Own(None));
         let fields = response.headers_mut();
         fields.insert(headers::ERROR, HeaderValue::from_static(self.reason));
-        if grpc {
+        if form == Form::Grpc {
             fields.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
             fields.insert("grpc-status", GRPC_UNAVAILABLE);
             fields.insert("grpc-message", grpc_message(&text));

@@ -170,6 +170,8 @@ pub(super) struct Made {
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) service: ServicePortRef,
+    /// The service as requests name it to the peer.
+    pub(super) service_value: HeaderValue,
     pub(super) protocol: AppProtocol,
     pub(super) targets: Vec<Rc<Target>>,
     pub(super) made: RefCell<Option<Made>>,

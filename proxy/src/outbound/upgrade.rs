@@ -20,7 +20,12 @@ use tradewind_transport::{
 };
 
 use super::{
-    Outbound, body::OutBody, convert, detach, failure::Tries, metrics::Outcome, opaque::Opened,
+    Outbound,
+    body::OutBody,
+    convert, detach,
+    failure::{Form, Tries},
+    metrics::Outcome,
+    opaque::Opened,
 };
 
 /// Serves one request that asks for another protocol.
@@ -31,13 +36,13 @@ pub(super) async fn exchange(
     protocol: HeaderValue,
     drain: drain::Watch,
 ) -> Response<OutBody> {
-    let asked = request.headers().clone();
+    let form = Form::of(request.headers());
     let opened = match outbound.tunnel(service).await {
         Ok(opened) => opened,
         Err(e) => {
             outbound.metrics.tunnel(service, None, Outcome::failed);
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            return outbound.refuse(service, status, e.reason, e.what, e.tries, &asked);
+            return outbound.refuse(service, status, e.reason, e.what, e.tries, form);
         }
     };
     let client = hyper::upgrade::on(&mut request);
@@ -46,14 +51,7 @@ pub(super) async fn exchange(
         let mut tries = Tries::default();
         tries.add(target, error);
         let what = "the connection broke after the request was sent".to_owned();
-        outbound.refuse(
-            service,
-            StatusCode::BAD_GATEWAY,
-            "lost",
-            what,
-            tries,
-            &asked,
-        )
+        outbound.refuse(service, StatusCode::BAD_GATEWAY, "lost", what, tries, form)
     };
     let Opened {
         tunnel,

@@ -6,11 +6,11 @@
 use super::{Micros, SECOND};
 
 /// The average's memory: what was slow this long ago counts 1/e.
-const DECAY: f64 = 10.0 * SECOND as f64;
-/// Added to every latency: below this, differences are noise of scheduling rather than distance.
-const NOISE_FLOOR: f64 = 1000.0;
+const DECAY: f64 = 5.0 * SECOND as f64;
+/// Added to every latency: differences well below it are scheduling and collectors at work, and must not undo weights.
+const NOISE_FLOOR: f64 = 5000.0;
 /// A member must be this much cheaper to be preferred to the one that was drawn first.
-const BAND: f64 = 1.25;
+const BAND: f64 = 1.5;
 
 /// A latency average that jumps up at once and comes down slowly, and fades when nothing is heard.
 #[derive(Clone, Copy, Debug, Default)]

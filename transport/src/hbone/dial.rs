@@ -54,6 +54,8 @@ pub struct Destination {
 /// What is to blame for a failed dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// This process: it has no certificate that is valid now.
+    Ourselves,
     /// No gateway of its cluster could be reached: no endpoint behind them can.
     Link,
     /// The endpoint, or the gateway's way to it.
@@ -89,7 +91,8 @@ impl fmt::Display for DialError {
         }
         for (i, t) in self.tried.iter().enumerate() {
             let comma = if i > 0 { "; " } else { "" };
-            write!(f, "{comma}{}: {}", t.address, t.why)?;
+            let colon = if t.address.is_empty() { "" } else { ": " };
+            write!(f, "{comma}{}{colon}{}", t.address, t.why)?;
         }
         Ok(())
     }
@@ -98,11 +101,24 @@ impl fmt::Display for DialError {
 impl std::error::Error for DialError {}
 
 impl DialError {
+    /// One that was decided without dialling an address.
+    pub(super) fn undialled(fault: Fault, why: &str) -> Self {
+        let tried = Tried {
+            address: String::new(),
+            fault,
+            why: why.to_owned(),
+        };
+        Self {
+            fault,
+            tried: vec![tried],
+        }
+    }
+
     /// How the endpoint's detector should book it.
     pub const fn failure(&self) -> Failure {
         match self.fault {
             Fault::Identity => Failure::Identity,
-            Fault::Link | Fault::Endpoint => Failure::Connect,
+            Fault::Link | Fault::Endpoint | Fault::Ourselves => Failure::Connect,
         }
     }
 }

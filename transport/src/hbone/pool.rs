@@ -22,7 +22,7 @@ use tradewind_api::id::{EndpointId, SpiffeId};
 use tradewind_runtime::{clock::SharedClock, task};
 
 use super::{
-    dial::{self, Destination, DialError, Fault, Tried},
+    dial::{self, Destination, DialError, Fault},
     session::{Closed, Session},
 };
 use crate::{
@@ -147,7 +147,14 @@ impl Pool {
             drop(tx.send(outcome));
         }));
         let dialling = rx
-            .map(|r| r.unwrap_or_else(|_| Err(Rc::new(cut_short()))))
+            .map(|r| {
+                r.unwrap_or_else(|_| {
+                    Err(Rc::new(DialError::undialled(
+                        Fault::Endpoint,
+                        "the dial was cut short",
+                    )))
+                })
+            })
             .boxed_local()
             .shared();
         entry.dialling = Some(dialling.clone());
@@ -203,17 +210,6 @@ fn same(a: Option<&Arc<Svid>>, b: Option<&Arc<Svid>>) -> bool {
     }
 }
 
-fn cut_short() -> DialError {
-    DialError {
-        fault: Fault::Endpoint,
-        tried: vec![Tried {
-            address: String::new(),
-            fault: Fault::Endpoint,
-            why: "the dial was cut short".into(),
-        }],
-    }
-}
-
 impl Inner {
     fn client_config(&self, identity: &SpiffeId) -> Arc<ClientConfig> {
         let mut configs = self.tls.borrow_mut();
@@ -264,27 +260,35 @@ impl Inner {
     }
 }
 
+/// Why nobody would accept us now, if so: found out here, it is not booked on those who would refuse.
+fn unfit(svid: Option<&Svid>, now_unix_ms: u64) -> Option<&'static str> {
+    match svid {
+        None => Some("this proxy has no certificate yet"),
+        Some(s) if u64::try_from(s.not_after_unix_s).unwrap_or(0) <= now_unix_ms / 1000 => {
+            Some("this proxy's own certificate has expired")
+        }
+        Some(_) => None,
+    }
+}
+
 async fn establish(inner: &Rc<Inner>, to: &Destination) -> Result<Session, DialError> {
     let config = inner.client_config(&to.identity);
     // Before the handshake: a renewal during it makes the session look old, which is harmless; the reverse is not.
     let svid = inner.config.svid.current();
+    let now_ms = inner.config.clock.unix_ms();
+    if let Some(why) = unfit(svid.as_deref(), now_ms) {
+        return Err(DialError::undialled(Fault::Ourselves, why));
+    }
     let dialled = dial::dial(to, &config).await?;
     let trust = inner.config.trust.watch();
-    let now_ms = inner.config.clock.unix_ms();
     let Some(peer) = tls::peer_of(
         &dialled.leaf,
         &inner.config.trust,
         now_ms / 1000,
         Usage::Server,
     ) else {
-        return Err(DialError {
-            fault: Fault::Identity,
-            tried: vec![Tried {
-                address: String::new(),
-                fault: Fault::Identity,
-                why: "the peer was revoked during the handshake".into(),
-            }],
-        });
+        let why = "the peer was revoked during the handshake";
+        return Err(DialError::undialled(Fault::Identity, why));
     };
     let mut driver = dialled.driver;
     let left_s = u64::try_from(peer.not_after_unix_s)

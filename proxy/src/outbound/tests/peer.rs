@@ -31,8 +31,6 @@ pub(super) enum Act {
     Echo,
     /// As `Echo`, after the test allows it.
     EchoLater,
-    /// This status.
-    Status(u16),
     /// `tradewind-unprocessed`.
     Unprocessed,
     /// REFUSED_STREAM.
@@ -46,7 +44,6 @@ pub(super) enum Act {
 }
 
 pub(super) struct Peer {
-    pub(super) name: &'static str,
     pub(super) address: SocketAddr,
     pub(super) script: Rc<RefCell<VecDeque<Act>>>,
     /// Requests seen, tunnels included.
@@ -112,7 +109,6 @@ impl Peer {
             }
         });
         Self {
-            name,
             address,
             script: shared.script,
             seen: shared.seen,
@@ -203,9 +199,6 @@ async fn stream(
             }
         }
         Act::Echo | Act::EchoLater => tunnel(respond, body, ok).await,
-        Act::Status(s) => {
-            drop(respond.send_response(ok.status(s).body(()).unwrap(), true));
-        }
         Act::Unprocessed => {
             let r = ok
                 .status(StatusCode::SERVICE_UNAVAILABLE)
@@ -298,6 +291,39 @@ pub(super) async fn gateway(backend: SocketAddr) -> (SocketAddr, JoinHandle<()>)
         }
     });
     (address, task)
+}
+
+/// A path that can go dark: connections stay open and nothing passes any more.
+pub(super) struct BlackHole {
+    pub(super) address: SocketAddr,
+    dark: Rc<tokio::sync::Notify>,
+}
+
+impl BlackHole {
+    pub(super) async fn start(backend: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let dark = Rc::new(tokio::sync::Notify::new());
+        let own = Rc::clone(&dark);
+        drop(spawn_local("black_hole", async move {
+            loop {
+                let (mut a, _) = listener.accept().await.unwrap();
+                let dark = Rc::clone(&own);
+                drop(spawn_local("black_hole_connection", async move {
+                    let mut b = TcpStream::connect(backend).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut a, &mut b) => {}
+                        () = dark.notified() => std::future::pending().await,
+                    }
+                }));
+            }
+        }));
+        Self { address, dark }
+    }
+
+    pub(super) fn swallow(&self) {
+        self.dark.notify_waiters();
+    }
 }
 
 /// An address where nobody listens.

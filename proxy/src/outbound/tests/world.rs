@@ -35,7 +35,7 @@ pub(super) struct World {
     pub(super) metrics: MetricsRegistry,
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     clock::system().unix_ms()
 }
 
@@ -193,10 +193,15 @@ impl World {
 
     /// Starts the proxy with one listener.
     pub(super) async fn proxy(&self) -> Running {
+        self.proxy_at(clock::system()).await
+    }
+
+    /// Starts the proxy with a clock of the test's. One that stands still makes all latencies alike.
+    pub(super) async fn proxy_at(&self, clock: clock::SharedClock) -> Running {
         let outbound = Outbound::new(OutboundContext {
             control: self.control.clone(),
             metrics: OutboundMetrics::register(&self.metrics),
-            clock: clock::system(),
+            clock,
             rng: Rng::seeded(1),
             zone: None,
             name: "test".into(),
