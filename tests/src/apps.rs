@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
-    sync::Barrier,
+    sync::{Barrier, Semaphore, mpsc},
 };
 use tradewind_runtime::task;
 
@@ -129,6 +129,30 @@ async fn echo_frames(mut io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite +
             return;
         }
     }
+}
+
+/// HTTP/1.1: tells of every request that came, and answers it once the gate lets it through.
+pub fn held(listener: TcpListener, arrived: mpsc::Sender<()>, gate: Arc<Semaphore>) {
+    task::spawn("test held app", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (arrived, gate) = (arrived.clone(), Arc::clone(&gate));
+            let service = service_fn(move |_: Request<Incoming>| {
+                let (arrived, gate) = (arrived.clone(), Arc::clone(&gate));
+                async move {
+                    // Nobody may be listening any more, and the answer is owed all the same.
+                    let _unheard: Result<(), _> = arrived.send(()).await;
+                    gate.acquire().await.expect("an open gate").forget();
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"held"))))
+                }
+            });
+            task::spawn("test held connection", async move {
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+                drop(served);
+            });
+        }
+    });
 }
 
 /// Speaks first, as a mail server does, then echoes until the client's half closes, then says goodbye and closes.

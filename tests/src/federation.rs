@@ -160,10 +160,21 @@ impl Federation {
                 &gateway,
             ];
             process::run(&args).await.good();
+            self.begin(name, data_dir).await;
         } else {
             let token = self.token(&[]).await;
-            self.join(name, region, &token).await.good();
+            self.add_with(name, region, &token).await;
         }
+    }
+
+    /// Adds a cluster that joins with this token, and starts its controller and gateway.
+    pub async fn add_with(&mut self, name: &str, region: &str, token: &str) {
+        self.join(name, region, token).await.good();
+        self.begin(name, self.dir().join(name)).await;
+    }
+
+    async fn begin(&mut self, name: &str, data_dir: PathBuf) {
+        let number = self.clusters.len();
         self.clusters.push(Cluster {
             name: name.to_owned(),
             data_dir,

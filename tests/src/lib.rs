@@ -14,9 +14,13 @@
 
 pub mod addresses;
 pub mod apps;
+pub mod dns;
 pub mod federation;
+pub mod grpc;
 pub mod http;
 pub mod load;
+pub mod metrics;
+pub mod peer;
 pub mod process;
 pub mod wait;
 

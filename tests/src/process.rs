@@ -119,11 +119,17 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    told: bool,
 }
 
 impl Process {
     /// Starts the binary with `args`; its log goes to `<dir>/<name>.log`, after what an earlier one of the name wrote.
     pub fn start(name: &str, dir: &Path, args: &[&str]) -> Self {
+        Self::start_with(name, dir, args, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(name: &str, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let log = dir.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -133,6 +139,7 @@ impl Process {
         let child = Command::new(tradewind())
             .args(args)
             .env("TRADEWIND_PARENT_PID", std::process::id().to_string())
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
@@ -143,6 +150,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            told: false,
         }
     }
 
@@ -152,12 +160,20 @@ impl Process {
         drop(self.child.kill().await);
     }
 
-    /// SIGTERM, then its exit code.
-    pub async fn stop(&mut self, limit: Duration) -> i32 {
-        if let Some(id) = self.child.id() {
+    /// SIGTERM, unless it was told already.
+    pub fn terminate(&mut self) {
+        if !self.told
+            && let Some(id) = self.child.id()
+        {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(id).expect("a pid"));
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("our own child");
+            self.told = true;
         }
+    }
+
+    /// SIGTERM, then its exit code.
+    pub async fn stop(&mut self, limit: Duration) -> i32 {
+        self.terminate();
         let status = tokio::time::timeout(limit, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| {
             panic!(

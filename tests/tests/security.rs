@@ -1,0 +1,247 @@
+//! Who is refused: certificates of another root, other services' identities, strangers, and whoever asks for what is not
+//! exported. Every refusal stands beside the same attempt by somebody who may, so that it is not refused for another reason.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Barrier;
+use tradewind_tests::{
+    Federation, apps,
+    federation::{GATEWAY, ONE, TWO, host},
+    http, metrics, peer,
+    wait::{USUAL, until},
+};
+use tradewind_transport::{
+    svid::SvidCell,
+    tls::{self, ClientAuth, Expect},
+};
+
+const WEST: usize = 0;
+const EAST: usize = 1;
+const WEB: &str = "/ns/shop/sa/web";
+const PAYMENTS: &str = "/ns/shop/sa/payments";
+
+fn expecting(id: &str) -> Expect {
+    Expect::OneOf(Arc::new([id.parse().unwrap()].into()))
+}
+
+/// A federation of the same names under another root: founded, never run.
+async fn other_root(federation: &Federation) -> tradewind_ca::Issuer {
+    let dir = federation.dir().join("other");
+    let args = [
+        "init",
+        "--cluster",
+        "west",
+        "--region",
+        "us-west",
+        "--gateway",
+        "127.0.0.1:1",
+        "--data-dir",
+        dir.to_str().unwrap(),
+    ];
+    tradewind_tests::process::run(&args).await.good();
+    peer::authority(&dir)
+}
+
+/// Waits until nobody listens on an address any more.
+async fn free(address: std::net::SocketAddr) {
+    until(&format!("{address} to be free"), USUAL, || async {
+        tokio::net::TcpListener::bind(address).await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn callers_of_another_root_and_strangers_are_refused() {
+    let federation = Federation::start(&ONE).await;
+    let workload = federation.workload(WEST, 1, "shop/payments:80").await;
+    let ours = peer::authority(&federation.clusters[WEST].data_dir);
+    let theirs = other_root(&federation).await;
+    let trust = peer::trust(&[&ours]);
+    let expect = || expecting("spiffe://west.mesh.internal/ns/shop/sa/payments");
+    let name = || peer::name("west", "shop/payments:80");
+    let dropped = "tradewind_inbound_connections_dropped";
+
+    // Ours is served.
+    let certificate = peer::certificate(&ours, WEB);
+    let config = tls::client_config(&certificate, &trust, expect());
+    let session = peer::dial(workload.hbone, config, name()).await.unwrap();
+    let answer = session.get("shop/payments:80").await.unwrap();
+    assert_eq!(answer, (200, "payments from west/1".to_owned()));
+    let before = metrics::total(workload.admin, dropped, &[]).await.unwrap();
+
+    // The same name, signed below another root, is refused although it believes us.
+    let certificate = peer::certificate(&theirs, WEB);
+    let config = tls::client_config(&certificate, &trust, expect());
+    let refused = peer::dial(workload.hbone, config, name()).await;
+    let error = refused.expect_err("a certificate of another root");
+    assert!(error.contains("certificate"), "{error}");
+    metrics::reaches(workload.admin, dropped, &[], before + 1.0).await;
+
+    // Nobody at all is refused.
+    let config = tls::anonymous_client_config(&trust, expect());
+    let refused = peer::dial(workload.hbone, config, name()).await;
+    let error = refused.expect_err("no certificate");
+    assert!(error.contains("ertificate"), "{error}");
+    metrics::reaches(workload.admin, dropped, &[], before + 2.0).await;
+
+    // A controller's door is as closed to another root: its listener takes strangers, and believes none of them.
+    let controller = federation.addr(WEST, host::CONTROLLER, 15012);
+    let admin = federation.addr(WEST, host::CONTROLLER, 15020);
+    let certificate = peer::certificate(&theirs, "/tradewind/controller/1");
+    let config = tls::client_config(&certificate, &trust, Expect::AnyController);
+    let refused = peer::dial(controller, config, name()).await;
+    let error = refused.expect_err("a controller of another root");
+    assert!(error.contains("certificate"), "{error}");
+    let dropped = "tradewind_controller_connections_dropped";
+    metrics::reaches(admin, dropped, &[], 1.0).await;
+}
+
+#[tokio::test]
+async fn impostors_at_a_services_address_get_no_call() {
+    let federation = Federation::start(&ONE).await;
+    let mut workload = federation.workload(WEST, 1, "shop/payments:80").await;
+    let ours = peer::authority(&federation.clusters[WEST].data_dir);
+    let theirs = other_root(&federation).await;
+    let trust = peer::trust(&[&ours]);
+    let (_caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
+    let answer = http::get(address, "/").await.unwrap().ok().unwrap();
+    assert_eq!(answer.text(), "payments from west/1");
+    workload.kill().await;
+
+    // Below another root, under the very name.
+    let certificate = peer::certificate(&theirs, PAYMENTS);
+    let config = tls::server_config(&certificate, &trust, ClientAuth::Optional);
+    let impostor = apps::bind(workload.hbone).await;
+    let (seen, listening) = peer::answer(impostor, config, "impostor");
+    let answer = http::get(address, "/").await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    until("the caller to look at the impostor", USUAL, || async {
+        drop(http::get(address, "/").await);
+        if seen.connections() > 0 {
+            Ok(())
+        } else {
+            Err(0)
+        }
+    })
+    .await;
+    assert_eq!(seen.requests(), 0, "a call reached the impostor");
+    drop(listening);
+
+    // Of our root, under another service's name: a proxy of shop/other where payments was.
+    let app = federation.addr(WEST, 12, 8080);
+    apps::http1(apps::bind(app).await, "other", Arc::new(Barrier::new(1)));
+    let spec = format!("shop/other:80={app}");
+    free(workload.hbone).await;
+    let other = federation.start_serving_as(WEST, 1, &spec, "shop/other", &[]);
+    federation.ready(other.admin).await;
+    let (_second, fresh) = federation.caller(WEST, 1, "shop/payments:80").await;
+    for caller in [address, fresh] {
+        let answer = http::get(caller, "/").await.unwrap();
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    let (_third, itself) = federation.caller(WEST, 2, "shop/other:80").await;
+    let answer = http::get(itself, "/").await.unwrap().ok().unwrap();
+    assert_eq!(answer.text(), "other", "under its own name it is served");
+    let accepted = "tradewind_inbound_responses";
+    let answered = metrics::total(other.admin, accepted, &[]).await.unwrap();
+    assert_eq!(answered, 1.0, "it answered its own caller and nobody else");
+
+    // The right root and the right name is no impostor: the same server is believed.
+    drop(other);
+    let certificate = peer::certificate(&ours, PAYMENTS);
+    let config = tls::server_config(&certificate, &trust, ClientAuth::Required);
+    free(workload.hbone).await;
+    let again = apps::bind(workload.hbone).await;
+    let (_seen, _listening) = peer::answer(again, config, "believed");
+    let (_fourth, address) = federation.caller(WEST, 3, "shop/payments:80").await;
+    let answer = until("the believed server's answer", USUAL, || async {
+        http::get(address, "/").await?.ok()
+    })
+    .await;
+    assert_eq!(answer.text(), "believed");
+}
+
+#[tokio::test]
+async fn what_is_not_exported_is_reached_by_no_way() {
+    let federation = Federation::start(&TWO).await;
+    // One proxy in the east fronts an exported service and one that is not.
+    let app = federation.addr(EAST, 11, 8080);
+    apps::http1(apps::bind(app).await, "payments", Arc::new(Barrier::new(1)));
+    let (open, secret) = (
+        format!("shop/payments:80={app}"),
+        format!("shop/secret:80={app}"),
+    );
+    let workload = federation
+        .serve(EAST, 1, &open, &["--serve", &secret])
+        .await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    federation.sees(EAST, "shop/secret", 1).await;
+    let (west, east) = (
+        peer::authority(&federation.clusters[WEST].data_dir),
+        peer::authority(&federation.clusters[EAST].data_dir),
+    );
+    let trust = peer::trust(&[&west, &east]);
+    let member = peer::certificate(&west, WEB);
+    let local = peer::certificate(&east, WEB);
+    let config = |c: &SvidCell| tls::client_config(c, &trust, Expect::AnyMember);
+    let gateway = federation.addr(EAST, host::GATEWAY, GATEWAY);
+    let admin = federation.addr(EAST, host::GATEWAY, 15020);
+    let through = |service: &'static str| {
+        let config = config(&member);
+        async move { peer::dial(gateway, config, peer::name("east", service)).await }
+    };
+
+    // By the gateway: the exported one is carried, the other ends before any TLS.
+    let session = through("shop/payments:80").await.unwrap();
+    assert_eq!(session.get("shop/payments:80").await.unwrap().0, 200);
+    let refused = "tradewind_gateway_connections_refused";
+    let labels = ["reason=\"not_exported\""];
+    let before = metrics::total(admin, refused, &labels).await.unwrap();
+    for (n, name) in ["shop/secret:80", "shop/payments:81", "shop/nothing:80"]
+        .into_iter()
+        .enumerate()
+    {
+        let error = through(name).await.expect_err("it is not exported");
+        assert!(error.contains("UnrecognizedName"), "{name}: {error}");
+        metrics::reaches(admin, refused, &labels, before + 1.0 + n as f64).await;
+    }
+
+    // By the exported one's session: asked for inside of it, as a request and as a tunnel.
+    assert_eq!(session.get("shop/secret:80").await.unwrap().0, 403);
+    assert_eq!(session.connect("shop/secret:80").await.unwrap(), 403);
+    assert_eq!(session.connect("shop/payments:80").await.unwrap(), 200);
+    assert_eq!(session.get("shop/nothing:80").await.unwrap().0, 404);
+
+    // Without the gateway: a foreign member at the proxy's own door.
+    let name = || peer::name("east", "shop/secret:80");
+    let direct = peer::dial(workload.hbone, config(&member), name()).await;
+    let direct = direct.unwrap();
+    assert_eq!(direct.get("shop/secret:80").await.unwrap().0, 403);
+    assert_eq!(direct.connect("shop/secret:80").await.unwrap(), 403);
+    // The cluster's own callers reach it, so the door works.
+    let own = peer::dial(workload.hbone, config(&local), name()).await;
+    assert_eq!(own.unwrap().get("shop/secret:80").await.unwrap().0, 200);
+
+    // By a member's proxy: it has never heard of it.
+    let (_caller, address) = federation.caller(WEST, 0, "shop/secret:80").await;
+    let answer = http::get(address, "/").await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.text().contains("shop/secret"), "{}", answer.text());
+
+    // What is exported no more is cut off, live sessions included.
+    let tunnel = session.open("shop/payments:80").await.unwrap();
+    federation
+        .cli(EAST, &["unexport", "shop/payments"])
+        .await
+        .good();
+    tunnel.ended(Duration::from_secs(10)).await.unwrap();
+    until("the gateway to refuse it", USUAL, || async {
+        match through("shop/payments:80").await {
+            Err(error) if error.contains("UnrecognizedName") => Ok(()),
+            other => Err(other.map(|_| "carried")),
+        }
+    })
+    .await;
+    assert_eq!(direct.get("shop/payments:80").await.unwrap().0, 403);
+}
