@@ -12,14 +12,12 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 use tradewind_api::{
     id::{ClusterName, EndpointId, ServicePortRef, Zone},
-    model::{Cluster, ClusterState, Endpoint, Health, Service},
     snapshot::Snapshot,
 };
 use tradewind_runtime::{clock::SharedClock, rng::Rng};
@@ -27,14 +25,12 @@ use tradewind_transport::{
     balance::{
         Micros,
         budget::Budget,
-        detector::{Failure, Standing},
         pick::{self, Member},
         ramp::Ramp,
         tiers::{self, Here, Rung},
     },
     control::Control,
-    hbone::{Closed, Destination, DialError, Fault, Path, Pool, PoolConfig, Session, headers},
-    server_name,
+    hbone::{Pool, PoolConfig},
 };
 
 use super::{
@@ -43,6 +39,8 @@ use super::{
     route::{Blame, Link, Made, NoRoute, Peer, Route, Target},
 };
 
+mod book;
+mod build;
 mod state;
 
 /// A choice is used this long, unless something changed: ramps and averages move slowly.
@@ -143,67 +141,6 @@ impl Balancer {
         Ok(route)
     }
 
-    /// Takes over a newer snapshot, if there is one.
-    fn refresh(&self) {
-        if !self.snapshots.borrow().has_changed().unwrap_or(false) {
-            return;
-        }
-        let snapshot = Arc::clone(&self.snapshots.borrow_mut().borrow_and_update());
-        let before = self.snapshot.replace(Arc::clone(&snapshot));
-        self.routes.borrow_mut().clear();
-        let now = self.now();
-        let services = &snapshot.services;
-        self.budgets
-            .borrow_mut()
-            .retain(|s, _| services.contains_key(&s.service));
-        let returned = self.returned(&before, &snapshot, now);
-        // Only services that are called: a federation may have many more.
-        let budgets = self.budgets.borrow();
-        let alive: BTreeMap<&EndpointId, &Endpoint> = budgets
-            .keys()
-            .filter_map(|s| services.get(&s.service))
-            .flat_map(|s| &s.endpoints)
-            .map(|e| (&e.id, e))
-            .collect();
-        self.peers.borrow_mut().retain(|id, peer| {
-            let Some(endpoint) = alive.get(id) else {
-                return false;
-            };
-            let before = peer.health.replace(Some(endpoint.health));
-            let healed =
-                endpoint.health == Health::Healthy && before.is_some_and(|b| b != Health::Healthy);
-            if healed || returned.contains(&&endpoint.cluster) {
-                // Its own cluster says that it is back: no need to sit out the ejection.
-                peer.detector.borrow_mut().hint_back(now);
-            }
-            if healed && let Some(link) = self.links.borrow().get(&endpoint.cluster) {
-                link.detector.borrow_mut().hint_back(now);
-            }
-            true
-        });
-        self.pool.retain(|id| alive.contains_key(id));
-        drop(budgets);
-        self.changed();
-    }
-
-    /// The clusters that the newer snapshot shows alive again or reachable in another way; their links may be tried now.
-    fn returned<'a>(
-        &self,
-        before: &Snapshot,
-        after: &'a Snapshot,
-        now: Micros,
-    ) -> Vec<&'a ClusterName> {
-        let mut links = self.links.borrow_mut();
-        links.retain(|c, _| after.clusters.contains_key(c));
-        let returned = |(name, link): (&ClusterName, &Rc<Link>)| {
-            let (old, new) = (before.clusters.get(name)?, after.clusters.get(name)?);
-            let back = (old.lease_expired && !new.lease_expired) || old.gateways != new.gateways;
-            back.then(|| link.detector.borrow_mut().hint_back(now))?;
-            Some(&new.name)
-        };
-        links.iter().filter_map(returned).collect()
-    }
-
     fn changed(&self) {
         self.generation.send_modify(|g| *g += 1);
     }
@@ -221,114 +158,6 @@ impl Balancer {
         })
         .await
         .is_ok()
-    }
-
-    fn build(&self, target: &ServicePortRef) -> Result<Route, NoRoute> {
-        let snapshot = self.snapshot.borrow();
-        if snapshot.clusters.is_empty() && snapshot.services.is_empty() {
-            return Err(NoRoute::NoSnapshot);
-        }
-        let service = snapshot
-            .services
-            .get(&target.service)
-            .ok_or_else(|| NoRoute::UnknownService(target.clone()))?;
-        let port = service
-            .port(target.port)
-            .ok_or_else(|| no_port(target, service))?;
-        let mut served: BTreeMap<&ClusterName, Served> = BTreeMap::new();
-        let targets: Vec<_> = service
-            .endpoints
-            .iter()
-            .filter(|e| e.ports.contains(&target.port))
-            .filter_map(|e| {
-                let served = served
-                    .entry(&e.cluster)
-                    .or_insert_with(|| self.metrics.served(target, &e.cluster));
-                self.target(&snapshot, target, e, served)
-            })
-            .map(Rc::new)
-            .collect();
-        if targets.is_empty() {
-            return Err(NoRoute::NoEndpoint(target.clone()));
-        }
-        let now = self.now();
-        let budget = Rc::clone(
-            self.budgets
-                .borrow_mut()
-                .entry(target.clone())
-                .or_insert_with(|| Rc::new(RefCell::new(Budget::new(now)))),
-        );
-        Ok(Route {
-            service: target.clone(),
-            service_value: headers::service_value(target),
-            protocol: port.app_protocol,
-            targets,
-            made: RefCell::new(None),
-            budget,
-        })
-    }
-
-    fn target(
-        &self,
-        snapshot: &Snapshot,
-        to: &ServicePortRef,
-        e: &Endpoint,
-        served: &Served,
-    ) -> Option<Target> {
-        let name = server_name::Target::Endpoint {
-            cluster: e.cluster.clone(),
-            service: to.service.clone(),
-            port: to.port,
-            endpoint: Some(e.id.clone()),
-        };
-        let server_name = match server_name::server_name(&name, &snapshot.trust.domain) {
-            Ok(name) => name,
-            Err(error) => {
-                tracing::warn!(endpoint = %e.id, service = %to, %error, "endpoint left out");
-                return None;
-            }
-        };
-        let cluster = snapshot.clusters.get(&e.cluster);
-        let (path, link) = match &e.address {
-            Some(address) => (Path::Direct(address.clone()), None),
-            None => {
-                let gateways = self.shuffled(cluster);
-                let link = Rc::clone(
-                    self.links
-                        .borrow_mut()
-                        .entry(e.cluster.clone())
-                        .or_default(),
-                );
-                (Path::Gateways(gateways), Some(link))
-            }
-        };
-        let peer = Rc::clone(self.peers.borrow_mut().entry(e.id.clone()).or_default());
-        peer.health.set(Some(e.health));
-        let served_by = HeaderValue::try_from(format!("{}/{}", e.cluster, e.id)).ok()?;
-        Some(Target {
-            cluster_state: cluster.map_or(ClusterState::Active, |c| c.state),
-            lease_expired: cluster.is_some_and(|c| c.lease_expired),
-            destination: Destination {
-                endpoint: e.id.clone(),
-                identity: e.identity.clone(),
-                path,
-                server_name,
-            },
-            peer,
-            link,
-            served: served.clone(),
-            served_by,
-            endpoint: e.clone(),
-        })
-    }
-
-    /// A cluster's gateways, beginning with another one each time: sessions spread over them.
-    fn shuffled(&self, cluster: Option<&Arc<Cluster>>) -> Vec<String> {
-        let mut gateways = cluster.map(|c| c.gateways.clone()).unwrap_or_default();
-        if let Some(first) = self.rng.borrow_mut().index(gateways.len()) {
-            gateways.rotate_left(first);
-        }
-        gateways
     }
 
     /// Picks a target, leaving out those in `except`. `None` only when nobody is left.
@@ -456,148 +285,5 @@ impl Balancer {
             peer.unfit_since
                 .set(if fit { None } else { since.or(Some(now)) });
         }
-    }
-
-    /// Starts the probes that are due, and a first measurement of every way that has none.
-    fn probe(&self, route: &Route, now: Micros) {
-        for target in &route.targets {
-            if let Some(link) = &target.link {
-                let due = link.detector.borrow_mut().begin_probe(now);
-                if due || (link.rtt_us.get().is_none() && !link.measuring.replace(true)) {
-                    self.probe_one(route, target);
-                    continue;
-                }
-                if link.detector.borrow().standing(now) != Standing::Closed {
-                    // The way is known to be closed: its own probe finds out, not each endpoint's.
-                    continue;
-                }
-            }
-            let due = target.peer.detector.borrow_mut().begin_probe(now);
-            if due {
-                self.probe_one(route, target);
-            }
-        }
-    }
-
-    /// Dials in the background: no request is put at risk to find out whether somebody is back.
-    fn probe_one(&self, route: &Route, target: &Rc<Target>) {
-        let Some(own) = self.own.upgrade() else {
-            return;
-        };
-        let (service, target) = (route.service.clone(), Rc::clone(target));
-        detach("outbound_probe", async move {
-            match own.pool.session(&target.destination).await {
-                Ok(session) => {
-                    own.reached(&target, &session);
-                    own.succeeded(&target);
-                }
-                Err(error) => own.dial_failed(&service, &target, &error),
-            }
-        });
-    }
-
-    /// A session with `target` exists: the way to its cluster works.
-    pub(super) fn reached(&self, target: &Target, session: &Session) {
-        if let Some(link) = &target.link {
-            link.measured(session.rtt());
-            if link.detector.borrow_mut().succeeded() {
-                tracing::info!(cluster = %target.cluster(), "cluster reachable again");
-                self.changed();
-            }
-        }
-    }
-
-    /// Books an answer of `target`.
-    pub(super) fn answered(&self, target: &Target, latency: Micros) {
-        target.peer.answered(latency, self.now());
-        self.succeeded(target);
-    }
-
-    fn succeeded(&self, target: &Target) {
-        if target.peer.detector.borrow_mut().succeeded() {
-            tracing::info!(endpoint = %target.endpoint.id, cluster = %target.cluster(), "endpoint back");
-            self.changed();
-        }
-    }
-
-    /// Books a failed dial.
-    pub(super) fn dial_failed(&self, service: &ServicePortRef, target: &Target, error: &DialError) {
-        let failure = error.failure();
-        let blame = match error.fault {
-            // Nobody else can help that.
-            Fault::Ourselves => return,
-            Fault::Link => Blame::Link(failure),
-            Fault::Endpoint | Fault::Identity => {
-                // The gateway answered: the way itself is fine.
-                if let Some(link) = &target.link
-                    && link.detector.borrow_mut().succeeded()
-                {
-                    self.changed();
-                }
-                Blame::Endpoint(failure)
-            }
-        };
-        tracing::debug!(endpoint = %target.endpoint.id, cluster = %target.cluster(), %error, "dial failed");
-        self.failed(service, target, blame);
-    }
-
-    /// Books a failure of `target`.
-    pub(super) fn failed(&self, service: &ServicePortRef, target: &Target, blame: Blame) {
-        let now = self.now();
-        let (ejected, failure, what) = match (blame, &target.link) {
-            (Blame::Link(f), Some(link)) => {
-                (link.detector.borrow_mut().failed(f, now), f, "cluster")
-            }
-            (Blame::Link(f) | Blame::Endpoint(f), _) => {
-                target.peer.proven_at.set(None);
-                (
-                    target.peer.detector.borrow_mut().failed(f, now),
-                    f,
-                    "endpoint",
-                )
-            }
-        };
-        if let Some(for_us) = ejected {
-            self.metrics
-                .ejected(service, target.cluster(), failure.as_str());
-            tracing::warn!(
-                %service, endpoint = %target.endpoint.id, cluster = %target.cluster(),
-                cause = failure.as_str(), for_ms = for_us / 1000, "{what} ejected"
-            );
-            self.changed();
-        }
-    }
-
-    /// A session ended, perhaps with nobody on it.
-    fn session_closed(&self, id: &EndpointId, why: &Closed) {
-        let Some(failure) = why.failure() else {
-            return;
-        };
-        let found = self.routes.borrow().values().find_map(|route| {
-            let target = route.targets.iter().find(|t| t.endpoint.id == *id)?;
-            Some((Rc::clone(route), Rc::clone(target)))
-        });
-        let Some((route, target)) = found else {
-            return;
-        };
-        self.failed(&route.service, &target, Blame::Endpoint(failure));
-        if failure == Failure::Lost {
-            // A connection can break under a healthy endpoint (a gateway restarts): find out now, not in a second.
-            let now = self.now();
-            target.peer.detector.borrow_mut().hint_back(now);
-            self.probe(&route, now);
-        }
-    }
-}
-
-fn no_port(target: &ServicePortRef, service: &Service) -> NoRoute {
-    let has: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
-    NoRoute::UnknownPort {
-        service: target.clone(),
-        has: if has.is_empty() {
-            "none".into()
-        } else {
-            has.join(", ")
-        },
     }
 }

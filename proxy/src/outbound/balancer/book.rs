@@ -1,0 +1,160 @@
+//! Booking what happened on the endpoint or the way it happened on, and finding out in the background who is back.
+//!
+//! The detector decides; here it is told, and its decisions are counted and logged. A probe is a dial: no request is put
+//! at risk by it.
+
+use std::rc::Rc;
+
+use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_transport::{
+    balance::{
+        Micros,
+        detector::{Failure, Standing},
+    },
+    hbone::{Closed, DialError, Fault, Session},
+};
+
+use super::{Balancer, Blame, Route, Target, detach};
+
+impl Balancer {
+    /// Starts the probes that are due, and a first measurement of every way that has none.
+    pub(super) fn probe(&self, route: &Route, now: Micros) {
+        for target in &route.targets {
+            if let Some(link) = &target.link {
+                let due = link.detector.borrow_mut().begin_probe(now);
+                if due || (link.rtt_us.get().is_none() && !link.measuring.replace(true)) {
+                    self.probe_one(route, target);
+                    continue;
+                }
+                if link.detector.borrow().standing(now) != Standing::Closed {
+                    // The way is known to be closed: its own probe finds out, not each endpoint's.
+                    continue;
+                }
+            }
+            let due = target.peer.detector.borrow_mut().begin_probe(now);
+            if due {
+                self.probe_one(route, target);
+            }
+        }
+    }
+
+    /// Dials in the background: no request is put at risk to find out whether somebody is back.
+    fn probe_one(&self, route: &Route, target: &Rc<Target>) {
+        let Some(own) = self.own.upgrade() else {
+            return;
+        };
+        let (service, target) = (route.service.clone(), Rc::clone(target));
+        detach("outbound_probe", async move {
+            match own.pool.session(&target.destination).await {
+                Ok(session) => {
+                    own.reached(&target, &session);
+                    own.succeeded(&target);
+                }
+                Err(error) => own.dial_failed(&service, &target, &error),
+            }
+        });
+    }
+
+    /// A session with `target` exists: the way to its cluster works.
+    pub(in crate::outbound) fn reached(&self, target: &Target, session: &Session) {
+        if let Some(link) = &target.link {
+            link.measured(session.rtt());
+            if link.detector.borrow_mut().succeeded() {
+                tracing::info!(cluster = %target.cluster(), "cluster reachable again");
+                self.changed();
+            }
+        }
+    }
+
+    /// Books an answer of `target`.
+    pub(in crate::outbound) fn answered(&self, target: &Target, latency: Micros) {
+        target.peer.answered(latency, self.now());
+        self.succeeded(target);
+    }
+
+    fn succeeded(&self, target: &Target) {
+        if target.peer.detector.borrow_mut().succeeded() {
+            tracing::info!(endpoint = %target.endpoint.id, cluster = %target.cluster(), "endpoint back");
+            self.changed();
+        }
+    }
+
+    /// Books a failed dial.
+    pub(in crate::outbound) fn dial_failed(
+        &self,
+        service: &ServicePortRef,
+        target: &Target,
+        error: &DialError,
+    ) {
+        let failure = error.failure();
+        let blame = match error.fault {
+            // Nobody else can help that.
+            Fault::Ourselves => return,
+            Fault::Link => Blame::Link(failure),
+            Fault::Endpoint | Fault::Identity => {
+                // The gateway answered: the way itself is fine.
+                if let Some(link) = &target.link
+                    && link.detector.borrow_mut().succeeded()
+                {
+                    self.changed();
+                }
+                Blame::Endpoint(failure)
+            }
+        };
+        tracing::debug!(endpoint = %target.endpoint.id, cluster = %target.cluster(), %error, "dial failed");
+        self.failed(service, target, blame);
+    }
+
+    /// Books a failure of `target`.
+    pub(in crate::outbound) fn failed(
+        &self,
+        service: &ServicePortRef,
+        target: &Target,
+        blame: Blame,
+    ) {
+        let now = self.now();
+        let (ejected, failure, what) = match (blame, &target.link) {
+            (Blame::Link(f), Some(link)) => {
+                (link.detector.borrow_mut().failed(f, now), f, "cluster")
+            }
+            (Blame::Link(f) | Blame::Endpoint(f), _) => {
+                target.peer.proven_at.set(None);
+                (
+                    target.peer.detector.borrow_mut().failed(f, now),
+                    f,
+                    "endpoint",
+                )
+            }
+        };
+        if let Some(for_us) = ejected {
+            self.metrics
+                .ejected(service, target.cluster(), failure.as_str());
+            tracing::warn!(
+                %service, endpoint = %target.endpoint.id, cluster = %target.cluster(),
+                cause = failure.as_str(), for_ms = for_us / 1000, "{what} ejected"
+            );
+            self.changed();
+        }
+    }
+
+    /// A session ended, perhaps with nobody on it.
+    pub(super) fn session_closed(&self, id: &EndpointId, why: &Closed) {
+        let Some(failure) = why.failure() else {
+            return;
+        };
+        let found = self.routes.borrow().values().find_map(|route| {
+            let target = route.targets.iter().find(|t| t.endpoint.id == *id)?;
+            Some((Rc::clone(route), Rc::clone(target)))
+        });
+        let Some((route, target)) = found else {
+            return;
+        };
+        self.failed(&route.service, &target, Blame::Endpoint(failure));
+        if failure == Failure::Lost {
+            // A connection can break under a healthy endpoint (a gateway restarts): find out now, not in a second.
+            let now = self.now();
+            target.peer.detector.borrow_mut().hint_back(now);
+            self.probe(&route, now);
+        }
+    }
+}

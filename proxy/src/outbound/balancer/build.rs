@@ -1,0 +1,201 @@
+//! From a snapshot to routes: takes a newer snapshot over, keeps what was learnt about those who are still in it, and builds
+//! the route of a service when it is first asked for.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+
+use http::HeaderValue;
+use tradewind_api::{
+    id::{ClusterName, EndpointId, ServicePortRef},
+    model::{Cluster, ClusterState, Endpoint, Health, Service},
+    snapshot::Snapshot,
+};
+use tradewind_transport::{
+    balance::{Micros, budget::Budget},
+    hbone::{Destination, Path, headers},
+    server_name,
+};
+
+use super::{Balancer, Link, NoRoute, Route, Served, Target};
+
+impl Balancer {
+    /// Takes over a newer snapshot, if there is one.
+    pub(super) fn refresh(&self) {
+        if !self.snapshots.borrow().has_changed().unwrap_or(false) {
+            return;
+        }
+        let snapshot = Arc::clone(&self.snapshots.borrow_mut().borrow_and_update());
+        let before = self.snapshot.replace(Arc::clone(&snapshot));
+        self.routes.borrow_mut().clear();
+        let now = self.now();
+        let services = &snapshot.services;
+        self.budgets
+            .borrow_mut()
+            .retain(|s, _| services.contains_key(&s.service));
+        let returned = self.returned(&before, &snapshot, now);
+        // Only services that are called: a federation may have many more.
+        let budgets = self.budgets.borrow();
+        let alive: BTreeMap<&EndpointId, &Endpoint> = budgets
+            .keys()
+            .filter_map(|s| services.get(&s.service))
+            .flat_map(|s| &s.endpoints)
+            .map(|e| (&e.id, e))
+            .collect();
+        self.peers.borrow_mut().retain(|id, peer| {
+            let Some(endpoint) = alive.get(id) else {
+                return false;
+            };
+            let before = peer.health.replace(Some(endpoint.health));
+            let healed =
+                endpoint.health == Health::Healthy && before.is_some_and(|b| b != Health::Healthy);
+            if healed || returned.contains(&&endpoint.cluster) {
+                // Its own cluster says that it is back: no need to sit out the ejection.
+                peer.detector.borrow_mut().hint_back(now);
+            }
+            if healed && let Some(link) = self.links.borrow().get(&endpoint.cluster) {
+                link.detector.borrow_mut().hint_back(now);
+            }
+            true
+        });
+        self.pool.retain(|id| alive.contains_key(id));
+        drop(budgets);
+        self.changed();
+    }
+
+    /// The clusters that the newer snapshot shows alive again or reachable in another way; their links may be tried now.
+    fn returned<'a>(
+        &self,
+        before: &Snapshot,
+        after: &'a Snapshot,
+        now: Micros,
+    ) -> Vec<&'a ClusterName> {
+        let mut links = self.links.borrow_mut();
+        links.retain(|c, _| after.clusters.contains_key(c));
+        let returned = |(name, link): (&ClusterName, &Rc<Link>)| {
+            let (old, new) = (before.clusters.get(name)?, after.clusters.get(name)?);
+            let back = (old.lease_expired && !new.lease_expired) || old.gateways != new.gateways;
+            back.then(|| link.detector.borrow_mut().hint_back(now))?;
+            Some(&new.name)
+        };
+        links.iter().filter_map(returned).collect()
+    }
+
+    pub(super) fn build(&self, target: &ServicePortRef) -> Result<Route, NoRoute> {
+        let snapshot = self.snapshot.borrow();
+        if snapshot.clusters.is_empty() && snapshot.services.is_empty() {
+            return Err(NoRoute::NoSnapshot);
+        }
+        let service = snapshot
+            .services
+            .get(&target.service)
+            .ok_or_else(|| NoRoute::UnknownService(target.clone()))?;
+        let port = service
+            .port(target.port)
+            .ok_or_else(|| no_port(target, service))?;
+        let mut served: BTreeMap<&ClusterName, Served> = BTreeMap::new();
+        let targets: Vec<_> = service
+            .endpoints
+            .iter()
+            .filter(|e| e.ports.contains(&target.port))
+            .filter_map(|e| {
+                let served = served
+                    .entry(&e.cluster)
+                    .or_insert_with(|| self.metrics.served(target, &e.cluster));
+                self.target(&snapshot, target, e, served)
+            })
+            .map(Rc::new)
+            .collect();
+        if targets.is_empty() {
+            return Err(NoRoute::NoEndpoint(target.clone()));
+        }
+        let now = self.now();
+        let budget = Rc::clone(
+            self.budgets
+                .borrow_mut()
+                .entry(target.clone())
+                .or_insert_with(|| Rc::new(RefCell::new(Budget::new(now)))),
+        );
+        Ok(Route {
+            service: target.clone(),
+            service_value: headers::service_value(target),
+            protocol: port.app_protocol,
+            targets,
+            made: RefCell::new(None),
+            budget,
+        })
+    }
+
+    fn target(
+        &self,
+        snapshot: &Snapshot,
+        to: &ServicePortRef,
+        e: &Endpoint,
+        served: &Served,
+    ) -> Option<Target> {
+        let name = server_name::Target::Endpoint {
+            cluster: e.cluster.clone(),
+            service: to.service.clone(),
+            port: to.port,
+            endpoint: Some(e.id.clone()),
+        };
+        let server_name = match server_name::server_name(&name, &snapshot.trust.domain) {
+            Ok(name) => name,
+            Err(error) => {
+                tracing::warn!(endpoint = %e.id, service = %to, %error, "endpoint left out");
+                return None;
+            }
+        };
+        let cluster = snapshot.clusters.get(&e.cluster);
+        let (path, link) = match &e.address {
+            Some(address) => (Path::Direct(address.clone()), None),
+            None => {
+                let gateways = self.shuffled(cluster);
+                let link = Rc::clone(
+                    self.links
+                        .borrow_mut()
+                        .entry(e.cluster.clone())
+                        .or_default(),
+                );
+                (Path::Gateways(gateways), Some(link))
+            }
+        };
+        let peer = Rc::clone(self.peers.borrow_mut().entry(e.id.clone()).or_default());
+        peer.health.set(Some(e.health));
+        let served_by = HeaderValue::try_from(format!("{}/{}", e.cluster, e.id)).ok()?;
+        Some(Target {
+            cluster_state: cluster.map_or(ClusterState::Active, |c| c.state),
+            lease_expired: cluster.is_some_and(|c| c.lease_expired),
+            destination: Destination {
+                endpoint: e.id.clone(),
+                identity: e.identity.clone(),
+                path,
+                server_name,
+            },
+            peer,
+            link,
+            served: served.clone(),
+            served_by,
+            endpoint: e.clone(),
+        })
+    }
+
+    /// A cluster's gateways, beginning with another one each time: sessions spread over them.
+    fn shuffled(&self, cluster: Option<&Arc<Cluster>>) -> Vec<String> {
+        let mut gateways = cluster.map(|c| c.gateways.clone()).unwrap_or_default();
+        if let Some(first) = self.rng.borrow_mut().index(gateways.len()) {
+            gateways.rotate_left(first);
+        }
+        gateways
+    }
+}
+
+fn no_port(target: &ServicePortRef, service: &Service) -> NoRoute {
+    let has: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
+    NoRoute::UnknownPort {
+        service: target.clone(),
+        has: if has.is_empty() {
+            "none".into()
+        } else {
+            has.join(", ")
+        },
+    }
+}
