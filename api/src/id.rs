@@ -317,6 +317,10 @@ impl SpiffeId {
     }
     /// An id from a trust domain and a path that starts with '/'.
     pub fn from_path(domain: &TrustDomain, path: &str) -> Result<Self, InvalidName> {
+        // Without its slash the path would become a part of the trust domain.
+        if !path.starts_with('/') {
+            return Err(InvalidName::new("SPIFFE path", path, "a leading '/'"));
+        }
         format!("{SCHEME}{domain}{path}").parse()
     }
     /// The whole id as text.

@@ -12,7 +12,7 @@ use tradewind_api::{
     id::{ClusterName, ServiceName},
     model::{Cluster, Service},
     proto::{CLUSTER_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE, discovery::Resource, v1},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, Trust},
 };
 
 /// Bytes of a version's hash: 64 bits tell any two states of one resource apart.
@@ -27,11 +27,21 @@ pub struct Entry {
 }
 
 impl Entry {
+    // One whose bytes are the same whenever the resource is.
     fn new(message: &impl Message) -> Arc<Self> {
         let body = message.encode_to_vec();
-        let digest = tradewind_transport::trust::sha256(&body);
-        let short = digest.get(..VERSION_BYTES).unwrap_or_default();
-        Arc::new(Self { version: HEXLOWER.encode(short).into(), body })
+        Arc::new(Self { version: version(&body), body })
+    }
+
+    // A protobuf map is written in any order, so the version comes from a form that has one.
+    fn of_trust(trust: &Trust) -> Arc<Self> {
+        let body = v1::Trust::from(trust).encode_to_vec();
+        let version = match serde_json::to_vec(trust) {
+            Ok(ordered) => version(&ordered),
+            // At worst it is sent once more than needed.
+            Err(_) => version(&body),
+        };
+        Arc::new(Self { version, body })
     }
 
     /// Its bytes.
@@ -48,6 +58,11 @@ impl Entry {
             resource: Some(Any { type_url: type_url.to_owned(), value: self.body.clone() }),
         }
     }
+}
+
+fn version(bytes: &[u8]) -> Arc<str> {
+    let digest = tradewind_transport::trust::sha256(bytes);
+    HEXLOWER.encode(digest.get(..VERSION_BYTES).unwrap_or_default()).into()
 }
 
 /// Resources of one type by name.
@@ -92,7 +107,7 @@ impl Encoded {
         } else {
             None
         };
-        let trust = trust_entry.unwrap_or_else(|| Entry::new(&v1::Trust::from(&*snapshot.trust)));
+        let trust = trust_entry.unwrap_or_else(|| Entry::of_trust(&snapshot.trust));
         Self {
             trust: [(TRUST_NAME.into(), trust)].into(),
             clusters: fold(&snapshot.clusters, &self.of.clusters, &self.clusters, |name: &ClusterName, c: &Cluster| {

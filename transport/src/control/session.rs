@@ -216,7 +216,7 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
         // Any trust domain will do to check a path's form.
         let domain = Domain::default();
         let known = ClusterName::new("any").map(|c| domain.trust_domain(&c));
-        let good = known.is_ok_and(|td| SpiffeId::from_path(&td, path).is_ok());
+        let good = path.starts_with('/') && known.is_ok_and(|td| SpiffeId::from_path(&td, path).is_ok());
         if !good {
             return Err(ControlError::IdentityPath { path: path.clone() });
         }
