@@ -81,6 +81,11 @@ pub async fn run(context: Context, args: Init) -> Outcome {
         .await
         .map_err(|e| failure(&e))?;
     let dir = made.data_dir.display();
+    let address = made.join_address.clone().unwrap_or_else(|| "GATEWAY:15443".to_owned());
+    let command = format!(
+        "tradewind join {address} --token {} --cluster NAME --region REGION --data-dir DIR --gateway HOST:PORT",
+        made.token
+    );
     let printer = context.printer;
     printer.title(format_args!("founded the federation {} with cluster {}", made.domain, made.cluster));
     printer.done(format_args!("root and authority are in {dir}; keep root.key safe, it is nowhere else"));
@@ -90,7 +95,8 @@ pub async fn run(context: Context, args: Init) -> Outcome {
     printer.say(format_args!("  tradewind gateway --data-dir {dir} --advertise {}", gateways.join(",")));
     let left = made.token_expires_at_ms.saturating_sub(clock::system().unix_ms());
     printer.say(format_args!(
-        "then run the command below where the next cluster is (its token is good once, for {}):",
+        "then run the command below where the next cluster is, with its own name, region, directory and gateway in the \
+         places in capitals (the token is good once, for {}):",
         table::age(left)
     ));
     match args.output.format {
@@ -106,11 +112,11 @@ pub async fn run(context: Context, args: Init) -> Outcome {
                 "token_id": made.token_id,
                 "token_expires_at_unix_ms": made.token_expires_at_ms,
                 "join_address": made.join_address,
-                "join_command": made.join_command,
+                "join_command": command,
             }),
         )),
         Format::Name => printer.data(&made.token),
-        Format::Table => printer.data(&made.join_command),
+        Format::Table => printer.data(&command),
     }
     Ok(Exit::Good)
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tradewind_api::id::is_label;
-use tradewind_runtime::{LogFormat, LogHandle, Readiness, TaskSet, drain, signal::Signals, telemetry};
+use tradewind_runtime::{LogFormat, LogHandle, Readiness, TaskSet, dirs, drain, signal::Signals, telemetry};
 use tradewind_transport::control::ControllerAddr;
 
 use crate::{
@@ -86,7 +86,12 @@ impl Common {
 
     /// Where its last good snapshot goes.
     pub fn state_dir(&self, name: &str) -> Option<PathBuf> {
-        let beside = || self.data_dir.as_ref().map(|dir| dir.join("state").join(name));
+        let beside = || {
+            let all = self.data_dir.as_ref()?.join("state");
+            // What cannot be made here is explained where the directory below it cannot be made.
+            let _ = dirs::ensure_dir(&all, 0o700);
+            Some(all.join(name))
+        };
         self.state_dir.clone().or_else(beside)
     }
 }
