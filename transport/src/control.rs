@@ -4,6 +4,7 @@
 //! controller answers, what was last known stays in force, in memory and on disk, and readers see only its age.
 
 mod identity;
+mod keyring;
 mod link;
 mod metrics;
 mod renew;
@@ -38,7 +39,9 @@ pub enum ControllerAddr {
 
 /// Why a controller's address was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("controller address {0:?} is not valid: expected unix:/path/to/controller.sock or host:port")]
+#[error(
+    "controller address {0:?} is not valid: expected unix:/path/to/controller.sock or host:port"
+)]
 pub struct InvalidControllerAddr(String);
 
 impl FromStr for ControllerAddr {
@@ -47,7 +50,11 @@ impl FromStr for ControllerAddr {
         let bad = || InvalidControllerAddr(s.chars().take(200).collect());
         if let Some(path) = s.strip_prefix("unix:") {
             // A relative path depends on where the process was started, which a service manager changes.
-            return if path.is_empty() { Err(bad()) } else { Ok(Self::Unix(path.into())) };
+            return if path.is_empty() {
+                Err(bad())
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
         let (host, port) = s.rsplit_once(':').ok_or_else(bad)?;
         let port_ok = port.parse::<u16>().is_ok_and(|p| p != 0);
@@ -93,13 +100,17 @@ pub enum ControlError {
     #[error(transparent)]
     Token(#[from] InvalidToken),
     /// The wanted identity's path is not one.
-    #[error("identity path {path:?} is not valid: expected a SPIFFE path such as /ns/shop/sa/payments")]
+    #[error(
+        "identity path {path:?} is not valid: expected a SPIFFE path such as /ns/shop/sa/payments"
+    )]
     IdentityPath {
         /// What stood there.
         path: String,
     },
     /// Over TCP the controller knows a caller by its certificate alone.
-    #[error("controller {address} is reached over TCP, which needs an identity and a token: {missing} is missing")]
+    #[error(
+        "controller {address} is reached over TCP, which needs an identity and a token: {missing} is missing"
+    )]
     NeedsIdentity {
         /// The controller's address.
         address: String,
@@ -151,7 +162,9 @@ pub struct Control {
 
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Control").field("status", &*self.status.borrow()).finish_non_exhaustive()
+        f.debug_struct("Control")
+            .field("status", &*self.status.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -163,7 +176,13 @@ impl Control {
         snapshot: watch::Receiver<Arc<Snapshot>>,
         status: ControlStatus,
     ) -> Self {
-        Self { svid, trust, snapshot, status: watch::channel(status).1, channel: None }
+        Self {
+            svid,
+            trust,
+            snapshot,
+            status: watch::channel(status).1,
+            channel: None,
+        }
     }
 
     /// A channel to the controller for further calls (registration, for one). Lazy, reconnecting, cheap to clone.

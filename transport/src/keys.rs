@@ -1,4 +1,4 @@
-//! A workload's private key: made in the process that uses it, never written anywhere, wiped when dropped.
+//! A workload's private key: made in the process that uses it, never written in clear, wiped when dropped.
 //!
 //! Owns the key. It must never be shown, serialised or sent: what leaves is a signing request.
 
@@ -44,6 +44,19 @@ impl WorkloadKey {
             .serialize_request(&self.pair)
             .map_err(KeyError::Request)?;
         Ok(csr.der().to_vec())
+    }
+
+    /// The key as PKCS#8, to be sealed and never written in clear.
+    pub(crate) fn pkcs8_der(&self) -> &[u8] {
+        self.pair.serialized_der()
+    }
+
+    /// The key that [`WorkloadKey::pkcs8_der`] gave.
+    pub(crate) fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        let der = PrivatePkcs8KeyDer::from(der);
+        KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+            .map(|pair| Self { pair })
+            .map_err(KeyError::Generate)
     }
 
     /// The key as rustls signs with it. The encoding is borrowed, not copied.

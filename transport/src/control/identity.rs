@@ -83,7 +83,9 @@ pub(super) async fn keep(shared: Arc<Shared>, path: String, mut rng: Rng) {
 async fn sleep_until(shared: &Shared, unix_s: i64) {
     loop {
         let left_s = unix_s.saturating_sub(shared.now_unix_s());
-        let Ok(left_s) = u64::try_from(left_s) else { return };
+        let Ok(left_s) = u64::try_from(left_s) else {
+            return;
+        };
         if left_s == 0 {
             return;
         }
@@ -97,7 +99,11 @@ async fn sign(shared: &Shared, path: &str, pending: &mut Option<Pending>) -> Res
         Some(p) => p,
         None => make_pending()?,
     };
-    let request = SignRequest { csr_der: asked.csr_der.clone(), path: path.to_owned(), token };
+    let request = SignRequest {
+        csr_der: asked.csr_der.clone(),
+        path: path.to_owned(),
+        token,
+    };
     let asked = pending.insert(asked);
     let mut client = IdentityClient::new(channel);
     let answer = tokio::time::timeout(SIGN_DEADLINE, client.sign(request))
@@ -123,11 +129,18 @@ fn proof(shared: &Shared) -> Result<(Channel, String), SignError> {
         return Ok((shared.channel.clone(), token.unwrap_or_default()));
     };
     let now = shared.now_unix_s();
-    if shared.svid.current().is_some_and(|svid| svid.not_after_unix_s > now) {
+    if shared
+        .svid
+        .current()
+        .is_some_and(|svid| svid.not_after_unix_s > now)
+    {
         return Ok((shared.channel.clone(), String::new()));
     }
     let token = shared.token.as_ref().ok_or(SignError::NoProof)?;
-    Ok((link::pinned(address.clone(), token), token.secret_text().to_owned()))
+    Ok((
+        link::pinned(address.clone(), token),
+        token.secret_text().to_owned(),
+    ))
 }
 
 fn refused(status: tonic::Status) -> SignError {
@@ -151,7 +164,10 @@ async fn install(
     let region = Region::new(&answer.region).map_err(|e| bad(&e))?;
     let svid = Svid::new(key, &answer.chain_der).map_err(|e| bad(&e))?;
     if svid.id.path() != path {
-        return Err(SignError::Answer(format!("it is for {}, not for {path}", svid.id)));
+        return Err(SignError::Answer(format!(
+            "it is for {}, not for {path}",
+            svid.id
+        )));
     }
     let trust = answer
         .trust

@@ -50,7 +50,9 @@ pub(super) fn unix(path: PathBuf) -> Channel {
         let path = path.clone();
         async move {
             let dial = UnixStream::connect(path);
-            let stream = tokio::time::timeout(DIAL_DEADLINE, dial).await.map_err(late)??;
+            let stream = tokio::time::timeout(DIAL_DEADLINE, dial)
+                .await
+                .map_err(late)??;
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     }))
@@ -62,7 +64,9 @@ pub(super) fn mutual(address: String, svid: SvidCell, trust: TrustCell) -> Chann
     tls_channel(address, move || {
         let id = svid
             .current()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "there is no certificate yet"))?
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotConnected, "there is no certificate yet")
+            })?
             .id
             .clone();
         let domain = id.trust_domain();
@@ -90,16 +94,25 @@ where
             let dial = async {
                 let stream = TcpStream::connect(&address).await?;
                 stream.set_nodelay(true)?;
-                tokio_rustls::TlsConnector::from(config).connect(name, stream).await
+                tokio_rustls::TlsConnector::from(config)
+                    .connect(name, stream)
+                    .await
             };
-            let stream = tokio::time::timeout(DIAL_DEADLINE, dial).await.map_err(late)??;
+            let stream = tokio::time::timeout(DIAL_DEADLINE, dial)
+                .await
+                .map_err(late)??;
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     }))
 }
 
 fn name_of(cluster: &ClusterName, domain: &Domain) -> String {
-    server_name::encode(&Target::Controller { cluster: cluster.clone() }, domain)
+    server_name::encode(
+        &Target::Controller {
+            cluster: cluster.clone(),
+        },
+        domain,
+    )
 }
 
 // A member's trust domain is its cluster's label below the federation's domain.
@@ -108,7 +121,10 @@ fn name_in(trust_domain: &TrustDomain) -> String {
         .as_str()
         .split_once('.')
         .and_then(|(cluster, domain)| {
-            Some(name_of(&ClusterName::new(cluster).ok()?, &Domain::new(domain).ok()?))
+            Some(name_of(
+                &ClusterName::new(cluster).ok()?,
+                &Domain::new(domain).ok()?,
+            ))
         })
         .unwrap_or_else(|| "controller.invalid".to_owned())
 }

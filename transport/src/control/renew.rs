@@ -11,7 +11,9 @@ pub(super) fn renew_at_unix_s(not_before: i64, not_after: i64, jitter: f64) -> i
     )]
     let thousandths = (jitter.clamp(0.0, 1.0) * 1000.0) as i64;
     let share = 400_i64.saturating_add(thousandths / 5);
-    not_before.saturating_add((life / 1000).saturating_mul(share)).saturating_add(life % 1000 / 2)
+    not_before
+        .saturating_add((life / 1000).saturating_mul(share))
+        .saturating_add(life % 1000 / 2)
 }
 
 #[cfg(test)]
@@ -21,11 +23,20 @@ mod tests {
     #[test]
     fn renewal_is_around_half_life_whatever_the_jitter() {
         let (from, to) = (1_000, 1_000 + 86_400);
-        for (jitter, share) in [(0.0, 0.4), (0.5, 0.5), (1.0, 0.6), (f64::NAN, 0.4), (9.0, 0.6)] {
+        for (jitter, share) in [
+            (0.0, 0.4),
+            (0.5, 0.5),
+            (1.0, 0.6),
+            (f64::NAN, 0.4),
+            (9.0, 0.6),
+        ] {
             #[expect(clippy::cast_possible_truncation, reason = "a test's small number")]
             let expected = 1_000 + (86_400.0 * share) as i64;
             let at = renew_at_unix_s(from, to, jitter);
-            assert!((at - expected).abs() < 300, "{jitter}: {at} against {expected}");
+            assert!(
+                (at - expected).abs() < 300,
+                "{jitter}: {at} against {expected}"
+            );
         }
     }
 

@@ -97,7 +97,11 @@ impl Shared {
     /// Takes the trust map that came with a certificate, if there is none yet. A later one comes by discovery alone,
     /// so that an answer delayed on its way never brings back an authority that was removed meanwhile.
     pub(super) fn first_trust(&self, trust: &Trust) -> Result<(), TrustError> {
-        if self.snapshot.borrow().trust.roots.is_empty() { self.trust.set(trust) } else { Ok(()) }
+        if self.snapshot.borrow().trust.roots.is_empty() {
+            self.trust.set(trust)
+        } else {
+            Ok(())
+        }
     }
 
     /// Remembers which cluster this process belongs to.
@@ -108,8 +112,22 @@ impl Shared {
         });
     }
 
+    pub(super) fn cluster(&self) -> Option<ClusterName> {
+        self.status.borrow().cluster.clone()
+    }
+
+    pub(super) fn region(&self) -> Option<Region> {
+        self.status.borrow().region.clone()
+    }
+
     pub(super) fn release_certificate(&self) {
-        drop(self.blockers.lock().unwrap_or_else(PoisonError::into_inner).certificate.take());
+        drop(
+            self.blockers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .certificate
+                .take(),
+        );
     }
 
     // Puts a snapshot in force. A trust map that cannot be compiled is refused; the rest of the snapshot counts.
@@ -132,9 +150,17 @@ impl Shared {
                 s.region = Some(local.region.clone());
             }
         });
-        self.meters.revision.set(i64::try_from(snapshot.revision.0).unwrap_or(i64::MAX));
+        self.meters
+            .revision
+            .set(i64::try_from(snapshot.revision.0).unwrap_or(i64::MAX));
         self.snapshot.send_replace(snapshot);
-        drop(self.blockers.lock().unwrap_or_else(PoisonError::into_inner).snapshot.take());
+        drop(
+            self.blockers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .snapshot
+                .take(),
+        );
     }
 
     fn connected(&self, connected: bool) {
@@ -161,7 +187,11 @@ pub(super) async fn start(
     readiness: &Readiness,
     tasks: &mut TaskSet,
 ) -> Result<Control, ControlError> {
-    let token = config.token.as_deref().map(BootstrapToken::parse).transpose()?;
+    let token = config
+        .token
+        .as_deref()
+        .map(BootstrapToken::parse)
+        .transpose()?;
     check(&config)?;
     let (svid, trust) = (SvidCell::empty(), TrustCell::empty());
     let channel = match &config.controller {
@@ -169,7 +199,10 @@ pub(super) async fn start(
         ControllerAddr::Tcp(address) => link::mutual(address.clone(), svid.clone(), trust.clone()),
     };
     let blockers = Blockers {
-        certificate: config.identity_path.as_ref().map(|_| readiness.blocker("certificate")),
+        certificate: config
+            .identity_path
+            .as_ref()
+            .map(|_| readiness.blocker("certificate")),
         snapshot: Some(readiness.blocker("snapshot")),
     };
     let shared = Arc::new(Shared {
@@ -191,10 +224,16 @@ pub(super) async fn start(
         && shared.token.is_none()
         && shared.svid.current().is_none()
     {
-        return Err(ControlError::NeedsIdentity { address: address.clone(), missing: "a token" });
+        return Err(ControlError::NeedsIdentity {
+            address: address.clone(),
+            missing: "a token",
+        });
     }
     if let Some(path) = shared.config.identity_path.clone() {
-        tasks.spawn("control-identity", identity::keep(Arc::clone(&shared), path, rng.fork()));
+        tasks.spawn(
+            "control-identity",
+            identity::keep(Arc::clone(&shared), path, rng.fork()),
+        );
     }
     tasks.spawn("control-discovery", follow(Arc::clone(&shared), rng.fork()));
     if let Some(dir) = &shared.config.state_dir {
@@ -216,7 +255,8 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
         // Any trust domain will do to check a path's form.
         let domain = Domain::default();
         let known = ClusterName::new("any").map(|c| domain.trust_domain(&c));
-        let good = path.starts_with('/') && known.is_ok_and(|td| SpiffeId::from_path(&td, path).is_ok());
+        let good =
+            path.starts_with('/') && known.is_ok_and(|td| SpiffeId::from_path(&td, path).is_ok());
         if !good {
             return Err(ControlError::IdentityPath { path: path.clone() });
         }
@@ -254,8 +294,12 @@ async fn load(shared: &Arc<Shared>, dir: &Path) -> Result<(), ControlError> {
 async fn read_snapshot(path: PathBuf) -> Result<Option<Saved<Snapshot>>, String> {
     task::spawn_blocking(move || {
         let framed = files::read_framed(&path, SNAPSHOT_MAGIC, SNAPSHOT_VERSION);
-        let Some((_, payload)) = framed.map_err(|e| e.to_string())? else { return Ok(None) };
-        serde_json::from_slice(&payload).map(Some).map_err(|e| e.to_string())
+        let Some((_, payload)) = framed.map_err(|e| e.to_string())? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&payload)
+            .map(Some)
+            .map_err(|e| e.to_string())
     })
     .await
     .map_err(|e| e.to_string())?
@@ -270,7 +314,10 @@ async fn write_snapshots(shared: Arc<Shared>, path: PathBuf) {
         let since_unix_ms = shared.status.borrow().changed_at_unix_ms;
         let target = path.clone();
         let written = task::spawn_blocking(move || {
-            let saved = Saved { since_unix_ms, snapshot: &*snapshot };
+            let saved = Saved {
+                since_unix_ms,
+                snapshot: &*snapshot,
+            };
             let json = serde_json::to_vec(&saved).map_err(|e| e.to_string())?;
             files::write_framed(&target, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, &json, 0o600)
                 .map_err(|e| e.to_string())
@@ -318,7 +365,13 @@ async fn stream(
 ) -> Result<(), tonic::Status> {
     let node = Node {
         id: shared.config.node_name.clone(),
-        cluster: shared.status.borrow().cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
+        cluster: shared
+            .status
+            .borrow()
+            .cluster
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         locality: shared.config.zone.as_ref().map(|zone| Locality {
             zone: zone.to_string(),
             ..Locality::default()
@@ -327,7 +380,9 @@ async fn stream(
     };
     let (replies, outgoing) = mpsc::channel(REPLIES);
     for request in client.open(&node) {
-        replies.try_send(request).map_err(|e| tonic::Status::internal(e.to_string()))?;
+        replies
+            .try_send(request)
+            .map_err(|e| tonic::Status::internal(e.to_string()))?;
     }
     let mut grpc = AggregatedDiscoveryServiceClient::new(shared.channel.clone())
         .max_decoding_message_size(MAX_RESPONSE_BYTES);
@@ -378,7 +433,10 @@ async fn gauges(shared: Arc<Shared>) {
         let left_s = shared.svid.current().map_or(0, |svid| {
             u64::try_from(svid.not_after_unix_s.saturating_sub(shared.now_unix_s())).unwrap_or(0)
         });
-        shared.meters.expiry_seconds.set(Duration::from_secs(left_s).as_secs_f64());
+        shared
+            .meters
+            .expiry_seconds
+            .set(Duration::from_secs(left_s).as_secs_f64());
     }
 }
 

@@ -29,7 +29,9 @@ pub struct BootstrapToken {
 
 /// Why a token's text was refused. The text itself is a secret and is not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the workload token is not valid ({why}): expected the text that `tradewind token create --workload` printed")]
+#[error(
+    "the workload token is not valid ({why}): expected the text that `tradewind token create --workload` printed"
+)]
 pub struct InvalidToken {
     why: &'static str,
 }
@@ -53,9 +55,13 @@ impl BootstrapToken {
         if text.len() > MAX_LEN {
             return Err(bad("it is too long"));
         }
-        let body = text.strip_prefix(PREFIX).ok_or_else(|| bad("it does not start with tww1."))?;
+        let body = text
+            .strip_prefix(PREFIX)
+            .ok_or_else(|| bad("it does not start with tww1."))?;
         let json = Zeroizing::new(
-            BASE64URL_NOPAD.decode(body.as_bytes()).map_err(|_| bad("it is cut or mistyped"))?,
+            BASE64URL_NOPAD
+                .decode(body.as_bytes())
+                .map_err(|_| bad("it is cut or mistyped"))?,
         );
         let fields: Fields =
             serde_json::from_slice(&json).map_err(|_| bad("its fields cannot be read"))?;
@@ -114,7 +120,13 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_without_being_shown() {
-        for bad in ["", "tw1.abc", "tww1.%%%", &text("{}"), &text(r#"{"r":"x","c":"west","d":"mesh.internal"}"#)] {
+        for bad in [
+            "",
+            "tw1.abc",
+            "tww1.%%%",
+            &text("{}"),
+            &text(r#"{"r":"x","c":"west","d":"mesh.internal"}"#),
+        ] {
             let error = BootstrapToken::parse(bad).unwrap_err().to_string();
             assert!(error.contains("expected the text"), "{error}");
         }

@@ -90,7 +90,9 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("revision", &self.state.revision).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("revision", &self.state.revision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -120,7 +122,9 @@ impl Client {
 
     /// True once every type was answered on the stream opened last.
     pub fn in_sync(&self) -> bool {
-        [&self.trust, &self.clusters, &self.services].iter().all(|t| t.answered)
+        [&self.trust, &self.clusters, &self.services]
+            .iter()
+            .all(|t| t.answered)
     }
 
     /// Takes one response.
@@ -136,7 +140,11 @@ impl Client {
                 why: "this type was not asked for".to_owned(),
             }];
             reply.error_detail = Some(detail(&rejected));
-            return Step { reply, snapshot: None, rejected };
+            return Step {
+                reply,
+                snapshot: None,
+                rejected,
+            };
         };
         let mut changed = false;
         let mut rejected = Vec::new();
@@ -170,7 +178,11 @@ impl Client {
             self.published = true;
             Arc::new(self.state.clone())
         });
-        Step { reply, snapshot, rejected }
+        Step {
+            reply,
+            snapshot,
+            rejected,
+        }
     }
 
     fn per_type(&mut self, kind: Kind) -> &mut PerType {
@@ -216,7 +228,9 @@ impl Client {
                 put(&mut self.state.services, service.name.clone(), service)
             }
         };
-        self.per_type(kind).versions.insert(resource.name, resource.version);
+        self.per_type(kind)
+            .versions
+            .insert(resource.name, resource.version);
         Ok(changed)
     }
 
@@ -227,8 +241,9 @@ impl Client {
         match kind {
             // A federation without trust is one nobody can speak in: the last good one stays until a new one comes.
             Kind::Trust => false,
-            Kind::Cluster => ClusterName::new(name)
-                .is_ok_and(|name| self.state.clusters.remove(&name).is_some()),
+            Kind::Cluster => {
+                ClusterName::new(name).is_ok_and(|name| self.state.clusters.remove(&name).is_some())
+            }
             Kind::Service => name
                 .parse::<ServiceName>()
                 .is_ok_and(|name| self.state.services.remove(&name).is_some()),
@@ -245,7 +260,11 @@ fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: V) ->
 }
 
 fn named(given: &str, inside: &str) -> Result<(), String> {
-    if given == inside { Ok(()) } else { Err(format!("inside it is named {inside:?}")) }
+    if given == inside {
+        Ok(())
+    } else {
+        Err(format!("inside it is named {inside:?}"))
+    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -262,7 +281,11 @@ fn detail(rejected: &[Rejected]) -> rpc::Status {
     if rejected.len() > MAX_NAMED {
         message.push_str(&format!("; and {} more", rejected.len() - MAX_NAMED));
     }
-    rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
+    rpc::Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details: Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -276,7 +299,10 @@ mod tests {
         Resource {
             name: name.into(),
             version: version.into(),
-            resource: Some(Any { type_url: url.into(), value: message.encode_to_vec() }),
+            resource: Some(Any {
+                type_url: url.into(),
+                value: message.encode_to_vec(),
+            }),
             aliases: vec![],
         }
     }
@@ -303,17 +329,34 @@ mod tests {
     }
 
     fn trust() -> Resource {
-        let message = v1::Trust { domain: "mesh.internal".into(), ..v1::Trust::default() };
+        let message = v1::Trust {
+            domain: "mesh.internal".into(),
+            ..v1::Trust::default()
+        };
         resource(TRUST_NAME, "t1", TRUST_TYPE, &message)
     }
 
     fn synced() -> Client {
         let mut client = Client::new();
         client.open(&Node::default());
-        assert!(client.receive(response(TRUST_TYPE, 1, vec![trust()])).snapshot.is_none());
-        assert!(client.receive(response(CLUSTER_TYPE, 1, vec![])).snapshot.is_none());
+        assert!(
+            client
+                .receive(response(TRUST_TYPE, 1, vec![trust()]))
+                .snapshot
+                .is_none()
+        );
+        assert!(
+            client
+                .receive(response(CLUSTER_TYPE, 1, vec![]))
+                .snapshot
+                .is_none()
+        );
         assert!(!client.in_sync());
-        let step = client.receive(response(SERVICE_TYPE, 1, vec![service("shop/a", "1"), service("shop/b", "1")]));
+        let step = client.receive(response(
+            SERVICE_TYPE,
+            1,
+            vec![service("shop/a", "1"), service("shop/b", "1")],
+        ));
         assert_eq!(step.snapshot.unwrap().services.len(), 2);
         assert!(client.in_sync());
         client
@@ -334,20 +377,37 @@ mod tests {
         assert!(detail.message.starts_with("shop/a: "), "{}", detail.message);
         assert_eq!(step.reply.response_nonce, "n2");
         let snapshot = step.snapshot.unwrap();
-        assert_eq!(snapshot.services.len(), 3, "the last good shop/a stays, shop/c is new");
+        assert_eq!(
+            snapshot.services.len(),
+            3,
+            "the last good shop/a stays, shop/c is new"
+        );
         let again = client.open(&Node::default());
         let services = again.iter().find(|r| r.type_url == SERVICE_TYPE).unwrap();
-        assert_eq!(services.initial_resource_versions["shop/a"], "1", "the rejected version is not claimed");
+        assert_eq!(
+            services.initial_resource_versions["shop/a"], "1",
+            "the rejected version is not claimed"
+        );
     }
 
     #[test]
     fn a_name_that_stands_twice_or_lies_is_rejected() {
         let mut client = synced();
-        let twice = client.receive(response(SERVICE_TYPE, 2, vec![service("shop/d", "1"), service("shop/d", "2")]));
+        let twice = client.receive(response(
+            SERVICE_TYPE,
+            2,
+            vec![service("shop/d", "1"), service("shop/d", "2")],
+        ));
         assert_eq!(twice.rejected.len(), 1);
         let mut lying = service("shop/e", "1");
         lying.name = "shop/f".into();
-        assert_eq!(client.receive(response(SERVICE_TYPE, 3, vec![lying])).rejected[0].name, "shop/f");
+        assert_eq!(
+            client
+                .receive(response(SERVICE_TYPE, 3, vec![lying]))
+                .rejected[0]
+                .name,
+            "shop/f"
+        );
     }
 
     #[test]
@@ -358,14 +418,27 @@ mod tests {
         assert!(client.receive(removal.clone()).snapshot.is_none());
         removal.removed_resources.push("shop/a".into());
         let snapshot = client.receive(removal).snapshot.unwrap();
-        assert_eq!(snapshot.services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/b"]);
+        assert_eq!(
+            snapshot
+                .services
+                .keys()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            ["shop/b"]
+        );
     }
 
     #[test]
     fn what_did_not_change_is_shared_between_snapshots() {
         let mut client = synced();
-        let one = client.receive(response(SERVICE_TYPE, 2, vec![service("shop/c", "1")])).snapshot.unwrap();
-        let two = client.receive(response(SERVICE_TYPE, 3, vec![service("shop/d", "1")])).snapshot.unwrap();
+        let one = client
+            .receive(response(SERVICE_TYPE, 2, vec![service("shop/c", "1")]))
+            .snapshot
+            .unwrap();
+        let two = client
+            .receive(response(SERVICE_TYPE, 3, vec![service("shop/d", "1")]))
+            .snapshot
+            .unwrap();
         let a = "shop/a".parse().unwrap();
         assert!(Arc::ptr_eq(&one.services[&a], &two.services[&a]));
         assert_eq!(two.revision, Revision(3));
@@ -377,9 +450,16 @@ mod tests {
         let requests = client.open(&Node::default());
         assert!(!client.in_sync());
         assert_eq!(requests.len(), 3);
-        assert!(requests.iter().all(|r| r.resource_names_subscribe == ["*"] && r.response_nonce.is_empty()));
+        assert!(
+            requests
+                .iter()
+                .all(|r| r.resource_names_subscribe == ["*"] && r.response_nonce.is_empty())
+        );
         for url in TYPES {
-            assert!(client.receive(response(url, 1, vec![])).snapshot.is_none(), "nothing changed");
+            assert!(
+                client.receive(response(url, 1, vec![])).snapshot.is_none(),
+                "nothing changed"
+            );
         }
         assert!(client.in_sync());
     }
