@@ -49,10 +49,26 @@ impl Meters {
     fn register(registry: &MetricsRegistry) -> Self {
         let m = Self::default();
         registry.register(|r| {
-            r.register("tradewind_ads_streams", "open discovery streams", m.streams.clone());
-            r.register("tradewind_ads_responses", "discovery responses sent", m.responses.clone());
-            r.register("tradewind_ads_resources", "discovery resources sent", m.resources.clone());
-            r.register("tradewind_ads_nacks", "discovery responses rejected by clients", m.nacks.clone());
+            r.register(
+                "tradewind_ads_streams",
+                "open discovery streams",
+                m.streams.clone(),
+            );
+            r.register(
+                "tradewind_ads_responses",
+                "discovery responses sent",
+                m.responses.clone(),
+            );
+            r.register(
+                "tradewind_ads_resources",
+                "discovery resources sent",
+                m.resources.clone(),
+            );
+            r.register(
+                "tradewind_ads_nacks",
+                "discovery responses rejected by clients",
+                m.nacks.clone(),
+            );
         });
         m
     }
@@ -82,7 +98,9 @@ pub struct AdsService(Arc<Shared>);
 
 impl std::fmt::Debug for AdsService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AdsService").field("streams", &self.streams()).finish_non_exhaustive()
+        f.debug_struct("AdsService")
+            .field("streams", &self.streams())
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,7 +220,10 @@ impl Session {
         if let Some(node) = &request.node
             && self.node.is_empty()
         {
-            self.node = format!("{}/{}", node.user_agent_name, node.id).chars().take(200).collect();
+            self.node = format!("{}/{}", node.user_agent_name, node.id)
+                .chars()
+                .take(200)
+                .collect();
             tracing::debug!(node = %self.node, caller = ?self.caller, "discovery stream opened");
         }
         let heard = self

@@ -40,7 +40,9 @@ pub enum HostIdentitiesError {
     #[error("host identities are not valid: {0}")]
     Syntax(String),
     /// A path in it is no workload's.
-    #[error("host identities: user {uid} is mapped to {path:?}, expected /ns/<namespace>/sa/<account>")]
+    #[error(
+        "host identities: user {uid} is mapped to {path:?}, expected /ns/<namespace>/sa/<account>"
+    )]
     Identity {
         /// The user.
         uid: u32,
@@ -68,9 +70,14 @@ struct FileEntry {
 impl HostIdentities {
     /// Reads the mapping file; one that is missing maps nobody.
     pub fn load(path: &Path) -> Result<Self, HostIdentitiesError> {
-        let read = |cause| HostIdentitiesError::Read { path: path.to_owned(), cause };
+        let read = |cause| HostIdentitiesError::Read {
+            path: path.to_owned(),
+            cause,
+        };
         match std::fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
             Err(error) => return Err(read(error)),
             Ok(meta) if meta.len() > MAX_FILE_BYTES => return Err(HostIdentitiesError::TooMany),
             Ok(_) => {}
@@ -80,16 +87,22 @@ impl HostIdentities {
 
     /// Reads the mapping's text: `identities: [{uid: 1001, paths: [/ns/shop/sa/payments]}]`.
     pub fn parse(yaml: &str) -> Result<Self, HostIdentitiesError> {
-        let file: File = serde_saphyr::from_str(yaml)
-            .map_err(|e| HostIdentitiesError::Syntax(e.to_string()))?;
+        let file: File =
+            serde_saphyr::from_str(yaml).map_err(|e| HostIdentitiesError::Syntax(e.to_string()))?;
         if file.identities.len() > MAX_USERS {
             return Err(HostIdentitiesError::TooMany);
         }
         let mut by_uid = BTreeMap::<u32, BTreeSet<String>>::new();
         for entry in file.identities {
             for path in entry.paths {
-                if !matches!(Wanted::parse(&path), Some(Wanted::Workload | Wanted::Gateway | Wanted::Dns)) {
-                    return Err(HostIdentitiesError::Identity { uid: entry.uid, path });
+                if !matches!(
+                    Wanted::parse(&path),
+                    Some(Wanted::Workload | Wanted::Gateway | Wanted::Dns)
+                ) {
+                    return Err(HostIdentitiesError::Identity {
+                        uid: entry.uid,
+                        path,
+                    });
                 }
                 by_uid.entry(entry.uid).or_default().insert(path);
             }
@@ -104,7 +117,9 @@ impl HostIdentities {
 
     /// True if processes of `uid` may have the identity `path`.
     pub fn allows(&self, uid: u32, path: &str) -> bool {
-        self.by_uid.get(&uid).is_some_and(|paths| paths.contains(path))
+        self.by_uid
+            .get(&uid)
+            .is_some_and(|paths| paths.contains(path))
     }
 }
 
@@ -156,7 +171,9 @@ pub enum TokenSays {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// Nothing proves who asks.
-    #[error("nothing proves who asks: use the controller's unix socket, a one-time token or a current certificate")]
+    #[error(
+        "nothing proves who asks: use the controller's unix socket, a one-time token or a current certificate"
+    )]
     NoEvidence,
     /// The token is not good.
     #[error("{0}")]
@@ -205,9 +222,16 @@ pub fn attest(
     token: &TokenSays,
     path: &str,
 ) -> Result<Evidence, Denied> {
-    let elsewhere = |who: String| Denied::Identity { who, path: path.to_owned() };
+    let elsewhere = |who: String| Denied::Identity {
+        who,
+        path: path.to_owned(),
+    };
     match Wanted::parse(path) {
-        None | Some(Wanted::Controller) => return Err(Denied::Never { path: path.to_owned() }),
+        None | Some(Wanted::Controller) => {
+            return Err(Denied::Never {
+                path: path.to_owned(),
+            });
+        }
         // An operator's certificate acts from afar; only who sits at this host as the operator can have one made.
         Some(Wanted::Operator) => {
             return match caller {
@@ -233,7 +257,9 @@ pub fn attest(
     }
     match token {
         TokenSays::GoodFor(good) if good == path => return Ok(Evidence::Token),
-        TokenSays::GoodFor(good) => return Err(elsewhere(format!("the bearer of a token for {good}"))),
+        TokenSays::GoodFor(good) => {
+            return Err(elsewhere(format!("the bearer of a token for {good}")));
+        }
         TokenSays::Bad(why) => return Err(Denied::Token(why.clone())),
         TokenSays::Absent => {}
     }
@@ -246,7 +272,9 @@ pub fn attest(
 
 // True if the caller proves the very identity it asks for.
 fn holds(access: &Access, caller: &Caller, path: &str) -> bool {
-    access.trusted(caller).is_some_and(|peer| is(&peer.id, access.own_trust_domain(), path))
+    access
+        .trusted(caller)
+        .is_some_and(|peer| is(&peer.id, access.own_trust_domain(), path))
 }
 
 fn is(id: &SpiffeId, domain: &TrustDomain, path: &str) -> bool {
@@ -265,7 +293,8 @@ mod tests {
     const PAYMENTS: &str = "/ns/shop/sa/payments";
 
     fn access() -> Access {
-        let hosts = HostIdentities::parse("identities:\n- uid: 1001\n  paths: [/ns/shop/sa/payments]\n");
+        let hosts =
+            HostIdentities::parse("identities:\n- uid: 1001\n  paths: [/ns/shop/sa/payments]\n");
         Access::new(
             &ClusterName::new("west").unwrap(),
             &Domain::default(),
@@ -292,7 +321,15 @@ mod tests {
 
     #[test]
     fn nobody_gets_a_controllers_identity_or_a_nonsense_one() {
-        for path in ["/tradewind/controller/c", "", "/", "ns/shop/sa/a", "/ns/shop/sa/a/b", "/ns/Shop/sa/a", "/x/y"] {
+        for path in [
+            "/tradewind/controller/c",
+            "",
+            "/",
+            "ns/shop/sa/a",
+            "/ns/shop/sa/a/b",
+            "/ns/Shop/sa/a",
+            "/x/y",
+        ] {
             let denied = ask(0, path).unwrap_err();
             assert!(matches!(denied, Denied::Never { .. }), "{path}: {denied}");
         }
@@ -303,10 +340,19 @@ mod tests {
         let says = TokenSays::GoodFor(PAYMENTS.into());
         let ask = |path| attest(&access(), &Caller::Anonymous, &says, path);
         assert_eq!(ask(PAYMENTS), Ok(Evidence::Token));
-        assert!(matches!(ask("/ns/shop/sa/orders"), Err(Denied::Identity { .. })));
-        assert_eq!(attest(&access(), &Caller::Anonymous, &TokenSays::Absent, PAYMENTS), Err(Denied::NoEvidence));
+        assert!(matches!(
+            ask("/ns/shop/sa/orders"),
+            Err(Denied::Identity { .. })
+        ));
+        assert_eq!(
+            attest(&access(), &Caller::Anonymous, &TokenSays::Absent, PAYMENTS),
+            Err(Denied::NoEvidence)
+        );
         let bad = TokenSays::Bad("expired".into());
-        assert_eq!(attest(&access(), &Caller::Anonymous, &bad, PAYMENTS), Err(Denied::Token("expired".into())));
+        assert_eq!(
+            attest(&access(), &Caller::Anonymous, &bad, PAYMENTS),
+            Err(Denied::Token("expired".into()))
+        );
     }
 
     #[test]
@@ -319,6 +365,9 @@ mod tests {
         ] {
             assert!(HostIdentities::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(HostIdentities::load(Path::new("/nowhere/at/all")).unwrap(), HostIdentities::default());
+        assert_eq!(
+            HostIdentities::load(Path::new("/nowhere/at/all")).unwrap(),
+            HostIdentities::default()
+        );
     }
 }

@@ -56,7 +56,9 @@ pub struct IdentityConfig {
 
 impl std::fmt::Debug for IdentityConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IdentityConfig").field("cluster", &self.cluster).finish_non_exhaustive()
+        f.debug_struct("IdentityConfig")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,10 +80,21 @@ impl IdentityService {
     pub fn new(config: IdentityConfig, metrics: &MetricsRegistry) -> Self {
         let meters = Meters::default();
         metrics.register(|r| {
-            r.register("tradewind_identity_signed", "certificates signed", meters.signed.clone());
-            r.register("tradewind_identity_refused", "signing requests refused", meters.refused.clone());
+            r.register(
+                "tradewind_identity_signed",
+                "certificates signed",
+                meters.signed.clone(),
+            );
+            r.register(
+                "tradewind_identity_refused",
+                "signing requests refused",
+                meters.refused.clone(),
+            );
         });
-        Self { config: Arc::new(config), meters }
+        Self {
+            config: Arc::new(config),
+            meters,
+        }
     }
 
     /// As a tonic service, with its limits.
@@ -96,11 +109,15 @@ impl IdentityService {
         let now_ms = config.clock.unix_ms();
         shape(&asked)?;
         if config.issuer.not_after_unix_s() <= now_ms / 1000 {
-            return Err(Status::failed_precondition("this cluster's authority has ended; it has to be renewed"));
+            return Err(Status::failed_precondition(
+                "this cluster's authority has ended; it has to be renewed",
+            ));
         }
         let trust = Arc::clone(&config.snapshots.borrow().trust);
         if trust.roots.is_empty() {
-            return Err(Status::unavailable("the controller is starting and has no trust map yet"));
+            return Err(Status::unavailable(
+                "the controller is starting and has no trust map yet",
+            ));
         }
         let csr_sha256 = sha256(&asked.csr_der);
         let token = if asked.token.is_empty() {

@@ -145,9 +145,15 @@ impl Listeners {
         });
         let (ready, incoming) = mpsc::channel(ACCEPT_QUEUE);
         let mut tasks = TaskSet::new();
-        tasks.spawn("controller-accept-tls", accept_tls(Arc::clone(&hub), self.tcp, ready.clone()));
+        tasks.spawn(
+            "controller-accept-tls",
+            accept_tls(Arc::clone(&hub), self.tcp, ready.clone()),
+        );
         let socket = self.unix.map(|(listener, path)| {
-            tasks.spawn("controller-accept-unix", accept_unix(Arc::clone(&hub), listener, ready.clone()));
+            tasks.spawn(
+                "controller-accept-unix",
+                accept_unix(Arc::clone(&hub), listener, ready.clone()),
+            );
             path
         });
         tasks.spawn("controller-revoke", cut_revoked(Arc::clone(&hub)));
@@ -212,7 +218,12 @@ struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.hub.open.lock().unwrap_or_else(PoisonError::into_inner).peers.remove(&self.key);
+        self.hub
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .peers
+            .remove(&self.key);
     }
 }
 
@@ -222,7 +233,10 @@ impl Hub {
         let key = open.next;
         open.next += 1;
         open.peers.insert(key, (peer.clone(), cut.clone()));
-        Listed { hub: Arc::clone(self), key }
+        Listed {
+            hub: Arc::clone(self),
+            key,
+        }
     }
 }
 
@@ -258,10 +272,13 @@ async fn accept_tls(hub: Arc<Hub>, listener: TcpListener, ready: mpsc::Sender<io
             continue;
         };
         // While all are taken the kernel's backlog holds newcomers; each is free again within its deadline.
-        let Ok(turn) = Arc::clone(&hub.handshakes).acquire_owned().await else { return };
+        let Ok(turn) = Arc::clone(&hub.handshakes).acquire_owned().await else {
+            return;
+        };
         let (hub, acceptor, ready) = (Arc::clone(&hub), acceptor.clone(), ready.clone());
         handshakes.spawn("controller-handshake", async move {
-            let done = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(&hub, &acceptor, stream)).await;
+            let done =
+                tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(&hub, &acceptor, stream)).await;
             drop(turn);
             match done {
                 Ok(Ok(conn)) => {
@@ -287,7 +304,8 @@ async fn handshake(hub: &Arc<Hub>, acceptor: &TlsAcceptor, stream: TcpStream) ->
         return Ok(Conn::tls(stream, Caller::Anonymous, cut, None));
     }
     let now_unix_s = hub.serving.clock.unix_ms() / 1000;
-    let peer = peer_of(certificates, &hub.serving.trust, now_unix_s, Usage::Client).ok_or(Why::Revoked)?;
+    let peer =
+        peer_of(certificates, &hub.serving.trust, now_unix_s, Usage::Client).ok_or(Why::Revoked)?;
     let listed = hub.list(&peer, &cut);
     Ok(Conn::tls(stream, Caller::Peer(peer), cut, Some(listed)))
 }

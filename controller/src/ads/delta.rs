@@ -80,7 +80,9 @@ pub struct Stream {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("types", &self.types.len()).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("types", &self.types.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,10 +96,16 @@ impl Stream {
     pub fn hear(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Excess> {
         let first = !self.types.contains_key(&request.type_url);
         if first && self.types.len() >= MAX_TYPES {
-            return Err(Excess { what: "types", limit: MAX_TYPES });
+            return Err(Excess {
+                what: "types",
+                limit: MAX_TYPES,
+            });
         }
         if request.type_url.len() > MAX_NAME_BYTES {
-            return Err(Excess { what: "bytes in a type's name", limit: MAX_NAME_BYTES });
+            return Err(Excess {
+                what: "bytes in a type's name",
+                limit: MAX_NAME_BYTES,
+            });
         }
         let state = self.types.entry(request.type_url.clone()).or_default();
         if first {
@@ -117,7 +125,10 @@ impl Stream {
                 continue;
             }
             if name.len() > MAX_NAME_BYTES {
-                return Err(Excess { what: "bytes in a resource's name", limit: MAX_NAME_BYTES });
+                return Err(Excess {
+                    what: "bytes in a resource's name",
+                    limit: MAX_NAME_BYTES,
+                });
             }
             // At the start of a stream the client's versions speak for it.
             if !(first && state.held.contains_key(&name)) {
@@ -141,29 +152,41 @@ impl Stream {
                 }
             }
         }
-        if state.names.len() > MAX_NAMES || state.asked.len() > MAX_NAMES || state.held.len() > 2 * MAX_NAMES {
-            return Err(Excess { what: "names", limit: MAX_NAMES });
+        if state.names.len() > MAX_NAMES
+            || state.asked.len() > MAX_NAMES
+            || state.held.len() > 2 * MAX_NAMES
+        {
+            return Err(Excess {
+                what: "names",
+                limit: MAX_NAMES,
+            });
         }
-        if !request.response_nonce.is_empty() && state.outstanding.as_ref() == Some(&request.response_nonce) {
+        if !request.response_nonce.is_empty()
+            && state.outstanding.as_ref() == Some(&request.response_nonce)
+        {
             state.outstanding = None;
         }
         Ok(match request.error_detail {
-            Some(detail) if !request.response_nonce.is_empty() => {
-                Heard::Nack { type_url: request.type_url, message: detail.message }
-            }
+            Some(detail) if !request.response_nonce.is_empty() => Heard::Nack {
+                type_url: request.type_url,
+                message: detail.message,
+            },
             Some(_) | None => Heard::Noted,
         })
     }
 
     /// The next response that is due now, if any.
     pub fn next(&mut self, encoded: &Encoded) -> Option<DeltaDiscoveryResponse> {
-        self.next_upserts(encoded).or_else(|| self.next_removals(encoded))
+        self.next_upserts(encoded)
+            .or_else(|| self.next_removals(encoded))
     }
 
     fn next_upserts(&mut self, encoded: &Encoded) -> Option<DeltaDiscoveryResponse> {
         for type_url in self.order() {
             let entries = encoded.entries(&type_url);
-            let Some(state) = self.types.get_mut(&type_url) else { continue };
+            let Some(state) = self.types.get_mut(&type_url) else {
+                continue;
+            };
             if state.outstanding.is_some() {
                 // What hangs on this type waits until the client has it.
                 if pending(state, entries) && type_url != SERVICE_TYPE {
@@ -175,14 +198,21 @@ impl Stream {
             if !answer_due && state.asked.is_empty() && !pending(state, entries) {
                 continue;
             }
-            let mut response = DeltaDiscoveryResponse { type_url: type_url.clone(), ..Default::default() };
+            let mut response = DeltaDiscoveryResponse {
+                type_url: type_url.clone(),
+                ..Default::default()
+            };
             let mut size = answer_asked(state, entries, &type_url, &mut response);
             for (name, entry) in entries {
                 if size >= MAX_RESPONSE_BYTES {
                     break;
                 }
-                if state.covers(name) && state.held.get(&**name).map(String::as_str) != Some(&*entry.version) {
-                    state.held.insert(name.as_ref().to_owned(), entry.version.as_ref().to_owned());
+                if state.covers(name)
+                    && state.held.get(&**name).map(String::as_str) != Some(&*entry.version)
+                {
+                    state
+                        .held
+                        .insert(name.as_ref().to_owned(), entry.version.as_ref().to_owned());
                     response.resources.push(entry.resource(&type_url, name));
                     size += entry.size();
                 }
@@ -200,9 +230,15 @@ impl Stream {
         }
         for type_url in self.order().into_iter().rev() {
             let entries = encoded.entries(&type_url);
-            let Some(state) = self.types.get_mut(&type_url) else { continue };
-            let gone: Vec<String> =
-                state.held.keys().filter(|name| !entries.contains_key(name.as_str())).cloned().collect();
+            let Some(state) = self.types.get_mut(&type_url) else {
+                continue;
+            };
+            let gone: Vec<String> = state
+                .held
+                .keys()
+                .filter(|name| !entries.contains_key(name.as_str()))
+                .cloned()
+                .collect();
             if gone.is_empty() {
                 continue;
             }
@@ -219,7 +255,11 @@ impl Stream {
         None
     }
 
-    fn stamp(&mut self, mut response: DeltaDiscoveryResponse, encoded: &Encoded) -> DeltaDiscoveryResponse {
+    fn stamp(
+        &mut self,
+        mut response: DeltaDiscoveryResponse,
+        encoded: &Encoded,
+    ) -> DeltaDiscoveryResponse {
         self.nonce += 1;
         response.nonce = self.nonce.to_string();
         response.system_version_info = encoded.revision().to_string();

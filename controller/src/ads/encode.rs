@@ -30,7 +30,10 @@ impl Entry {
     // One whose bytes are the same whenever the resource is.
     fn new(message: &impl Message) -> Arc<Self> {
         let body = message.encode_to_vec();
-        Arc::new(Self { version: version(&body), body })
+        Arc::new(Self {
+            version: version(&body),
+            body,
+        })
     }
 
     // A protobuf map is written in any order, so the version comes from a form that has one.
@@ -55,14 +58,19 @@ impl Entry {
             name: name.to_owned(),
             aliases: Vec::new(),
             version: self.version.as_ref().to_owned(),
-            resource: Some(Any { type_url: type_url.to_owned(), value: self.body.clone() }),
+            resource: Some(Any {
+                type_url: type_url.to_owned(),
+                value: self.body.clone(),
+            }),
         }
     }
 }
 
 fn version(bytes: &[u8]) -> Arc<str> {
     let digest = tradewind_transport::trust::sha256(bytes);
-    HEXLOWER.encode(digest.get(..VERSION_BYTES).unwrap_or_default()).into()
+    HEXLOWER
+        .encode(digest.get(..VERSION_BYTES).unwrap_or_default())
+        .into()
 }
 
 /// Resources of one type by name.
@@ -110,12 +118,18 @@ impl Encoded {
         let trust = trust_entry.unwrap_or_else(|| Entry::of_trust(&snapshot.trust));
         Self {
             trust: [(TRUST_NAME.into(), trust)].into(),
-            clusters: fold(&snapshot.clusters, &self.of.clusters, &self.clusters, |name: &ClusterName, c: &Cluster| {
-                (name.as_str().into(), v1::Cluster::from(c))
-            }),
-            services: fold(&snapshot.services, &self.of.services, &self.services, |name: &ServiceName, s: &Service| {
-                (name.to_string().into(), v1::Service::from(s))
-            }),
+            clusters: fold(
+                &snapshot.clusters,
+                &self.of.clusters,
+                &self.clusters,
+                |name: &ClusterName, c: &Cluster| (name.as_str().into(), v1::Cluster::from(c)),
+            ),
+            services: fold(
+                &snapshot.services,
+                &self.of.services,
+                &self.services,
+                |name: &ServiceName, s: &Service| (name.to_string().into(), v1::Service::from(s)),
+            ),
             nothing: Entries::new(),
             of: Arc::clone(snapshot),
         }

@@ -43,7 +43,9 @@ pub enum TokensError {
         why: String,
     },
     /// The path is no identity a token may be for.
-    #[error("a token is for /ns/<namespace>/sa/<account>, /tradewind/gateway/<name> or /tradewind/dns/<name>, not for {0:?}")]
+    #[error(
+        "a token is for /ns/<namespace>/sa/<account>, /tradewind/gateway/<name> or /tradewind/dns/<name>, not for {0:?}"
+    )]
     Path(String),
     /// The lifetime is out of bounds.
     #[error("a token lives for 1 to {MAX_LIFETIME_S} s, not {0}")]
@@ -104,7 +106,9 @@ pub struct WorkloadTokens(Arc<Inner>);
 
 impl std::fmt::Debug for WorkloadTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WorkloadTokens").field("path", &self.0.path).finish_non_exhaustive()
+        f.debug_struct("WorkloadTokens")
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,18 +121,29 @@ impl WorkloadTokens {
         root_sha256: [u8; 32],
     ) -> Result<Self, TokensError> {
         let path = data_dir.join("workload-tokens.json");
-        let content = |why: String| TokensError::Content { path: path.clone(), why };
+        let content = |why: String| TokensError::Content {
+            path: path.clone(),
+            why,
+        };
         let tokens = match std::fs::metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(content(error.to_string())),
-            Ok(meta) if meta.len() > MAX_FILE_BYTES => return Err(content("it is too large".to_owned())),
+            Ok(meta) if meta.len() > MAX_FILE_BYTES => {
+                return Err(content("it is too large".to_owned()));
+            }
             Ok(_) => {
                 let text = std::fs::read(&path).map_err(|e| content(e.to_string()))?;
                 serde_json::from_slice(&text).map_err(|e| content(e.to_string()))?
             }
         };
         let tokens = Mutex::new(tokens);
-        Ok(Self(Arc::new(Inner { path, cluster, domain, root_sha256, tokens })))
+        Ok(Self(Arc::new(Inner {
+            path,
+            cluster,
+            domain,
+            root_sha256,
+            tokens,
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
@@ -141,8 +156,10 @@ impl WorkloadTokens {
         mut tokens: MutexGuard<'_, BTreeMap<String, Record>>,
         new: BTreeMap<String, Record>,
     ) -> Result<(), TokensError> {
-        let json = serde_json::to_vec_pretty(&new)
-            .map_err(|e| TokensError::Content { path: self.0.path.clone(), why: e.to_string() })?;
+        let json = serde_json::to_vec_pretty(&new).map_err(|e| TokensError::Content {
+            path: self.0.path.clone(),
+            why: e.to_string(),
+        })?;
         files::atomic_write(&self.0.path, &json, 0o600)?;
         *tokens = new;
         Ok(())
@@ -155,7 +172,10 @@ impl WorkloadTokens {
         lifetime_s: u64,
         now_ms: u64,
     ) -> Result<(WorkloadToken, TokenInfo), TokensError> {
-        if !matches!(Wanted::parse(path), Some(Wanted::Workload | Wanted::Gateway | Wanted::Dns)) {
+        if !matches!(
+            Wanted::parse(path),
+            Some(Wanted::Workload | Wanted::Gateway | Wanted::Dns)
+        ) {
             return Err(TokensError::Path(path.chars().take(80).collect()));
         }
         if lifetime_s == 0 || lifetime_s > MAX_LIFETIME_S {
@@ -224,14 +244,20 @@ impl WorkloadTokens {
         }
         let mut new = tokens.clone();
         if let Some(record) = new.get_mut(&token.id) {
-            record.used = Some(Used { at_ms: now_ms, csr_sha256: Blob(csr_sha256.to_vec()) });
+            record.used = Some(Used {
+                at_ms: now_ms,
+                csr_sha256: Blob(csr_sha256.to_vec()),
+            });
         }
         self.commit(tokens, new)
     }
 }
 
 fn ended_at(record: &Record) -> u64 {
-    record.used.as_ref().map_or(record.expires_at_ms, |used| used.at_ms)
+    record
+        .used
+        .as_ref()
+        .map_or(record.expires_at_ms, |used| used.at_ms)
 }
 
 fn info(id: &str, record: &Record, now_ms: u64) -> TokenInfo {
@@ -260,7 +286,9 @@ fn check<'a>(
     let record = tokens
         .get(&token.id)
         .filter(|r| token.matches(&r.secret_sha256.0))
-        .ok_or_else(|| "the workload token is not known here; it may have been revoked".to_owned())?;
+        .ok_or_else(|| {
+            "the workload token is not known here; it may have been revoked".to_owned()
+        })?;
     if now_ms >= record.expires_at_ms {
         let late_s = (now_ms - record.expires_at_ms) / 1000;
         return Err(format!("the workload token expired {late_s} s ago"));
@@ -291,12 +319,21 @@ mod tests {
         let (token, made) = tokens.create("/ns/shop/sa/payments", 900, NOW).unwrap();
         assert_eq!(made.state, "unused");
         let text = token.to_string();
-        assert_eq!(tokens.look(&text, &[1; 32], NOW), TokenSays::GoodFor("/ns/shop/sa/payments".into()));
+        assert_eq!(
+            tokens.look(&text, &[1; 32], NOW),
+            TokenSays::GoodFor("/ns/shop/sa/payments".into())
+        );
         tokens.spend(&text, &[1; 32], NOW).unwrap();
         let again = open(dir.path());
         assert_eq!(again.list(NOW)[0].state, "used");
-        assert!(again.spend(&text, &[2; 32], NOW).is_err(), "another request");
-        assert!(again.spend(&text, &[1; 32], NOW).is_ok(), "the same request, whose answer was lost");
+        assert!(
+            again.spend(&text, &[2; 32], NOW).is_err(),
+            "another request"
+        );
+        assert!(
+            again.spend(&text, &[1; 32], NOW).is_ok(),
+            "the same request, whose answer was lost"
+        );
         let stored = std::fs::read_to_string(dir.path().join("workload-tokens.json")).unwrap();
         assert!(!stored.contains(&text));
     }
@@ -308,11 +345,20 @@ mod tests {
         let (token, _) = tokens.create("/ns/shop/sa/payments", 10, NOW).unwrap();
         let text = token.to_string();
         let late = tokens.look(&text, &[1; 32], NOW + 12_000);
-        assert_eq!(late, TokenSays::Bad("the workload token expired 2 s ago".into()));
+        assert_eq!(
+            late,
+            TokenSays::Bad("the workload token expired 2 s ago".into())
+        );
         tokens.revoke(&token.id).unwrap();
         assert!(tokens.revoke(&token.id).is_err());
-        assert!(matches!(tokens.look(&text, &[1; 32], NOW), TokenSays::Bad(_)));
-        assert!(matches!(tokens.look("tw1.x", &[1; 32], NOW), TokenSays::Bad(_)));
+        assert!(matches!(
+            tokens.look(&text, &[1; 32], NOW),
+            TokenSays::Bad(_)
+        ));
+        assert!(matches!(
+            tokens.look("tw1.x", &[1; 32], NOW),
+            TokenSays::Bad(_)
+        ));
         assert!(tokens.create("/tradewind/controller/x", 10, NOW).is_err());
         assert!(tokens.create("/ns/shop/sa/a", 0, NOW).is_err());
     }

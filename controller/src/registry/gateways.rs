@@ -44,7 +44,9 @@ struct Session {
 
 impl Session {
     async fn next(&mut self) -> Result<Option<GatewayWelcome>, Status> {
-        let Some(hello) = self.hellos.message().await? else { return Ok(None) };
+        let Some(hello) = self.hellos.message().await? else {
+            return Ok(None);
+        };
         check_name("gateway name", &hello.name)?;
         check_address("advertised address", &hello.advertised_address)?;
         let path = format!("/tradewind/gateway/{}", hello.name);

@@ -72,7 +72,9 @@ pub struct RegistryHub(Arc<Inner>);
 
 impl std::fmt::Debug for RegistryHub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryHub").field("path", &self.0.path).finish_non_exhaustive()
+        f.debug_struct("RegistryHub")
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,15 +90,37 @@ impl RegistryHub {
         let meters = Meters::default();
         metrics.register(|r| {
             let m = &meters;
-            r.register("tradewind_registry_proxies", "proxies whose registration stream is up", m.proxies.clone());
-            r.register("tradewind_registry_endpoints", "endpoints registered by proxies", m.endpoints.clone());
-            r.register("tradewind_registry_gateways", "gateways whose stream is up", m.gateways.clone());
-            r.register("tradewind_registry_refused", "registrations refused", m.refused.clone());
-            r.register("tradewind_registry_file_errors", "failed reads and writes of the registrations' file", m.file_errors.clone());
+            r.register(
+                "tradewind_registry_proxies",
+                "proxies whose registration stream is up",
+                m.proxies.clone(),
+            );
+            r.register(
+                "tradewind_registry_endpoints",
+                "endpoints registered by proxies",
+                m.endpoints.clone(),
+            );
+            r.register(
+                "tradewind_registry_gateways",
+                "gateways whose stream is up",
+                m.gateways.clone(),
+            );
+            r.register(
+                "tradewind_registry_refused",
+                "registrations refused",
+                m.refused.clone(),
+            );
+            r.register(
+                "tradewind_registry_file_errors",
+                "failed reads and writes of the registrations' file",
+                m.file_errors.clone(),
+            );
         });
         let now_ms = clock.unix_ms();
         let saved = match files::read_framed(&path, MAGIC, VERSION) {
-            Ok(Some((_, payload))) => serde_json::from_slice::<Saved>(&payload).map_err(|e| e.to_string()),
+            Ok(Some((_, payload))) => {
+                serde_json::from_slice::<Saved>(&payload).map_err(|e| e.to_string())
+            }
             Ok(None) => Ok(Saved::default()),
             Err(error) if error.is_corrupt() => Err(error.to_string()),
             Err(error) => return Err(error.into()),
@@ -178,18 +202,30 @@ impl RegistryHub {
     }
 
     fn publish(&self) {
-        let view = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).view();
+        let view = self
+            .0
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .view();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let m = &self.0.meters;
         m.proxies.set(count(view.connected_proxies));
         m.endpoints.set(count(view.workloads.len()));
-        m.gateways.set(count(view.gateways.values().filter(|g| g.connected).count()));
+        m.gateways.set(count(
+            view.gateways.values().filter(|g| g.connected).count(),
+        ));
         self.0.published.send_replace(Arc::new(view));
         self.0.to_save.notify_one();
     }
 
     async fn save(&self) {
-        let saved = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).save();
+        let saved = self
+            .0
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .save();
         let path = self.0.path.clone();
         let written = task::spawn_blocking(move || {
             let json = serde_json::to_vec(&saved).map_err(|e| e.to_string())?;
@@ -213,7 +249,10 @@ pub(super) struct Ends {
 
 impl Ends {
     pub(super) fn of(hub: &RegistryHub) -> Self {
-        Self { hub: hub.clone(), stream: hub.stream() }
+        Self {
+            hub: hub.clone(),
+            stream: hub.stream(),
+        }
     }
 
     pub(super) const fn stream(&self) -> StreamId {

@@ -70,7 +70,9 @@ fn identity(access: &Access, caller: &Caller, claimed: &str) -> Result<SpiffeId,
     if allowed {
         Ok(id)
     } else {
-        Err(Status::permission_denied(format!("the caller does not have the identity {id}")))
+        Err(Status::permission_denied(format!(
+            "the caller does not have the identity {id}"
+        )))
     }
 }
 
@@ -84,12 +86,17 @@ struct Session {
 
 impl Session {
     async fn next(&mut self) -> Result<Option<RegisterResponse>, Status> {
-        let Some(request) = self.requests.message().await? else { return Ok(None) };
+        let Some(request) = self.requests.message().await? else {
+            return Ok(None);
+        };
         check_name("proxy name", &request.proxy)?;
         let identity = identity(&self.access, &self.caller, &request.identity)?;
         let event = if request.leaving {
             tracing::info!(proxy = %request.proxy, %identity, "a proxy left");
-            Event::Left { proxy: request.proxy, identity }
+            Event::Left {
+                proxy: request.proxy,
+                identity,
+            }
         } else {
             let fronted = request
                 .registrations
@@ -104,7 +111,9 @@ impl Session {
             }
         };
         let ids = self.hub.apply(event)?;
-        Ok(Some(RegisterResponse { endpoint_ids: ids.iter().map(ToString::to_string).collect() }))
+        Ok(Some(RegisterResponse {
+            endpoint_ids: ids.iter().map(ToString::to_string).collect(),
+        }))
     }
 }
 

@@ -142,7 +142,11 @@ pub enum Refused {
 }
 
 fn bad(field: &'static str, value: &str, expected: &'static str) -> Refused {
-    Refused::Field { field, value: value.chars().take(80).collect(), expected }
+    Refused::Field {
+        field,
+        value: value.chars().take(80).collect(),
+        expected,
+    }
 }
 
 /// Checks a `host:port`.
@@ -153,7 +157,11 @@ pub fn check_address(field: &'static str, address: &str) -> Result<(), Refused> 
                 && !host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
                 && port.parse::<u16>().is_ok_and(|p| p != 0)
         });
-    if good { Ok(()) } else { Err(bad(field, address, "host:port")) }
+    if good {
+        Ok(())
+    } else {
+        Err(bad(field, address, "host:port"))
+    }
 }
 
 /// Checks the name of a proxy or gateway.
@@ -162,7 +170,11 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), Refused> {
     if !name.is_empty() && name.len() <= 253 && name.chars().all(plain) {
         Ok(())
     } else {
-        Err(bad(field, name, "1 to 253 letters, digits, '-', '_' or '.'"))
+        Err(bad(
+            field,
+            name,
+            "1 to 253 letters, digits, '-', '_' or '.'",
+        ))
     }
 }
 
@@ -178,7 +190,10 @@ impl Fronted {
             .filter(|p| *p != 0)
             .ok_or_else(|| bad("port", &r.port.to_string(), "1 to 65535"))?;
         if identity.account().map(|(namespace, _)| namespace) != Some(service.namespace.as_str()) {
-            return Err(Refused::Namespace { identity: identity.clone(), service });
+            return Err(Refused::Namespace {
+                identity: identity.clone(),
+                service,
+            });
         }
         check_address("hbone address", &r.hbone_address)?;
         if !r.port_name.is_empty() && Namespace::new(&r.port_name).is_err() {
@@ -197,7 +212,11 @@ impl Fronted {
             port_name: r.port_name,
             address: r.hbone_address,
             zone,
-            weight: if r.weight == 0 { 100 } else { r.weight.min(65_535) },
+            weight: if r.weight == 0 {
+                100
+            } else {
+                r.weight.min(65_535)
+            },
             health: convert::health(r.health),
             hostname: (!r.hostname.is_empty()).then_some(r.hostname),
         })
@@ -303,7 +322,9 @@ impl RegistryState {
 
     /// What an earlier run saved: nobody is connected, and everybody has the longer grace to come back.
     pub fn restore(cluster: ClusterName, saved: Saved, now_ms: u64) -> Self {
-        let link = Link::Waiting { until_ms: now_ms.saturating_add(START_GRACE_MS) };
+        let link = Link::Waiting {
+            until_ms: now_ms.saturating_add(START_GRACE_MS),
+        };
         let mut state = Self::new(cluster);
         for p in saved.proxies {
             let key = (p.identity, p.proxy);
@@ -313,13 +334,30 @@ impl RegistryState {
                 .map(|f| (f.id(&state.cluster), f))
                 .filter(|(id, _)| !state.held.contains_key(id))
                 .collect();
-            state.held.extend(fronted.keys().map(|id| (id.clone(), key.clone())));
+            state
+                .held
+                .extend(fronted.keys().map(|id| (id.clone(), key.clone())));
             let last_seen_ms = p.last_seen_ms;
-            state.proxies.insert(key, ProxyState { fronted, link, last_seen_ms });
+            state.proxies.insert(
+                key,
+                ProxyState {
+                    fronted,
+                    link,
+                    last_seen_ms,
+                },
+            );
         }
         for g in saved.gateways {
             let (address, draining, last_seen_ms) = (g.address, g.draining, g.last_seen_ms);
-            state.gateways.insert(g.name, GatewayState { address, draining, link, last_seen_ms });
+            state.gateways.insert(
+                g.name,
+                GatewayState {
+                    address,
+                    draining,
+                    link,
+                    last_seen_ms,
+                },
+            );
         }
         state
     }
@@ -353,18 +391,41 @@ impl RegistryState {
     /// Applies one event. Gives the endpoint ids of a registration, in its order; nothing changes when it refuses.
     pub fn apply(&mut self, event: Event, now_ms: u64) -> Result<Vec<EndpointId>, Refused> {
         match event {
-            Event::Registered { stream, proxy, identity, fronted } => {
+            Event::Registered {
+                stream,
+                proxy,
+                identity,
+                fronted,
+            } => {
                 return self.register((identity, proxy), stream, fronted, now_ms);
             }
             Event::Left { proxy, identity } => self.forget(&(identity, proxy)),
-            Event::GatewayHello { stream, name, address, draining } => {
+            Event::GatewayHello {
+                stream,
+                name,
+                address,
+                draining,
+            } => {
                 if !self.gateways.contains_key(&name) && self.gateways.len() >= MAX_GATEWAYS {
-                    return Err(Refused::TooMuch { what: "gateways", limit: MAX_GATEWAYS });
+                    return Err(Refused::TooMuch {
+                        what: "gateways",
+                        limit: MAX_GATEWAYS,
+                    });
                 }
                 let link = Link::Up(stream);
-                let new = GatewayState { address, draining, link, last_seen_ms: now_ms };
+                let new = GatewayState {
+                    address,
+                    draining,
+                    link,
+                    last_seen_ms: now_ms,
+                };
                 let before = self.gateways.insert(name, new.clone());
-                let same = before.is_some_and(|b| GatewayState { last_seen_ms: now_ms, ..b } == new);
+                let same = before.is_some_and(|b| {
+                    GatewayState {
+                        last_seen_ms: now_ms,
+                        ..b
+                    } == new
+                });
                 self.changes += u64::from(!same);
             }
             Event::StreamEnded(stream) => self.stream_ended(stream, now_ms),
@@ -381,11 +442,17 @@ impl RegistryState {
         now_ms: u64,
     ) -> Result<Vec<EndpointId>, Refused> {
         if fronted.len() > MAX_PER_PROXY {
-            return Err(Refused::TooMuch { what: "registrations of one proxy", limit: MAX_PER_PROXY });
+            return Err(Refused::TooMuch {
+                what: "registrations of one proxy",
+                limit: MAX_PER_PROXY,
+            });
         }
         let had = self.proxies.get(&key).map_or(0, |p| p.fronted.len());
         if self.held.len().saturating_sub(had) + fronted.len() > MAX_TOTAL {
-            return Err(Refused::TooMuch { what: "registrations of this cluster", limit: MAX_TOTAL });
+            return Err(Refused::TooMuch {
+                what: "registrations of this cluster",
+                limit: MAX_TOTAL,
+            });
         }
         let mut ids = Vec::with_capacity(fronted.len());
         let mut new = BTreeMap::new();
@@ -396,11 +463,20 @@ impl RegistryState {
                 && self.proxies.get(holder).is_some_and(|p| p.link.is_up())
             {
                 let holder = holder.1.clone();
-                return Err(Refused::Held { service: f.service, port: f.port, address: f.address, holder });
+                return Err(Refused::Held {
+                    service: f.service,
+                    port: f.port,
+                    address: f.address,
+                    holder,
+                });
             }
             ids.push(id.clone());
             if let Some(f) = new.insert(id, f) {
-                return Err(Refused::Twice { service: f.service, port: f.port, address: f.address });
+                return Err(Refused::Twice {
+                    service: f.service,
+                    port: f.port,
+                    address: f.address,
+                });
             }
         }
         // Nothing below fails.
@@ -422,7 +498,11 @@ impl RegistryState {
             return Ok(ids);
         }
         self.changes += 1;
-        let state = ProxyState { fronted: new, link, last_seen_ms: now_ms };
+        let state = ProxyState {
+            fronted: new,
+            link,
+            last_seen_ms: now_ms,
+        };
         if let Some(before) = self.proxies.insert(key.clone(), state) {
             let now: BTreeSet<&EndpointId> = ids.iter().collect();
             for id in before.fronted.keys().filter(|id| !now.contains(id)) {
@@ -448,7 +528,9 @@ impl RegistryState {
     }
 
     fn stream_ended(&mut self, stream: StreamId, now_ms: u64) {
-        let waiting = Link::Waiting { until_ms: now_ms.saturating_add(GRACE_MS) };
+        let waiting = Link::Waiting {
+            until_ms: now_ms.saturating_add(GRACE_MS),
+        };
         let links = self.proxies.values_mut().map(|p| &mut p.link);
         for link in links.chain(self.gateways.values_mut().map(|g| &mut g.link)) {
             if *link == Link::Up(stream) {
@@ -459,8 +541,14 @@ impl RegistryState {
     }
 
     fn tick(&mut self, now_ms: u64) {
-        let proxies = self.proxies.values_mut().map(|p| (&mut p.link, p.last_seen_ms));
-        let gateways = self.gateways.values_mut().map(|g| (&mut g.link, g.last_seen_ms));
+        let proxies = self
+            .proxies
+            .values_mut()
+            .map(|p| (&mut p.link, p.last_seen_ms));
+        let gateways = self
+            .gateways
+            .values_mut()
+            .map(|g| (&mut g.link, g.last_seen_ms));
         for (link, last_seen_ms) in proxies.chain(gateways) {
             let then = link.at(now_ms, last_seen_ms);
             if *link != then {
@@ -478,7 +566,8 @@ impl RegistryState {
             self.forget(&key);
         }
         let before = self.gateways.len();
-        self.gateways.retain(|_, g| !g.link.is_forgotten(now_ms, g.last_seen_ms));
+        self.gateways
+            .retain(|_, g| !g.link.is_forgotten(now_ms, g.last_seen_ms));
         self.changes += u64::from(self.gateways.len() != before);
     }
 
@@ -505,7 +594,11 @@ impl RegistryState {
                         address: f.address.clone(),
                         zone: f.zone.clone(),
                         weight: f.weight,
-                        health: if p.link == Link::Silent { Health::Unknown } else { f.health },
+                        health: if p.link == Link::Silent {
+                            Health::Unknown
+                        } else {
+                            f.health
+                        },
                         hostname: f.hostname.clone(),
                         identity: identity.clone(),
                         proxy: proxy.clone(),
@@ -533,10 +626,17 @@ impl RegistryState {
     pub fn validate(&self) -> Result<(), String> {
         let fronted: usize = self.proxies.values().map(|p| p.fronted.len()).sum();
         if fronted != self.held.len() {
-            return Err(format!("{fronted} endpoints are fronted, {} are held", self.held.len()));
+            return Err(format!(
+                "{fronted} endpoints are fronted, {} are held",
+                self.held.len()
+            ));
         }
         for (id, key) in &self.held {
-            if !self.proxies.get(key).is_some_and(|p| p.fronted.contains_key(id)) {
+            if !self
+                .proxies
+                .get(key)
+                .is_some_and(|p| p.fronted.contains_key(id))
+            {
                 return Err(format!("{id} is held by {key:?}, which does not front it"));
             }
         }

@@ -27,7 +27,11 @@ pub enum Caller {
 
 /// Who sent `request`. Anonymous where the connection did not say.
 pub fn caller<T>(request: &Request<T>) -> Caller {
-    request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous)
+    request
+        .extensions()
+        .get::<Caller>()
+        .cloned()
+        .unwrap_or(Caller::Anonymous)
 }
 
 /// What callers may do, as one cluster's controller sees it. Cheap to clone.
@@ -49,7 +53,13 @@ impl Access {
         hosts: Arc<HostIdentities>,
         owner_uid: u32,
     ) -> Self {
-        Self { domain: domain.clone(), own: domain.trust_domain(cluster), trust, hosts, owner_uid }
+        Self {
+            domain: domain.clone(),
+            own: domain.trust_domain(cluster),
+            trust,
+            hosts,
+            owner_uid,
+        }
     }
 
     /// This cluster's trust domain.
@@ -91,10 +101,16 @@ impl Access {
             Status::unauthenticated("a controller's certificate of a member cluster is needed")
         })?;
         if !peer.id.is_controller() {
-            return Err(Status::permission_denied(format!("{} is not a controller", peer.id)));
+            return Err(Status::permission_denied(format!(
+                "{} is not a controller",
+                peer.id
+            )));
         }
         peer.id.trust_domain().cluster(&self.domain).ok_or_else(|| {
-            Status::permission_denied(format!("{} is not of the federation {}", peer.id, self.domain))
+            Status::permission_denied(format!(
+                "{} is not of the federation {}",
+                peer.id, self.domain
+            ))
         })
     }
 
@@ -108,14 +124,18 @@ impl Access {
             Caller::Local { uid } => Err(Status::permission_denied(format!(
                 "user {uid} is mapped to no identity in this cluster"
             ))),
-            Caller::Anonymous => Err(Status::unauthenticated("a certificate of this cluster is needed")),
+            Caller::Anonymous => Err(Status::unauthenticated(
+                "a certificate of this cluster is needed",
+            )),
             Caller::Peer(_) => match self.trusted(caller) {
                 Some(peer) if self.is_own(peer) => Ok(()),
                 Some(peer) => Err(Status::permission_denied(format!(
                     "{} is not of the cluster {}",
                     peer.id, self.own
                 ))),
-                None => Err(Status::unauthenticated("the caller's authority is trusted no longer")),
+                None => Err(Status::unauthenticated(
+                    "the caller's authority is trusted no longer",
+                )),
             },
         }
     }
@@ -131,7 +151,9 @@ impl Access {
                 self.owner_uid
             ),
             Caller::Peer(peer) => format!("{} may not operate this controller", peer.id),
-            Caller::Anonymous => "use this controller's unix socket, or an operator's certificate".to_owned(),
+            Caller::Anonymous => {
+                "use this controller's unix socket, or an operator's certificate".to_owned()
+            }
         }))
     }
 }

@@ -50,12 +50,24 @@ impl Conn {
         listed: Option<Listed>,
     ) -> Self {
         let cut = Box::pin(cut.cancelled_owned());
-        Self { io: Io::Tls(Box::new(stream)), caller, cut, _listed: listed, slot: None }
+        Self {
+            io: Io::Tls(Box::new(stream)),
+            caller,
+            cut,
+            _listed: listed,
+            slot: None,
+        }
     }
 
     pub(super) fn unix(stream: UnixStream, caller: Caller, cut: CancellationToken) -> Self {
         let cut = Box::pin(cut.cancelled_owned());
-        Self { io: Io::Unix(stream), caller, cut, _listed: None, slot: None }
+        Self {
+            io: Io::Unix(stream),
+            caller,
+            cut,
+            _listed: None,
+            slot: None,
+        }
     }
 
     pub(super) fn holding(mut self, slot: OwnedSemaphorePermit) -> Self {

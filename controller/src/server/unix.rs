@@ -12,11 +12,17 @@ use super::ListenError;
 
 /// Listens at `path`.
 pub(super) async fn bind(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
-    let failed = |cause| ListenError::Socket { path: path.to_owned(), cause };
+    let failed = |cause| ListenError::Socket {
+        path: path.to_owned(),
+        cause,
+    };
     if let Ok(found) = std::fs::symlink_metadata(path) {
         // Connecting to a plain file is refused too, and that file is not ours to remove.
         if !found.file_type().is_socket() {
-            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and is no socket")));
+            return Err(failed(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it is there and is no socket",
+            )));
         }
         match UnixStream::connect(path).await {
             Ok(_) => return Err(ListenError::SocketInUse(path.to_owned())),

@@ -19,7 +19,10 @@ fn service(name: &str, exported_by: &[&str]) -> (ServiceName, Arc<Service>) {
         kind: ServiceKind::ClusterSetIp,
         clusterset_ips: vec![],
         ports: vec![],
-        exported_by: exported_by.iter().map(|c| ClusterName::new(c).unwrap()).collect(),
+        exported_by: exported_by
+            .iter()
+            .map(|c| ClusterName::new(c).unwrap())
+            .collect(),
         endpoints: vec![],
     };
     (name, Arc::new(service))
@@ -43,7 +46,11 @@ fn snapshot(revision: u64, services: &[(&str, &[&str])], clusters: &[&str]) -> A
         revision: Revision(revision),
         services: services.iter().map(|(n, e)| service(n, e)).collect(),
         clusters: clusters.iter().map(|c| cluster(c)).collect(),
-        trust: Arc::new(Trust { domain: Domain::default(), roots: [vec![1]].into(), ..Trust::default() }),
+        trust: Arc::new(Trust {
+            domain: Domain::default(),
+            roots: [vec![1]].into(),
+            ..Trust::default()
+        }),
     })
 }
 
@@ -105,17 +112,31 @@ fn first_answers_come_in_order_even_where_there_is_nothing() {
         .map(|r| (r.type_url, r.resources.len(), r.system_version_info))
         .collect();
     let expected = [(TRUST_TYPE, 1), (CLUSTER_TYPE, 1), (SERVICE_TYPE, 0)];
-    assert_eq!(urls, expected.map(|(url, n)| (url.to_owned(), n, "7".to_owned())));
+    assert_eq!(
+        urls,
+        expected.map(|(url, n)| (url.to_owned(), n, "7".to_owned()))
+    );
 }
 
 #[test]
 fn only_what_changed_is_sent_and_the_removed_goes_last() {
-    let one = snapshot(1, &[("shop/a", &["west"]), ("shop/b", &["west"])], &["west", "east"]);
+    let one = snapshot(
+        1,
+        &[("shop/a", &["west"]), ("shop/b", &["west"])],
+        &["west", "east"],
+    );
     let mut stream = synced(&encode(&one));
-    let two = snapshot(2, &[("shop/b", &["east", "west"]), ("shop/c", &["west"])], &["west", "north"]);
+    let two = snapshot(
+        2,
+        &[("shop/b", &["east", "west"]), ("shop/c", &["west"])],
+        &["west", "north"],
+    );
     let two = encode(&two);
     let clusters = stream.next(&two).unwrap();
-    assert_eq!((clusters.type_url.as_str(), names(&clusters)), (CLUSTER_TYPE, vec!["north"]));
+    assert_eq!(
+        (clusters.type_url.as_str(), names(&clusters)),
+        (CLUSTER_TYPE, vec!["north"])
+    );
     assert!(clusters.removed_resources.is_empty(), "east goes later");
     let services = stream.next(&two).unwrap();
     assert_eq!(names(&services), ["shop/b", "shop/c"]);
@@ -124,10 +145,16 @@ fn only_what_changed_is_sent_and_the_removed_goes_last() {
     assert_eq!(stream.next(&two), None);
     ack(&mut stream, &services);
     let gone = stream.next(&two).unwrap();
-    assert_eq!((gone.type_url.as_str(), &gone.removed_resources[..]), (SERVICE_TYPE, &["shop/a".to_owned()][..]));
+    assert_eq!(
+        (gone.type_url.as_str(), &gone.removed_resources[..]),
+        (SERVICE_TYPE, &["shop/a".to_owned()][..])
+    );
     ack(&mut stream, &gone);
     let gone = stream.next(&two).unwrap();
-    assert_eq!((gone.type_url.as_str(), &gone.removed_resources[..]), (CLUSTER_TYPE, &["east".to_owned()][..]));
+    assert_eq!(
+        (gone.type_url.as_str(), &gone.removed_resources[..]),
+        (CLUSTER_TYPE, &["east".to_owned()][..])
+    );
     ack(&mut stream, &gone);
     assert_eq!(stream.next(&two), None);
 }
@@ -138,20 +165,43 @@ fn a_slow_client_gets_the_newest_state_only() {
     let two = encode(&snapshot(2, &[("shop/a", &["east"])], &["west"]));
     let first = stream.next(&two).unwrap();
     for revision in 3..9 {
-        let passing = encode(&snapshot(revision, &[("shop/a", &["east", "north"])], &["west"]));
-        assert_eq!(stream.next(&passing), None, "the first was not answered yet");
+        let passing = encode(&snapshot(
+            revision,
+            &[("shop/a", &["east", "north"])],
+            &["west"],
+        ));
+        assert_eq!(
+            stream.next(&passing),
+            None,
+            "the first was not answered yet"
+        );
     }
     let last = encode(&snapshot(9, &[("shop/a", &["south"])], &["west"]));
     ack(&mut stream, &first);
     let second = stream.next(&last).unwrap();
-    assert_eq!((second.system_version_info.as_str(), names(&second)), ("9", vec!["shop/a"]));
+    assert_eq!(
+        (second.system_version_info.as_str(), names(&second)),
+        ("9", vec!["shop/a"])
+    );
 }
 
 #[test]
 fn a_reconnect_is_sent_the_difference_and_told_what_vanished() {
-    let one = encode(&snapshot(1, &[("shop/a", &["west"]), ("shop/b", &["west"])], &["west"]));
-    let held = one.entries(SERVICE_TYPE).iter().map(|(n, e)| (n.to_string(), e.version.to_string())).collect();
-    let two = encode(&snapshot(2, &[("shop/a", &["west"]), ("shop/c", &["west"])], &["west"]));
+    let one = encode(&snapshot(
+        1,
+        &[("shop/a", &["west"]), ("shop/b", &["west"])],
+        &["west"],
+    ));
+    let held = one
+        .entries(SERVICE_TYPE)
+        .iter()
+        .map(|(n, e)| (n.to_string(), e.version.to_string()))
+        .collect();
+    let two = encode(&snapshot(
+        2,
+        &[("shop/a", &["west"]), ("shop/c", &["west"])],
+        &["west"],
+    ));
     let mut stream = Stream::new();
     let mut request = subscribe(SERVICE_TYPE, &["*"]);
     request.initial_resource_versions = held;
@@ -166,22 +216,43 @@ fn a_reconnect_is_sent_the_difference_and_told_what_vanished() {
 fn names_are_sent_again_when_asked_for_again_and_the_unknown_are_removed() {
     let encoded = encode(&snapshot(1, &[("shop/a", &["west"])], &["west"]));
     let mut stream = Stream::new();
-    stream.hear(subscribe(SERVICE_TYPE, &["shop/a", "shop/nobody"])).unwrap();
+    stream
+        .hear(subscribe(SERVICE_TYPE, &["shop/a", "shop/nobody"]))
+        .unwrap();
     let first = stream.next(&encoded).unwrap();
-    assert_eq!((names(&first), &first.removed_resources[..]), (vec!["shop/a"], &["shop/nobody".to_owned()][..]));
+    assert_eq!(
+        (names(&first), &first.removed_resources[..]),
+        (vec!["shop/a"], &["shop/nobody".to_owned()][..])
+    );
     ack(&mut stream, &first);
     assert_eq!(stream.next(&encoded), None);
     stream.hear(subscribe(SERVICE_TYPE, &["shop/a"])).unwrap();
     let again = stream.next(&encoded).unwrap();
     assert_eq!(names(&again), ["shop/a"]);
     ack(&mut stream, &again);
-    let appeared = encode(&snapshot(2, &[("shop/a", &["west"]), ("shop/nobody", &["west"]), ("shop/x", &["west"])], &["west"]));
-    assert_eq!(names(&stream.next(&appeared).unwrap()), ["shop/nobody"], "the subscription stands; shop/x was not asked for");
+    let appeared = encode(&snapshot(
+        2,
+        &[
+            ("shop/a", &["west"]),
+            ("shop/nobody", &["west"]),
+            ("shop/x", &["west"]),
+        ],
+        &["west"],
+    ));
+    assert_eq!(
+        names(&stream.next(&appeared).unwrap()),
+        ["shop/nobody"],
+        "the subscription stands; shop/x was not asked for"
+    );
 }
 
 #[test]
 fn the_wildcard_comes_and_goes_without_touching_names() {
-    let encoded = encode(&snapshot(1, &[("shop/a", &["west"]), ("shop/b", &["west"])], &["west"]));
+    let encoded = encode(&snapshot(
+        1,
+        &[("shop/a", &["west"]), ("shop/b", &["west"])],
+        &["west"],
+    ));
     let mut stream = Stream::new();
     // The legacy wildcard: a first request that names nothing.
     stream.hear(subscribe(SERVICE_TYPE, &[])).unwrap();
@@ -192,16 +263,27 @@ fn the_wildcard_comes_and_goes_without_touching_names() {
     let named = stream.next(&encoded).unwrap();
     ack(&mut stream, &named);
     // Still covered by the wildcard: the client is told so.
-    stream.hear(unsubscribe(SERVICE_TYPE, &["shop/a", "shop/gone"])).unwrap();
+    stream
+        .hear(unsubscribe(SERVICE_TYPE, &["shop/a", "shop/gone"]))
+        .unwrap();
     let covered = stream.next(&encoded).unwrap();
-    assert_eq!((names(&covered), &covered.removed_resources[..]), (vec!["shop/a"], &["shop/gone".to_owned()][..]));
+    assert_eq!(
+        (names(&covered), &covered.removed_resources[..]),
+        (vec!["shop/a"], &["shop/gone".to_owned()][..])
+    );
     ack(&mut stream, &covered);
     stream.hear(subscribe(SERVICE_TYPE, &["shop/b"])).unwrap();
     let named = stream.next(&encoded).unwrap();
     ack(&mut stream, &named);
-    stream.hear(unsubscribe(SERVICE_TYPE, &["*", "never/held"])).unwrap();
+    stream
+        .hear(unsubscribe(SERVICE_TYPE, &["*", "never/held"]))
+        .unwrap();
     assert_eq!(stream.next(&encoded), None);
-    let changed = encode(&snapshot(2, &[("shop/a", &["east"]), ("shop/b", &["east"])], &["west"]));
+    let changed = encode(&snapshot(
+        2,
+        &[("shop/a", &["east"]), ("shop/b", &["east"])],
+        &["west"],
+    ));
     assert_eq!(names(&stream.next(&changed).unwrap()), ["shop/b"]);
 }
 
@@ -227,14 +309,22 @@ fn the_wildcard_asked_for_again_sends_everything_again() {
 
 #[test]
 fn a_stale_nonce_changes_subscriptions_and_acknowledges_nothing() {
-    let encoded = encode(&snapshot(1, &[("shop/a", &["west"]), ("shop/b", &["west"])], &["west"]));
+    let encoded = encode(&snapshot(
+        1,
+        &[("shop/a", &["west"]), ("shop/b", &["west"])],
+        &["west"],
+    ));
     let mut stream = Stream::new();
     stream.hear(subscribe(SERVICE_TYPE, &["shop/a"])).unwrap();
     let first = stream.next(&encoded).unwrap();
     let mut stale = subscribe(SERVICE_TYPE, &["shop/b"]);
     stale.response_nonce = "of another time".into();
     stream.hear(stale).unwrap();
-    assert_eq!(stream.next(&encoded), None, "the first is still outstanding");
+    assert_eq!(
+        stream.next(&encoded),
+        None,
+        "the first is still outstanding"
+    );
     ack(&mut stream, &first);
     assert_eq!(names(&stream.next(&encoded).unwrap()), ["shop/b"]);
 }
@@ -247,11 +337,21 @@ fn a_rejection_is_reported_and_the_same_is_not_sent_again() {
     let nack = DeltaDiscoveryRequest {
         type_url: SERVICE_TYPE.into(),
         response_nonce: sent.nonce,
-        error_detail: Some(rpc::Status { code: 3, message: "shop/a: no".into(), details: vec![] }),
+        error_detail: Some(rpc::Status {
+            code: 3,
+            message: "shop/a: no".into(),
+            details: vec![],
+        }),
         ..Default::default()
     };
     let heard = stream.hear(nack).unwrap();
-    assert_eq!(heard, Heard::Nack { type_url: SERVICE_TYPE.into(), message: "shop/a: no".into() });
+    assert_eq!(
+        heard,
+        Heard::Nack {
+            type_url: SERVICE_TYPE.into(),
+            message: "shop/a: no".into()
+        }
+    );
     assert_eq!(stream.next(&two), None);
     let three = encode(&snapshot(3, &[("shop/a", &["south"])], &["west"]));
     assert_eq!(names(&stream.next(&three).unwrap()), ["shop/a"]);
@@ -261,9 +361,13 @@ fn a_rejection_is_reported_and_the_same_is_not_sent_again() {
 fn unknown_types_are_answered_with_nothing_and_bounded() {
     let encoded = encode(&snapshot(1, &[], &["west"]));
     let mut stream = Stream::new();
-    stream.hear(subscribe("type.googleapis.com/other", &["x"])).unwrap();
+    stream
+        .hear(subscribe("type.googleapis.com/other", &["x"]))
+        .unwrap();
     assert_eq!(stream.next(&encoded).unwrap().removed_resources, ["x"]);
-    let excess = (0..MAX_TYPES).map(|i| stream.hear(subscribe(&format!("t{i}"), &["*"]))).find_map(Result::err);
+    let excess = (0..MAX_TYPES)
+        .map(|i| stream.hear(subscribe(&format!("t{i}"), &["*"])))
+        .find_map(Result::err);
     assert!(excess.unwrap().to_string().contains("types"));
     let long = "x".repeat(MAX_NAME_BYTES + 1);
     assert!(stream.hear(subscribe("t0", &[&long])).is_err());

@@ -12,7 +12,9 @@ fn west() -> ClusterName {
 }
 
 fn id(account: &str) -> SpiffeId {
-    format!("spiffe://west.mesh.internal/ns/shop/sa/{account}").parse().unwrap()
+    format!("spiffe://west.mesh.internal/ns/shop/sa/{account}")
+        .parse()
+        .unwrap()
 }
 
 fn wire(service: &str, address: &str) -> v1::Registration {
@@ -31,7 +33,12 @@ fn registered(stream: StreamId, proxy: &str, account: &str, addresses: &[&str]) 
         .iter()
         .map(|a| Fronted::check(wire("shop/payments", a), &identity).unwrap())
         .collect();
-    Event::Registered { stream, proxy: proxy.into(), identity, fronted }
+    Event::Registered {
+        stream,
+        proxy: proxy.into(),
+        identity,
+        fronted,
+    }
 }
 
 fn healths(state: &RegistryState) -> Vec<Health> {
@@ -44,11 +51,24 @@ const B: &str = "127.0.0.2:15008";
 #[test]
 fn a_broken_stream_turns_unknown_after_its_grace_and_is_never_deleted() {
     let mut state = RegistryState::new(west());
-    let ids = state.apply(registered(S1, "p", "payments", &[A]), 0).unwrap();
-    assert_eq!(ids, [EndpointId::derive(&west(), &"shop/payments".parse().unwrap(), 80, A)]);
+    let ids = state
+        .apply(registered(S1, "p", "payments", &[A]), 0)
+        .unwrap();
+    assert_eq!(
+        ids,
+        [EndpointId::derive(
+            &west(),
+            &"shop/payments".parse().unwrap(),
+            80,
+            A
+        )]
+    );
     state.apply(Event::StreamEnded(S1), 1_000).unwrap();
     let view = state.view();
-    assert_eq!((view.connected_proxies, view.workloads[&ids[0]].connected), (0, false));
+    assert_eq!(
+        (view.connected_proxies, view.workloads[&ids[0]].connected),
+        (0, false)
+    );
     state.apply(Event::Tick, 1_000 + GRACE_MS - 1).unwrap();
     assert_eq!(healths(&state), [Health::Healthy], "within the grace");
     state.apply(Event::Tick, 1_000 + GRACE_MS).unwrap();
@@ -62,8 +82,12 @@ fn a_broken_stream_turns_unknown_after_its_grace_and_is_never_deleted() {
 #[test]
 fn a_reconnect_within_the_grace_is_not_seen_and_the_old_streams_end_does_not_count() {
     let mut state = RegistryState::new(west());
-    state.apply(registered(S1, "p", "payments", &[A]), 0).unwrap();
-    state.apply(registered(S2, "p", "payments", &[A]), 100).unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 0)
+        .unwrap();
+    state
+        .apply(registered(S2, "p", "payments", &[A]), 100)
+        .unwrap();
     state.apply(Event::StreamEnded(S1), 200).unwrap();
     state.apply(Event::Tick, 10_000).unwrap();
     assert_eq!(healths(&state), [Health::Healthy]);
@@ -73,10 +97,30 @@ fn a_reconnect_within_the_grace_is_not_seen_and_the_old_streams_end_does_not_cou
 #[test]
 fn leaving_deletes_at_once_and_a_message_replaces_all_before_it() {
     let mut state = RegistryState::new(west());
-    state.apply(registered(S1, "p", "payments", &[A, B]), 0).unwrap();
-    state.apply(registered(S1, "p", "payments", &[B]), 1).unwrap();
-    assert_eq!(state.view().workloads.values().map(|e| e.address.as_str()).collect::<Vec<_>>(), [B]);
-    state.apply(Event::Left { proxy: "p".into(), identity: id("payments") }, 2).unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[A, B]), 0)
+        .unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[B]), 1)
+        .unwrap();
+    assert_eq!(
+        state
+            .view()
+            .workloads
+            .values()
+            .map(|e| e.address.as_str())
+            .collect::<Vec<_>>(),
+        [B]
+    );
+    state
+        .apply(
+            Event::Left {
+                proxy: "p".into(),
+                identity: id("payments"),
+            },
+            2,
+        )
+        .unwrap();
     assert_eq!(state.view(), Registered::default());
     state.validate().unwrap();
 }
@@ -84,27 +128,42 @@ fn leaving_deletes_at_once_and_a_message_replaces_all_before_it() {
 #[test]
 fn an_open_stream_that_says_nothing_is_silent() {
     let mut state = RegistryState::new(west());
-    state.apply(registered(S1, "p", "payments", &[A]), 0).unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 0)
+        .unwrap();
     let before = state.changes();
-    state.apply(registered(S1, "p", "payments", &[A]), SILENCE_MS - 1).unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[A]), SILENCE_MS - 1)
+        .unwrap();
     assert_eq!(state.changes(), before, "a sign of life is no change");
     state.apply(Event::Tick, SILENCE_MS).unwrap();
     assert_eq!(healths(&state), [Health::Healthy]);
     state.apply(Event::Tick, 2 * SILENCE_MS).unwrap();
     assert_eq!(healths(&state), [Health::Unknown]);
-    state.apply(registered(S1, "p", "payments", &[A]), 2 * SILENCE_MS + 1).unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 2 * SILENCE_MS + 1)
+        .unwrap();
     assert_eq!(healths(&state), [Health::Healthy]);
 }
 
 #[test]
 fn another_identity_cannot_take_a_connected_proxys_endpoint() {
     let mut state = RegistryState::new(west());
-    state.apply(registered(S1, "p", "payments", &[A]), 0).unwrap();
-    let refused = state.apply(registered(S2, "p", "thief", &[A]), 1).unwrap_err();
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 0)
+        .unwrap();
+    let refused = state
+        .apply(registered(S2, "p", "thief", &[A]), 1)
+        .unwrap_err();
     assert!(matches!(refused, Refused::Held { .. }), "{refused}");
-    assert_eq!(state.view().workloads.values().next().unwrap().identity, id("payments"));
+    assert_eq!(
+        state.view().workloads.values().next().unwrap().identity,
+        id("payments")
+    );
     state.apply(Event::StreamEnded(S1), 2).unwrap();
-    state.apply(registered(S2, "q", "payments2", &[A]), 3).unwrap();
+    state
+        .apply(registered(S2, "q", "payments2", &[A]), 3)
+        .unwrap();
     assert_eq!(state.view().workloads.values().next().unwrap().proxy, "q");
     state.validate().unwrap();
 }
@@ -115,7 +174,10 @@ fn bad_registrations_are_refused_by_field() {
     let check = |change: fn(&mut v1::Registration)| {
         let mut r = wire("shop/payments", A);
         change(&mut r);
-        Fronted::check(r, &identity).map(|_| ()).unwrap_err().to_string()
+        Fronted::check(r, &identity)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
     };
     assert!(check(|r| r.service = "payments".into()).starts_with("service"));
     assert!(check(|r| r.service = "other/payments".into()).contains("namespace"));
@@ -128,27 +190,46 @@ fn bad_registrations_are_refused_by_field() {
     }
     assert!(check(|r| r.zone = "Zone A".into()).starts_with("zone"));
     assert!(check(|r| r.hostname = "a.b".into()).starts_with("hostname"));
-    let gateway: SpiffeId = "spiffe://west.mesh.internal/tradewind/gateway/gw".parse().unwrap();
+    let gateway: SpiffeId = "spiffe://west.mesh.internal/tradewind/gateway/gw"
+        .parse()
+        .unwrap();
     assert!(Fronted::check(wire("shop/payments", A), &gateway).is_err());
 }
 
 #[test]
 fn bounds_hold_and_a_refusal_changes_nothing() {
     let mut state = RegistryState::new(west());
-    state.apply(registered(S1, "p", "payments", &[A]), 0).unwrap();
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 0)
+        .unwrap();
     let before = state.view();
-    let many: Vec<String> = (0..=MAX_PER_PROXY).map(|i| format!("10.0.{}.{}:1", i / 256, i % 256)).collect();
+    let many: Vec<String> = (0..=MAX_PER_PROXY)
+        .map(|i| format!("10.0.{}.{}:1", i / 256, i % 256))
+        .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert!(matches!(state.apply(registered(S1, "p", "payments", &many), 1), Err(Refused::TooMuch { .. })));
-    assert!(matches!(state.apply(registered(S1, "p", "payments", &[B, B]), 1), Err(Refused::Twice { .. })));
+    assert!(matches!(
+        state.apply(registered(S1, "p", "payments", &many), 1),
+        Err(Refused::TooMuch { .. })
+    ));
+    assert!(matches!(
+        state.apply(registered(S1, "p", "payments", &[B, B]), 1),
+        Err(Refused::Twice { .. })
+    ));
     assert_eq!(state.view(), before);
 }
 
 #[test]
 fn what_was_saved_comes_back_with_time_to_reconnect() {
     let mut state = RegistryState::new(west());
-    state.apply(registered(S1, "p", "payments", &[A]), 5).unwrap();
-    let hello = Event::GatewayHello { stream: S2, name: "gw".into(), address: "127.0.0.1:15443".into(), draining: false };
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 5)
+        .unwrap();
+    let hello = Event::GatewayHello {
+        stream: S2,
+        name: "gw".into(),
+        address: "127.0.0.1:15443".into(),
+        draining: false,
+    };
     state.apply(hello, 5).unwrap();
     let json = serde_json::to_vec(&state.save()).unwrap();
     let mut again = RegistryState::restore(west(), serde_json::from_slice(&json).unwrap(), 1_000);
