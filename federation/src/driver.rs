@@ -81,6 +81,12 @@ impl Core {
         }
     }
 
+    /// On a leader: a majority confirmed it within the lease.
+    fn confirmed(&self) -> bool {
+        let age_ms = self.metrics().millis_since_quorum_ack;
+        age_ms.is_some_and(|ms| Duration::from_millis(ms) <= self.timing.lease)
+    }
+
     /// This node's view, for people and for readiness.
     pub(crate) fn status(&self) -> StoreStatus {
         let metrics = self.metrics();
@@ -139,7 +145,10 @@ pub(crate) async fn drive_elections(core: Arc<Core>, mut rng: Rng) {
         core.meters.show(&core.status(), core.log.size_on_disk());
         let standing = core.standing();
         if standing.leads {
-            core.contacts.leader_spoke(Instant::now());
+            // Not while no majority confirms it: then its answer to a pre-vote must become a yes.
+            if core.confirmed() {
+                core.contacts.leader_spoke(Instant::now());
+            }
             if core.raft.trigger().heartbeat().await.is_err() {
                 return;
             }

@@ -1,7 +1,7 @@
 //! The way of a write: in on any node, to the leader, into a batch, through the log, back with its outcome.
 //!
 //! On the leader, writes that wait while another is under way share the next log entry, and so its fsyncs. Every queue
-//! and every wait here is bounded. A write is sent again only when it was certainly not delivered.
+//! and every wait here is bounded. A write is sent again when it was certainly not delivered, or when it may be written twice.
 
 use std::sync::Arc;
 
@@ -46,6 +46,29 @@ pub(crate) enum Ask {
     Write(Box<Command>),
     /// Up to which revision must a linearizable read have applied?
     ReadIndex,
+}
+
+impl Ask {
+    /// True when asking twice gives what asking once gives, so that a lost answer may simply be asked for again. A second
+    /// try never enters the log before the first.
+    pub(crate) const fn may_repeat(&self) -> bool {
+        match self {
+            Self::ReadIndex => true,
+            Self::Write(command) => match **command {
+                Command::Announce { .. }
+                | Command::RenewLease
+                | Command::SetDraining { .. }
+                | Command::PutExport(_)
+                | Command::PatchExport { .. } => true,
+                Command::Found { .. }
+                | Command::Join { .. }
+                | Command::Leave
+                | Command::RemoveExport(_)
+                | Command::PutToken(_)
+                | Command::RevokeToken(_) => false,
+            },
+        }
+    }
 }
 
 /// The leader's answer, or that of one who is not the leader.

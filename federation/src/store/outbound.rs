@@ -20,7 +20,7 @@ use crate::{
 
 /// One try's result when it is not final.
 enum Again {
-    /// Nothing was done; look for the leader again.
+    /// Nothing was done, or nothing that may not be done twice; look for the leader again.
     NotDone,
 }
 
@@ -162,6 +162,9 @@ impl Store {
         let answer = match timeout_at(until, call).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(PeerError::Unreachable { .. })) => return Ok(Err(Again::NotDone)),
+            Ok(Err(PeerError::NoAnswer { .. })) if ask.may_repeat() => {
+                return Ok(Err(Again::NotDone));
+            }
             Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => return Err(timed_out()),
             Ok(Err(PeerError::Refused { cause, .. })) => return Err(ProposeError::Rejected(cause)),
         };

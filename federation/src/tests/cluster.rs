@@ -154,6 +154,29 @@ async fn a_token_is_good_once_even_for_two_at_the_same_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_asked_for_again_only_where_that_is_harmless() {
+    let federation = Federation::start(&["west", "central"]).await;
+    let leader = federation.leader().await;
+    let follower = if leader == 1 { 2 } else { 1 };
+    federation.hub.lose_next_answer();
+    let outcome = federation.put(follower, "twice").await;
+    assert!(
+        matches!(outcome, Outcome::Done { changed: false, .. }),
+        "written at first: {outcome:?}"
+    );
+    federation.hub.lose_next_answer();
+    let (store, own) = (federation.store(follower), federation.cluster(follower));
+    let put = store.propose(&own, Command::PutToken(token("once"))).await;
+    let error = put.unwrap_err();
+    assert!(error.is_unknown(), "{error}");
+    federation.agree().await;
+    assert!(
+        store.catalog().tokens.contains_key("once"),
+        "it had been written"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_stops_voting_and_may_come_again() {
     let mut federation = Federation::start(&["west", "central", "east"]).await;
     federation.put(3, "gone").await;

@@ -25,6 +25,8 @@ use crate::{
 struct Lines {
     stores: BTreeMap<NodeId, Store>,
     cut: BTreeSet<NodeId>,
+    /// How many answers to proposals get lost on their way back.
+    lose_answers: usize,
 }
 
 /// The memory that joins the stores.
@@ -37,6 +39,15 @@ impl Hub {
     }
     pub(super) fn heal(&self, node: NodeId) {
         self.0.lock().unwrap().cut.remove(&node);
+    }
+    pub(super) fn lose_next_answer(&self) {
+        self.0.lock().unwrap().lose_answers += 1;
+    }
+    fn answer_is_lost(&self) -> bool {
+        let mut lines = self.0.lock().unwrap();
+        let lost = lines.lose_answers > 0;
+        lines.lose_answers = lines.lose_answers.saturating_sub(1);
+        lost
     }
     fn reach(&self, from: NodeId, to: NodeId, cluster: &ClusterName) -> Result<Store, PeerError> {
         let lines = self.0.lock().unwrap();
@@ -120,6 +131,12 @@ impl PeerTransport for Line {
     ) -> Result<Vec<u8>, PeerError> {
         let peer = self.hub.reach(self.me, to, cluster)?;
         let done = peer.handle_propose(&self.cluster, payload).await;
+        if self.hub.answer_is_lost() {
+            return Err(PeerError::NoAnswer {
+                cluster: cluster.clone(),
+                cause: "lost".to_owned(),
+            });
+        }
         done.map_err(refused(cluster))
     }
 }
