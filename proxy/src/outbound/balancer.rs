@@ -4,7 +4,7 @@
 //! It never waits: probes and first measurements run in tasks of their own.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     fmt,
     rc::{Rc, Weak},
@@ -62,8 +62,10 @@ pub(super) struct Balancer {
     budgets: RefCell<BTreeMap<ServicePortRef, Rc<RefCell<Budget>>>>,
     peers: RefCell<BTreeMap<EndpointId, Rc<Peer>>>,
     links: RefCell<BTreeMap<ClusterName, Rc<Link>>>,
-    /// Counts changes after which choices must be made anew; watched by requests that wait for a usable endpoint.
-    generation: watch::Sender<u64>,
+    /// Counts changes after which choices must be made anew.
+    generation: Cell<u64>,
+    /// Told whenever somebody came back: requests wait for it when nobody is usable.
+    better: watch::Sender<()>,
     own: Weak<Self>,
 }
 
@@ -105,7 +107,8 @@ impl Balancer {
             budgets: RefCell::default(),
             peers: RefCell::default(),
             links: RefCell::default(),
-            generation: watch::Sender::new(0),
+            generation: Cell::new(0),
+            better: watch::Sender::new(()),
             own: Weak::clone(own),
         });
         let weak = Rc::downgrade(&balancer);
@@ -142,22 +145,28 @@ impl Balancer {
     }
 
     fn changed(&self) {
-        self.generation.send_modify(|g| *g += 1);
+        self.generation.set(self.generation.get() + 1);
     }
 
-    /// Waits until a choice may turn out differently, at most `limit`. False when nothing changed.
-    pub(super) async fn changed_within(&self, limit: Duration) -> bool {
-        let mut generation = self.generation.subscribe();
+    /// Somebody came back.
+    fn improved(&self) {
+        self.changed();
+        self.better.send_replace(());
+    }
+
+    /// Waits until somebody may have become usable, at most `limit`.
+    pub(super) async fn better_within(&self, limit: Duration) {
+        let mut better = self.better.subscribe();
         let mut snapshots = self.snapshots.borrow().clone();
-        timeout(limit, async {
+        let waited = timeout(limit, async {
             tokio::select! {
-                Ok(()) = generation.changed() => {}
+                Ok(()) = better.changed() => {}
                 Ok(()) = snapshots.changed() => {}
                 else => std::future::pending().await,
             }
-        })
-        .await
-        .is_ok()
+        });
+        // Waiting in vain is no news: whoever asked looks again either way.
+        drop(waited.await);
     }
 
     /// Picks a target, leaving out those in `except`. `None` only when nobody is left.
@@ -220,7 +229,7 @@ impl Balancer {
 
     /// Makes the route's choice anew if it is old or something changed.
     pub(super) fn make(&self, route: &Route, now: Micros) {
-        let generation = *self.generation.borrow();
+        let generation = self.generation.get();
         let current =
             route.made.borrow().as_ref().is_some_and(|m| {
                 m.generation == generation && now.saturating_sub(m.at) < CHOICE_AGE

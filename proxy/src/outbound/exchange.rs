@@ -23,8 +23,12 @@ use super::{
 const MAX_ATTEMPTS: usize = 8;
 /// No new attempt starts after this.
 const ATTEMPTS_FOR: Duration = Duration::from_secs(10);
-/// When nobody is usable, a change of the snapshot is awaited for at most this long, once.
-const WAIT_FOR_CHANGE: Duration = Duration::from_secs(1);
+/// When nobody is usable, one who comes back is awaited for at most this long in all.
+const WAIT_FOR_BETTER: Duration = Duration::from_secs(1);
+/// And everybody is asked again this often meanwhile: a process that restarts says so to nobody else first.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// No such new round starts when the request is this old, however the time was spent.
+const ROUNDS_FOR: Duration = Duration::from_secs(2);
 
 /// What is safe after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +56,8 @@ pub(super) struct Failed {
 pub(super) struct Attempts {
     pub(super) tries: Tries,
     except: Vec<EndpointId>,
-    deadline: Instant,
-    waited: bool,
+    started: Instant,
+    waited: Duration,
 }
 
 impl Attempts {
@@ -61,14 +65,14 @@ impl Attempts {
         Self {
             tries: Tries::default(),
             except: Vec::new(),
-            deadline: Instant::now() + ATTEMPTS_FOR,
-            waited: false,
+            started: Instant::now(),
+            waited: Duration::ZERO,
         }
     }
 
     /// True while another attempt may start.
     fn may_go_on(&self) -> bool {
-        self.tries.len() < MAX_ATTEMPTS && Instant::now() < self.deadline
+        self.tries.len() < MAX_ATTEMPTS && self.started.elapsed() < ATTEMPTS_FOR
     }
 
     /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.
@@ -83,44 +87,46 @@ impl Attempts {
 impl Outbound {
     /// The route for `service`; waits briefly for one that is not there yet.
     pub(super) async fn route(&self, service: &ServicePortRef) -> Result<Rc<Route>, NoRoute> {
-        let deadline = Instant::now() + WAIT_FOR_CHANGE;
+        let started = Instant::now();
         loop {
             match self.balancer.route(service) {
                 // Waiting does not make a port appear, nor an unknown service where everything else is known.
-                Err(NoRoute::NoSnapshot | NoRoute::NoEndpoint(_)) if Instant::now() < deadline => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    self.balancer.changed_within(left).await;
+                Err(NoRoute::NoSnapshot | NoRoute::NoEndpoint(_))
+                    if started.elapsed() < WAIT_FOR_BETTER =>
+                {
+                    let left = WAIT_FOR_BETTER.saturating_sub(started.elapsed());
+                    self.balancer.better_within(left).await;
                 }
                 other => return other,
             }
         }
     }
 
-    /// The next endpoint to try. When all were tried it waits once, briefly, for something to change, and then everybody
-    /// may be asked again. `None` when the attempts are used up.
+    /// The next endpoint to try. When all were tried it waits briefly for one that comes back, and everybody may be asked
+    /// again. `None` when attempts and patience are used up.
     pub(super) async fn next_target(
         &self,
         route: &mut Rc<Route>,
         attempts: &mut Attempts,
     ) -> Option<Rc<Target>> {
-        if !attempts.may_go_on() {
-            return None;
+        loop {
+            if !attempts.may_go_on() {
+                return None;
+            }
+            if let Some(target) = self.balancer.pick(route, &attempts.except) {
+                return Some(target);
+            }
+            if attempts.waited >= WAIT_FOR_BETTER || attempts.started.elapsed() >= ROUNDS_FOR {
+                return None;
+            }
+            let asked = Instant::now();
+            self.balancer.better_within(ASK_AGAIN_AFTER).await;
+            attempts.waited += asked.elapsed();
+            attempts.except.clear();
+            if let Ok(newer) = self.balancer.route(&route.service) {
+                *route = newer;
+            }
         }
-        if let Some(target) = self.balancer.pick(route, &attempts.except) {
-            return Some(target);
-        }
-        if attempts.waited {
-            return None;
-        }
-        attempts.waited = true;
-        if !self.balancer.changed_within(WAIT_FOR_CHANGE).await {
-            return None;
-        }
-        attempts.except.clear();
-        if let Ok(newer) = self.balancer.route(&route.service) {
-            *route = newer;
-        }
-        self.balancer.pick(route, &attempts.except)
     }
 
     /// A session with `target`, booking what is learnt on the way.

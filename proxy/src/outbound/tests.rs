@@ -375,6 +375,64 @@ async fn errors_name_the_service_what_was_tried_and_why() {
 }
 
 #[tokio::test]
+async fn a_peer_that_says_goodbye_costs_no_request() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let mut slow = Client::connect(proxy.address).await;
+        let mut client = Client::connect(proxy.address).await;
+        west.then([Act::EchoLater]);
+        let under_way = async {
+            let r = slow.send("POST", Bytes::from_static(b"long")).await;
+            r.into_body().collect().await.unwrap().to_bytes()
+        };
+        let others = async {
+            until("the long request is there", || west.seen.get() == 1).await;
+            for round in 1..=20 {
+                west.goodbye.notify_waiters();
+                for _ in 0..10 {
+                    let r = client.send("POST", Bytes::from_static(b"short")).await;
+                    assert_eq!(r.status(), StatusCode::OK, "round {round}");
+                    r.into_body().collect().await.unwrap();
+                }
+            }
+            west.go.notify_one();
+        };
+        let (long, ()) = tokio::join!(under_way, others);
+        assert_eq!(long, "long");
+        assert!(west.connections.get() > 1);
+        assert_eq!(world.count("tradewind_outbound_ejections_total"), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_restarts_is_waited_for() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await.0, StatusCode::OK);
+        let address = west.kill().await;
+        let restart = async {
+            until("somebody noticed", || {
+                world.count("tradewind_outbound_retries_total") > 0
+            })
+            .await;
+            Peer::start_as(&world, "w", "west", "payments", Some(address)).await
+        };
+        let (got, back) = tokio::join!(client.get(), restart);
+        assert_eq!(got, (StatusCode::OK, "w".into()));
+        assert_eq!(back.seen.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_appears_in_time_is_waited_for() {
     on_one_thread(async {
         let world = World::new();
@@ -538,6 +596,44 @@ async fn a_websocket_is_tunnelled_and_a_refused_one_answered() {
         let mut got = vec![0; 512];
         let n = s.read(&mut got).await.unwrap();
         assert!(String::from_utf8_lossy(&got[..n]).starts_with("HTTP/1.1 403 "));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_bytes_pass_a_tunnel_in_uneven_pieces() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let (mut read, mut write) = TcpStream::connect(proxy.address)
+            .await
+            .unwrap()
+            .into_split();
+        let sent: Vec<u8> = (0..20u32 << 20)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
+        let copy = sent.clone();
+        let send = async {
+            write.write_all(b"\0").await.unwrap();
+            let mut dice = fastrand::Rng::with_seed(3);
+            let mut rest = &copy[..];
+            while !rest.is_empty() {
+                let n = dice.usize(1..100_000).min(rest.len());
+                write.write_all(&rest[..n]).await.unwrap();
+                rest = &rest[n..];
+            }
+            write.shutdown().await.unwrap();
+        };
+        let receive = async {
+            let mut out = Vec::new();
+            read.read_to_end(&mut out).await.unwrap();
+            out
+        };
+        let (got, ()) = tokio::join!(receive, send);
+        assert_eq!(got.len(), sent.len() + 1);
+        assert!(got[1..] == sent);
     })
     .await;
 }
@@ -720,15 +816,20 @@ async fn a_full_session_gets_company() {
         west.then(vec![Act::EchoLater; 600]);
         let calls = (0..600).map(|_| async { Client::connect(proxy.address).await.get().await });
         let all = futures::future::join_all(calls);
-        let check = async {
+        let release = async {
             until("all requests arrived", || west.seen.get() == 600).await;
-            let connections = west.connections.get();
-            west.go.notify_waiters();
-            connections
+            loop {
+                // A stream may count as seen before it waits.
+                west.go.notify_waiters();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         };
-        let (all, connections) = tokio::join!(all, check);
+        let all = tokio::select! {
+            all = all => all,
+            () = release => unreachable!(),
+        };
         assert!(all.iter().all(|(status, _)| *status == StatusCode::OK));
-        assert_eq!(connections, 2);
+        assert_eq!(west.connections.get(), 2);
     })
     .await;
 }

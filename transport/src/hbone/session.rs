@@ -8,7 +8,7 @@ use std::{
     future::poll_fn,
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -407,25 +407,37 @@ async fn send_chunk(
     end: bool,
 ) -> Result<(), h2::Error> {
     while !chunk.is_empty() {
-        stream.reserve_capacity(chunk.len());
-        let granted = poll_fn(|cx| match stream.poll_capacity(cx) {
-            Poll::Ready(Some(Ok(0))) => {
-                // Nothing yet: also notice a peer that wants no more.
-                stream
-                    .poll_reset(cx)
-                    .map(|r| Err(r.map_or_else(|e| e, h2::Error::from)))
-            }
-            Poll::Ready(Some(r)) => Poll::Ready(r),
-            Poll::Ready(None) => Poll::Ready(Err(Reason::CANCEL.into())),
-            Poll::Pending => stream
-                .poll_reset(cx)
-                .map(|r| Err(r.map_or_else(|e| e, h2::Error::from))),
-        })
-        .await?;
+        let granted = poll_fn(|cx| poll_room(stream, chunk.len(), cx)).await?;
         let part = chunk.split_to(granted.min(chunk.len()));
         stream.send_data(part, end && chunk.is_empty())?;
     }
     Ok(())
+}
+
+/// How much of `want` may be sent now. While nothing may it also notices a peer that wants no more.
+pub(super) fn poll_room(
+    stream: &mut SendStream<Bytes>,
+    want: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, h2::Error>> {
+    stream.reserve_capacity(want);
+    loop {
+        // What was granted before and not used is not announced again, so it is asked for first.
+        match stream.capacity() {
+            0 => {}
+            room => return Poll::Ready(Ok(room.min(want))),
+        }
+        match stream.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(e)),
+            Poll::Ready(None) => return Poll::Ready(Err(Reason::CANCEL.into())),
+            Poll::Pending => {
+                return stream
+                    .poll_reset(cx)
+                    .map(|r| Err(r.map_or_else(|e| e, h2::Error::from)));
+            }
+        }
+    }
 }
 
 /// The connection of a client session.

@@ -14,7 +14,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::session::{SendError, StreamGuard};
+use super::session::{SendError, StreamGuard, poll_room};
 
 /// Most bytes that one write hands to h2: a large write is cut so that other streams get their turn.
 const MAX_WRITE: usize = 64 << 10;
@@ -99,22 +99,9 @@ impl AsyncWrite for Tunnel {
             return Poll::Ready(Ok(0));
         }
         let this = &mut *self;
-        let want = buf.len().min(MAX_WRITE);
-        this.send.reserve_capacity(want);
-        let granted = loop {
-            match this.send.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(0))) => {}
-                Poll::Ready(Some(Ok(n))) => break n.min(want),
-                Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(this.broken(&e))),
-                Poll::Ready(None) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                Poll::Pending => {
-                    // No room: also notice a peer that wants no more.
-                    return match ready!(this.send.poll_reset(cx)) {
-                        Ok(reason) => Poll::Ready(Err(this.broken(&reason.into()))),
-                        Err(e) => Poll::Ready(Err(this.broken(&e))),
-                    };
-                }
-            }
+        let granted = match ready!(poll_room(&mut this.send, buf.len().min(MAX_WRITE), cx)) {
+            Ok(granted) => granted,
+            Err(e) => return Poll::Ready(Err(this.broken(&e))),
         };
         let chunk = Bytes::copy_from_slice(buf.get(..granted).unwrap_or_default());
         match this.send.send_data(chunk, false) {

@@ -61,7 +61,7 @@ impl Balancer {
             link.measured(session.rtt());
             if link.detector.borrow_mut().succeeded() {
                 tracing::info!(cluster = %target.cluster(), "cluster reachable again");
-                self.changed();
+                self.improved();
             }
         }
     }
@@ -75,7 +75,7 @@ impl Balancer {
     fn succeeded(&self, target: &Target) {
         if target.peer.detector.borrow_mut().succeeded() {
             tracing::info!(endpoint = %target.endpoint.id, cluster = %target.cluster(), "endpoint back");
-            self.changed();
+            self.improved();
         }
     }
 
@@ -96,7 +96,7 @@ impl Balancer {
                 if let Some(link) = &target.link
                     && link.detector.borrow_mut().succeeded()
                 {
-                    self.changed();
+                    self.improved();
                 }
                 Blame::Endpoint(failure)
             }

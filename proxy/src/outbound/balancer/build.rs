@@ -58,7 +58,7 @@ impl Balancer {
         });
         self.pool.retain(|id| alive.contains_key(id));
         drop(budgets);
-        self.changed();
+        self.improved();
     }
 
     /// The clusters that the newer snapshot shows alive again or reachable in another way; their links may be tried now.

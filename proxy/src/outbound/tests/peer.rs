@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) heads: Rc<RefCell<Vec<Request<()>>>>,
     pub(super) connections: Rc<Cell<usize>>,
     pub(super) go: Rc<tokio::sync::Notify>,
+    /// Every connection says goodbye, and finishes what it has.
+    pub(super) goodbye: Rc<tokio::sync::Notify>,
     accept: JoinHandle<()>,
     live: Rc<RefCell<Vec<AbortHandle>>>,
 }
@@ -63,6 +65,7 @@ struct Shared {
     heads: Rc<RefCell<Vec<Request<()>>>>,
     connections: Rc<Cell<usize>>,
     go: Rc<tokio::sync::Notify>,
+    goodbye: Rc<tokio::sync::Notify>,
     vanish: Rc<tokio::sync::Notify>,
 }
 
@@ -94,6 +97,7 @@ impl Peer {
             heads: Rc::default(),
             connections: Rc::default(),
             go: Rc::default(),
+            goodbye: Rc::default(),
             vanish: Rc::default(),
         };
         let live = Rc::new(RefCell::new(Vec::new()));
@@ -115,6 +119,7 @@ impl Peer {
             heads: shared.heads,
             connections: shared.connections,
             go: shared.go,
+            goodbye: shared.goodbye,
             accept,
             live,
         }
@@ -149,6 +154,10 @@ async fn connection(tcp: TcpStream, config: Arc<rustls::ServerConfig>, shared: S
     loop {
         let next = tokio::select! {
             next = h2.accept() => next,
+            () = shared.goodbye.notified() => {
+                h2.graceful_shutdown();
+                continue;
+            }
             () = shared.vanish.notified() => return,
         };
         let Some(Ok((request, respond))) = next else {
