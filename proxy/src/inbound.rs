@@ -10,6 +10,7 @@ mod permits;
 mod pool;
 mod rewrite;
 mod stream;
+mod wire;
 
 use std::{
     cell::Cell,
@@ -23,8 +24,8 @@ use std::{
     time::Duration,
 };
 
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -39,12 +40,12 @@ use tradewind_transport::{
     trust::{PeerIdentity, Usage},
 };
 
-use exec::LocalExec;
 pub(crate) use metrics::InboundMetrics;
 use metrics::ServiceMetrics;
 use permits::{Peers, Permits};
 use pool::AppPool;
-use stream::{Caller, RequestBody};
+use stream::Caller;
+use wire::RequestBody;
 
 /// How long a caller may take to finish its handshake: three packets, so only a broken or hostile one needs longer.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -66,9 +67,16 @@ const MAX_HEAD: u32 = 64 << 10;
 const SEND_BUFFER: usize = 1 << 20;
 /// Streams a caller may reset before we took them, before its connection is closed (rapid reset).
 const MAX_PENDING_RESETS: usize = 64;
-/// How often a silent caller is asked for a sign of life, and how long it may take: dead callers free their streams.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams we reset whose late frames are tolerated for a moment.
+const MAX_RESETS: usize = 64;
+/// Streams we may have to reset for the caller's errors, before its connection is closed.
+const MAX_ERROR_RESETS: usize = 1024;
+/// The kernel asks a silent caller for a sign of life after this, and then at this interval, so many times.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TRIES: u32 = 3;
+/// How long bytes may stay unacknowledged: a caller that vanished frees its streams.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often idle application connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -110,7 +118,7 @@ struct Thread {
     control: Control,
     services: HashMap<ServicePortRef, Rc<Served>>,
     /// By the application's `host:port`, for callers that dial workloads instead of services.
-    by_app: HashMap<String, Rc<Served>>,
+    by_app: HashMap<String, Vec<Rc<Served>>>,
     permits: Rc<Permits>,
     peers: Rc<Peers>,
     metrics: InboundMetrics,
@@ -136,13 +144,14 @@ impl Thread {
                 })
             })
             .collect();
+        let mut by_app: HashMap<String, Vec<Rc<Served>>> = HashMap::new();
+        for s in &served {
+            by_app.entry(s.app.clone()).or_default().push(Rc::clone(s));
+        }
         Rc::new(Self {
             control: context.control.clone(),
-            services: served
-                .iter()
-                .map(|s| (s.target.clone(), Rc::clone(s)))
-                .collect(),
-            by_app: served.into_iter().map(|s| (s.app.clone(), s)).collect(),
+            services: served.into_iter().map(|s| (s.target.clone(), s)).collect(),
+            by_app,
             permits: Rc::default(),
             peers: Rc::default(),
             metrics: context.metrics.clone(),
@@ -264,6 +273,7 @@ async fn connection(
     mut place: Place,
     drain: drain::Watch,
 ) {
+    tune(&stream);
     let shaken = time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
     place.shaken();
     let (tls, peer) = match shaken {
@@ -314,33 +324,63 @@ async fn speak(
     tls: TlsStream<TcpStream>,
     mut drain: drain::Watch,
 ) {
-    let service = {
-        let (thread, caller) = (Rc::clone(thread), Rc::clone(&caller));
-        service_fn(move |request| stream::handle(Rc::clone(&thread), Rc::clone(&caller), request))
-    };
-    let mut builder = http2::Builder::new(LocalExec);
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .auto_date_header(false);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tls), service));
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = drain.triggered() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        .max_concurrent_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .handshake::<_, Bytes>(tls);
+    let mut connection = match time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::debug!(caller = %caller.id, %error, "a caller did not speak HTTP/2");
+            return thread.metrics.dropped("http2");
         }
+        Err(_) => return thread.metrics.dropped("timeout"),
     };
-    if let Err(error) = ended {
-        tracing::debug!(caller = %caller.id, %error, "a caller's connection ended");
+    let mut said_goodbye = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = drain.triggered(), if !said_goodbye => {
+                said_goodbye = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            accepted = connection.accept() => accepted,
+        };
+        match accepted {
+            None => return,
+            Some(Err(error)) => {
+                tracing::debug!(caller = %caller.id, %error, "a caller's connection ended");
+                return;
+            }
+            Some(Ok((request, respond))) => {
+                let serving =
+                    stream::serve(Rc::clone(thread), Rc::clone(&caller), request, respond);
+                // Detached: it ends with its stream, which ends with the connection.
+                drop(task::spawn_local("stream", serving));
+            }
+        }
+    }
+}
+
+/// Notices callers that vanished without a word. A failure costs only that.
+fn tune(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_TRIES);
+    let socket = SockRef::from(stream);
+    let set = socket
+        .set_tcp_keepalive(&keepalive)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
+    if let Err(error) = set {
+        tracing::debug!(%error, "socket options were not taken");
     }
 }

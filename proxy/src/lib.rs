@@ -14,6 +14,8 @@ mod health;
 mod inbound;
 pub mod outbound;
 mod register;
+#[cfg(test)]
+mod tests;
 
 pub use app::{Bound, Proxy};
 pub use config::{HealthCheck, InvalidSpec, ListenSpec, ProxyConfig, ServeSpec};

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tradewind_api::ServicePortRef;
 
 use super::{permits::Permit, pool::Lease};
 
@@ -24,8 +25,8 @@ pub(crate) enum BodyError {
     #[error("the application cut its response: {0}")]
     App(#[from] hyper::Error),
     /// The caller's permission was withdrawn.
-    #[error("the service is no longer exported")]
-    Withdrawn,
+    #[error("{0} is no longer exported")]
+    Withdrawn(ServicePortRef),
 }
 
 /// A response body.
@@ -42,29 +43,38 @@ pub(crate) enum ResponseBody {
 pub(crate) struct AppBody {
     body: Incoming,
     lease: Option<Lease>,
-    permit: Option<(Permit, Pin<Box<WaitForCancellationFutureOwned>>)>,
+    permit: Option<Held>,
+}
+
+/// A foreign caller's permission while the body flows.
+#[derive(Debug)]
+struct Held {
+    withdrawn: Pin<Box<WaitForCancellationFutureOwned>>,
+    target: ServicePortRef,
+    _permit: Permit,
 }
 
 impl ResponseBody {
-    /// Nothing.
-    pub(crate) fn empty() -> Self {
-        Self::Own(Full::default())
-    }
-
     /// A short text.
     pub(crate) fn text(text: &'static str) -> Self {
         Self::Own(Full::new(Bytes::from_static(text.as_bytes())))
     }
 
     /// The application's.
-    pub(crate) fn app(body: Incoming, lease: Lease, permit: Option<Permit>) -> Self {
+    pub(crate) fn app(
+        body: Incoming,
+        lease: Lease,
+        permit: Option<Permit>,
+        target: &ServicePortRef,
+    ) -> Self {
         let mut lease = Some(lease);
         if body.is_end_stream() {
             give_back(&mut lease);
         }
-        let permit = permit.map(|p| {
-            let withdrawn = p.token().clone().cancelled_owned();
-            (p, Box::pin(withdrawn))
+        let permit = permit.map(|permit| Held {
+            withdrawn: Box::pin(permit.token().clone().cancelled_owned()),
+            target: target.clone(),
+            _permit: permit,
         });
         Self::App(Box::new(AppBody {
             body,
@@ -113,12 +123,12 @@ fn give_back(lease: &mut Option<Lease>) {
 
 impl AppBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some((_, withdrawn)) = &mut self.permit
-            && withdrawn.as_mut().poll(cx).is_ready()
+        if let Some(held) = &mut self.permit
+            && held.withdrawn.as_mut().poll(cx).is_ready()
         {
             // Without a lease the connection is closed: the application sees that nobody reads on.
             self.lease = None;
-            return Poll::Ready(Some(Err(BodyError::Withdrawn)));
+            return Poll::Ready(Some(Err(BodyError::Withdrawn(held.target.clone()))));
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {

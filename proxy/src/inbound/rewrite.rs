@@ -20,12 +20,23 @@ pub(crate) struct NoHost;
 
 /// Turns a request off the wire into one for an application that speaks `version`.
 pub(crate) fn request(parts: &mut request::Parts, version: Version) -> Result<(), NoHost> {
-    strip_hop(&mut parts.headers, version == Version::HTTP_2);
+    let te = strip_hop(&mut parts.headers);
+    if te {
+        // Servers send trailers only to whom asks for them.
+        parts
+            .headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+    }
     for name in &headers::INTERNAL {
         parts.headers.remove(name);
     }
     if version == Version::HTTP_2 {
         return for_http2(parts);
+    }
+    if te {
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("te"));
     }
     for_http1(parts)
 }
@@ -84,15 +95,15 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Turns an application's response into one for the wire.
 pub(crate) fn response(parts: &mut response::Parts) {
-    strip_hop(&mut parts.headers, false);
+    strip_hop(&mut parts.headers);
     for name in &headers::INTERNAL {
         parts.headers.remove(name);
     }
     parts.version = Version::HTTP_2;
 }
 
-/// Removes what is said between two neighbours only (RFC 9110 section 7.6.1).
-fn strip_hop(headers: &mut HeaderMap, keep_te_trailers: bool) {
+/// Removes what is said between two neighbours only (RFC 9110 section 7.6.1). True when trailers were asked for.
+fn strip_hop(headers: &mut HeaderMap) -> bool {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -121,9 +132,7 @@ fn strip_hop(headers: &mut HeaderMap, keep_te_trailers: bool) {
         .get(TE)
         .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
     headers.remove(TE);
-    if keep_te_trailers && te_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
+    te_trailers
 }
 
 /// True for a method that may be sent twice without harm (RFC 9110 section 9.2.2).
@@ -138,7 +147,7 @@ pub(crate) fn idempotent(method: &Method) -> bool {
 mod tests {
     use super::*;
 
-    fn parts(build: http::request::Builder) -> request::Parts {
+    fn parts(build: request::Builder) -> request::Parts {
         build.body(()).unwrap().into_parts().0
     }
 
@@ -161,7 +170,8 @@ mod tests {
         assert_eq!(p.version, Version::HTTP_11);
         let mut left: Vec<_> = p.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["cookie", "host", "x-kept"]);
+        assert_eq!(left, ["connection", "cookie", "host", "te", "x-kept"]);
+        assert_eq!(p.headers[CONNECTION], "te");
     }
 
     #[test]

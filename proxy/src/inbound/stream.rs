@@ -1,20 +1,17 @@
 //! One stream from a verified caller: find what it is for, authorise it, hand it to the application. A stream that never
 //! reached the application is answered so (`tradewind-unprocessed`), because the caller may then send it elsewhere.
 
-use std::{
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll},
-};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tradewind_api::{ServicePortRef, SpiffeId, model::AppProtocol};
-use tradewind_runtime::task;
+use tradewind_api::{SpiffeId, model::AppProtocol};
 use tradewind_transport::{
     hbone::headers,
     relay::{End, relay_io},
@@ -22,11 +19,12 @@ use tradewind_transport::{
 
 use super::{
     Served, Thread,
-    authorise::{Standing, authorise},
-    body::ResponseBody,
+    authorise::{Denied, Standing, authorise},
+    body::{BodyError, ResponseBody},
     permits::Permit,
     pool::{self, Failed},
     rewrite,
+    wire::{self, RequestBody, StreamIo},
 };
 
 /// How often an untouched request is put on another connection before the caller is told to go elsewhere.
@@ -39,209 +37,232 @@ pub(crate) struct Caller {
     pub revoked: CancellationToken,
 }
 
-/// The stream was cut: its permission ended.
-#[derive(Debug, thiserror::Error)]
-#[error("the service is no longer exported")]
-pub(crate) struct Withdrawn;
-
-/// A request's body on its way to the application.
+/// What is to be done with a stream.
 #[derive(Debug)]
-pub(crate) enum RequestBody {
-    Streamed(Incoming),
-    Empty,
+enum Answer {
+    Response(Response<ResponseBody>),
+    Tunnel {
+        app: TcpStream,
+        served: Rc<Served>,
+        permit: Option<Permit>,
+        recv: RecvStream,
+    },
+    /// The export ended while the application was asked.
+    Withdrawn,
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
-            Self::Empty => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Streamed(body) => body.is_end_stream(),
-            Self::Empty => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Streamed(body) => body.size_hint(),
-            Self::Empty => SizeHint::with_exact(0),
-        }
+impl From<Response<ResponseBody>> for Answer {
+    fn from(response: Response<ResponseBody>) -> Self {
+        Self::Response(response)
     }
 }
 
-/// Answers one stream.
-pub(crate) async fn handle(
+/// Serves one stream to its end.
+pub(crate) async fn serve(
     thread: Rc<Thread>,
     caller: Rc<Caller>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Withdrawn> {
+    request: Request<RecvStream>,
+    mut to: SendResponse<Bytes>,
+) {
+    let answer = tokio::select! {
+        biased;
+        answer = answer(&thread, &caller, request) => answer,
+        // The caller is gone or wants no answer any more; the application sees its request cut.
+        _ = poll_fn(|cx| to.poll_reset(cx)) => return,
+    };
+    match answer {
+        Answer::Withdrawn => to.send_reset(Reason::INTERNAL_ERROR),
+        Answer::Response(response) => match wire::respond(to, response).await {
+            Ok(()) | Err(wire::Unsent::Caller) => {}
+            Err(wire::Unsent::Body(BodyError::Withdrawn(target))) => {
+                thread.metrics.withdrawn(&target)
+            }
+            Err(wire::Unsent::Body(BodyError::App(error))) => {
+                tracing::debug!(%error, caller = %caller.id, "the application cut its response");
+            }
+        },
+        Answer::Tunnel {
+            app,
+            served,
+            permit,
+            recv,
+        } => match to.send_response(Response::new(()), false) {
+            Ok(send) => {
+                tunnel(
+                    &thread,
+                    &caller,
+                    &served,
+                    app,
+                    permit,
+                    StreamIo::new(send, recv),
+                )
+                .await
+            }
+            Err(error) => tracing::debug!(%error, "the caller left before its tunnel was open"),
+        },
+    }
+}
+
+async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) -> Answer {
     if thread.draining.get() {
         thread.metrics.refused("draining");
-        return Ok(unprocessed("draining"));
+        return unprocessed("draining").into();
     }
-    let served = match find(&thread, &request) {
-        Ok(served) => served,
-        Err(refused) => {
-            thread.metrics.refused(refused.1);
-            return Ok(own(refused.0, None, refused.1));
+    let found = match find(thread, &request) {
+        Ok(found) => found,
+        Err((status, reason)) => {
+            thread.metrics.refused(reason);
+            return own(status, None, reason).into();
         }
     };
     // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
-    let permit = match admit(&thread, &caller, &served.target) {
-        Ok(permit) => permit,
-        Err(response) => return Ok(*response),
+    let (served, permit) = match admit(thread, caller, found) {
+        Ok(admitted) => admitted,
+        Err(response) => return (*response).into(),
     };
     let withdrawn = permit.as_ref().map(|p| p.token().clone());
     let answered = async {
-        if *request.method() == Method::CONNECT {
-            return tunnel(&thread, &served, &caller, permit, request).await;
+        if *request.method() != Method::CONNECT {
+            return plain(&served, permit, request).await.into();
         }
-        plain(&served, permit, request).await
+        match pool::dial(&served.app).await {
+            Ok(app) => {
+                let (served, recv) = (Rc::clone(&served), request.into_body());
+                Answer::Tunnel {
+                    app,
+                    served,
+                    permit,
+                    recv,
+                }
+            }
+            Err(error) => connect_failed(&served, &error).into(),
+        }
     };
     let Some(token) = withdrawn else {
-        return Ok(answered.await);
+        return answered.await;
     };
-    token.run_until_cancelled(answered).await.ok_or_else(|| {
+    let answered = token.run_until_cancelled(answered).await;
+    answered.unwrap_or_else(|| {
         thread.metrics.withdrawn(&served.target);
-        Withdrawn
+        Answer::Withdrawn
     })
 }
 
-/// What the request is for.
-fn find<B>(
-    thread: &Thread,
+/// What the request is for. A `CONNECT` to an application's address may be for several services.
+fn find<'t, B>(
+    thread: &'t Thread,
     request: &Request<B>,
-) -> Result<Rc<Served>, (StatusCode, &'static str)> {
-    if *request.method() == Method::CONNECT {
+) -> Result<&'t [Rc<Served>], (StatusCode, &'static str)> {
+    const NOT_SERVED: (StatusCode, &str) = (StatusCode::NOT_FOUND, "not_served");
+    let target = if *request.method() == Method::CONNECT {
         let authority = request
             .uri()
             .authority()
             .ok_or((StatusCode::BAD_REQUEST, "no_authority"))?;
-        let found = match headers::parse_connect_authority(authority.as_str()) {
-            Some(target) => thread.services.get(&target),
-            None => thread.by_app.get(authority.as_str()),
-        };
-        return found.cloned().ok_or((StatusCode::NOT_FOUND, "not_served"));
-    }
-    let target = request
-        .headers()
-        .get(headers::SERVICE)
-        .and_then(headers::parse_service)
-        .ok_or((StatusCode::BAD_REQUEST, "no_service"))?;
+        match headers::parse_connect_authority(authority.as_str()) {
+            Some(target) => target,
+            None => {
+                let found = thread.by_app.get(authority.as_str());
+                return found.map(Vec::as_slice).ok_or(NOT_SERVED);
+            }
+        }
+    } else {
+        let service = request.headers().get(headers::SERVICE);
+        service
+            .and_then(headers::parse_service)
+            .ok_or((StatusCode::BAD_REQUEST, "no_service"))?
+    };
     thread
         .services
         .get(&target)
-        .cloned()
-        .ok_or((StatusCode::NOT_FOUND, "not_served"))
+        .map(std::slice::from_ref)
+        .ok_or(NOT_SERVED)
 }
 
+type Admitted = (Rc<Served>, Option<Permit>);
+
+/// The first of `found` that the caller may reach.
 fn admit(
     thread: &Thread,
     caller: &Caller,
-    target: &ServicePortRef,
-) -> Result<Option<Permit>, Box<Response<ResponseBody>>> {
+    found: &[Rc<Served>],
+) -> Result<Admitted, Box<Response<ResponseBody>>> {
     let Some(ours) = thread.control.svid.current() else {
         // Cannot happen on a connection whose handshake our certificate made; refused rather than believed.
         return Err(Box::new(unprocessed("no_certificate")));
     };
+    let ours = ours.id.trust_domain();
     let snapshot = thread.control.snapshot.borrow();
-    let ours_str = ours.id.trust_domain();
-    match authorise(&snapshot, &ours_str, &caller.id, target) {
-        Ok(Standing::Member) => Ok(None),
-        Ok(Standing::Foreign) => Ok(Some(thread.permits.take(target))),
-        Err(denied) => {
-            thread.metrics.refused(denied.as_str());
-            tracing::info!(caller = %caller.id, service = %target, reason = denied.as_str(), "stream refused");
-            Err(Box::new(match denied {
-                super::authorise::Denied::NotExported => {
-                    own(StatusCode::FORBIDDEN, None, denied.as_str())
-                }
-                super::authorise::Denied::NotReady => unprocessed(denied.as_str()),
-            }))
+    let mut denied = Denied::NotExported;
+    for served in found {
+        match authorise(&snapshot, &ours, &caller.id, &served.target) {
+            Ok(Standing::Member) => return Ok((Rc::clone(served), None)),
+            Ok(Standing::Foreign) => {
+                return Ok((Rc::clone(served), Some(thread.permits.take(&served.target))));
+            }
+            Err(reason) => denied = reason,
         }
     }
+    thread.metrics.refused(denied.as_str());
+    let service = found
+        .first()
+        .map(|s| s.target.to_string())
+        .unwrap_or_default();
+    tracing::info!(caller = %caller.id, service, reason = denied.as_str(), "stream refused");
+    Err(Box::new(match denied {
+        Denied::NotExported => own(StatusCode::FORBIDDEN, None, denied.as_str()),
+        Denied::NotReady => unprocessed(denied.as_str()),
+    }))
 }
 
+/// Carries bytes until both sides are done, or until the caller may not be here any more.
 async fn tunnel(
-    thread: &Rc<Thread>,
-    served: &Rc<Served>,
-    caller: &Rc<Caller>,
+    thread: &Thread,
+    caller: &Caller,
+    served: &Served,
+    mut app: TcpStream,
     permit: Option<Permit>,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let mut app = match pool::dial(&served.app).await {
-        Ok(app) => app,
-        Err(error) => return connect_failed(served, &error),
-    };
-    let upgrade = hyper::upgrade::on(request);
-    let (thread, served, caller) = (Rc::clone(thread), Rc::clone(served), Rc::clone(caller));
-    let live = served.metrics.tunnel();
-    // Detached: it lives by the caller's connection, which holds the drain.
-    drop(task::spawn_local("tunnel", async move {
-        let _live = live;
-        let mut io = match upgrade.await {
-            Ok(upgraded) => TokioIo::new(upgraded),
-            Err(error) => {
-                tracing::debug!(%error, service = %served.target, "the caller left before its tunnel was open");
-                return;
-            }
-        };
-        let withdrawn = async {
-            match &permit {
-                Some(permit) => permit.token().cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
-        let cut = tokio::select! {
-            biased;
-            () = caller.revoked.cancelled() => true,
-            () = withdrawn => {
-                thread.metrics.withdrawn(&served.target);
-                true
-            }
-            relayed = relay_io(&mut io, &mut app) => {
-                served.metrics.tunnel_bytes(relayed.a_to_b, relayed.b_to_a);
-                matches!(relayed.end, End::Failed(..))
-            }
-        };
-        if cut
-            && let Err(error) =
-                socket2::SockRef::from(&app).set_linger(Some(std::time::Duration::ZERO))
-        {
-            // The application must not take a cut for an end; it is gone itself if this fails.
-            tracing::trace!(%error, "linger was not taken");
+    mut io: StreamIo,
+) {
+    let _live = served.metrics.tunnel();
+    let withdrawn = async {
+        match &permit {
+            Some(permit) => permit.token().cancelled().await,
+            None => std::future::pending().await,
         }
-    }));
-    Response::new(ResponseBody::empty())
+    };
+    let cut = tokio::select! {
+        biased;
+        () = caller.revoked.cancelled() => true,
+        () = withdrawn => {
+            thread.metrics.withdrawn(&served.target);
+            true
+        }
+        relayed = relay_io(&mut io, &mut app) => {
+            served.metrics.tunnel_bytes(relayed.a_to_b, relayed.b_to_a);
+            matches!(relayed.end, End::Failed(..))
+        }
+    };
+    if cut {
+        // Neither side may take this for an orderly end.
+        io.cut();
+        if let Err(error) = SockRef::from(&app).set_linger(Some(Duration::ZERO)) {
+            tracing::trace!(%error, "the application is gone already");
+        }
+    }
 }
 
 async fn plain(
     served: &Rc<Served>,
     permit: Option<Permit>,
-    request: Request<Incoming>,
+    request: Request<RecvStream>,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = request.into_parts();
     let version = app_version(served.protocol, &parts);
     if rewrite::request(&mut parts, version).is_err() {
         return own(StatusCode::BAD_REQUEST, None, "no_host");
     }
-    let body = if body.is_end_stream() {
-        RequestBody::Empty
-    } else {
-        RequestBody::Streamed(body)
-    };
-    let request = Request::from_parts(parts, body);
+    let request = Request::from_parts(parts, RequestBody::new(body));
     let sent = if version == Version::HTTP_2 {
         send_http2(served, request).await
     } else {
@@ -262,7 +283,10 @@ async fn plain(
             let (mut parts, body) = response.into_parts();
             rewrite::response(&mut parts);
             served.metrics.response(parts.status);
-            Response::from_parts(parts, ResponseBody::app(body, lease, permit))
+            Response::from_parts(
+                parts,
+                ResponseBody::app(body, lease, permit, &served.target),
+            )
         }
         Err(Failed::Connect(error)) => connect_failed(served, &error),
         Err(Failed::Unsent(_)) => {
