@@ -145,7 +145,11 @@ pub(super) fn outgoing(
 /// Makes a peer's response fit for the application.
 pub(super) fn incoming<B>(response: &mut Response<B>, served_by: &HeaderValue) {
     let fields = response.headers_mut();
-    for name in headers::INTERNAL {
+    // What the other proxy had to say in place of the application is for the caller to read.
+    for name in headers::INTERNAL
+        .into_iter()
+        .filter(|n| *n != headers::ERROR)
+    {
         fields.remove(name);
     }
     strip_hop_by_hop(fields);

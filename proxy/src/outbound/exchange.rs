@@ -9,6 +9,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_transport::balance::detector::Failure as Detected;
 use tradewind_transport::hbone::{RecvBody, Replay, SendError, Session, headers};
 
 use super::{
@@ -184,13 +185,28 @@ impl Outbound {
             .await
             .map_err(|e| self.send_failed(route, target, &e))?;
         if let Some(reason) = response.headers().get(headers::UNPROCESSED) {
-            let failure = tradewind_transport::balance::detector::Failure::Unprocessed;
+            let failure = Detected::Unprocessed;
             self.balancer
                 .failed(&route.service, target, Blame::Endpoint(failure));
             return Err(Failed {
                 safe: Safe::Always,
                 cause: failure.as_str(),
                 why: format!("not processed: {}", printable(reason)),
+            });
+        }
+        if response
+            .headers()
+            .get(headers::ERROR)
+            .is_some_and(|v| v == headers::APP_FAILED)
+        {
+            // As if the application's own connection had broken here.
+            let failure = Detected::Reset;
+            self.balancer
+                .failed(&route.service, target, Blame::Endpoint(failure));
+            return Err(Failed {
+                safe: Safe::IfIdempotent,
+                cause: headers::APP_FAILED,
+                why: "its application broke off".into(),
             });
         }
         let latency = self.balancer.now().saturating_sub(sent);

@@ -149,7 +149,7 @@ async fn what_was_not_processed_goes_elsewhere_whatever_its_method() {
 #[tokio::test]
 async fn what_may_have_been_processed_is_repeated_only_if_idempotent() {
     on_one_thread(async {
-        for act in [Act::Reset, Act::Vanish] {
+        for act in [Act::Reset, Act::AppFailed, Act::Vanish] {
             let world = World::new();
             let west = Peer::start(&world, "w", "west").await;
             let east = Peer::start(&world, "e", "east").await;

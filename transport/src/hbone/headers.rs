@@ -15,8 +15,11 @@ pub const VERSION: HeaderName = HeaderName::from_static("tradewind-version");
 pub const UNPROCESSED: HeaderName = HeaderName::from_static("tradewind-unprocessed");
 /// Response to the calling application: `<cluster>/<endpoint id>` of who answered.
 pub const SERVED_BY: HeaderName = HeaderName::from_static("tradewind-served-by");
-/// Response to the calling application: this answer was made by the caller's own proxy; the value is a short reason.
+/// Response: this answer was made by a proxy, the caller's or the callee's, and not by the application; the value is a
+/// short reason.
 pub const ERROR: HeaderName = HeaderName::from_static("tradewind-error");
+/// The reason of a callee's proxy whose application took the request and then broke off: it may have processed it.
+pub const APP_FAILED: &str = "app_failed";
 
 /// Everything a proxy must not pass on from an application or to one.
 pub const INTERNAL: [HeaderName; 5] = [SERVICE, VERSION, UNPROCESSED, SERVED_BY, ERROR];

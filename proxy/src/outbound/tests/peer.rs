@@ -33,6 +33,8 @@ pub(super) enum Act {
     EchoLater,
     /// `tradewind-unprocessed`.
     Unprocessed,
+    /// Its application broke off.
+    AppFailed,
     /// REFUSED_STREAM.
     Refuse,
     /// INTERNAL_ERROR before the head.
@@ -212,6 +214,12 @@ async fn stream(
             let r = ok
                 .status(StatusCode::SERVICE_UNAVAILABLE)
                 .header("tradewind-unprocessed", "test");
+            drop(respond.send_response(r.body(()).unwrap(), true));
+        }
+        Act::AppFailed => {
+            let r = ok
+                .status(StatusCode::BAD_GATEWAY)
+                .header("tradewind-error", "app_failed");
             drop(respond.send_response(r.body(()).unwrap(), true));
         }
         Act::Refuse => respond.send_reset(Reason::REFUSED_STREAM),
