@@ -447,6 +447,44 @@ async fn with_no_controller_the_snapshot_comes_from_disk_and_a_damaged_one_is_ig
 }
 
 #[tokio::test]
+async fn a_process_that_starts_alone_still_has_its_identity() {
+    let federation = Federation::new();
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let west = West::start(
+        &federation,
+        dir.path(),
+        federation.snapshot(3, &[("shop/a", 1)]),
+    )
+    .await;
+    let controller = ControllerAddr::Unix(west.socket.clone());
+    let client = Client::start(controller.clone(), None, Some(state.path())).await;
+    let sealed = state.path().join("identity.sealed");
+    let off = "tradewind_control_identity_cache_off";
+    eventually("sealed, or given up where there is no keyring", || {
+        sealed.exists() || metric(&client.metrics, off) > 0.0
+    })
+    .await;
+    let keyring = sealed.exists();
+    let first = client.control.svid.current().unwrap();
+    drop(client);
+    west.stop().await;
+    let client = Client::start(controller, None, Some(state.path())).await;
+    let again = client
+        .control
+        .svid
+        .current()
+        .map(|svid| svid.certified.cert.clone());
+    assert_eq!(again, keyring.then(|| first.certified.cert.clone()));
+    if keyring {
+        assert_eq!(client.control.cluster().unwrap().as_str(), "west");
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&sealed).unwrap()) & 0o777,
+            0o600
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_token_is_good_for_one_process_over_tls() {
     let federation = Federation::new();
     let dir = tempfile::tempdir().unwrap();

@@ -136,15 +136,12 @@ impl Encoded {
     }
 }
 
-fn fold<K: Ord, V, M: Message>(
+fn fold<K: Ord + ToString, V, M: Message>(
     new: &BTreeMap<K, Arc<V>>,
     old: &BTreeMap<K, Arc<V>>,
     old_entries: &Entries,
     encode: impl Fn(&K, &V) -> (Arc<str>, M),
-) -> Entries
-where
-    K: ToString,
-{
+) -> Entries {
     new.iter()
         .map(|(key, value)| {
             let shared = old.get(key).is_some_and(|o| Arc::ptr_eq(o, value));
