@@ -1,12 +1,11 @@
 //! The proxy's life: build (bind everything), run (serve, register, check), drain. Owns the control side; data threads
 //! own the connections. The control thread must never carry traffic.
 
+mod pages;
+
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ use tokio::{
 };
 use tradewind_api::{ServicePortRef, id::is_label, model::Health};
 use tradewind_runtime::{
-    admin::{AdminBound, AdminServer, AdminState},
+    admin::{AdminBound, AdminServer},
     clock::SharedClock,
     drain, listen,
     metrics::MetricsRegistry,
@@ -426,76 +425,6 @@ impl Bound {
             action: "start a data thread",
             source,
         })
-    }
-
-    fn admin_state(
-        &self,
-        control: &Control,
-        inbound: &InboundContext,
-        cells: &Arc<Mutex<Vec<StateCell>>>,
-        stands: watch::Receiver<Standing>,
-        hears: watch::Receiver<Heard>,
-    ) -> AdminState {
-        let config = serde_json::json!({
-            "name": self.config.name,
-            "controller": self.config.controller.to_string(),
-            "hbone_listen": self.hbone.map(|a| a.to_string()),
-            "advertise": self.hbone.map(|_| self.advertised()),
-            "listeners": self.outbound.iter().map(|g| format!("{}={}", g.local, g.target)).collect::<Vec<_>>(),
-            "serves": self.config.serves.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "threads": self.threads,
-            "zone": self.config.zone.as_ref().map(ToString::to_string),
-            "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
-        });
-        let serves: Vec<_> = self
-            .config
-            .serves
-            .iter()
-            .map(|s| s.target.to_string())
-            .collect();
-        let (control, cells) = (control.clone(), Arc::clone(cells));
-        let connections = Arc::clone(&inbound.connections);
-        let state = move || {
-            let status = control.status.borrow().clone();
-            let health = stands.borrow().health.clone();
-            let heard = hears.borrow().clone();
-            let threads: Vec<_> = cells
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .map(|c| serde_json::Value::clone(&c.load()))
-                .collect();
-            let served: Vec<_> = serves
-                .iter()
-                .enumerate()
-                .map(|(i, s)| {
-                    serde_json::json!({
-                        "service": s,
-                        "health": health.get(i).map(|h| h.as_str()),
-                        "endpoint": heard.endpoint_ids.get(i),
-                    })
-                })
-                .collect();
-            serde_json::json!({
-                "identity": control.identity().map(|i| i.to_string()),
-                "cluster": status.cluster.map(|c| c.to_string()),
-                "revision": status.revision.0,
-                "controller_connected": status.connected,
-                "snapshot_changed_at_unix_ms": status.changed_at_unix_ms,
-                "snapshot_from_disk": status.from_disk,
-                "registered": heard.connected,
-                "serves": served,
-                "inbound_connections": connections.load(Ordering::Relaxed),
-                "outbound_threads": threads,
-            })
-        };
-        AdminState {
-            readiness: self.readiness.clone(),
-            metrics: self.metrics.clone(),
-            log: self.log.clone(),
-            config: Arc::new(move || config.clone()),
-            state: Arc::new(state),
-        }
     }
 }
 
