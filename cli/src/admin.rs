@@ -41,12 +41,16 @@ pub struct Where {
 impl Where {
     /// The socket's path.
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| socket_in(&self.data_dir()))
+        self.socket
+            .clone()
+            .unwrap_or_else(|| socket_in(&self.data_dir()))
     }
 
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into())
+        self.data_dir
+            .clone()
+            .unwrap_or_else(|| DEFAULT_DATA_DIR.into())
     }
 }
 
@@ -79,7 +83,9 @@ impl Admin {
             .connect_timeout(CONNECT_DEADLINE)
             .timeout(CALL_DEADLINE);
         match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => Ok(Self { client: AdminClient::new(channel) }),
+            Ok(channel) => Ok(Self {
+                client: AdminClient::new(channel),
+            }),
             Err(e) => Err(unreachable(socket, io_kind(&e), &e)),
         }
     }
@@ -97,23 +103,29 @@ impl Admin {
 
     /// What the controller says of itself and the federation.
     pub async fn status(&self) -> Result<v1::StatusResponse, Failure> {
-        self.call(v1::Empty {}, async |mut c, r| c.status(r).await).await
+        self.call(v1::Empty {}, async |mut c, r| c.status(r).await)
+            .await
     }
 
     /// All members.
     pub async fn clusters(&self) -> Result<v1::ListClustersResponse, Failure> {
-        self.call(v1::Empty {}, async |mut c, r| c.list_clusters(r).await).await
+        self.call(v1::Empty {}, async |mut c, r| c.list_clusters(r).await)
+            .await
     }
 
     /// All services that this cluster knows.
     pub async fn services(&self) -> Result<v1::ListServicesResponse, Failure> {
-        self.call(v1::Empty {}, async |mut c, r| c.list_services(r).await).await
+        self.call(v1::Empty {}, async |mut c, r| c.list_services(r).await)
+            .await
     }
 
     /// One service with its endpoints.
     pub async fn endpoints(&self, service: &str) -> Result<v1::EndpointsResponse, Failure> {
-        let request = v1::EndpointsRequest { service: service.to_owned() };
-        self.call(request, async |mut c, r| c.list_endpoints(r).await).await
+        let request = v1::EndpointsRequest {
+            service: service.to_owned(),
+        };
+        self.call(request, async |mut c, r| c.list_endpoints(r).await)
+            .await
     }
 }
 
@@ -130,21 +142,27 @@ fn io_kind(e: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
 
 fn unreachable(socket: &Path, kind: Option<io::ErrorKind>, e: &tonic::transport::Error) -> Failure {
     let shown = socket.display();
-    let failure = Failure::new(Exit::Unreachable, format!("no controller answers at {shown}"));
+    let failure = Failure::new(
+        Exit::Unreachable,
+        format!("no controller answers at {shown}"),
+    );
     match kind {
-        Some(io::ErrorKind::NotFound) => {
-            Failure { causes: vec!["there is no such socket".to_owned()], ..failure }
-                .hint("name the controller's data directory with --data-dir (or TRADEWIND_DATA_DIR)")
-                .hint("start it with `tradewind controller --data-dir <dir>`")
+        Some(io::ErrorKind::NotFound) => Failure {
+            causes: vec!["there is no such socket".to_owned()],
+            ..failure
         }
-        Some(io::ErrorKind::PermissionDenied) => {
-            Failure { causes: vec!["permission denied".to_owned()], ..failure }
-                .hint("run this as the user that runs the controller, or as root")
+        .hint("name the controller's data directory with --data-dir (or TRADEWIND_DATA_DIR)")
+        .hint("start it with `tradewind controller --data-dir <dir>`"),
+        Some(io::ErrorKind::PermissionDenied) => Failure {
+            causes: vec!["permission denied".to_owned()],
+            ..failure
         }
-        Some(io::ErrorKind::ConnectionRefused) => {
-            Failure { causes: vec!["the socket is there, but nobody listens".to_owned()], ..failure }
-                .hint("start the controller with `tradewind controller --data-dir <dir>`")
+        .hint("run this as the user that runs the controller, or as root"),
+        Some(io::ErrorKind::ConnectionRefused) => Failure {
+            causes: vec!["the socket is there, but nobody listens".to_owned()],
+            ..failure
         }
+        .hint("start the controller with `tradewind controller --data-dir <dir>`"),
         _ => failure.because(std::error::Error::source(e)),
     }
 }

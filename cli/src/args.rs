@@ -3,7 +3,10 @@
 use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
-    commands::{app, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status, token, version},
+    commands::{
+        app, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status, token,
+        version,
+    },
     exit::EXIT_CODES,
 };
 
@@ -15,7 +18,13 @@ pub struct Cli {
     #[arg(short, long, global = true, env = "TRADEWIND_QUIET", value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Die when this process, the parent, does: for programs that start roles as their children
-    #[arg(long, global = true, env = "TRADEWIND_PARENT_PID", value_name = "PID", hide = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "TRADEWIND_PARENT_PID",
+        value_name = "PID",
+        hide = true
+    )]
     pub parent_pid: Option<i32>,
     /// What to do.
     #[command(subcommand)]
@@ -86,7 +95,9 @@ mod tests {
             for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {
                 let long = arg.get_long().unwrap();
                 let variable = format!("TRADEWIND_{}", long.replace('-', "_").to_uppercase());
-                let told = arg.get_env().unwrap_or_else(|| panic!("--{long} of {role} has no variable"));
+                let told = arg
+                    .get_env()
+                    .unwrap_or_else(|| panic!("--{long} of {role} has no variable"));
                 assert_eq!(told, variable.as_str(), "--{long} of {role}");
             }
         }
@@ -94,7 +105,10 @@ mod tests {
 
     #[test]
     fn every_command_says_what_it_does() {
-        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|c| !c.is_hide_set())
+        {
             assert!(command.get_about().is_some(), "{}", command.get_name());
         }
     }

@@ -19,10 +19,7 @@ pub mod version;
 
 use tradewind_api::{Namespace, ServiceName};
 
-use crate::{
-    exit::Failure,
-    printer::Printer,
-};
+use crate::{exit::Failure, printer::Printer};
 
 /// What every command gets.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +45,11 @@ pub fn identity_path(text: &str) -> Result<String, Failure> {
             ["tradewind", "gateway" | "dns", name] => Namespace::new(name).is_ok(),
             _ => false,
         };
-        return if known { Ok(text.to_owned()) } else { Err(bad()) };
+        return if known {
+            Ok(text.to_owned())
+        } else {
+            Err(bad())
+        };
     }
     let name: ServiceName = text.parse().map_err(|_| bad())?;
     Ok(format!("/ns/{}/sa/{}", name.namespace, name.name()))
@@ -58,7 +59,10 @@ pub fn identity_path(text: &str) -> Result<String, Failure> {
 pub fn own_address() -> std::net::IpAddr {
     let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
     let usable = |storage: &nix::sys::socket::SockaddrStorage| {
-        storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip).filter(|ip| !ip.is_loopback())
+        storage
+            .as_sockaddr_in()
+            .map(nix::sys::socket::SockaddrIn::ip)
+            .filter(|ip| !ip.is_loopback())
     };
     addresses
         .filter_map(|interface| interface.address)
@@ -79,10 +83,25 @@ mod tests {
 
     #[test]
     fn identities_are_written_short_or_whole() {
-        assert_eq!(identity_path("shop/payments").unwrap(), "/ns/shop/sa/payments");
-        assert_eq!(identity_path("/ns/shop/sa/payments").unwrap(), "/ns/shop/sa/payments");
-        assert_eq!(identity_path("/tradewind/gateway/gw-1").unwrap(), "/tradewind/gateway/gw-1");
-        for bad in ["shop", "/ns/shop", "shop/Payments", "/tradewind/controller/x", ""] {
+        assert_eq!(
+            identity_path("shop/payments").unwrap(),
+            "/ns/shop/sa/payments"
+        );
+        assert_eq!(
+            identity_path("/ns/shop/sa/payments").unwrap(),
+            "/ns/shop/sa/payments"
+        );
+        assert_eq!(
+            identity_path("/tradewind/gateway/gw-1").unwrap(),
+            "/tradewind/gateway/gw-1"
+        );
+        for bad in [
+            "shop",
+            "/ns/shop",
+            "shop/Payments",
+            "/tradewind/controller/x",
+            "",
+        ] {
             assert!(identity_path(bad).is_err(), "{bad}");
         }
     }

@@ -5,7 +5,11 @@
 
 use std::{ffi::OsString, path::Path};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::OsStr, error::{ContextKind, ContextValue, ErrorKind}};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command,
+    builder::OsStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -24,7 +28,10 @@ pub fn parse(command: Command, args: &[OsString]) -> Result<ArgMatches, ParseErr
     let Some((path, file)) = named_file(&command, args) else {
         return Ok(command.try_get_matches_from(args)?);
     };
-    let known = command.find_subcommand(&path).map(settable).unwrap_or_default();
+    let known = command
+        .find_subcommand(&path)
+        .map(settable)
+        .unwrap_or_default();
     let fields = read(Path::new(&file), &known)?;
     let command = command.mut_subcommand(path, |sub| {
         fields.into_iter().fold(sub, |sub, (id, values)| {
@@ -66,9 +73,8 @@ fn named_file(command: &Command, args: &[OsString]) -> Option<(String, OsString)
 
 /// The flags that a file may set.
 fn settable(command: &Command) -> Vec<Arg> {
-    let skip = |arg: &&Arg| {
-        arg.get_id() != CONFIG && !arg.is_hide_set() && arg.get_long().is_some()
-    };
+    let skip =
+        |arg: &&Arg| arg.get_id() != CONFIG && !arg.is_hide_set() && arg.get_long().is_some();
     command.get_arguments().filter(skip).cloned().collect()
 }
 
@@ -79,44 +85,69 @@ fn read(path: &Path, known: &[Arg]) -> Result<Fields, Failure> {
     let text = std::fs::metadata(path)
         .and_then(|meta| {
             if meta.len() > MAX_CONFIG_BYTES {
-                return Err(std::io::Error::other(format!("it is larger than {MAX_CONFIG_BYTES} bytes")));
+                return Err(std::io::Error::other(format!(
+                    "it is larger than {MAX_CONFIG_BYTES} bytes"
+                )));
             }
             std::fs::read_to_string(path)
         })
         .map_err(|e| {
-            Failure::usage(format!("failed to read the configuration file {shown}: {e}"))
-                .hint("give the path of a YAML file with --config")
+            Failure::usage(format!(
+                "failed to read the configuration file {shown}: {e}"
+            ))
+            .hint("give the path of a YAML file with --config")
         })?;
     // An empty file, or one of comments alone, sets nothing.
     let object: Option<Map<String, Value>> = serde_saphyr::from_str(&text).map_err(|e| {
-        Failure::usage(format!("the configuration file {shown} is no valid YAML: {}", first_line(&e)))
-            .hint("expected `flag-name: value` lines, such as `listen: 127.0.0.1:15443`")
+        Failure::usage(format!(
+            "the configuration file {shown} is no valid YAML: {}",
+            first_line(&e)
+        ))
+        .hint("expected `flag-name: value` lines, such as `listen: 127.0.0.1:15443`")
     })?;
     let mut fields = Fields::new();
     for (name, value) in object.unwrap_or_default() {
         let arg = find(known, &name, path)?;
         let values = values(&value, arg).map_err(|expected| {
-            Failure::usage(format!("field `{name}` in {shown} is not usable: expected {expected}"))
+            Failure::usage(format!(
+                "field `{name}` in {shown} is not usable: expected {expected}"
+            ))
         })?;
         check(arg, &values).map_err(|why| {
             Failure::usage(format!("field `{name}` in {shown} is not usable: {why}"))
         })?;
-        fields.push((arg.get_id().clone(), values.into_iter().map(Into::into).collect()));
+        fields.push((
+            arg.get_id().clone(),
+            values.into_iter().map(Into::into).collect(),
+        ));
     }
     Ok(fields)
 }
 
 /// The parser's message without the excerpt that it draws below.
 fn first_line(e: &dyn std::fmt::Display) -> String {
-    e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    e.to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .to_owned()
 }
 
 fn find<'a>(known: &'a [Arg], name: &str, path: &Path) -> Result<&'a Arg, Failure> {
     let long = |arg: &'a Arg| arg.get_long().map(|long| (long, arg));
-    if let Some((_, arg)) = known.iter().filter_map(long).find(|(long, _)| *long == name) {
+    if let Some((_, arg)) = known
+        .iter()
+        .filter_map(long)
+        .find(|(long, _)| *long == name)
+    {
         return Ok(arg);
     }
-    let names: Vec<&str> = known.iter().filter_map(long).map(|(long, _)| long).collect();
+    let names: Vec<&str> = known
+        .iter()
+        .filter_map(long)
+        .map(|(long, _)| long)
+        .collect();
     let failure = Failure::usage(format!("unknown field `{name}` in {}", path.display()));
     Err(match suggest::nearest(name, names.iter().copied()) {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
@@ -134,9 +165,11 @@ fn values(value: &Value, arg: &Arg) -> Result<Vec<String>, &'static str> {
     match (value, arg.get_action()) {
         (Value::Bool(yes), ArgAction::SetTrue) => Ok(vec![yes.to_string()]),
         (_, ArgAction::SetTrue) => Err("true or false"),
-        (Value::Array(items), ArgAction::Append) => {
-            items.iter().map(scalar).collect::<Option<_>>().ok_or("a list of plain values")
-        }
+        (Value::Array(items), ArgAction::Append) => items
+            .iter()
+            .map(scalar)
+            .collect::<Option<_>>()
+            .ok_or("a list of plain values"),
         (value, _) => Ok(vec![scalar(value).ok_or("one plain value")?]),
     }
 }
@@ -146,10 +179,14 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return Ok(());
     }
-    let Some(long) = arg.get_long() else { return Ok(()) };
+    let Some(long) = arg.get_long() else {
+        return Ok(());
+    };
     let alone = Command::new("file").no_binary_name(true).arg(alone(arg));
     let args = values.iter().map(|value| format!("--{long}={value}"));
-    let Err(e) = alone.try_get_matches_from(args) else { return Ok(()) };
+    let Err(e) = alone.try_get_matches_from(args) else {
+        return Ok(());
+    };
     // `Error::source` carries what the value's own parser said.
     let why = std::error::Error::source(&e).map(ToString::to_string);
     let value = match e.get(ContextKind::InvalidValue) {
@@ -160,7 +197,10 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
         Some(ContextValue::Strings(valid)) => Some(format!("expected one of {}", valid.join(", "))),
         _ => None,
     };
-    Err(format!("{value:?}: {}", why.or(valid).unwrap_or_else(|| first_line(&e))))
+    Err(format!(
+        "{value:?}: {}",
+        why.or(valid).unwrap_or_else(|| first_line(&e))
+    ))
 }
 
 /// The argument without its ties to others and without its environment variable.
@@ -189,7 +229,11 @@ pub fn explain(error: ParseError) -> Result<clap::Error, Failure> {
         ParseError::Clap(e) => {
             let text = e.render().to_string();
             let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let mut what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let mut what = lines
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned();
             let mut hints = Vec::new();
             for line in lines {
                 if let Some(tip) = line.strip_prefix("tip: ") {
@@ -205,7 +249,9 @@ pub fn explain(error: ParseError) -> Result<clap::Error, Failure> {
                     hints.push(line.to_owned());
                 }
             }
-            let failure = hints.into_iter().fold(Failure::new(Exit::Usage, what), Failure::hint);
+            let failure = hints
+                .into_iter()
+                .fold(Failure::new(Exit::Usage, what), Failure::hint);
             Err(failure.hint("`tradewind help <command>` shows every flag"))
         }
     }
@@ -217,9 +263,22 @@ mod tests {
 
     fn command() -> Command {
         let role = Command::new("role")
-            .arg(Arg::new("config").long("config").value_parser(clap::value_parser!(std::path::PathBuf)))
-            .arg(Arg::new("listen").long("listen").required(true).value_parser(clap::value_parser!(std::net::SocketAddr)))
-            .arg(Arg::new("pass_on").long("pass-on").action(ArgAction::SetTrue))
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .value_parser(clap::value_parser!(std::path::PathBuf)),
+            )
+            .arg(
+                Arg::new("listen")
+                    .long("listen")
+                    .required(true)
+                    .value_parser(clap::value_parser!(std::net::SocketAddr)),
+            )
+            .arg(
+                Arg::new("pass_on")
+                    .long("pass-on")
+                    .action(ArgAction::SetTrue),
+            )
             .arg(Arg::new("serve").long("serve").action(ArgAction::Append));
         Command::new("tradewind").subcommand(role)
     }
@@ -243,22 +302,40 @@ mod tests {
     fn a_flag_goes_before_the_file() {
         let yaml = "listen: 127.0.0.1:1\npass-on: true\nserve: [a, b]\n";
         let from_file = run(yaml, &[]).unwrap();
-        assert_eq!(from_file.get_one::<std::net::SocketAddr>("listen").unwrap().port(), 1);
+        assert_eq!(
+            from_file
+                .get_one::<std::net::SocketAddr>("listen")
+                .unwrap()
+                .port(),
+            1
+        );
         assert!(from_file.get_flag("pass_on"));
         assert_eq!(from_file.get_many::<String>("serve").unwrap().count(), 2);
         let from_flag = run(yaml, &["--listen", "127.0.0.1:2"]).unwrap();
-        assert_eq!(from_flag.get_one::<std::net::SocketAddr>("listen").unwrap().port(), 2);
+        assert_eq!(
+            from_flag
+                .get_one::<std::net::SocketAddr>("listen")
+                .unwrap()
+                .port(),
+            2
+        );
     }
 
     #[test]
     fn errors_name_file_field_and_nearest_match() {
         let e = run("lisetn: 127.0.0.1:1\n", &[]).unwrap_err();
-        assert!(e.contains("unknown field `lisetn`") && e.contains("role.yaml"), "{e}");
+        assert!(
+            e.contains("unknown field `lisetn`") && e.contains("role.yaml"),
+            "{e}"
+        );
         assert!(e.contains("did you mean `listen`?"), "{e}");
         let e = run("listen: nowhere\n", &[]).unwrap_err();
         assert!(e.contains("field `listen`") && e.contains("nowhere"), "{e}");
         let e = run("listen: [1\n", &[]).unwrap_err();
-        assert!(e.contains("no valid YAML") && e.contains("role.yaml"), "{e}");
+        assert!(
+            e.contains("no valid YAML") && e.contains("role.yaml"),
+            "{e}"
+        );
         let e = run("", &[]).unwrap_err();
         assert!(e.contains("--listen"), "{e}");
     }

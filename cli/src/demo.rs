@@ -74,7 +74,10 @@ pub async fn run(printer: Printer, options: Options) -> Outcome {
         }
         Err(failure) => {
             processes.kill_all().await;
-            Err(failure.hint(format!("logs of every process are in {}", processes.logs().display())))
+            Err(failure.hint(format!(
+                "logs of every process are in {}",
+                processes.logs().display()
+            )))
         }
     }
 }
@@ -87,17 +90,29 @@ const fn exit_of(good: bool) -> Exit {
 fn directory(told: Option<&Path>) -> Result<(PathBuf, bool), Failure> {
     let dir = match told {
         Some(dir) => dir.to_owned(),
-        None => std::env::temp_dir().join(format!("tradewind-demo-{:012x}", Rng::from_entropy().next_u64() >> 16)),
+        None => std::env::temp_dir().join(format!(
+            "tradewind-demo-{:012x}",
+            Rng::from_entropy().next_u64() >> 16
+        )),
     };
     dirs::ensure_dir(&dir, 0o700).map_err(|e| Failure::of(Exit::Problems, &e))?;
-    let mut entries = std::fs::read_dir(&dir)
-        .map_err(|e| Failure::problem(format!("failed to read the directory {}: {e}", dir.display())))?;
+    let mut entries = std::fs::read_dir(&dir).map_err(|e| {
+        Failure::problem(format!(
+            "failed to read the directory {}: {e}",
+            dir.display()
+        ))
+    })?;
     if entries.next().is_some() {
-        return Err(Failure::problem(format!("the directory {} is not empty", dir.display()))
-            .hint("name an absent or empty one with --dir"));
+        return Err(
+            Failure::problem(format!("the directory {} is not empty", dir.display()))
+                .hint("name an absent or empty one with --dir"),
+        );
     }
-    let dir = dir
-        .canonicalize()
-        .map_err(|e| Failure::problem(format!("failed to resolve the directory {}: {e}", dir.display())))?;
+    let dir = dir.canonicalize().map_err(|e| {
+        Failure::problem(format!(
+            "failed to resolve the directory {}: {e}",
+            dir.display()
+        ))
+    })?;
     Ok((dir, told.is_none()))
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 /// Parses one; for clap's `value_parser`.
 pub fn parse(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a number and a unit, such as 500ms, 30s, 15m, 2h or 1d";
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
     let ms = match unit.trim() {
@@ -16,7 +18,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "d" => number.checked_mul(86_400_000),
         _ => None,
     };
-    ms.map(Duration::from_millis).ok_or_else(|| EXPECTED.to_owned())
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| EXPECTED.to_owned())
 }
 
 #[cfg(test)]

@@ -148,7 +148,10 @@ impl From<tonic::Status> for Failure {
             Code::Internal | Code::Unknown => Exit::Bug,
         };
         let text = match status.message() {
-            "" => format!("the controller answered {:?} without a reason", status.code()),
+            "" => format!(
+                "the controller answered {:?} without a reason",
+                status.code()
+            ),
             text => text.to_owned(),
         };
         Self::new(exit, text)

@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let why = info.payload_as_str().unwrap_or("no reason given");
-        let bug = Failure::new(Exit::Bug, format!("this is a bug in tradewind, at {place}: {why}"));
+        let bug = Failure::new(
+            Exit::Bug,
+            format!("this is a bug in tradewind, at {place}: {why}"),
+        );
         Printer::default().failure(&bug.hint("please report it with the command and its output"));
     }));
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -43,7 +46,12 @@ fn main() -> ExitCode {
         Err(Ok(help)) => {
             Printer::default().help(&help);
             // Help that nobody asked for is an answer to a wrong command line.
-            return if help.exit_code() == 0 { Exit::Good } else { Exit::Usage }.into();
+            return if help.exit_code() == 0 {
+                Exit::Good
+            } else {
+                Exit::Usage
+            }
+            .into();
         }
         Err(Err(failure)) => return end(Printer::default(), Err(failure)),
     };
@@ -75,7 +83,8 @@ fn start(cli: Cli, context: Context) -> Outcome {
         _ => Builder::new_multi_thread(),
     };
     let runtime = builder.enable_all().build().map_err(|e| {
-        Failure::problem(format!("failed to start the runtime: {e}")).hint("is the limit of threads reached? see `ulimit -u`")
+        Failure::problem(format!("failed to start the runtime: {e}"))
+            .hint("is the limit of threads reached? see `ulimit -u`")
     })?;
     let outcome = runtime.block_on(dispatch(cli.command, context));
     // Whatever is still blocked must not hold the process up: all that matters was awaited.
@@ -112,7 +121,9 @@ fn die_with(parent: i32) -> Result<(), Failure> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|e| Failure::problem(format!("failed to tie this process to its parent: {e}")))?;
     if nix::unistd::getppid().as_raw() != parent {
-        return Err(Failure::problem(format!("the parent process {parent} is gone")));
+        return Err(Failure::problem(format!(
+            "the parent process {parent} is gone"
+        )));
     }
     Ok(())
 }

@@ -22,7 +22,13 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Output {
     /// How to show it
-    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", env = "TRADEWIND_OUTPUT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "FORMAT",
+        default_value = "table",
+        env = "TRADEWIND_OUTPUT"
+    )]
     pub format: Format,
 }
 

@@ -17,7 +17,10 @@ fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(64).collect();
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     let at = |rows: &[Vec<usize>], i: usize, j: usize| {
-        rows.get(i).and_then(|row| row.get(j)).copied().unwrap_or(usize::MAX / 2)
+        rows.get(i)
+            .and_then(|row| row.get(j))
+            .copied()
+            .unwrap_or(usize::MAX / 2)
     };
     for (i, x) in a.iter().enumerate() {
         let mut row = vec![i + 1];
@@ -25,11 +28,12 @@ fn distance(a: &str, b: &str) -> usize {
             let replaced = at(&rows, i, j) + usize::from(x != y);
             let removed = at(&rows, i, j + 1) + 1;
             let added = row.last().copied().unwrap_or_default() + 1;
-            let swapped = i > 0
-                && j > 0
-                && a.get(i - 1) == Some(y)
-                && b.get(j - 1) == Some(x);
-            let swap = if swapped { at(&rows, i - 1, j - 1) + 1 } else { usize::MAX };
+            let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
+            let swap = if swapped {
+                at(&rows, i - 1, j - 1) + 1
+            } else {
+                usize::MAX
+            };
             row.push(replaced.min(removed).min(added).min(swap));
         }
         rows.push(row);

@@ -14,7 +14,10 @@ impl Table {
     /// A table with these columns. A name that starts with '>' makes its column stand to the right.
     pub fn new(columns: &[&'static str]) -> Self {
         Self {
-            header: columns.iter().map(|c| c.strip_prefix('>').unwrap_or(c)).collect(),
+            header: columns
+                .iter()
+                .map(|c| c.strip_prefix('>').unwrap_or(c))
+                .collect(),
             right: columns.iter().map(|c| c.starts_with('>')).collect(),
             rows: Vec::new(),
         }
@@ -22,7 +25,8 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().take(self.header.len()).collect());
+        self.rows
+            .push(cells.into_iter().take(self.header.len()).collect());
     }
 
     /// True without rows.
@@ -47,7 +51,11 @@ impl Table {
                 if column > 0 {
                     text.push_str("  ");
                 }
-                let (before, after) = if *right { (gap.as_str(), "") } else { ("", gap.as_str()) };
+                let (before, after) = if *right {
+                    (gap.as_str(), "")
+                } else {
+                    ("", gap.as_str())
+                };
                 text.push_str(before);
                 text.push_str(cell);
                 text.push_str(after);
@@ -61,7 +69,11 @@ impl Table {
 /// A cell for something that may be absent or empty.
 pub fn or_dash(text: impl Into<String>) -> String {
     let text = text.into();
-    if text.is_empty() { "-".to_owned() } else { text }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
 }
 
 /// An age for people: `340 ms`, `12 s`, `4 min`, `3 h`, `9 d`.
@@ -73,6 +85,17 @@ pub fn age(ms: u64) -> String {
         7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
         _ => format!("{} d", ms / 86_400_000),
     }
+}
+
+/// Time that is left, rounded up to what [`age`] shows, so that a fresh quarter of an hour reads as one.
+pub fn left(ms: u64) -> String {
+    let unit = match ms {
+        0..1_000 => 1,
+        1_000..119_000 => 1_000,
+        119_000..7_140_000 => 60_000,
+        _ => 3_600_000,
+    };
+    age(ms.div_ceil(unit) * unit)
 }
 
 /// A number with thousands separated.
@@ -97,13 +120,26 @@ mod tests {
         let mut table = Table::new(&["NAME", ">SIZE", "NOTE"]);
         table.row(["a".to_owned(), "1,000".to_owned(), "x".to_owned()]);
         table.row(["longer".to_owned(), "7".to_owned(), String::new()]);
-        assert_eq!(table.render(), "NAME     SIZE  NOTE\na       1,000  x\nlonger      7");
+        assert_eq!(
+            table.render(),
+            "NAME     SIZE  NOTE\na       1,000  x\nlonger      7"
+        );
     }
 
     #[test]
     fn numbers_and_ages_read_well() {
-        assert_eq!((count(0), count(999), count(48_211)), ("0".into(), "999".into(), "48,211".into()));
+        assert_eq!(
+            (count(0), count(999), count(48_211)),
+            ("0".into(), "999".into(), "48,211".into())
+        );
         assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!((age(340), age(12_000), age(240_000)), ("340 ms".into(), "12 s".into(), "4 min".into()));
+        assert_eq!(
+            (left(899_990), left(3_600_000), left(10_500)),
+            ("15 min".into(), "60 min".into(), "11 s".into())
+        );
+        assert_eq!(
+            (age(340), age(12_000), age(240_000)),
+            ("340 ms".into(), "12 s".into(), "4 min".into())
+        );
     }
 }

@@ -45,7 +45,11 @@ pub fn ports(service: &v1::Service) -> String {
 
 /// How many endpoints are healthy.
 pub fn healthy(service: &v1::Service) -> usize {
-    service.endpoints.iter().filter(|e| health(e) == "healthy").count()
+    service
+        .endpoints
+        .iter()
+        .filter(|e| health(e) == "healthy")
+        .count()
 }
 
 /// One cluster as JSON.
@@ -68,9 +72,8 @@ pub fn cluster_json(status: &v1::ClusterStatus) -> Value {
 
 /// One service as JSON, without its endpoints.
 pub fn service_json(service: &v1::Service) -> Value {
-    let port = |p: &v1::ServicePort| {
-        json!({ "name": p.name, "port": p.port, "protocol": protocol(p) })
-    };
+    let port =
+        |p: &v1::ServicePort| json!({ "name": p.name, "port": p.port, "protocol": protocol(p) });
     json!({
         "name": service_name(service),
         "kind": kind(service),

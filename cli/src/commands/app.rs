@@ -27,8 +27,8 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Serves until a signal.
 pub async fn run(args: App) -> Outcome {
-    let listener = listen::bind_tcp(args.listen, false)
-        .map_err(|e| Failure::of(Exit::Problems, &e))?;
+    let listener =
+        listen::bind_tcp(args.listen, false).map_err(|e| Failure::of(Exit::Problems, &e))?;
     let body = Bytes::from(format!("{}\n", args.name));
     let mut rng = Rng::from_entropy();
     let mut connections = TaskSet::new();
@@ -63,8 +63,9 @@ fn answer(request: &Request<Incoming>, body: &Bytes) -> Response<Full<Bytes>> {
     };
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

@@ -9,7 +9,7 @@ use super::role::{self, ConfigFile, LogArgs};
 use crate::{
     admin::DEFAULT_DATA_DIR,
     duration,
-    exit::{Failure, Outcome, Exit},
+    exit::{Exit, Failure, Outcome},
 };
 
 /// `tradewind controller`
@@ -21,10 +21,20 @@ pub struct Controller {
     #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
     /// Address for proxies, gateways and, through the gateway, other controllers
-    #[arg(long, env = "TRADEWIND_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15012")]
+    #[arg(
+        long,
+        env = "TRADEWIND_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:15012"
+    )]
     listen: SocketAddr,
     /// Address of its health, metrics and debug pages
-    #[arg(long, env = "TRADEWIND_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15020")]
+    #[arg(
+        long,
+        env = "TRADEWIND_ADMIN_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:15020"
+    )]
     admin_listen: SocketAddr,
     /// Directory of Kubernetes YAML (Service, EndpointSlice, ServiceExport) to watch
     #[arg(long, env = "TRADEWIND_MANIFESTS", value_name = "DIR")]
@@ -56,5 +66,12 @@ pub async fn run(args: Controller) -> Outcome {
         .map_err(|e| Failure::of(Exit::Problems, &e))?;
     tracing::info!(listen = %bound.listen_addr(), admin = %bound.admin_addr(), socket = %bound.socket_path().display(), "controller listens");
     let readiness = bound.readiness();
-    role::serve("controller", signals, readiness, args.drain_deadline, |watch| bound.run(watch)).await
+    role::serve(
+        "controller",
+        signals,
+        readiness,
+        args.drain_deadline,
+        |watch| bound.run(watch),
+    )
+    .await
 }

@@ -14,10 +14,20 @@ pub struct Dns {
     #[command(flatten)]
     common: Common,
     /// UDP and TCP address
-    #[arg(long, env = "TRADEWIND_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15053")]
+    #[arg(
+        long,
+        env = "TRADEWIND_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:15053"
+    )]
     listen: SocketAddr,
     /// Server for every other name; repeatable [default: those of /etc/resolv.conf]
-    #[arg(long, env = "TRADEWIND_UPSTREAM", value_name = "IP:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TRADEWIND_UPSTREAM",
+        value_name = "IP:PORT",
+        value_delimiter = ','
+    )]
     upstream: Vec<SocketAddr>,
     /// Forward nothing: every other name is answered SERVFAIL
     #[arg(long, env = "TRADEWIND_NO_FORWARDING", value_parser = clap::builder::FalseyValueParser::new(), conflicts_with = "upstream")]
@@ -44,5 +54,8 @@ pub async fn run(args: Dns) -> Outcome {
         .map_err(|e| Failure::of(Exit::Problems, &e))?;
     tracing::info!(name, listen = %bound.local_addr(), admin = %bound.admin_addr(), "dns listens");
     let readiness = bound.readiness();
-    role::serve("dns", signals, readiness, deadline, |watch| bound.run(watch)).await
+    role::serve("dns", signals, readiness, deadline, |watch| {
+        bound.run(watch)
+    })
+    .await
 }

@@ -22,14 +22,23 @@ pub struct Export {
 /// Offers it.
 pub async fn export(context: Context, args: Export) -> Outcome {
     let admin = Admin::connect(&args.place).await?;
-    let request = v1::ExportRequest { service: args.service.to_string() };
-    let done = admin.call(request, async |mut c, r| c.export(r).await).await?;
+    let request = v1::ExportRequest {
+        service: args.service.to_string(),
+    };
+    let done = admin
+        .call(request, async |mut c, r| c.export(r).await)
+        .await?;
     let service = &args.service;
     let printer = context.printer;
     if done.changed {
-        printer.done(format_args!("{service} is exported (revision {})", table::count(done.revision)));
+        printer.done(format_args!(
+            "{service} is exported (revision {})",
+            table::count(done.revision)
+        ));
     } else {
-        printer.say(format_args!("{service} was exported already; nothing changed"));
+        printer.say(format_args!(
+            "{service} was exported already; nothing changed"
+        ));
     }
     printer.say(format_args!("see it: tradewind endpoints {service}"));
     printer.say(format_args!("reverse with: tradewind unexport {service}"));
@@ -39,8 +48,12 @@ pub async fn export(context: Context, args: Export) -> Outcome {
 /// Takes it back.
 pub async fn unexport(context: Context, args: Export) -> Outcome {
     let admin = Admin::connect(&args.place).await?;
-    let request = v1::ExportRequest { service: args.service.to_string() };
-    let done = admin.call(request, async |mut c, r| c.unexport(r).await).await?;
+    let request = v1::ExportRequest {
+        service: args.service.to_string(),
+    };
+    let done = admin
+        .call(request, async |mut c, r| c.unexport(r).await)
+        .await?;
     let service = &args.service;
     let printer = context.printer;
     if done.changed {

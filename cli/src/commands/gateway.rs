@@ -14,13 +14,23 @@ pub struct Gateway {
     #[command(flatten)]
     common: Common,
     /// Address that other clusters reach it at
-    #[arg(long, env = "TRADEWIND_LISTEN", value_name = "IP:PORT", default_value = "0.0.0.0:15443")]
+    #[arg(
+        long,
+        env = "TRADEWIND_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "0.0.0.0:15443"
+    )]
     listen: SocketAddr,
     /// host:port that other clusters dial, where it differs from --listen
     #[arg(long, env = "TRADEWIND_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// host:port of its own controller, for connections that name the controller
-    #[arg(long, env = "TRADEWIND_CONTROLLER_BACKEND", value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
+    #[arg(
+        long,
+        env = "TRADEWIND_CONTROLLER_BACKEND",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:15012"
+    )]
     controller_backend: String,
     /// Data threads; 0 means one a core
     #[arg(long, env = "TRADEWIND_THREADS", value_name = "N", default_value_t = 0)]
@@ -52,13 +62,21 @@ pub async fn run(args: Gateway) -> Outcome {
     config.pass_on = args.pass_on;
     config.drain_deadline = args.drain.drain_deadline;
     let deadline = config.announce_grace + config.drain_deadline;
-    let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log)).map_err(|e| failure(&e))?;
+    let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))
+        .map_err(|e| failure(&e))?;
     tracing::info!(name, listen = %bound.local_addr(), admin = %bound.admin_addr(), advertised = bound.advertised(), "gateway listens");
     let readiness = bound.readiness();
-    role::serve("gateway", signals, readiness, deadline, |watch| bound.run(watch)).await
+    role::serve("gateway", signals, readiness, deadline, |watch| {
+        bound.run(watch)
+    })
+    .await
 }
 
 fn failure(e: &GatewayError) -> Failure {
-    let exit = if matches!(e, GatewayError::Config { .. }) { Exit::Usage } else { Exit::Problems };
+    let exit = if matches!(e, GatewayError::Config { .. }) {
+        Exit::Usage
+    } else {
+        Exit::Problems
+    };
     Failure::of(exit, e)
 }

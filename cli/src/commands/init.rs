@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde_json::json;
 use tradewind_api::{ClusterName, Domain, Network, Region};
-use tradewind_controller::{InitError, InitOptions, DataDirError};
+use tradewind_controller::{DataDirError, InitError, InitOptions};
 use tradewind_runtime::{MetricsRegistry, Rng, clock};
 
 use super::{Context, GATEWAY_PORT};
@@ -32,7 +32,12 @@ pub struct Member {
     #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
     /// host:port at which other clusters reach its gateway; repeatable [default: this machine's first address, port 15443]
-    #[arg(long, env = "TRADEWIND_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TRADEWIND_GATEWAY",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     pub gateway: Vec<String>,
     /// The address in the default of --gateway
     #[arg(long, value_name = "IP", conflicts_with = "gateway")]
@@ -56,7 +61,12 @@ pub struct Init {
     #[command(flatten)]
     member: Member,
     /// The federation's domain
-    #[arg(long, env = "TRADEWIND_DOMAIN", value_name = "NAME", default_value = "mesh.internal")]
+    #[arg(
+        long,
+        env = "TRADEWIND_DOMAIN",
+        value_name = "NAME",
+        default_value = "mesh.internal"
+    )]
     domain: Domain,
     /// How long the first join token is good for
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration::parse)]
@@ -77,27 +87,45 @@ pub async fn run(context: Context, args: Init) -> Outcome {
         gateway_addresses: gateways.clone(),
         token_lifetime: args.token_lifetime,
     };
-    let made = tradewind_controller::init(options, clock::system(), Rng::from_entropy(), &MetricsRegistry::new())
-        .await
-        .map_err(|e| failure(&e))?;
+    let made = tradewind_controller::init(
+        options,
+        clock::system(),
+        Rng::from_entropy(),
+        &MetricsRegistry::new(),
+    )
+    .await
+    .map_err(|e| failure(&e))?;
     let dir = made.data_dir.display();
-    let address = made.join_address.clone().unwrap_or_else(|| "GATEWAY:15443".to_owned());
+    let address = made
+        .join_address
+        .clone()
+        .unwrap_or_else(|| "GATEWAY:15443".to_owned());
     let command = format!(
         "tradewind join {address} --token {} --cluster NAME --region REGION --data-dir DIR --gateway HOST:PORT",
         made.token
     );
     let printer = context.printer;
-    printer.title(format_args!("founded the federation {} with cluster {}", made.domain, made.cluster));
-    printer.done(format_args!("root and authority are in {dir}; keep root.key safe, it is nowhere else"));
+    printer.title(format_args!(
+        "founded the federation {} with cluster {}",
+        made.domain, made.cluster
+    ));
+    printer.done(format_args!(
+        "root and authority are in {dir}; keep root.key safe, it is nowhere else"
+    ));
     printer.say("");
     printer.say("start this cluster:");
     printer.say(format_args!("  tradewind controller --data-dir {dir}"));
-    printer.say(format_args!("  tradewind gateway --data-dir {dir} --advertise {}", gateways.join(",")));
-    let left = made.token_expires_at_ms.saturating_sub(clock::system().unix_ms());
+    printer.say(format_args!(
+        "  tradewind gateway --data-dir {dir} --advertise {}",
+        gateways.join(",")
+    ));
+    let left = made
+        .token_expires_at_ms
+        .saturating_sub(clock::system().unix_ms());
     printer.say(format_args!(
         "then run the command below where the next cluster is, with its own name, region, directory and gateway in the \
          places in capitals (the token is good once, for {}):",
-        table::age(left)
+        table::left(left)
     ));
     match args.output.format {
         Format::Json => printer.json(&document(

@@ -17,7 +17,12 @@ pub struct Join {
     #[arg(value_name = "ADDRESS")]
     member_address: String,
     /// The token that a member made with `tradewind token create`
-    #[arg(long, env = "TRADEWIND_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "TRADEWIND_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     token: String,
     #[command(flatten)]
     member: Member,
@@ -36,7 +41,10 @@ pub async fn run(context: Context, args: Join) -> Outcome {
     let printer = context.printer;
     let gateways = args.member.gateways();
     let address = args.member_address.clone();
-    printer.title(format_args!("joining {} through {address}", args.member.cluster));
+    printer.title(format_args!(
+        "joining {} through {address}",
+        args.member.cluster
+    ));
     let options = JoinOptions {
         address: args.member_address,
         token: args.token,
@@ -51,18 +59,25 @@ pub async fn run(context: Context, args: Join) -> Outcome {
     let progress = |step: &tradewind_controller::JoinStep| {
         printer.done(format_args!("{:<10} {}", step.layer.as_str(), step.detail));
     };
-    let joined = tradewind_controller::join(options, clock::system(), Rng::from_entropy(), progress)
-        .await
-        .map_err(|e| failure(&e))?;
+    let joined =
+        tradewind_controller::join(options, clock::system(), Rng::from_entropy(), progress)
+            .await
+            .map_err(|e| failure(&e))?;
     let dir = joined.data_dir.display();
     let members: Vec<String> = joined.members.iter().map(ToString::to_string).collect();
     if args.dry_run {
         printer.say("everything is as it must be; nothing was changed (--dry-run)");
     } else {
-        printer.say(format_args!("{} is a member of {} now", joined.cluster, joined.domain));
+        printer.say(format_args!(
+            "{} is a member of {} now",
+            joined.cluster, joined.domain
+        ));
         printer.say("start this cluster:");
         printer.say(format_args!("  tradewind controller --data-dir {dir}"));
-        printer.say(format_args!("  tradewind gateway --data-dir {dir} --advertise {}", gateways.join(",")));
+        printer.say(format_args!(
+            "  tradewind gateway --data-dir {dir} --advertise {}",
+            gateways.join(",")
+        ));
         printer.say(format_args!("  tradewind status --data-dir {dir} --wait"));
     }
     match args.output.format {
@@ -86,12 +101,22 @@ pub async fn run(context: Context, args: Join) -> Outcome {
 fn failure(error: &JoinError) -> Failure {
     let exit = match error.layer {
         JoinLayer::Token | JoinLayer::Admission | JoinLayer::Sign => Exit::Refused,
-        JoinLayer::Resolve | JoinLayer::Connect | JoinLayer::Tls | JoinLayer::WayBack => Exit::Unreachable,
+        JoinLayer::Resolve | JoinLayer::Connect | JoinLayer::Tls | JoinLayer::WayBack => {
+            Exit::Unreachable
+        }
         JoinLayer::Local | JoinLayer::Write => Exit::Problems,
     };
-    let what = format!("failed to join, in the layer `{}`: {}", error.layer.as_str(), error.message);
+    let what = format!(
+        "failed to join, in the layer `{}`: {}",
+        error.layer.as_str(),
+        error.message
+    );
     let failure = Failure::new(exit, what);
-    let failure = if error.hint.is_empty() { failure } else { failure.hint(&error.hint) };
+    let failure = if error.hint.is_empty() {
+        failure
+    } else {
+        failure.hint(&error.hint)
+    };
     if error.admitted {
         failure.hint("the federation counts this cluster as a member already: see `tradewind clusters` there")
     } else {

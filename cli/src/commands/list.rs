@@ -44,7 +44,12 @@ pub async fn clusters(context: Context, args: List) -> Outcome {
             "clusters": found.clusters.iter().map(view::cluster_json).collect::<Vec<_>>(),
         }),
         table: clusters_table(&found.clusters),
-        names: found.clusters.iter().filter_map(|c| c.cluster.as_ref()).map(|c| c.name.clone()).collect(),
+        names: found
+            .clusters
+            .iter()
+            .filter_map(|c| c.cluster.as_ref())
+            .map(|c| c.name.clone())
+            .collect(),
         empty: "no clusters; found a federation with `tradewind init`",
     }
     .show(context.printer, args.output);
@@ -53,12 +58,25 @@ pub async fn clusters(context: Context, args: List) -> Outcome {
 
 /// The members as a table.
 pub fn clusters_table(clusters: &[v1::ClusterStatus]) -> Table {
-    let mut table = Table::new(&["CLUSTER", "REGION", "STATE", "GATEWAYS", ">EXPORTS", ">LAST SIGN", "VERSION"]);
+    let mut table = Table::new(&[
+        "",
+        "CLUSTER",
+        "REGION",
+        "STATE",
+        "GATEWAYS",
+        ">EXPORTS",
+        ">LAST SIGN",
+        "VERSION",
+    ]);
     for status in clusters {
         let cluster = status.cluster.clone().unwrap_or_default();
-        let name = if cluster.local { format!("{}*", cluster.name) } else { cluster.name.clone() };
         table.row([
-            name,
+            if cluster.local {
+                "*".to_owned()
+            } else {
+                String::new()
+            },
+            cluster.name.clone(),
             cluster.region.clone(),
             view::cluster_state(&cluster).to_owned(),
             or_dash(cluster.gateways.join(",")),
@@ -73,7 +91,13 @@ pub fn clusters_table(clusters: &[v1::ClusterStatus]) -> Table {
 /// The services.
 pub async fn services(context: Context, args: List) -> Outcome {
     let found = Admin::connect(&args.place).await?.services().await?;
-    let mut table = Table::new(&["SERVICE", "PORTS", ">HEALTHY", "EXPORTED BY", "CLUSTERSET IP"]);
+    let mut table = Table::new(&[
+        "SERVICE",
+        "PORTS",
+        ">HEALTHY",
+        "EXPORTED BY",
+        "CLUSTERSET IP",
+    ]);
     for service in &found.services {
         table.row([
             view::service_name(service),
@@ -109,7 +133,9 @@ pub async fn endpoints(context: Context, args: Endpoints) -> Outcome {
         Err(failure) => return Err(failure),
     };
     let service = found.service.clone().unwrap_or_default();
-    let mut table = Table::new(&["ENDPOINT", "CLUSTER", "REGION", "ZONE", "HEALTH", ">WEIGHT", "PORTS", "IDENTITY"]);
+    let mut table = Table::new(&[
+        "ENDPOINT", "CLUSTER", "REGION", "ZONE", "HEALTH", ">WEIGHT", "PORTS", "IDENTITY",
+    ]);
     for endpoint in &service.endpoints {
         let ports: Vec<String> = endpoint.ports.iter().map(ToString::to_string).collect();
         table.row([
@@ -143,7 +169,9 @@ async fn with_nearest(admin: &Admin, name: &str, failure: Failure) -> Failure {
     if !failure.hints.is_empty() {
         return failure;
     }
-    let Ok(all) = admin.services().await else { return failure };
+    let Ok(all) = admin.services().await else {
+        return failure;
+    };
     let names: Vec<String> = all.services.iter().map(view::service_name).collect();
     match suggest::nearest(name, names.iter().map(String::as_str)) {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),

@@ -18,13 +18,28 @@ pub struct Proxy {
     #[arg(long, env = "TRADEWIND_IDENTITY", value_name = "NAMESPACE/ACCOUNT")]
     identity: Option<String>,
     /// Where the application calls a service: IP:PORT=NAMESPACE/NAME:PORT; repeatable
-    #[arg(long, env = "TRADEWIND_LISTEN", value_name = "SPEC", value_delimiter = ';')]
+    #[arg(
+        long,
+        env = "TRADEWIND_LISTEN",
+        value_name = "SPEC",
+        value_delimiter = ';'
+    )]
     listen: Vec<ListenSpec>,
     /// What the application offers: NAMESPACE/NAME:PORT=HOST:PORT[,check=http:/healthz][,protocol=http1|http2|tcp][,weight=100]; repeatable
-    #[arg(long, env = "TRADEWIND_SERVE", value_name = "SPEC", value_delimiter = ';')]
+    #[arg(
+        long,
+        env = "TRADEWIND_SERVE",
+        value_name = "SPEC",
+        value_delimiter = ';'
+    )]
     serve: Vec<ServeSpec>,
     /// Address that gateways and other proxies reach it at
-    #[arg(long, env = "TRADEWIND_HBONE_LISTEN", value_name = "IP:PORT", default_value = "0.0.0.0:15008")]
+    #[arg(
+        long,
+        env = "TRADEWIND_HBONE_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "0.0.0.0:15008"
+    )]
     hbone_listen: SocketAddr,
     /// host:port of that address as others dial it, where it differs
     #[arg(long, env = "TRADEWIND_ADVERTISE", value_name = "HOST:PORT")]
@@ -44,31 +59,47 @@ pub async fn run(args: Proxy) -> Outcome {
     let log = args.common.logs.start()?;
     let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
     if args.listen.is_empty() && args.serve.is_empty() {
-        return Err(Failure::usage("a proxy needs something to do: at least one --listen or --serve")
-            .hint("to call a service: --listen 127.0.0.1:9090=shop/payments:80")
-            .hint("to offer one: --serve shop/payments:80=127.0.0.1:8080"));
+        return Err(Failure::usage(
+            "a proxy needs something to do: at least one --listen or --serve",
+        )
+        .hint("to call a service: --listen 127.0.0.1:9090=shop/payments:80")
+        .hint("to offer one: --serve shop/payments:80=127.0.0.1:8080"));
     }
     let name = args.common.name(args.hbone_listen)?;
     let mut config = ProxyConfig::new(&name, args.common.controller());
-    config.identity_path = args.identity.as_deref().map(super::identity_path).transpose()?;
+    config.identity_path = args
+        .identity
+        .as_deref()
+        .map(super::identity_path)
+        .transpose()?;
     config.token = args.common.token.clone();
     config.state_dir = args.common.state_dir(&name);
     config.admin_listen = args.common.admin_listen;
     config.listeners = args.listen;
     config.serves = args.serve;
     config.hbone_listen = args.hbone_listen;
-    config.advertise = args.advertise.or_else(|| super::reachable(args.hbone_listen));
+    config.advertise = args
+        .advertise
+        .or_else(|| super::reachable(args.hbone_listen));
     config.threads = args.threads;
     config.zone = args.zone;
     config.drain_deadline = args.drain.drain_deadline;
     let deadline = config.leave_grace + config.drain_deadline;
-    let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log)).map_err(|e| failure(&e))?;
+    let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))
+        .map_err(|e| failure(&e))?;
     tracing::info!(name, hbone = ?bound.hbone_addr(), admin = %bound.admin_addr(), "proxy listens");
     let readiness = bound.readiness();
-    role::serve("proxy", signals, readiness, deadline, |watch| bound.run(watch)).await
+    role::serve("proxy", signals, readiness, deadline, |watch| {
+        bound.run(watch)
+    })
+    .await
 }
 
 fn failure(e: &ProxyError) -> Failure {
-    let exit = if matches!(e, ProxyError::Config { .. }) { Exit::Usage } else { Exit::Problems };
+    let exit = if matches!(e, ProxyError::Config { .. }) {
+        Exit::Usage
+    } else {
+        Exit::Problems
+    };
     Failure::of(exit, e)
 }

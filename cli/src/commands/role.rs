@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tradewind_api::id::is_label;
-use tradewind_runtime::{LogFormat, LogHandle, Readiness, TaskSet, dirs, drain, signal::Signals, telemetry};
+use tradewind_runtime::{
+    LogFormat, LogHandle, Readiness, TaskSet, dirs, drain, signal::Signals, telemetry,
+};
 use tradewind_transport::control::ControllerAddr;
 
 use crate::{
@@ -24,18 +26,38 @@ pub struct ConfigFile {
 #[derive(Debug, clap::Args)]
 pub struct LogArgs {
     /// What is logged: a level, or target=level pairs separated by commas
-    #[arg(long, env = "TRADEWIND_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(
+        long,
+        env = "TRADEWIND_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
     pub log: String,
     /// How log lines look: text or json
-    #[arg(long, env = "TRADEWIND_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        env = "TRADEWIND_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 }
 
 impl LogArgs {
     /// Starts the logs.
     pub fn start(&self) -> Result<LogHandle, Failure> {
-        telemetry::init(self.log_format, &self.log).map_err(|e| Failure::of(Exit::Usage, &e))
+        telemetry::init(self.log_format, &filter(&self.log))
+            .map_err(|e| Failure::of(Exit::Usage, &e))
     }
+}
+
+/// The filter told, with the store's library quiet unless the filter speaks of it: what an operator must know of a peer that
+/// is away stands in our own lines and in `status`.
+fn filter(told: &str) -> String {
+    if told.contains("openraft") {
+        return told.to_owned();
+    }
+    format!("{told},openraft=error,openraft::replication=off")
 }
 
 /// What proxy, gateway and DNS server have in common.
@@ -53,10 +75,20 @@ pub struct Common {
     #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// One-time token; not needed over the controller's unix socket
-    #[arg(long, env = "TRADEWIND_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "TRADEWIND_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     pub token: Option<String>,
     /// Address of its health, metrics and debug pages
-    #[arg(long, env = "TRADEWIND_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15020")]
+    #[arg(
+        long,
+        env = "TRADEWIND_ADMIN_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:15020"
+    )]
     pub admin_listen: SocketAddr,
     /// Where its last good snapshot is kept [default: <data-dir>/state/<name> with --data-dir, else memory only]
     #[arg(long, env = "TRADEWIND_STATE_DIR", value_name = "DIR")]
@@ -69,7 +101,10 @@ impl Common {
     /// Where its controller is.
     pub fn controller(&self) -> ControllerAddr {
         self.controller.clone().unwrap_or_else(|| {
-            let dir = self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+            let dir = self
+                .data_dir
+                .clone()
+                .unwrap_or_else(|| DEFAULT_DATA_DIR.into());
             ControllerAddr::Unix(socket_in(&dir))
         })
     }
@@ -106,7 +141,10 @@ pub struct DrainArgs {
 
 fn default_name(listen: SocketAddr) -> String {
     let host = if listen.ip().is_unspecified() {
-        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+        nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_default()
     } else {
         listen.ip().to_string()
     };
@@ -115,7 +153,9 @@ fn default_name(listen: SocketAddr) -> String {
         _ => '-',
     };
     let host: String = host.chars().map(label).take(50).collect();
-    format!("{}-{}", host.trim_matches('-'), listen.port()).trim_matches('-').to_owned()
+    format!("{}-{}", host.trim_matches('-'), listen.port())
+        .trim_matches('-')
+        .to_owned()
 }
 
 /// What a role still does after its deadline: tell the controller, close files.
@@ -141,7 +181,10 @@ where
     });
     let mut run = Box::pin(run(watch));
     let ended = |result: Result<(), E>| match result {
-        Ok(()) => Ok(Exit::Good),
+        Ok(()) => {
+            tracing::info!(role, "stopped");
+            Ok(Exit::Good)
+        }
         Err(e) => Err(Failure::of(Exit::Problems, &e)),
     };
     let signal = tokio::select! {
@@ -150,7 +193,12 @@ where
         signal = signals.next() => signal,
     };
     let limit = deadline + AFTER_DEADLINE;
-    tracing::info!(role, signal, deadline_ms = deadline.as_millis(), "stopping; a second signal forces it");
+    tracing::info!(
+        role,
+        signal,
+        deadline_ms = deadline.as_millis(),
+        "stopping; a second signal forces it"
+    );
     let mut drain = Box::pin(trigger.drain(limit));
     let finished = tokio::select! {
         biased;
@@ -178,10 +226,18 @@ mod tests {
 
     #[test]
     fn default_names_are_labels() {
-        for address in ["127.1.0.11:15008", "[::1]:15443", "0.0.0.0:15053", "[fe80::1]:1"] {
+        for address in [
+            "127.1.0.11:15008",
+            "[::1]:15443",
+            "0.0.0.0:15053",
+            "[fe80::1]:1",
+        ] {
             let name = default_name(address.parse().unwrap());
             assert!(is_label(&name), "{address} gives {name}");
         }
-        assert_eq!(default_name("127.1.0.11:15008".parse().unwrap()), "127-1-0-11-15008");
+        assert_eq!(
+            default_name("127.1.0.11:15008".parse().unwrap()),
+            "127-1-0-11-15008"
+        );
     }
 }

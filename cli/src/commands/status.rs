@@ -47,7 +47,11 @@ pub async fn run(context: Context, args: Status) -> Outcome {
     Ok(if well { Exit::Good } else { Exit::Problems })
 }
 
-async fn wait(printer: Printer, place: &Where, limit: Duration) -> Result<v1::StatusResponse, Failure> {
+async fn wait(
+    printer: Printer,
+    place: &Where,
+    limit: Duration,
+) -> Result<v1::StatusResponse, Failure> {
     let start = Instant::now();
     let mut said = String::new();
     loop {
@@ -58,19 +62,27 @@ async fn wait(printer: Printer, place: &Where, limit: Duration) -> Result<v1::St
         let unmet = match answer {
             Ok(status) if status.problems.is_empty() => return Ok(status),
             Ok(status) => status.problems.first().cloned().unwrap_or_default(),
-            Err(failure) if matches!(failure.exit, Exit::Unreachable | Exit::TimedOut) => failure.what,
+            Err(failure) if matches!(failure.exit, Exit::Unreachable | Exit::TimedOut) => {
+                failure.what
+            }
             Err(failure) => return Err(failure),
         };
         if start.elapsed() >= limit {
             return Err(Failure::new(
                 Exit::TimedOut,
-                format!("waited {} s; still unmet: {unmet}", limit.as_secs_f32().ceil()),
+                format!(
+                    "waited {} s; still unmet: {unmet}",
+                    limit.as_secs_f32().ceil()
+                ),
             )
             .hint("`tradewind status` shows every problem"));
         }
         if unmet != said {
             let spent = start.elapsed().as_secs();
-            printer.say(format_args!("waiting  {spent:>3} / {} s   {unmet}", limit.as_secs()));
+            printer.say(format_args!(
+                "waiting  {spent:>3} / {} s   {unmet}",
+                limit.as_secs()
+            ));
             said = unmet;
         }
         tokio::time::sleep(POLL.min(limit)).await;
@@ -80,8 +92,13 @@ async fn wait(printer: Printer, place: &Where, limit: Duration) -> Result<v1::St
 fn show(printer: Printer, status: &v1::StatusResponse) {
     let leader = status.peers.iter().find(|p| p.leader);
     let voters = status.peers.iter().filter(|p| p.voter).count();
-    let leader = leader.map_or("no leader".to_owned(), |l| format!("leader {} ({})", l.node_id, l.cluster));
-    printer.data(format_args!("cluster   {} in federation {}", status.cluster, status.domain));
+    let leader = leader.map_or("no leader".to_owned(), |l| {
+        format!("leader {} ({})", l.node_id, l.cluster)
+    });
+    printer.data(format_args!(
+        "cluster   {} in federation {}",
+        status.cluster, status.domain
+    ));
     printer.data(format_args!(
         "store     revision {}, {leader}, {voters} voters, term {}, heard {} ago",
         table::count(status.revision),
@@ -95,20 +112,28 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
     printer.data("");
     printer.data(clusters_table(&status.clusters).render());
     printer.data("");
-    let mut peers = Table::new(&[">NODE", "CLUSTER", "ROLE", ">TRAILS"]);
+    let mut peers = Table::new(&["", ">NODE", "CLUSTER", "ROLE", ">TRAILS"]);
     for peer in &status.peers {
         let trails = match peer.trails {
             None => "unknown".to_owned(),
             Some(n) => table::count(n),
         };
-        let name = if peer.this_node { format!("{}*", peer.cluster) } else { peer.cluster.clone() };
-        peers.row([peer.node_id.to_string(), name, role(peer).to_owned(), trails]);
+        let here = if peer.this_node { "*" } else { "" };
+        peers.row([
+            here.to_owned(),
+            peer.node_id.to_string(),
+            peer.cluster.clone(),
+            role(peer).to_owned(),
+            trails,
+        ]);
     }
     printer.data(peers.render());
     printer.data("");
     match status.problems.as_slice() {
         [] => printer.data("no problems"),
-        problems => problems.iter().for_each(|p| printer.data(format_args!("problem: {p}"))),
+        problems => problems
+            .iter()
+            .for_each(|p| printer.data(format_args!("problem: {p}"))),
     }
 }
 

@@ -73,7 +73,10 @@ pub async fn run(context: Context, command: Token) -> Outcome {
 }
 
 async fn create(context: Context, args: Create) -> Outcome {
-    let workload = args.workload.map(|text| super::identity_path(&text)).transpose()?;
+    let workload = args
+        .workload
+        .map(|text| super::identity_path(&text))
+        .transpose()?;
     let request = v1::CreateTokenRequest {
         cluster: args.cluster.map(|c| c.to_string()).unwrap_or_default(),
         lifetime_s: args.lifetime.as_secs(),
@@ -83,7 +86,9 @@ async fn create(context: Context, args: Create) -> Outcome {
         return Err(Failure::usage("a token's lifetime must be at least 1s"));
     }
     let admin = Admin::connect(&args.place).await?;
-    let made = admin.call(request, async |mut c, r| c.create_token(r).await).await?;
+    let made = admin
+        .call(request, async |mut c, r| c.create_token(r).await)
+        .await?;
     let printer = context.printer;
     match args.output.format {
         Format::Json => printer.json(&document(
@@ -98,7 +103,10 @@ async fn create(context: Context, args: Create) -> Outcome {
         )),
         Format::Name | Format::Table => printer.data(&made.token),
     }
-    printer.say(format_args!("single use, good for {}", table::age(left_ms(made.expires_at_unix_ms))));
+    printer.say(format_args!(
+        "single use, good for {}",
+        table::left(left_ms(made.expires_at_unix_ms))
+    ));
     match workload {
         Some(path) => printer.say(format_args!("use it: tradewind proxy --identity {path} --token <token> …")),
         None => printer.say(format_args!(
@@ -106,13 +114,18 @@ async fn create(context: Context, args: Create) -> Outcome {
             made.join_address
         )),
     }
-    printer.say(format_args!("take it back: tradewind token revoke {}", made.id));
+    printer.say(format_args!(
+        "take it back: tradewind token revoke {}",
+        made.id
+    ));
     Ok(Exit::Good)
 }
 
 async fn list(context: Context, args: List) -> Outcome {
     let admin = Admin::connect(&args.place).await?;
-    let found = admin.call(v1::Empty {}, async |mut c, r| c.list_tokens(r).await).await?;
+    let found = admin
+        .call(v1::Empty {}, async |mut c, r| c.list_tokens(r).await)
+        .await?;
     let mut table = Table::new(&["ID", "FOR", "STATE", ">EXPIRES IN"]);
     for token in &found.tokens {
         let good_for = match (token.workload_path.as_str(), token.cluster.as_str()) {
@@ -122,7 +135,7 @@ async fn list(context: Context, args: List) -> Outcome {
         };
         let left = match left_ms(token.expires_at_unix_ms) {
             0 => "-".to_owned(),
-            ms => table::age(ms),
+            ms => table::left(ms),
         };
         table.row([token.id.clone(), good_for, token.state.clone(), left]);
     }
@@ -148,14 +161,22 @@ async fn list(context: Context, args: List) -> Outcome {
 
 async fn revoke(context: Context, args: Revoke) -> Outcome {
     let admin = Admin::connect(&args.place).await?;
-    let request = v1::RevokeTokenRequest { id: args.id.clone() };
-    let answer = admin.call(request, async |mut c, r| c.revoke_token(r).await).await?;
+    let request = v1::RevokeTokenRequest {
+        id: args.id.clone(),
+    };
+    let answer = admin
+        .call(request, async |mut c, r| c.revoke_token(r).await)
+        .await?;
     if answer.changed {
-        context.printer.done(format_args!("token {} is good for nothing now", args.id));
+        context
+            .printer
+            .done(format_args!("token {} is good for nothing now", args.id));
         Ok(Exit::Good)
     } else {
-        Err(Failure::problem(format!("there is no unused token {}", args.id))
-            .hint("`tradewind token list` shows them"))
+        Err(
+            Failure::problem(format!("there is no unused token {}", args.id))
+                .hint("`tradewind token list` shows them"),
+        )
     }
 }
 

@@ -22,9 +22,10 @@ pub fn run(context: Context, args: Version) -> Outcome {
     match args.output.format {
         Format::Table => context.printer.data(format_args!("tradewind {version}")),
         Format::Name => context.printer.data(version),
-        Format::Json => context
-            .printer
-            .json(&document("tradewind.version/v1", json!({ "version": version }))),
+        Format::Json => context.printer.json(&document(
+            "tradewind.version/v1",
+            json!({ "version": version }),
+        )),
     }
     Ok(Exit::Good)
 }

@@ -53,51 +53,102 @@ impl Federation<'_> {
     /// Starts a cluster's controller.
     pub fn controller(&mut self, place: Place) -> Result<(), Failure> {
         let args = args![
-            "controller", "--data-dir", self.dir_arg(place),
-            "--listen", place.controller(), "--admin-listen", place.controller_admin(),
+            "controller",
+            "--data-dir",
+            self.dir_arg(place),
+            "--listen",
+            place.controller(),
+            "--admin-listen",
+            place.controller_admin(),
         ];
-        self.processes.spawn(&format!("{}/controller", place.name), &args)
+        self.processes
+            .spawn(&format!("{}/controller", place.name), &args)
     }
 
     /// Starts a cluster's gateway.
     pub fn gateway(&mut self, place: Place) -> Result<(), Failure> {
         let args = args![
-            "gateway", "--name", "gateway-1", "--data-dir", self.dir_arg(place),
-            "--listen", place.gateway(), "--controller-backend", place.controller(),
-            "--admin-listen", place.gateway_admin(),
+            "gateway",
+            "--name",
+            "gateway-1",
+            "--data-dir",
+            self.dir_arg(place),
+            "--listen",
+            place.gateway(),
+            "--controller-backend",
+            place.controller(),
+            "--admin-listen",
+            place.gateway_admin(),
         ];
-        self.processes.spawn(&format!("{}/gateway", place.name), &args)
+        self.processes
+            .spawn(&format!("{}/gateway", place.name), &args)
     }
 
     /// Starts an application and its proxy.
     pub fn workload(&mut self, place: Place, n: u8, service: &str) -> Result<(), Failure> {
         let short = service.rsplit('/').next().unwrap_or(service);
-        let app = args!["demo-app", "--listen", place.app(n), "--name", format!("{short} from {}/{n}", place.name)];
-        self.processes.spawn(&format!("{}/{short}-{n}/app", place.name), &app)?;
+        let app = args![
+            "demo-app",
+            "--listen",
+            place.app(n),
+            "--name",
+            format!("{short} from {}/{n}", place.name)
+        ];
+        self.processes
+            .spawn(&format!("{}/{short}-{n}/app", place.name), &app)?;
         let serve = format!("{service}:80={},check=http:/healthz", place.app(n));
         let proxy = args![
-            "proxy", "--name", format!("{short}-{n}"), "--data-dir", self.dir_arg(place),
-            "--identity", service, "--serve", serve,
-            "--hbone-listen", place.hbone(n), "--admin-listen", place.hbone_admin(n),
+            "proxy",
+            "--name",
+            format!("{short}-{n}"),
+            "--data-dir",
+            self.dir_arg(place),
+            "--identity",
+            service,
+            "--serve",
+            serve,
+            "--hbone-listen",
+            place.hbone(n),
+            "--admin-listen",
+            place.hbone_admin(n),
         ];
-        self.processes.spawn(&format!("{}/{short}-{n}/proxy", place.name), &proxy)
+        self.processes
+            .spawn(&format!("{}/{short}-{n}/proxy", place.name), &proxy)
     }
 
     /// Starts a caller's proxy.
     pub fn caller(&mut self, place: Place, n: u8, service: &str) -> Result<(), Failure> {
         let listen = format!("{}={service}:80", place.caller(n));
         let args = args![
-            "proxy", "--name", format!("caller-{n}"), "--data-dir", self.dir_arg(place),
-            "--identity", "shop/web", "--listen", listen,
-            "--hbone-listen", place.caller_hbone(n), "--admin-listen", place.caller_admin(n),
+            "proxy",
+            "--name",
+            format!("caller-{n}"),
+            "--data-dir",
+            self.dir_arg(place),
+            "--identity",
+            "shop/web",
+            "--listen",
+            listen,
+            "--hbone-listen",
+            place.caller_hbone(n),
+            "--admin-listen",
+            place.caller_admin(n),
         ];
-        self.processes.spawn(&format!("{}/caller-{n}", place.name), &args)
+        self.processes
+            .spawn(&format!("{}/caller-{n}", place.name), &args)
     }
 
     fn dns(&mut self, place: Place) -> Result<(), Failure> {
         let args = args![
-            "dns", "--name", "dns-1", "--data-dir", self.dir_arg(place),
-            "--listen", place.dns(), "--admin-listen", place.dns_admin(),
+            "dns",
+            "--name",
+            "dns-1",
+            "--data-dir",
+            self.dir_arg(place),
+            "--listen",
+            place.dns(),
+            "--admin-listen",
+            place.dns_admin(),
         ];
         self.processes.spawn(&format!("{}/dns", place.name), &args)
     }
@@ -116,27 +167,55 @@ impl Federation<'_> {
 
     async fn found(&self) -> Result<String, Failure> {
         let args = args![
-            "init", "--cluster", WEST.name, "--region", WEST.region, "--data-dir", self.dir_arg(WEST),
-            "--gateway", WEST.gateway(), "-o", "json",
+            "init",
+            "--cluster",
+            WEST.name,
+            "--region",
+            WEST.region,
+            "--data-dir",
+            self.dir_arg(WEST),
+            "--gateway",
+            WEST.gateway(),
+            "-o",
+            "json",
         ];
         token_in(&self.processes.run(&args).await?)
     }
 
     async fn token(&self, place: Place) -> Result<String, Failure> {
-        token_in(&self.command(WEST, &["token", "create", "--cluster", place.name, "-o", "json"]).await?)
+        token_in(
+            &self
+                .command(
+                    WEST,
+                    &["token", "create", "--cluster", place.name, "-o", "json"],
+                )
+                .await?,
+        )
     }
 
     async fn join(&self, place: Place, token: &str) -> Result<(), Failure> {
         let args = args![
-            "join", WEST.gateway(), "--token", token, "--cluster", place.name, "--region", place.region,
-            "--data-dir", self.dir_arg(place), "--gateway", place.gateway(),
+            "join",
+            WEST.gateway(),
+            "--token",
+            token,
+            "--cluster",
+            place.name,
+            "--region",
+            place.region,
+            "--data-dir",
+            self.dir_arg(place),
+            "--gateway",
+            place.gateway(),
         ];
         self.processes.run(&args).await.map(drop)
     }
 
     /// Waits for a role's readiness.
     pub async fn ready(&mut self, what: &str, admin: SocketAddr) -> Result<(), Failure> {
-        check::until(self.processes, what, START_LIMIT, || check::ready(admin)).await.map(drop)
+        check::until(self.processes, what, START_LIMIT, || check::ready(admin))
+            .await
+            .map(drop)
     }
 
     /// Brings everything up, to the point where a call can be made.
@@ -145,7 +224,8 @@ impl Federation<'_> {
         screen.step("west founded the federation");
         self.controller(WEST)?;
         self.gateway(WEST)?;
-        self.ready("west's controller", WEST.controller_admin()).await?;
+        self.ready("west's controller", WEST.controller_admin())
+            .await?;
         self.ready("west's gateway", WEST.gateway_admin()).await?;
         self.workloads(WEST)?;
         self.caller(WEST, 1, PAYMENTS)?;
@@ -184,14 +264,25 @@ impl Federation<'_> {
 
     /// Waits until a cluster's controller knows its own workloads to be healthy.
     async fn registered(&mut self, place: Place) -> Result<(), Failure> {
-        self.ready(&format!("{}'s controller", place.name), place.controller_admin()).await?;
+        self.ready(
+            &format!("{}'s controller", place.name),
+            place.controller_admin(),
+        )
+        .await?;
         let socket = socket_in(&self.data_dir(place));
         let what = format!("{}'s workloads", place.name);
         check::until(self.processes, &what, START_LIMIT, async || {
             let admin = Admin::connect_to(&socket).await.map_err(|e| e.what)?;
             let service = payments(&admin).await?;
-            let healthy = service.endpoints.iter().filter(|e| e.cluster == place.name && view::health(e) == "healthy");
-            at_least(healthy.count(), WORKLOADS.into(), "healthy endpoints of its own")
+            let healthy = service
+                .endpoints
+                .iter()
+                .filter(|e| e.cluster == place.name && view::health(e) == "healthy");
+            at_least(
+                healthy.count(),
+                WORKLOADS.into(),
+                "healthy endpoints of its own",
+            )
         })
         .await
         .map(drop)
@@ -208,7 +299,11 @@ impl Federation<'_> {
             at_least(service.exported_by.len(), CLUSTERS.len(), "exporters")?;
             at_least(view::healthy(&service), wanted, "healthy endpoints")?;
             let status = admin.status().await.map_err(|e| e.what)?;
-            at_least(status.peers.iter().filter(|p| p.voter).count(), CLUSTERS.len(), "voters")
+            at_least(
+                status.peers.iter().filter(|p| p.voter).count(),
+                CLUSTERS.len(),
+                "voters",
+            )
         })
         .await
         .map(drop)
@@ -217,17 +312,26 @@ impl Federation<'_> {
 
 async fn payments(admin: &Admin) -> Result<v1::Service, String> {
     let found = admin.endpoints(PAYMENTS).await.map_err(|e| e.what)?;
-    found.service.ok_or_else(|| format!("{PAYMENTS} is unknown"))
+    found
+        .service
+        .ok_or_else(|| format!("{PAYMENTS} is unknown"))
 }
 
 /// Whether there are enough of something, in words.
 pub fn at_least(found: usize, wanted: usize, what: &str) -> Result<(), String> {
-    if found >= wanted { Ok(()) } else { Err(format!("{found} of {wanted} {what}")) }
+    if found >= wanted {
+        Ok(())
+    } else {
+        Err(format!("{found} of {wanted} {what}"))
+    }
 }
 
 fn token_in(json: &str) -> Result<String, Failure> {
-    let value: Value = serde_json::from_str(json)
-        .map_err(|e| Failure::problem(format!("a command printed no JSON where it should have: {e}")))?;
+    let value: Value = serde_json::from_str(json).map_err(|e| {
+        Failure::problem(format!(
+            "a command printed no JSON where it should have: {e}"
+        ))
+    })?;
     value
         .get("token")
         .and_then(Value::as_str)

@@ -46,17 +46,25 @@ pub struct NoAnswer {
 
 impl NoAnswer {
     fn new(what: &str, e: &dyn std::error::Error) -> Self {
-        Self { why: format!("{what}: {e}"), unsent: false }
+        Self {
+            why: format!("{what}: {e}"),
+            unsent: false,
+        }
     }
 }
 
 impl Connection {
     /// Connects.
     pub async fn open(address: SocketAddr) -> Result<Self, NoAnswer> {
-        let stream = TcpStream::connect(address).await.map_err(|e| NoAnswer::new("connect", &e))?;
-        stream.set_nodelay(true).map_err(|e| NoAnswer::new("connect", &e))?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|e| NoAnswer::new("connect", &e))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|e| NoAnswer::new("connect", &e))?;
+        stream
+            .set_nodelay(true)
+            .map_err(|e| NoAnswer::new("connect", &e))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| NoAnswer::new("connect", &e))?;
         let driver = task::spawn("demo http connection", async move {
             // Its end shows in the next send.
             drop(connection.await);
@@ -75,26 +83,38 @@ impl Connection {
             .header(header::HOST, host)
             .body(Empty::new())
             .map_err(|e| NoAnswer::new("request", &e))?;
-        self.sender
-            .ready()
-            .await
-            .map_err(|e| NoAnswer { unsent: true, ..NoAnswer::new("send", &e) })?;
+        self.sender.ready().await.map_err(|e| NoAnswer {
+            unsent: true,
+            ..NoAnswer::new("send", &e)
+        })?;
         let response = self
             .sender
             .send_request(request)
             .await
-            .map_err(|e| NoAnswer { unsent: e.is_canceled(), ..NoAnswer::new("send", &e) })?;
+            .map_err(|e| NoAnswer {
+                unsent: e.is_canceled(),
+                ..NoAnswer::new("send", &e)
+            })?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_BODY)
             .collect()
             .await
-            .map_err(|e| NoAnswer { why: format!("body: {e}"), unsent: false })?
+            .map_err(|e| NoAnswer {
+                why: format!("body: {e}"),
+                unsent: false,
+            })?
             .to_bytes();
-        Ok(Answer { status, body: String::from_utf8_lossy(&body).trim().to_owned() })
+        Ok(Answer {
+            status,
+            body: String::from_utf8_lossy(&body).trim().to_owned(),
+        })
     }
 }
 
 /// One GET on a connection of its own.
 pub async fn get(address: SocketAddr, path: &str) -> Result<Answer, NoAnswer> {
-    Connection::open(address).await?.get(&address.to_string(), path).await
+    Connection::open(address)
+        .await?
+        .get(&address.to_string(), path)
+        .await
 }

@@ -47,7 +47,10 @@ struct Inner {
 impl Record {
     /// An empty one that counts time from `epoch`.
     pub fn new(epoch: Instant) -> Self {
-        Self { epoch, inner: Mutex::default() }
+        Self {
+            epoch,
+            inner: Mutex::default(),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -92,7 +95,11 @@ impl Record {
             }
         };
         if inner.samples.len() < MAX_SAMPLES {
-            inner.samples.push(Sample { due_us, done_us, served });
+            inner.samples.push(Sample {
+                due_us,
+                done_us,
+                served,
+            });
         }
     }
 }
@@ -120,8 +127,16 @@ impl Load {
     }
 }
 
-async fn generate(address: SocketAddr, rate: u32, record: Arc<Record>, mut stopped: watch::Receiver<bool>) {
-    let pool = Pool { address, idle: Mutex::default() };
+async fn generate(
+    address: SocketAddr,
+    rate: u32,
+    record: Arc<Record>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let pool = Pool {
+        address,
+        idle: Mutex::default(),
+    };
     pool.warm().await;
     let period = Duration::from_secs(1) / rate.max(1);
     let start = Instant::now();
@@ -181,9 +196,15 @@ impl Pool {
             let (mut connection, reused) = match idle {
                 Some(connection) if !connection.is_open() => continue,
                 Some(connection) => (connection, true),
-                None => (Connection::open(self.address).await.map_err(|e| e.why)?, false),
+                None => (
+                    Connection::open(self.address).await.map_err(|e| e.why)?,
+                    false,
+                ),
             };
-            match connection.get("payments.shop.svc.clusterset.local", "/").await {
+            match connection
+                .get("payments.shop.svc.clusterset.local", "/")
+                .await
+            {
                 Ok(answer) => {
                     self.idle().push(connection);
                     return server(answer.status, &answer.body);
@@ -198,13 +219,21 @@ impl Pool {
 
 /// Which cluster an answer came from: its body reads `payments from west/1`.
 fn server(status: u16, body: &str) -> Result<usize, String> {
-    let from = body.split_once(" from ").and_then(|(_, from)| from.split('/').next());
+    let from = body
+        .split_once(" from ")
+        .and_then(|(_, from)| from.split('/').next());
     let cluster = CLUSTERS.iter().position(|c| Some(c.name) == from);
     match (status, cluster) {
         (200, Some(cluster)) => Ok(cluster),
         (200, None) => Err("an answer that no workload of the demo gives".to_owned()),
         (status, _) => {
-            let said: String = body.lines().next().unwrap_or_default().chars().take(100).collect();
+            let said: String = body
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(100)
+                .collect();
             Err(format!("status {status}: {said}"))
         }
     }
@@ -219,6 +248,10 @@ mod tests {
         assert_eq!(server(200, "payments from west/1"), Ok(0));
         assert_eq!(server(200, "payments from east/2"), Ok(2));
         assert!(server(200, "hello").is_err());
-        assert!(server(503, "payments from west/1").unwrap_err().contains("503"));
+        assert!(
+            server(503, "payments from west/1")
+                .unwrap_err()
+                .contains("503")
+        );
     }
 }

@@ -6,9 +6,21 @@ use crate::exit::Failure;
 
 /// The clusters, in the order in which they join.
 pub const CLUSTERS: [Place; 3] = [
-    Place { name: "west", region: "us-west", octet: 1 },
-    Place { name: "central", region: "us-central", octet: 2 },
-    Place { name: "east", region: "eu-west", octet: 3 },
+    Place {
+        name: "west",
+        region: "us-west",
+        octet: 1,
+    },
+    Place {
+        name: "central",
+        region: "us-central",
+        octet: 2,
+    },
+    Place {
+        name: "east",
+        region: "eu-west",
+        octet: 3,
+    },
 ];
 
 /// The cluster whose callers the demo watches.
@@ -124,9 +136,13 @@ pub fn check_ports() -> Result<(), Failure> {
     for place in CLUSTERS {
         for (address, what) in addresses(place) {
             let udp = address == WEST.dns();
-            let bound = TcpListener::bind(address)
-                .map(drop)
-                .and_then(|()| if udp { UdpSocket::bind(address).map(drop) } else { Ok(()) });
+            let bound = TcpListener::bind(address).map(drop).and_then(|()| {
+                if udp {
+                    UdpSocket::bind(address).map(drop)
+                } else {
+                    Ok(())
+                }
+            });
             if let Err(e) = bound {
                 return Err(busy(address, place, what, &e));
             }

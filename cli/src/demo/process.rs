@@ -37,11 +37,21 @@ pub struct Processes {
 impl Processes {
     /// None yet. With `keep` they are not tied to this process.
     pub fn new(dir: PathBuf, keep: bool) -> Result<Self, Failure> {
-        let exe = std::env::current_exe()
-            .map_err(|e| Failure::problem(format!("failed to find this program's own file: {e}")))?;
-        let processes = Self { exe, dir, keep, children: BTreeMap::new() };
-        std::fs::create_dir_all(processes.logs())
-            .map_err(|e| Failure::problem(format!("failed to make {}: {e}", processes.logs().display())))?;
+        let exe = std::env::current_exe().map_err(|e| {
+            Failure::problem(format!("failed to find this program's own file: {e}"))
+        })?;
+        let processes = Self {
+            exe,
+            dir,
+            keep,
+            children: BTreeMap::new(),
+        };
+        std::fs::create_dir_all(processes.logs()).map_err(|e| {
+            Failure::problem(format!(
+                "failed to make {}: {e}",
+                processes.logs().display()
+            ))
+        })?;
         Ok(processes)
     }
 
@@ -61,9 +71,15 @@ impl Processes {
 
     /// Starts one, named `<cluster>/<what>`.
     pub fn spawn(&mut self, name: &str, args: &[String]) -> Result<(), Failure> {
-        let failed = |what: &str, e: std::io::Error| Failure::problem(format!("failed to {what} for {name}: {e}"));
+        let failed = |what: &str, e: std::io::Error| {
+            Failure::problem(format!("failed to {what} for {name}: {e}"))
+        };
         let path = self.log_of(name);
-        let log = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| failed("open a log", e))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|e| failed("open a log", e))?;
         let also = log.try_clone().map_err(|e| failed("open a log", e))?;
         let mut command = self.command(args);
         command
@@ -100,19 +116,38 @@ impl Processes {
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(COMMAND_DEADLINE, command.output())
             .await
-            .map_err(|_| Failure::new(Exit::TimedOut, format!("`{shown}` took longer than {} s", COMMAND_DEADLINE.as_secs())))?
+            .map_err(|_| {
+                Failure::new(
+                    Exit::TimedOut,
+                    format!(
+                        "`{shown}` took longer than {} s",
+                        COMMAND_DEADLINE.as_secs()
+                    ),
+                )
+            })?
             .map_err(|e| Failure::problem(format!("failed to run `{shown}`: {e}")))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let said = said.find("error: ").and_then(|at| said.get(at + 7..)).unwrap_or(&said);
-        Err(Failure::problem(format!("`{shown}` failed ({}): {said}", output.status)))
+        let said = said
+            .find("error: ")
+            .and_then(|at| said.get(at + 7..))
+            .unwrap_or(&said);
+        Err(Failure::problem(format!(
+            "`{shown}` failed ({}): {said}",
+            output.status
+        )))
     }
 
     /// Kills every child whose name starts with `prefix`, at once, and returns how many.
     pub async fn kill(&mut self, prefix: &str) -> usize {
-        let names: Vec<String> = self.children.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let names: Vec<String> = self
+            .children
+            .keys()
+            .filter(|name| name.starts_with(prefix))
+            .cloned()
+            .collect();
         for child in names.iter().filter_map(|name| self.children.get(name)) {
             signal(child, Signal::SIGKILL);
         }
@@ -139,7 +174,9 @@ impl Processes {
                 break;
             }
         }
-        let Some((name, status)) = dead else { return Ok(()) };
+        let Some((name, status)) = dead else {
+            return Ok(());
+        };
         self.children.remove(&name);
         let log = self.log_of(&name);
         let mut failure = Failure::problem(format!("{name} ended by itself ({status})"));
@@ -154,12 +191,20 @@ impl Processes {
             let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
             line.split_whitespace().nth(1)?.parse().ok()
         };
-        self.children.iter().filter_map(|(name, child)| Some((name.clone(), resident(child)?))).collect()
+        self.children
+            .iter()
+            .filter_map(|(name, child)| Some((name.clone(), resident(child)?)))
+            .collect()
     }
 
     /// Leaves all of them running and writes their ids down.
     pub fn leave(&mut self) -> Result<(), Failure> {
-        let ids: Vec<String> = self.children.values().filter_map(Child::id).map(|id| id.to_string()).collect();
+        let ids: Vec<String> = self
+            .children
+            .values()
+            .filter_map(Child::id)
+            .map(|id| id.to_string())
+            .collect();
         let path = self.dir.join("pids");
         std::fs::write(&path, ids.join("\n") + "\n")
             .map_err(|e| Failure::problem(format!("failed to write {}: {e}", path.display())))?;
@@ -189,5 +234,11 @@ fn tail(path: &Path) -> Vec<String> {
     };
     let text = read().unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines.iter().rev().take(LOG_LINES).rev().map(|line| (*line).to_owned()).collect()
+    lines
+        .iter()
+        .rev()
+        .take(LOG_LINES)
+        .rev()
+        .map(|line| (*line).to_owned())
+        .collect()
 }

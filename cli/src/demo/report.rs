@@ -43,7 +43,15 @@ pub fn show(printer: Printer, told: &Told, json: bool) {
 }
 
 fn table(told: &Told) -> Table {
-    let mut table = Table::new(&["PHASE", ">REQUESTS", ">FAILED", ">LONGEST GAP", ">P50", ">P99", "SERVED BY"]);
+    let mut table = Table::new(&[
+        "PHASE",
+        ">REQUESTS",
+        ">FAILED",
+        ">LONGEST GAP",
+        ">P50",
+        ">P99",
+        "SERVED BY",
+    ]);
     for phase in &told.phases {
         let count = &phase.count;
         table.row([
@@ -89,13 +97,17 @@ fn phase_json(phase: &Phase) -> Value {
 }
 
 fn by_json(count: &Count) -> Value {
-    let pairs = CLUSTERS.iter().zip(&count.by).map(|(c, n)| (c.name.to_owned(), json!(n)));
+    let pairs = CLUSTERS
+        .iter()
+        .zip(&count.by)
+        .map(|(c, n)| (c.name.to_owned(), json!(n)));
     Value::Object(pairs.collect())
 }
 
 /// Commands to try while everything is left running.
 pub fn things_to_try(printer: Printer, dir: &Path) {
-    let exe = std::env::current_exe().map_or_else(|_| "tradewind".to_owned(), |exe| exe.display().to_string());
+    let exe = std::env::current_exe()
+        .map_or_else(|_| "tradewind".to_owned(), |exe| exe.display().to_string());
     let dir = dir.display();
     let west = format!("{dir}/{}", WEST.name);
     printer.say("");
@@ -103,12 +115,30 @@ pub fn things_to_try(printer: Printer, dir: &Path) {
     printer.say(format_args!("  curl http://{}/", WEST.caller(1)));
     printer.say(format_args!("  curl http://{}/", EAST.caller(1)));
     let dns = WEST.dns();
-    printer.say(format_args!("  dig @{} -p {} payments.shop.svc.clusterset.local", dns.ip(), dns.port()));
-    printer.say(format_args!("  dig @{} -p {} _80._tcp.payments.shop.svc.clusterset.local SRV", dns.ip(), dns.port()));
-    for command in ["status", "clusters", "services", "endpoints shop/payments", "undrain east"] {
+    printer.say(format_args!(
+        "  dig @{} -p {} payments.shop.svc.clusterset.local",
+        dns.ip(),
+        dns.port()
+    ));
+    printer.say(format_args!(
+        "  dig @{} -p {} _80._tcp.payments.shop.svc.clusterset.local SRV",
+        dns.ip(),
+        dns.port()
+    ));
+    for command in [
+        "status",
+        "clusters",
+        "services",
+        "endpoints shop/payments",
+        "undrain east",
+    ] {
         printer.say(format_args!("  {exe} {command} --data-dir {west}"));
     }
-    printer.say(format_args!("  curl http://{}/metrics", WEST.gateway_admin()));
+    printer.say(format_args!(
+        "  curl http://{}/metrics",
+        WEST.gateway_admin()
+    ));
     printer.say("end it all with:");
-    printer.say(format_args!("  kill $(cat {dir}/pids) && rm -r {dir}"));
+    printer.say(format_args!("  kill $(cat {dir}/pids)"));
+    printer.say(format_args!("  rm -r {dir}"));
 }

@@ -26,6 +26,10 @@ const WINDOW_US: u64 = 1_000_000;
 /// Takes the cursor to the line's start and empties the line.
 const CLEAR: &str = "\r\u{1b}[2K";
 
+/// A narrow terminal cuts the line instead of going on below, where it could not be redrawn.
+const NO_WRAP: &str = "\u{1b}[?7l";
+const WRAP: &str = "\u{1b}[?7h";
+
 /// The display.
 #[derive(Debug)]
 pub struct Screen {
@@ -57,7 +61,7 @@ impl Line {
     fn clear(&self) {
         let drawn = self.with(|now| std::mem::take(&mut now.drawn));
         if drawn {
-            let mut err = anstream::stderr().lock();
+            let mut err = std::io::stderr().lock();
             let _ = write!(err, "{CLEAR}").and_then(|()| err.flush());
         }
     }
@@ -66,10 +70,11 @@ impl Line {
         if self.quiet {
             return;
         }
-        let mut err = anstream::stderr().lock();
+        // Not through anstream: without colour it would take out what moves the cursor, too.
+        let mut err = std::io::stderr().lock();
         if self.redrawn {
             self.with(|now| now.drawn = true);
-            let _ = write!(err, "{CLEAR}{text}").and_then(|()| err.flush());
+            let _ = write!(err, "{CLEAR}{NO_WRAP}{text}{WRAP}").and_then(|()| err.flush());
         } else {
             let _ = writeln!(err, "{text}");
         }
@@ -79,13 +84,21 @@ impl Line {
 impl Screen {
     /// An empty one.
     pub fn new(printer: Printer) -> Self {
-        let now = Now { phase: String::new(), since: Instant::now(), drawn: false };
+        let now = Now {
+            phase: String::new(),
+            since: Instant::now(),
+            drawn: false,
+        };
         let line = Line {
             quiet: printer.quiet,
             redrawn: std::io::stderr().is_terminal(),
             now: Mutex::new(now),
         };
-        Self { printer, line: Arc::new(line), tasks: TaskSet::new() }
+        Self {
+            printer,
+            line: Arc::new(line),
+            tasks: TaskSet::new(),
+        }
     }
 
     /// Something was done.
@@ -125,9 +138,15 @@ impl Screen {
 
 fn text(line: &Line, record: &Record) -> String {
     let now_us = record.now_us();
-    let span = Span { from_us: now_us.saturating_sub(WINDOW_US), to_us: now_us };
+    let span = Span {
+        from_us: now_us.saturating_sub(WINDOW_US),
+        to_us: now_us,
+    };
     let (last, requests, failed) = record.look(|samples| {
-        let failed = samples.iter().filter(|s| s.served == tally::Served::Failed).count();
+        let failed = samples
+            .iter()
+            .filter(|s| s.served == tally::Served::Failed)
+            .count();
         // Newest calls are at the end; ten windows back is more than enough for late answers.
         let recent = samples.len().saturating_sub(100_000);
         let last = tally::count(samples.get(recent..).unwrap_or_default(), span);
@@ -135,7 +154,7 @@ fn text(line: &Line, record: &Record) -> String {
     });
     let since = line.with(|now| now.since.elapsed());
     format!(
-        "  {:>4.1} s   served by {:<24} {:>7} calls, {failed} failed   p50 {}, p99 {}",
+        "  {:>4.1} s  {:<32} {:>7} calls, {failed} failed  p50 {}, p99 {}",
         since.as_secs_f32(),
         last.served_by(),
         table::count(u64::try_from(requests).unwrap_or(u64::MAX)),
@@ -146,7 +165,14 @@ fn text(line: &Line, record: &Record) -> String {
 
 /// Microseconds as milliseconds for people.
 pub fn millis(us: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "a latency, far below 2^52 microseconds")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a latency, far below 2^52 microseconds"
+    )]
     let ms = us as f64 / 1_000.0;
-    if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
+    if ms < 10.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
 }

@@ -60,12 +60,22 @@ impl Count {
     pub fn share(&self, cluster: usize) -> f64 {
         let served: u64 = self.by.iter().sum();
         let by = self.by.get(cluster).copied().unwrap_or_default();
-        if served == 0 { 0.0 } else { by as f64 / served as f64 }
+        if served == 0 {
+            0.0
+        } else {
+            by as f64 / served as f64
+        }
     }
 
     /// Clusters that served, the busiest first, as `west 98 %, east 2 %`.
     pub fn served_by(&self) -> String {
-        let mut by: Vec<(usize, u64)> = self.by.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect();
+        let mut by: Vec<(usize, u64)> = self
+            .by
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, n)| *n > 0)
+            .collect();
         by.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let name = |index: usize| CLUSTERS.get(index).map_or("?", |c| c.name);
         match by.as_slice() {
@@ -82,7 +92,11 @@ impl Count {
 
 fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent > 0.0 && percent < 1.0 { "<1 %".to_owned() } else { format!("{percent:.0} %") }
+    if percent > 0.0 && percent < 1.0 {
+        "<1 %".to_owned()
+    } else {
+        format!("{percent:.0} %")
+    }
 }
 
 /// Counts the calls due in `span`.
@@ -111,7 +125,10 @@ pub fn count(samples: &[Sample], span: Span) -> Count {
 /// The value that `percent` of the sorted values do not exceed.
 fn quantile(sorted: &[u64], percent: usize) -> u64 {
     let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
 }
 
 fn longest_gap(samples: &[Sample], span: Span) -> u64 {
@@ -133,19 +150,37 @@ mod tests {
     use super::*;
 
     fn sample(due_us: u64, took_us: u64, served: Served) -> Sample {
-        Sample { due_us, done_us: due_us + took_us, served }
+        Sample {
+            due_us,
+            done_us: due_us + took_us,
+            served,
+        }
     }
 
     #[test]
     fn calls_count_where_they_were_due() {
-        let mut samples: Vec<Sample> = (0..100).map(|i| sample(i * 1_000, i * 10, Served::By(0))).collect();
+        let mut samples: Vec<Sample> = (0..100)
+            .map(|i| sample(i * 1_000, i * 10, Served::By(0)))
+            .collect();
         samples.push(sample(50_500, 5_000_000, Served::Failed));
         samples.push(sample(200_000, 10, Served::By(1)));
-        let all = count(&samples, Span { from_us: 0, to_us: 100_000 });
+        let all = count(
+            &samples,
+            Span {
+                from_us: 0,
+                to_us: 100_000,
+            },
+        );
         assert_eq!((all.requests, all.failed, all.by), (101, 1, [100, 0, 0]));
         assert_eq!((all.p50_us, all.p99_us), (490, 980));
         assert_eq!(all.served_by(), "west");
-        let none = count(&samples, Span { from_us: 110_000, to_us: 120_000 });
+        let none = count(
+            &samples,
+            Span {
+                from_us: 110_000,
+                to_us: 120_000,
+            },
+        );
         assert_eq!((none.requests, none.served_by()), (0, "nobody".to_owned()));
     }
 
@@ -153,9 +188,39 @@ mod tests {
     fn a_gap_counts_where_it_ends_and_where_it_is_open() {
         let good = |at| sample(at, 0, Served::By(2));
         let samples = [good(0), good(10), good(500), good(510)];
-        assert_eq!(count(&samples, Span { from_us: 0, to_us: 100 }).longest_gap_us, 90);
-        assert_eq!(count(&samples, Span { from_us: 100, to_us: 511 }).longest_gap_us, 490);
-        assert_eq!(count(&samples, Span { from_us: 511, to_us: 2_000 }).longest_gap_us, 1_490);
+        assert_eq!(
+            count(
+                &samples,
+                Span {
+                    from_us: 0,
+                    to_us: 100
+                }
+            )
+            .longest_gap_us,
+            90
+        );
+        assert_eq!(
+            count(
+                &samples,
+                Span {
+                    from_us: 100,
+                    to_us: 511
+                }
+            )
+            .longest_gap_us,
+            490
+        );
+        assert_eq!(
+            count(
+                &samples,
+                Span {
+                    from_us: 511,
+                    to_us: 2_000
+                }
+            )
+            .longest_gap_us,
+            1_490
+        );
     }
 
     #[test]
@@ -163,7 +228,13 @@ mod tests {
         let samples: Vec<Sample> = (0..1000)
             .map(|i| sample(i, 1, Served::By(if i < 3 { 0 } else { 1 })))
             .collect();
-        let all = count(&samples, Span { from_us: 0, to_us: 1_000 });
+        let all = count(
+            &samples,
+            Span {
+                from_us: 0,
+                to_us: 1_000,
+            },
+        );
         assert_eq!(all.served_by(), "central 100 %, west <1 %");
         assert!(all.share(1) > 0.99);
     }
