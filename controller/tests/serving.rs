@@ -1,5 +1,11 @@
 //! A controller's listeners and services against the real client, over real sockets.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may panic as tests do"
+)]
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,

@@ -3,17 +3,22 @@
 //! A proxy's message replaces all that it fronts. When its stream breaks, its endpoints turn unknown after a grace, and
 //! only `leaving` or a day of silence ends them. An endpoint's id is held by the proxy that is connected.
 
+mod check;
+mod link;
+mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
 use tradewind_api::{
-    convert,
-    id::{ClusterName, EndpointId, Namespace, ServiceName, SpiffeId, Zone, is_label},
-    model::{AppProtocol, Health},
-    proto::v1,
+    id::{ClusterName, EndpointId, SpiffeId},
+    model::Health,
 };
 
 use super::{Registered, RegisteredEndpoint, RegisteredGateway};
+pub use check::{Fronted, Refused, check_address, check_name};
+use link::Link;
+pub use saved::Saved;
+use saved::{SavedGateway, SavedProxy};
 
 /// Services one proxy fronts at most: a host runs dozens.
 pub const MAX_PER_PROXY: usize = 256;
@@ -21,8 +26,6 @@ pub const MAX_PER_PROXY: usize = 256;
 pub const MAX_TOTAL: usize = 50_000;
 /// Gateways of one cluster at most.
 pub const MAX_GATEWAYS: usize = 256;
-/// Bytes of a `host:port`: a DNS name, a colon and a port.
-const MAX_ADDRESS_BYTES: usize = 260;
 /// How long a broken stream is waited for: a proxy reconnects within a fraction of it.
 pub const GRACE_MS: u64 = 2_000;
 /// How long after a start of the controller: every proxy has to find it again.
@@ -35,20 +38,6 @@ pub const FORGET_MS: u64 = 24 * 3_600_000;
 /// Which stream an event came by. A proxy that reconnects has a new one while the old one may not have ended yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
-
-/// One endpoint as a proxy registers it, checked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fronted {
-    service: ServiceName,
-    port: u16,
-    app_protocol: AppProtocol,
-    port_name: String,
-    address: String,
-    zone: Option<Zone>,
-    weight: u32,
-    health: Health,
-    hostname: Option<String>,
-}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,174 +77,6 @@ pub enum Event {
     Tick,
 }
 
-/// Why an event was refused. Nothing has changed then.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// A field cannot be read.
-    #[error("{field} {value:?} is not valid: expected {expected}")]
-    Field {
-        /// Which.
-        field: &'static str,
-        /// What stood there, cut.
-        value: String,
-        /// What was expected.
-        expected: &'static str,
-    },
-    /// One proxy may front services of its own namespace alone.
-    #[error("{identity} may not serve {service}: its namespace is another")]
-    Namespace {
-        /// The proxy's identity.
-        identity: SpiffeId,
-        /// The service.
-        service: ServiceName,
-    },
-    /// A connected proxy holds the same endpoint.
-    #[error("{service} port {port} at {address} is served by the connected proxy {holder}")]
-    Held {
-        /// The service.
-        service: ServiceName,
-        /// Its port.
-        port: u16,
-        /// The address.
-        address: String,
-        /// Who holds it.
-        holder: String,
-    },
-    /// The same endpoint stands twice in one message.
-    #[error("{service} port {port} at {address} stands twice in one registration")]
-    Twice {
-        /// The service.
-        service: ServiceName,
-        /// Its port.
-        port: u16,
-        /// The address.
-        address: String,
-    },
-    /// A bound was met.
-    #[error("{what} would pass the limit of {limit}")]
-    TooMuch {
-        /// What is bounded.
-        what: &'static str,
-        /// The bound.
-        limit: usize,
-    },
-}
-
-fn bad(field: &'static str, value: &str, expected: &'static str) -> Refused {
-    Refused::Field {
-        field,
-        value: value.chars().take(80).collect(),
-        expected,
-    }
-}
-
-/// Checks a `host:port`.
-pub fn check_address(field: &'static str, address: &str) -> Result<(), Refused> {
-    let good = address.len() <= MAX_ADDRESS_BYTES
-        && address.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty()
-                && !host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
-                && port.parse::<u16>().is_ok_and(|p| p != 0)
-        });
-    if good {
-        Ok(())
-    } else {
-        Err(bad(field, address, "host:port"))
-    }
-}
-
-/// Checks the name of a proxy or gateway.
-pub fn check_name(field: &'static str, name: &str) -> Result<(), Refused> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !name.is_empty() && name.len() <= 253 && name.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(bad(
-            field,
-            name,
-            "1 to 253 letters, digits, '-', '_' or '.'",
-        ))
-    }
-}
-
-impl Fronted {
-    /// Checks one registration of a proxy with `identity`.
-    pub fn check(r: v1::Registration, identity: &SpiffeId) -> Result<Self, Refused> {
-        let service: ServiceName = r
-            .service
-            .parse()
-            .map_err(|_| bad("service", &r.service, "namespace/name"))?;
-        let port = u16::try_from(r.port)
-            .ok()
-            .filter(|p| *p != 0)
-            .ok_or_else(|| bad("port", &r.port.to_string(), "1 to 65535"))?;
-        if identity.account().map(|(namespace, _)| namespace) != Some(service.namespace.as_str()) {
-            return Err(Refused::Namespace {
-                identity: identity.clone(),
-                service,
-            });
-        }
-        check_address("hbone address", &r.hbone_address)?;
-        if !r.port_name.is_empty() && Namespace::new(&r.port_name).is_err() {
-            return Err(bad("port name", &r.port_name, "a label or nothing"));
-        }
-        if !r.hostname.is_empty() && !is_label(&r.hostname) {
-            return Err(bad("hostname", &r.hostname, "a label or nothing"));
-        }
-        let zone = (!r.zone.is_empty())
-            .then(|| Zone::new(&r.zone).map_err(|_| bad("zone", &r.zone, "a label or nothing")))
-            .transpose()?;
-        Ok(Self {
-            service,
-            port,
-            app_protocol: convert::app_protocol(r.app_protocol),
-            port_name: r.port_name,
-            address: r.hbone_address,
-            zone,
-            weight: if r.weight == 0 {
-                100
-            } else {
-                r.weight.min(65_535)
-            },
-            health: convert::health(r.health),
-            hostname: (!r.hostname.is_empty()).then_some(r.hostname),
-        })
-    }
-
-    fn id(&self, cluster: &ClusterName) -> EndpointId {
-        EndpointId::derive(cluster, &self.service, self.port, &self.address)
-    }
-}
-
-// How it stands with the link to a proxy or gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
-    Up(StreamId),
-    // Broken; what was last said still counts until then.
-    Waiting { until_ms: u64 },
-    // Nothing is known any more.
-    Silent,
-}
-
-impl Link {
-    const fn is_up(self) -> bool {
-        matches!(self, Self::Up(_))
-    }
-
-    // What time makes of it.
-    const fn at(self, now_ms: u64, last_seen_ms: u64) -> Self {
-        match self {
-            Self::Up(_) if now_ms >= last_seen_ms.saturating_add(SILENCE_MS) => Self::Silent,
-            Self::Waiting { until_ms } if now_ms >= until_ms => Self::Silent,
-            Self::Up(_) | Self::Waiting { .. } | Self::Silent => self,
-        }
-    }
-
-    fn is_forgotten(self, now_ms: u64, last_seen_ms: u64) -> bool {
-        self == Self::Silent && now_ms >= last_seen_ms.saturating_add(FORGET_MS)
-    }
-}
-
 #[derive(Clone, Debug)]
 struct ProxyState {
     fronted: BTreeMap<EndpointId, Fronted>,
@@ -283,29 +104,6 @@ pub struct RegistryState {
     // Who holds an endpoint's id.
     held: BTreeMap<EndpointId, ProxyKey>,
     changes: u64,
-}
-
-/// What lies on disk.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Saved {
-    proxies: Vec<SavedProxy>,
-    gateways: Vec<SavedGateway>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedProxy {
-    identity: SpiffeId,
-    proxy: String,
-    fronted: Vec<Fronted>,
-    last_seen_ms: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedGateway {
-    name: String,
-    address: String,
-    draining: bool,
-    last_seen_ms: u64,
 }
 
 impl RegistryState {

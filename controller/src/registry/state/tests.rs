@@ -1,6 +1,7 @@
 //! Registrations under every turn of a proxy's life.
 
 use proptest::prelude::*;
+use tradewind_api::proto::v1;
 
 use super::*;
 
