@@ -63,7 +63,7 @@ pub async fn run(args: Controller) -> Outcome {
     };
     let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))
         .await
-        .map_err(|e| Failure::of(Exit::Problems, &e))?;
+        .map_err(|e| Failure::of(Exit::Problems, &e).hint(e.hint()))?;
     tracing::info!(listen = %bound.listen_addr(), admin = %bound.admin_addr(), socket = %bound.socket_path().display(), "controller listens");
     let readiness = bound.readiness();
     role::serve(
