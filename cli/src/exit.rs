@@ -45,6 +45,13 @@ pub const EXIT_CODES: &str = "Exit codes:
 /// Longest chain of causes that is printed: deeper ones repeat themselves.
 const MAX_CAUSES: usize = 8;
 
+/// How advice begins that stands at the end of an error's text instead of in a line of its own.
+const ADVICE: [(&str, &str); 3] = [
+    ("; choose ", "choose"),
+    ("; restore ", "restore"),
+    ("; create ", "create"),
+];
+
 /// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -117,14 +124,18 @@ impl Failure {
     fn absorb(&mut self, text: &str) -> String {
         let mut rest: Vec<&str> = Vec::new();
         for line in text.lines() {
-            match line.trim_start().strip_prefix("hint:") {
-                Some(hint) => {
-                    let hint = hint.trim().to_owned();
-                    if !self.hints.contains(&hint) {
-                        self.hints.push(hint);
-                    }
-                }
-                None => rest.push(line.trim_end()),
+            let advice = ADVICE.iter().find_map(|(opening, word)| {
+                let (said, advice) = line.split_once(opening)?;
+                Some((said, format!("{word} {}", advice.trim())))
+            });
+            let (said, hint) = match (line.trim_start().strip_prefix("hint:"), advice) {
+                (Some(hint), _) => (None, Some(hint.trim().to_owned())),
+                (None, Some((said, advice))) => (Some(said), Some(advice)),
+                (None, None) => (Some(line), None),
+            };
+            rest.extend(said.map(str::trim_end));
+            if let Some(hint) = hint.filter(|hint| !self.hints.contains(hint)) {
+                self.hints.push(hint);
             }
         }
         rest.join("\n").trim().to_owned()
@@ -133,6 +144,15 @@ impl Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
+        // A status that has a cause was made on this side: the connection broke, or the other side is no controller.
+        if status.source().is_some() && status.code() != Code::DeadlineExceeded {
+            return Self::new(
+                Exit::Unreachable,
+                "the connection to the controller broke before it answered",
+            )
+            .because(status.source())
+            .hint("`tradewind status --wait` waits until it is back");
+        }
         let exit = match status.code() {
             Code::Ok | Code::NotFound | Code::Aborted | Code::OutOfRange | Code::DataLoss => {
                 Exit::Problems
@@ -169,6 +189,9 @@ mod tests {
         assert_eq!(failure.exit, Exit::Problems);
         assert_eq!(failure.what, "no service shop/x");
         assert_eq!(failure.hints, ["did you mean shop/y?"]);
+        let failure = Failure::problem("port 1 is in use; choose another port with --listen");
+        assert_eq!(failure.what, "port 1 is in use");
+        assert_eq!(failure.hints, ["choose another port with --listen"]);
     }
 
     #[test]
