@@ -17,9 +17,10 @@ use tonic::{Code, Request, Response, Status};
 use tradewind_api::{
     ClusterName, ServiceName,
     proto::v1::{
-        CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest, EndpointsResponse,
-        ExportRequest, ExportResponse, ListClustersResponse, ListServicesResponse, ListTokensResponse,
-        RevokeTokenRequest, StatusResponse, TokenStatus, admin_server::Admin,
+        CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest,
+        EndpointsResponse, ExportRequest, ExportResponse, ListClustersResponse,
+        ListServicesResponse, ListTokensResponse, RevokeTokenRequest, StatusResponse, TokenStatus,
+        admin_server::Admin,
     },
     snapshot::Snapshot,
     store::{Blob, Command, Outcome, TokenRecord},
@@ -86,7 +87,9 @@ pub struct AdminInput {
 
 impl fmt::Debug for AdminInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdminInput").field("own", &self.own).finish_non_exhaustive()
+        f.debug_struct("AdminInput")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,21 +99,32 @@ pub struct AdminService(Arc<AdminInput>);
 
 impl fmt::Debug for AdminService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdminService").field("own", &self.0.own).finish_non_exhaustive()
+        f.debug_struct("AdminService")
+            .field("own", &self.0.own)
+            .finish_non_exhaustive()
     }
 }
 
 fn done(outcome: Outcome) -> Result<Response<ExportResponse>, Status> {
     match outcome {
-        Outcome::Done { revision, changed } => Ok(Response::new(ExportResponse { revision, changed })),
-        Outcome::Joined { revision, .. } => Ok(Response::new(ExportResponse { revision, changed: true })),
+        Outcome::Done { revision, changed } => {
+            Ok(Response::new(ExportResponse { revision, changed }))
+        }
+        Outcome::Joined { revision, .. } => Ok(Response::new(ExportResponse {
+            revision,
+            changed: true,
+        })),
         Outcome::Refused(refusal) => Err(answer::refusal(&refusal)),
     }
 }
 
 fn service_name(text: &str) -> Result<ServiceName, Status> {
     text.parse().map_err(|e: tradewind_api::InvalidName| {
-        refuse(Code::InvalidArgument, e.to_string(), "write namespace/name, such as shop/payments")
+        refuse(
+            Code::InvalidArgument,
+            e.to_string(),
+            "write namespace/name, such as shop/payments",
+        )
     })
 }
 
@@ -126,7 +140,11 @@ impl AdminService {
     }
 
     async fn write(&self, command: Command) -> Result<Outcome, Status> {
-        self.0.store.propose(&self.0.own.cluster, command).await.map_err(|e| answer::propose(&e))
+        self.0
+            .store
+            .propose(&self.0.own.cluster, command)
+            .await
+            .map_err(|e| answer::propose(&e))
     }
 
     /// Changes the intents off the threads that serve streams: it waits for the disk.
@@ -138,7 +156,11 @@ impl AdminService {
         let written = task::spawn_blocking(move || exports.update(change)).await;
         match written {
             Ok(Ok(changed)) => Ok(changed),
-            Ok(Err(error)) => Err(refuse(Code::Internal, error.to_string(), "see that the disk is healthy and not full")),
+            Ok(Err(error)) => Err(refuse(
+                Code::Internal,
+                error.to_string(),
+                "see that the disk is healthy and not full",
+            )),
             Err(error) => Err(Status::internal(error.to_string())),
         }
     }
@@ -156,13 +178,22 @@ impl AdminService {
 
     fn join_address(&self) -> String {
         let catalog = self.0.store.catalog();
-        let announced = catalog.member(&self.0.own.cluster).and_then(|c| c.gateways.first().cloned());
-        announced.or_else(|| self.0.configured_gateways.first().cloned()).unwrap_or_default()
+        let announced = catalog
+            .member(&self.0.own.cluster)
+            .and_then(|c| c.gateways.first().cloned());
+        announced
+            .or_else(|| self.0.configured_gateways.first().cloned())
+            .unwrap_or_default()
     }
 
-    async fn join_token(&self, cluster: Option<ClusterName>, lifetime_s: u64) -> Result<CreateTokenResponse, Status> {
-        let (token, secret_sha256) = JoinToken::mint(&self.0.own.cluster, &self.0.own.domain, self.0.root_sha256)
-            .map_err(|e| Status::internal(e.to_string()))?;
+    async fn join_token(
+        &self,
+        cluster: Option<ClusterName>,
+        lifetime_s: u64,
+    ) -> Result<CreateTokenResponse, Status> {
+        let (token, secret_sha256) =
+            JoinToken::mint(&self.0.own.cluster, &self.0.own.domain, self.0.root_sha256)
+                .map_err(|e| Status::internal(e.to_string()))?;
         let expires_at_ms = self.0.clock.unix_ms().saturating_add(lifetime_s * 1000);
         let record = TokenRecord {
             id: token.id.clone(),
@@ -188,7 +219,10 @@ impl Admin for AdminService {
         Ok(Response::new(listing::status(&self.0)))
     }
 
-    async fn list_clusters(&self, request: Request<Empty>) -> Result<Response<ListClustersResponse>, Status> {
+    async fn list_clusters(
+        &self,
+        request: Request<Empty>,
+    ) -> Result<Response<ListClustersResponse>, Status> {
         self.operator(request)?;
         let catalog = self.0.store.catalog();
         Ok(Response::new(ListClustersResponse {
@@ -197,7 +231,10 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn list_services(&self, request: Request<Empty>) -> Result<Response<ListServicesResponse>, Status> {
+    async fn list_services(
+        &self,
+        request: Request<Empty>,
+    ) -> Result<Response<ListServicesResponse>, Status> {
         self.operator(request)?;
         let snapshot = Arc::clone(&self.0.snapshots.borrow());
         Ok(Response::new(ListServicesResponse {
@@ -206,7 +243,10 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn list_endpoints(&self, request: Request<EndpointsRequest>) -> Result<Response<EndpointsResponse>, Status> {
+    async fn list_endpoints(
+        &self,
+        request: Request<EndpointsRequest>,
+    ) -> Result<Response<EndpointsResponse>, Status> {
         let name = service_name(&self.operator(request)?.service)?;
         let snapshot = Arc::clone(&self.0.snapshots.borrow());
         let Some(service) = snapshot.services.get(&name) else {
@@ -214,38 +254,73 @@ impl Admin for AdminService {
                 Some(near) => format!("did you mean {near}?"),
                 None => "`tradewind services` lists what there is".into(),
             };
-            return Err(refuse(Code::NotFound, format!("there is no service {name}"), hint));
+            return Err(refuse(
+                Code::NotFound,
+                format!("there is no service {name}"),
+                hint,
+            ));
         };
         let service = Some((&**service).into());
-        Ok(Response::new(EndpointsResponse { revision: snapshot.revision.0, service }))
+        Ok(Response::new(EndpointsResponse {
+            revision: snapshot.revision.0,
+            service,
+        }))
     }
 
-    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<ExportResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportRequest>,
+    ) -> Result<Response<ExportResponse>, Status> {
         let name = service_name(&self.operator(request)?.service)?;
         let local = Arc::clone(&self.0.local.borrow());
         let intents = self.0.exports.current();
         if !local.services.contains_key(&name) && !intents.contains_key(&name) {
             let hint = match nearest(&name, local.services.keys()) {
                 Some(near) => format!("did you mean {near}?"),
-                None => format!("start a proxy with --serve {name}:<port>=<host:port>, or define it in the manifests"),
+                None => format!(
+                    "start a proxy with --serve {name}:<port>=<host:port>, or define it in the manifests"
+                ),
             };
-            let sentence = format!("there is no service {name} in cluster {}", self.0.own.cluster);
+            let sentence = format!(
+                "there is no service {name} in cluster {}",
+                self.0.own.cluster
+            );
             return Err(refuse(Code::NotFound, sentence, hint));
         }
         if intents.len() >= MAX_INTENTS && !intents.contains_key(&name) {
-            let sentence = format!("cluster {} exports {MAX_INTENTS} services already", self.0.own.cluster);
-            return Err(refuse(Code::ResourceExhausted, sentence, "unexport what is no longer needed"));
+            let sentence = format!(
+                "cluster {} exports {MAX_INTENTS} services already",
+                self.0.own.cluster
+            );
+            return Err(refuse(
+                Code::ResourceExhausted,
+                sentence,
+                "unexport what is no longer needed",
+            ));
         }
         let (wanted, now_ms) = (name.clone(), self.0.clock.unix_ms());
-        let changed = self.intend(move |i| exports::with(i, &wanted, now_ms)).await?;
-        Ok(Response::new(ExportResponse { revision: self.published(&name, true).await, changed }))
+        let changed = self
+            .intend(move |i| exports::with(i, &wanted, now_ms))
+            .await?;
+        Ok(Response::new(ExportResponse {
+            revision: self.published(&name, true).await,
+            changed,
+        }))
     }
 
-    async fn unexport(&self, request: Request<ExportRequest>) -> Result<Response<ExportResponse>, Status> {
+    async fn unexport(
+        &self,
+        request: Request<ExportRequest>,
+    ) -> Result<Response<ExportResponse>, Status> {
         let name = service_name(&self.operator(request)?.service)?;
         if let Some(place) = self.0.yaml.borrow().exports.get(&name) {
-            let sentence = format!("the export of {name} is asked for by a ServiceExport at {place}");
-            return Err(refuse(Code::FailedPrecondition, sentence, "remove the ServiceExport there"));
+            let sentence =
+                format!("the export of {name} is asked for by a ServiceExport at {place}");
+            return Err(refuse(
+                Code::FailedPrecondition,
+                sentence,
+                "remove the ServiceExport there",
+            ));
         }
         let intents = self.0.exports.current();
         let catalog = self.0.store.catalog();
@@ -259,15 +334,29 @@ impl Admin for AdminService {
         }
         let unwanted = name.clone();
         let changed = self.intend(move |i| exports::without(i, &unwanted)).await?;
-        Ok(Response::new(ExportResponse { revision: self.published(&name, false).await, changed }))
+        Ok(Response::new(ExportResponse {
+            revision: self.published(&name, false).await,
+            changed,
+        }))
     }
 
-    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<ExportResponse>, Status> {
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<ExportResponse>, Status> {
         let asked = self.operator(request)?;
-        let cluster = ClusterName::new(&asked.cluster)
-            .map_err(|e| refuse(Code::InvalidArgument, e.to_string(), "`tradewind clusters` lists the members"))?;
+        let cluster = ClusterName::new(&asked.cluster).map_err(|e| {
+            refuse(
+                Code::InvalidArgument,
+                e.to_string(),
+                "`tradewind clusters` lists the members",
+            )
+        })?;
         let draining = !asked.undo;
-        done(self.write(Command::SetDraining { cluster, draining }).await?)
+        done(
+            self.write(Command::SetDraining { cluster, draining })
+                .await?,
+        )
     }
 
     async fn leave(&self, request: Request<Empty>) -> Result<Response<ExportResponse>, Status> {
@@ -275,7 +364,11 @@ impl Admin for AdminService {
         let response = done(self.write(Command::Leave).await?)?;
         let data_dir = Arc::clone(&self.0.data_dir);
         let marked = task::spawn_blocking(move || {
-            data_dir.lock().unwrap_or_else(PoisonError::into_inner).mark_left().map_err(|e| e.to_string())
+            data_dir
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .mark_left()
+                .map_err(|e| e.to_string())
         })
         .await;
         if let Ok(Err(error)) = marked {
@@ -287,28 +380,53 @@ impl Admin for AdminService {
         Ok(response)
     }
 
-    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenResponse>, Status> {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
         let asked = self.operator(request)?;
-        let lifetime_s = if asked.lifetime_s == 0 { DEFAULT_TOKEN_S } else { asked.lifetime_s };
+        let lifetime_s = if asked.lifetime_s == 0 {
+            DEFAULT_TOKEN_S
+        } else {
+            asked.lifetime_s
+        };
         if lifetime_s > MAX_TOKEN_S {
-            let sentence = format!("a token may live for {MAX_TOKEN_S} s at most, not {lifetime_s} s");
-            return Err(refuse(Code::InvalidArgument, sentence, "make a new one when it is needed"));
+            let sentence =
+                format!("a token may live for {MAX_TOKEN_S} s at most, not {lifetime_s} s");
+            return Err(refuse(
+                Code::InvalidArgument,
+                sentence,
+                "make a new one when it is needed",
+            ));
         }
         if asked.workload_path.is_empty() {
             let cluster = match asked.cluster.as_str() {
                 "" => None,
                 name => Some(ClusterName::new(name).map_err(|e| {
-                    refuse(Code::InvalidArgument, e.to_string(), "give the name that the new cluster will have")
+                    refuse(
+                        Code::InvalidArgument,
+                        e.to_string(),
+                        "give the name that the new cluster will have",
+                    )
                 })?),
             };
-            return self.join_token(cluster, lifetime_s).await.map(Response::new);
+            return self
+                .join_token(cluster, lifetime_s)
+                .await
+                .map(Response::new);
         }
         let (tokens, now_ms) = (self.0.tokens.clone(), self.0.clock.unix_ms());
         let path = asked.workload_path.clone();
         let created = task::spawn_blocking(move || tokens.create(&path, lifetime_s, now_ms)).await;
         let (token, info) = created
             .map_err(|e| Status::internal(e.to_string()))?
-            .map_err(|e| refuse(Code::InvalidArgument, e.to_string(), "give a path such as /ns/shop/sa/payments"))?;
+            .map_err(|e| {
+                refuse(
+                    Code::InvalidArgument,
+                    e.to_string(),
+                    "give a path such as /ns/shop/sa/payments",
+                )
+            })?;
         Ok(Response::new(CreateTokenResponse {
             id: info.id,
             token: token.to_string(),
@@ -317,22 +435,39 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn list_tokens(&self, request: Request<Empty>) -> Result<Response<ListTokensResponse>, Status> {
+    async fn list_tokens(
+        &self,
+        request: Request<Empty>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
         self.operator(request)?;
-        Ok(Response::new(ListTokensResponse { tokens: listing::tokens(&self.0) }))
+        Ok(Response::new(ListTokensResponse {
+            tokens: listing::tokens(&self.0),
+        }))
     }
 
-    async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<ExportResponse>, Status> {
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<ExportResponse>, Status> {
         let id = self.operator(request)?.id;
         if self.0.store.catalog().tokens.contains_key(&id) {
             return done(self.write(Command::RevokeToken(id)).await?);
         }
         let (tokens, wanted) = (self.0.tokens.clone(), id.clone());
         let revoked = task::spawn_blocking(move || tokens.revoke(&wanted)).await;
-        revoked.map_err(|e| Status::internal(e.to_string()))?.map_err(|_| {
-            refuse(Code::NotFound, format!("there is no token {id:.40}"), "`tradewind token list` lists them")
-        })?;
-        Ok(Response::new(ExportResponse { revision: self.0.store.catalog().revision, changed: true }))
+        revoked
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|_| {
+                refuse(
+                    Code::NotFound,
+                    format!("there is no token {id:.40}"),
+                    "`tradewind token list` lists them",
+                )
+            })?;
+        Ok(Response::new(ExportResponse {
+            revision: self.0.store.catalog().revision,
+            changed: true,
+        }))
     }
 }
 
@@ -345,7 +480,11 @@ pub(crate) fn join_token_status(record: &TokenRecord, now_ms: u64) -> TokenStatu
     };
     TokenStatus {
         id: record.id.clone(),
-        cluster: record.cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
+        cluster: record
+            .cluster
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         expires_at_unix_ms: record.expires_at_ms,
         workload_path: String::new(),
         state: state.to_owned(),

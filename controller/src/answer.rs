@@ -8,7 +8,10 @@ use tradewind_federation::ProposeError;
 
 /// A refusal with its hint.
 pub(crate) fn refuse(code: Code, sentence: impl AsRef<str>, hint: impl AsRef<str>) -> Status {
-    Status::new(code, format!("{}\nhint: {}", sentence.as_ref(), hint.as_ref()))
+    Status::new(
+        code,
+        format!("{}\nhint: {}", sentence.as_ref(), hint.as_ref()),
+    )
 }
 
 /// Sentence and hint of an answer.
@@ -22,21 +25,36 @@ pub(crate) fn split(message: &str) -> (&str, Option<&str>) {
 /// The store's refusal, for people.
 pub(crate) fn refusal(refusal: &Refusal) -> Status {
     let (code, hint) = match refusal {
-        Refusal::UnknownToken | Refusal::TokenUsed(_) | Refusal::TokenExpired(_) => {
-            (Code::PermissionDenied, "make a new one with `tradewind token create` in a member cluster")
-        }
-        Refusal::TokenForOther(_) => {
-            (Code::PermissionDenied, "join under that name, or make a token for yours with `tradewind token create`")
-        }
-        Refusal::NameTaken(_) => (Code::AlreadyExists, "choose another --cluster; `tradewind clusters` lists those taken"),
+        Refusal::UnknownToken | Refusal::TokenUsed(_) | Refusal::TokenExpired(_) => (
+            Code::PermissionDenied,
+            "make a new one with `tradewind token create` in a member cluster",
+        ),
+        Refusal::TokenForOther(_) => (
+            Code::PermissionDenied,
+            "join under that name, or make a token for yours with `tradewind token create`",
+        ),
+        Refusal::NameTaken(_) => (
+            Code::AlreadyExists,
+            "choose another --cluster; `tradewind clusters` lists those taken",
+        ),
         Refusal::NotMember(_) => (Code::NotFound, "`tradewind clusters` lists the members"),
-        Refusal::NotExported { .. } => (Code::NotFound, "`tradewind services` lists what is exported"),
-        Refusal::LastActive(_) => {
-            (Code::FailedPrecondition, "undrain another cluster first, with `tradewind undrain <cluster>`")
-        }
-        Refusal::HoldsRoot(_) => (Code::FailedPrecondition, "let the other clusters leave first"),
+        Refusal::NotExported { .. } => (
+            Code::NotFound,
+            "`tradewind services` lists what is exported",
+        ),
+        Refusal::LastActive(_) => (
+            Code::FailedPrecondition,
+            "undrain another cluster first, with `tradewind undrain <cluster>`",
+        ),
+        Refusal::HoldsRoot(_) => (
+            Code::FailedPrecondition,
+            "let the other clusters leave first",
+        ),
         Refusal::TooMuch { .. } => (Code::ResourceExhausted, "remove what is no longer needed"),
-        Refusal::NotFounded => (Code::Unavailable, "wait until this controller has caught up; `tradewind status` shows it"),
+        Refusal::NotFounded => (
+            Code::Unavailable,
+            "wait until this controller has caught up; `tradewind status` shows it",
+        ),
         Refusal::AlreadyFounded(_) => (Code::FailedPrecondition, "nothing has to be done"),
         _ => (Code::InvalidArgument, "correct it and try again"),
     };
@@ -46,14 +64,23 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
 /// A write that was not carried out, for people.
 pub(crate) fn propose(error: &ProposeError) -> Status {
     let (code, hint) = match error {
-        ProposeError::NoLeader { .. } => {
-            (Code::Unavailable, "`tradewind status` shows which controllers are away; traffic goes on without them")
-        }
-        ProposeError::Timeout { .. } => (Code::DeadlineExceeded, "look whether it happened before you try again"),
+        ProposeError::NoLeader { .. } => (
+            Code::Unavailable,
+            "`tradewind status` shows which controllers are away; traffic goes on without them",
+        ),
+        ProposeError::Timeout { .. } => (
+            Code::DeadlineExceeded,
+            "look whether it happened before you try again",
+        ),
         ProposeError::Busy { .. } => (Code::ResourceExhausted, "try again in a moment"),
         ProposeError::TooLarge { .. } => (Code::InvalidArgument, "split it into smaller parts"),
-        ProposeError::NotOwn { .. } => (Code::PermissionDenied, "ask that cluster's own controller"),
-        ProposeError::Stopped(_) => (Code::Unavailable, "see the controller's log, and start it again"),
+        ProposeError::NotOwn { .. } => {
+            (Code::PermissionDenied, "ask that cluster's own controller")
+        }
+        ProposeError::Stopped(_) => (
+            Code::Unavailable,
+            "see the controller's log, and start it again",
+        ),
         _ => (Code::Internal, "see the controller's log"),
     };
     refuse(code, error.to_string(), hint)
@@ -66,7 +93,10 @@ mod tests {
     #[test]
     fn sentence_and_hint_come_apart_again() {
         let status = refuse(Code::NotFound, "no such thing", "look elsewhere");
-        assert_eq!(split(status.message()), ("no such thing", Some("look elsewhere")));
+        assert_eq!(
+            split(status.message()),
+            ("no such thing", Some("look elsewhere"))
+        );
         assert_eq!(split("plain"), ("plain", None));
     }
 }

@@ -20,15 +20,16 @@ use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
 use tradewind_api::{
     proto::v1::{
-        admin_server::AdminServer as AdminGrpc, federation_server::FederationServer, raft_server::RaftServer,
+        admin_server::AdminServer as AdminGrpc, federation_server::FederationServer,
+        raft_server::RaftServer,
     },
     snapshot::{Snapshot, Trust},
 };
 use tradewind_ca::{AuthorityKey, Issuer, Root, StoredError};
 use tradewind_federation::{Store, StoreConfig, StoreError, Timing};
 use tradewind_runtime::{
-    AdminBound, AdminServer, AdminState, BindError, Blocker, LogHandle, MetricsRegistry, Readiness, Rng,
-    SharedClock, TaskSet, drain, files::FileError,
+    AdminBound, AdminServer, AdminState, BindError, Blocker, LogHandle, MetricsRegistry, Readiness,
+    Rng, SharedClock, TaskSet, drain, files::FileError,
 };
 use tradewind_transport::{
     svid::SvidCell,
@@ -149,7 +150,9 @@ pub struct Bound {
 
 impl fmt::Debug for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bound").field("listen_addr", &self.listen_addr).finish_non_exhaustive()
+        f.debug_struct("Bound")
+            .field("listen_addr", &self.listen_addr)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,11 +199,13 @@ impl Controller {
         let node = data_dir.node().clone();
         let own = Own::from(&node);
         let path = data_dir.path().to_owned();
-        let issuer = AuthorityKey::load(&path)?.ok_or_else(|| BuildError::NoAuthority(path.clone()))?;
+        let issuer =
+            AuthorityKey::load(&path)?.ok_or_else(|| BuildError::NoAuthority(path.clone()))?;
         let root = Root::load(&path)?;
         let metrics = MetricsRegistry::new();
         let root_sha256 = sha256(issuer.root_der());
-        let tokens = WorkloadTokens::open(&path, own.cluster.clone(), own.domain.clone(), root_sha256)?;
+        let tokens =
+            WorkloadTokens::open(&path, own.cluster.clone(), own.domain.clone(), root_sha256)?;
         let hosts = HostIdentities::load(&path.join(IDENTITIES_FILE))?;
         let exports = Exports::open(&path)?;
         let registry = RegistryHub::open(&path, own.cluster.clone(), Arc::clone(&clock), &metrics)?;
@@ -210,19 +215,37 @@ impl Controller {
         let listen = ListenConfig {
             tcp: config.listen,
             socket: Some(socket.clone()),
-            socket_mode: if hosts == HostIdentities::default() { SOCKET_OWNER } else { SOCKET_ALL },
+            socket_mode: if hosts == HostIdentities::default() {
+                SOCKET_OWNER
+            } else {
+                SOCKET_ALL
+            },
         };
         let admin = AdminServer::bind(config.admin_listen)?;
         let listeners = Listeners::bind(&listen).await?;
-        let listen_addr = listeners.local_addr().map_err(|cause| ListenError::Socket { path: path.clone(), cause })?;
+        let listen_addr = listeners
+            .local_addr()
+            .map_err(|cause| ListenError::Socket {
+                path: path.clone(),
+                cause,
+            })?;
 
         let readiness = Readiness::new();
-        let blockers = Blockers { store: readiness.blocker("store"), listeners: readiness.blocker("listeners") };
+        let blockers = Blockers {
+            store: readiness.blocker("store"),
+            listeners: readiness.blocker("listeners"),
+        };
         let certified = readiness.blocker("certificate");
         let issuer = Arc::new(issuer);
         let svid = SvidCell::empty();
         let trust = TrustCell::new(&first_trust).map_err(|e| corrupt_trust(&path, &e))?;
-        let certificate = KeepCertificate::new(Arc::clone(&issuer), &own, node.node_id, Arc::clone(&clock), rng.fork());
+        let certificate = KeepCertificate::new(
+            Arc::clone(&issuer),
+            &own,
+            node.node_id,
+            Arc::clone(&clock),
+            rng.fork(),
+        );
         svid.set(certificate.issue()?);
         drop(certified);
 
@@ -240,8 +263,14 @@ impl Controller {
             cluster: own.cluster.clone(),
             timing: Timing::default(),
         };
-        let store =
-            Store::open(store_config, Arc::new(peers.clone()), Arc::clone(&clock), rng.fork(), &metrics).await?;
+        let store = Store::open(
+            store_config,
+            Arc::new(peers.clone()),
+            Arc::clone(&clock),
+            rng.fork(),
+            &metrics,
+        )
+        .await?;
         let parts = Parts {
             own,
             node_id: node.node_id,
@@ -265,22 +294,42 @@ impl Controller {
             clock,
             rng,
         };
-        Ok(Bound { config, listen_addr, socket, listeners, admin, readiness, blockers, parts, log })
+        Ok(Bound {
+            config,
+            listen_addr,
+            socket,
+            listeners,
+            admin,
+            readiness,
+            blockers,
+            parts,
+            log,
+        })
     }
 }
 
 /// Whom to believe before the store says so: what was saved last, else this cluster's own authority.
 fn first_trust(data_dir: &DataDir, own: &Own, issuer: &Issuer) -> Result<Trust, BuildError> {
     let saved = data_dir.trust()?;
-    Ok(saved.filter(|t| !t.roots.is_empty()).unwrap_or_else(|| Trust {
-        domain: own.domain.clone(),
-        roots: [issuer.root_der().to_vec()].into(),
-        authorities: [(own.domain.trust_domain(&own.cluster), [issuer.authority_der().to_vec()].into())].into(),
-    }))
+    Ok(saved
+        .filter(|t| !t.roots.is_empty())
+        .unwrap_or_else(|| Trust {
+            domain: own.domain.clone(),
+            roots: [issuer.root_der().to_vec()].into(),
+            authorities: [(
+                own.domain.trust_domain(&own.cluster),
+                [issuer.authority_der().to_vec()].into(),
+            )]
+            .into(),
+        }))
 }
 
 fn corrupt_trust(path: &Path, error: &TrustError) -> BuildError {
-    DataDirError::Corrupt { path: path.join("trust.json"), why: error.to_string() }.into()
+    DataDirError::Corrupt {
+        path: path.join("trust.json"),
+        why: error.to_string(),
+    }
+    .into()
 }
 
 impl Bound {
@@ -306,7 +355,16 @@ impl Bound {
 
     /// Serves until the drain, or until the cluster left.
     pub async fn run(self, mut drain: drain::Watch) -> Result<(), RunError> {
-        let Self { config, listeners, admin, readiness, blockers, mut parts, log, .. } = self;
+        let Self {
+            config,
+            listeners,
+            admin,
+            readiness,
+            blockers,
+            mut parts,
+            log,
+            ..
+        } = self;
         // Leaving ends the process from inside, so everything follows a drain of its own.
         let (trigger, inner) = drain::channel();
         let (left, mut has_left) = watch::channel(false);
@@ -321,7 +379,11 @@ impl Bound {
         };
         let (metrics, watch) = (parts.metrics.clone(), inner.clone());
         let mut serve = TaskSet::new();
-        serve.spawn("serve", async move { listeners.serve(wired.routes, serving, &metrics, watch).await });
+        serve.spawn("serve", async move {
+            listeners
+                .serve(wired.routes, serving, &metrics, watch)
+                .await
+        });
         drop(inner);
         drop(blockers.listeners);
         tracing::info!(cluster = %parts.own.cluster, node_id = parts.node_id, "controller serves");
@@ -390,10 +452,16 @@ impl Parts {
         let (introduced_tx, introduced) = watch::channel(None);
         match &config.manifests {
             Some(directory) => {
-                tasks.spawn("manifests", Manifests::new(directory.clone()).run(yaml_tx, drain.observer()));
+                tasks.spawn(
+                    "manifests",
+                    Manifests::new(directory.clone()).run(yaml_tx, drain.observer()),
+                );
             }
             None => {
-                yaml_tx.send_replace(Arc::new(YamlModel { read: true, ..YamlModel::default() }));
+                yaml_tx.send_replace(Arc::new(YamlModel {
+                    read: true,
+                    ..YamlModel::default()
+                }));
             }
         }
         let follower = Follower {
@@ -415,7 +483,12 @@ impl Parts {
             left: left.clone(),
         };
         tasks.spawn("compile", follower.run(store_blocker, drain.observer()));
-        tasks.spawn("certificate", self.certificate.clone().run(self.svid.clone(), drain.observer()));
+        tasks.spawn(
+            "certificate",
+            self.certificate
+                .clone()
+                .run(self.svid.clone(), drain.observer()),
+        );
         let introducer = introduce::Introducer {
             store: self.store.clone(),
             peers: self.peers.clone(),
@@ -432,7 +505,10 @@ impl Parts {
             registered: registered.clone(),
             configured_gateways: self.configured_gateways.clone(),
         };
-        tasks.spawn("lease", Publisher::keep_lease(publish.clone(), drain.observer()));
+        tasks.spawn(
+            "lease",
+            Publisher::keep_lease(publish.clone(), drain.observer()),
+        );
         let (publisher, publishing) = Publisher::new(publish, self.rng.fork());
         tasks.spawn("publish", publisher.run(drain.observer()));
 
@@ -455,10 +531,19 @@ impl Parts {
             clock: Arc::clone(&self.clock),
         });
         let routes = self.routes(&access, admin, snapshots.clone());
-        Wired { routes, snapshots, yaml }
+        Wired {
+            routes,
+            snapshots,
+            yaml,
+        }
     }
 
-    fn routes(&mut self, access: &Access, admin: AdminService, snapshots: watch::Receiver<Arc<Snapshot>>) -> Routes {
+    fn routes(
+        &mut self,
+        access: &Access,
+        admin: AdminService,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Routes {
         let federation = FederationService::new(
             self.own.cluster.clone(),
             self.store.clone(),
@@ -467,7 +552,12 @@ impl Parts {
             self.root.take(),
             Arc::clone(&self.clock),
         );
-        let raft = RaftService::new(self.store.clone(), access.clone(), self.node_id, self.spool.clone());
+        let raft = RaftService::new(
+            self.store.clone(),
+            access.clone(),
+            self.node_id,
+            self.spool.clone(),
+        );
         let identity = IdentityConfig {
             issuer: Arc::clone(&self.issuer),
             access: access.clone(),
@@ -493,7 +583,9 @@ impl Parts {
             .add_service(IdentityService::new(identity, &self.metrics).into_service())
             .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
             .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())
-            .add_service(GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service());
+            .add_service(
+                GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service(),
+            );
         routes.routes()
     }
 
@@ -512,7 +604,11 @@ impl Parts {
             "socket": config.socket_path(),
             "node": self.data_dir.lock().unwrap_or_else(PoisonError::into_inner).node(),
         });
-        let (store, snapshots, yaml) = (self.store.clone(), wired.snapshots.clone(), wired.yaml.clone());
+        let (store, snapshots, yaml) = (
+            self.store.clone(),
+            wired.snapshots.clone(),
+            wired.yaml.clone(),
+        );
         let registered = self.registry.watch();
         AdminState {
             readiness,

@@ -31,9 +31,13 @@ pub struct Leases {
 impl Leases {
     /// Takes a look at `now_ms`. While this node hears from no leader it sees no renewals either, and no lease ages.
     pub fn observe(&mut self, catalog: &Catalog, now_ms: u64, hears_leader: bool) {
-        self.seen.retain(|cluster, _| catalog.clusters.contains_key(cluster));
+        self.seen
+            .retain(|cluster, _| catalog.clusters.contains_key(cluster));
         for record in catalog.clusters.values() {
-            let seen = self.seen.entry(record.name.clone()).or_insert((record.lease_at_ms, now_ms));
+            let seen = self
+                .seen
+                .entry(record.name.clone())
+                .or_insert((record.lease_at_ms, now_ms));
             if seen.0 != record.lease_at_ms || !hears_leader {
                 *seen = (record.lease_at_ms, now_ms);
             }
@@ -42,7 +46,9 @@ impl Leases {
 
     /// How long ago the lease was seen to be renewed, ms.
     pub fn age_ms(&self, cluster: &ClusterName, now_ms: u64) -> u64 {
-        self.seen.get(cluster).map_or(0, |(_, seen_ms)| now_ms.saturating_sub(*seen_ms))
+        self.seen
+            .get(cluster)
+            .map_or(0, |(_, seen_ms)| now_ms.saturating_sub(*seen_ms))
     }
 
     /// True when it is overdue.
@@ -70,24 +76,52 @@ pub struct Input<'a> {
 
 /// Makes the snapshot, taking over what is unchanged from `previous`.
 pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
-    let names: BTreeSet<&ServiceName> =
-        input.local.services.keys().chain(input.catalog.exports.keys()).collect();
+    let names: BTreeSet<&ServiceName> = input
+        .local
+        .services
+        .keys()
+        .chain(input.catalog.exports.keys())
+        .collect();
     let services = names
         .into_iter()
-        .map(|name| (name.clone(), reuse(previous.services.get(name), service(input, name))))
+        .map(|name| {
+            (
+                name.clone(),
+                reuse(previous.services.get(name), service(input, name)),
+            )
+        })
         .collect();
     let mut clusters: BTreeMap<ClusterName, Arc<Cluster>> = input
         .catalog
         .clusters
         .values()
-        .map(|record| (record.name.clone(), reuse(previous.clusters.get(&record.name), cluster(input, record))))
+        .map(|record| {
+            (
+                record.name.clone(),
+                reuse(previous.clusters.get(&record.name), cluster(input, record)),
+            )
+        })
         .collect();
     // Before the store has caught up this cluster still knows itself.
-    clusters.entry(input.own.cluster.clone()).or_insert_with(|| {
-        reuse(previous.clusters.get(&input.own.cluster), own_cluster(input.own))
-    });
-    let trust = if previous.trust == *input.trust { &previous.trust } else { input.trust };
-    Snapshot { revision: Revision(input.catalog.revision), services, clusters, trust: Arc::clone(trust) }
+    clusters
+        .entry(input.own.cluster.clone())
+        .or_insert_with(|| {
+            reuse(
+                previous.clusters.get(&input.own.cluster),
+                own_cluster(input.own),
+            )
+        });
+    let trust = if previous.trust == *input.trust {
+        &previous.trust
+    } else {
+        input.trust
+    };
+    Snapshot {
+        revision: Revision(input.catalog.revision),
+        services,
+        clusters,
+        trust: Arc::clone(trust),
+    }
 }
 
 fn reuse<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
@@ -126,12 +160,20 @@ fn service(input: &Input<'_>, name: &ServiceName) -> Service {
     let local = input.local.services.get(name);
     let merged = input.catalog.merged(name);
     let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
-    for (cluster, export) in input.catalog.exports.get(name).into_iter().flat_map(|by| by.iter()) {
+    for (cluster, export) in input
+        .catalog
+        .exports
+        .get(name)
+        .into_iter()
+        .flat_map(|by| by.iter())
+    {
         // Of this cluster's endpoints the local model knows more, and knows it first.
         if *cluster == input.own.cluster {
             continue;
         }
-        let Some(record) = input.catalog.member(cluster) else { continue };
+        let Some(record) = input.catalog.member(cluster) else {
+            continue;
+        };
         for (id, summary) in &export.endpoints {
             if let Some(endpoint) = remote(input, record, id, summary) {
                 endpoints.insert(id.clone(), endpoint);
@@ -143,7 +185,12 @@ fn service(input: &Input<'_>, name: &ServiceName) -> Service {
     }
     let (kind, ips, exported_by, mut ports) = match merged {
         Some(m) => (m.kind, m.ips, m.exported_by, m.ports),
-        None => (local.map(|l| l.kind).unwrap_or_default(), Vec::new(), BTreeSet::new(), Vec::new()),
+        None => (
+            local.map(|l| l.kind).unwrap_or_default(),
+            Vec::new(),
+            BTreeSet::new(),
+            Vec::new(),
+        ),
     };
     add_local_ports(&mut ports, local);
     Service {
@@ -198,7 +245,11 @@ fn remote(
         weight: summary.weight,
         health: summary.health,
         identity: SpiffeId::from_path(&domain, &summary.account).ok()?,
-        address: if same_network { summary.address.clone() } else { None },
+        address: if same_network {
+            summary.address.clone()
+        } else {
+            None
+        },
         hostname: summary.hostname.clone(),
         ports: summary.ports.clone(),
     })

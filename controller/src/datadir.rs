@@ -186,11 +186,18 @@ impl DataDir {
         check_directory(path)?;
         let node = Self::read_node(path)?.ok_or_else(|| DataDirError::Vacant(path.to_owned()))?;
         if node.left {
-            return Err(DataDirError::Left { path: path.to_owned(), cluster: node.cluster });
+            return Err(DataDirError::Left {
+                path: path.to_owned(),
+                cluster: node.cluster,
+            });
         }
         check_writable(path)?;
         let lock = lock(path)?;
-        Ok(Self { path: path.to_owned(), node, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            node,
+            _lock: lock,
+        })
     }
 
     /// Reads `node.json` without a lock; `None` where there is none.
@@ -200,11 +207,19 @@ impl DataDir {
             version: u64,
         }
         let file = path.join(NODE_FILE);
-        let Some(bytes) = read_bounded(&file)? else { return Ok(None) };
-        let corrupt = |why: serde_json::Error| DataDirError::Corrupt { path: file.clone(), why: why.to_string() };
+        let Some(bytes) = read_bounded(&file)? else {
+            return Ok(None);
+        };
+        let corrupt = |why: serde_json::Error| DataDirError::Corrupt {
+            path: file.clone(),
+            why: why.to_string(),
+        };
         let Versioned { version } = serde_json::from_slice(&bytes).map_err(corrupt)?;
         if version > u64::from(VERSION) {
-            return Err(DataDirError::TooNew { path: file, found: version });
+            return Err(DataDirError::TooNew {
+                path: file,
+                found: version,
+            });
         }
         serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
     }
@@ -255,10 +270,15 @@ impl DataDir {
     /// Whom to believe while the store is empty.
     pub fn trust(&self) -> Result<Option<Trust>, DataDirError> {
         let file = self.path.join(TRUST_FILE);
-        let Some(bytes) = read_bounded(&file)? else { return Ok(None) };
+        let Some(bytes) = read_bounded(&file)? else {
+            return Ok(None);
+        };
         serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|why| DataDirError::Corrupt { path: file, why: why.to_string() })
+            .map_err(|why| DataDirError::Corrupt {
+                path: file,
+                why: why.to_string(),
+            })
     }
 
     /// Writes whom to believe after the next start.
@@ -284,10 +304,16 @@ impl Staging {
         match check_directory(path) {
             Ok(()) => {
                 if let Some(node) = DataDir::read_node(path)? {
-                    return Err(DataDirError::Occupied { path: path.to_owned(), cluster: node.cluster });
+                    return Err(DataDirError::Occupied {
+                        path: path.to_owned(),
+                        cluster: node.cluster,
+                    });
                 }
                 if let Some(entry) = foreign_entry(path)? {
-                    return Err(DataDirError::NotEmpty { path: path.to_owned(), entry });
+                    return Err(DataDirError::NotEmpty {
+                        path: path.to_owned(),
+                        entry,
+                    });
                 }
                 check_writable(path)
             }
@@ -317,7 +343,13 @@ impl Staging {
             fs::remove_dir_all(&staging).map_err(|error| unwritable(&staging, &error))?;
         }
         make_dir(&staging)?;
-        Ok(Self { target: path.to_owned(), staging, created, committed: false, _lock: lock })
+        Ok(Self {
+            target: path.to_owned(),
+            staging,
+            created,
+            committed: false,
+            _lock: lock,
+        })
     }
 
     /// Where to build.
@@ -353,7 +385,9 @@ impl Staging {
             if from == node_file {
                 continue;
             }
-            let Some(name) = from.file_name() else { continue };
+            let Some(name) = from.file_name() else {
+                continue;
+            };
             let to = self.target.join(name);
             fs::rename(&from, &to)?;
             moved.push(to);
@@ -381,7 +415,11 @@ impl Drop for Staging {
 }
 
 fn remove_any(path: &Path) {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -405,7 +443,11 @@ fn foreign_entry(path: &Path) -> Result<Option<String>, DataDirError> {
 fn existing_parent(path: &Path) -> PathBuf {
     let mut parent = path;
     while let Some(above) = parent.parent() {
-        parent = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        parent = if above.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            above
+        };
         if parent.exists() {
             break;
         }
@@ -422,14 +464,19 @@ fn make_dir(path: &Path) -> Result<(), DataDirError> {
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> DataDirError {
-    DataDirError::Unwritable { path: path.to_owned(), why: error.to_string() }
+    DataDirError::Unwritable {
+        path: path.to_owned(),
+        why: error.to_string(),
+    }
 }
 
 fn check_directory(path: &Path) -> Result<(), DataDirError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(DataDirError::NotADirectory(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DataDirError::Missing(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(DataDirError::Missing(path.to_owned()))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(DataDirError::NotADirectory(existing_parent(path)))
         }
@@ -438,8 +485,11 @@ fn check_directory(path: &Path) -> Result<(), DataDirError> {
 }
 
 fn check_writable(path: &Path) -> Result<(), DataDirError> {
-    access(path, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK)
-        .map_err(|errno| unwritable(path, &errno.into()))
+    access(
+        path,
+        AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK,
+    )
+    .map_err(|errno| unwritable(path, &errno.into()))
 }
 
 /// The kernel lets go of it when the process ends, however it ends.
@@ -454,8 +504,15 @@ fn lock(path: &Path) -> Result<Flock<File>, DataDirError> {
 fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
     use std::io::Read as _;
     let failed = |error: io::Error, action| match error.kind() {
-        io::ErrorKind::PermissionDenied => FileError::Permission { path: path.to_owned(), action },
-        _ => FileError::Io { path: path.to_owned(), action, source: error },
+        io::ErrorKind::PermissionDenied => FileError::Permission {
+            path: path.to_owned(),
+            action,
+        },
+        _ => FileError::Io {
+            path: path.to_owned(),
+            action,
+            source: error,
+        },
     };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -463,7 +520,9 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
         Err(error) => return Err(failed(error, "read").into()),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(error, "read"))?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(error, "read"))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
         return Err(DataDirError::Corrupt {
             path: path.to_owned(),
@@ -474,8 +533,10 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), DataDirError> {
-    let bytes = serde_json::to_vec_pretty(value)
-        .map_err(|why| DataDirError::Corrupt { path: path.to_owned(), why: why.to_string() })?;
+    let bytes = serde_json::to_vec_pretty(value).map_err(|why| DataDirError::Corrupt {
+        path: path.to_owned(),
+        why: why.to_string(),
+    })?;
     Ok(atomic_write(path, &bytes, FILE_MODE)?)
 }
 
@@ -522,7 +583,10 @@ mod tests {
         let path = tmp.path().join("deep/data");
         made(&path);
         assert_eq!(listing(&path), ["authority.pem", "node.json", "trust.json"]);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         let mut dir = DataDir::open(&path).unwrap();
         assert_eq!(dir.node(), &node());
         assert_eq!(dir.trust().unwrap(), Some(Trust::default()));
@@ -558,24 +622,45 @@ mod tests {
     fn what_cannot_be_used_is_named_and_left_alone() {
         let tmp = tempfile::tempdir().unwrap();
         let missing = tmp.path().join("missing");
-        assert!(matches!(DataDir::open(&missing), Err(DataDirError::Missing(_))));
+        assert!(matches!(
+            DataDir::open(&missing),
+            Err(DataDirError::Missing(_))
+        ));
         assert!(!missing.exists());
-        assert!(matches!(DataDir::open(tmp.path()), Err(DataDirError::Vacant(_))));
+        assert!(matches!(
+            DataDir::open(tmp.path()),
+            Err(DataDirError::Vacant(_))
+        ));
 
         let file = tmp.path().join("file");
         fs::write(&file, "x").unwrap();
-        assert!(matches!(DataDir::open(&file), Err(DataDirError::NotADirectory(_))));
-        assert!(matches!(Staging::begin(&file), Err(DataDirError::NotADirectory(_))));
+        assert!(matches!(
+            DataDir::open(&file),
+            Err(DataDirError::NotADirectory(_))
+        ));
+        assert!(matches!(
+            Staging::begin(&file),
+            Err(DataDirError::NotADirectory(_))
+        ));
         let below = file.join("data");
-        assert!(matches!(Staging::begin(&below), Err(DataDirError::NotADirectory(_))));
+        assert!(matches!(
+            Staging::begin(&below),
+            Err(DataDirError::NotADirectory(_))
+        ));
 
         let error = Staging::begin(tmp.path()).unwrap_err();
-        assert!(matches!(&error, DataDirError::NotEmpty { entry, .. } if entry == "file"), "{error}");
+        assert!(
+            matches!(&error, DataDirError::NotEmpty { entry, .. } if entry == "file"),
+            "{error}"
+        );
         assert_eq!(listing(tmp.path()), ["file"]);
 
         let path = tmp.path().join("data");
         made(&path);
-        assert!(matches!(Staging::begin(&path), Err(DataDirError::Occupied { .. })));
+        assert!(matches!(
+            Staging::begin(&path),
+            Err(DataDirError::Occupied { .. })
+        ));
 
         for (text, newer) in [
             ("{\"version\": 9, \"future\": true}", true),
@@ -585,8 +670,16 @@ mod tests {
         ] {
             fs::write(path.join(NODE_FILE), text).unwrap();
             let error = DataDir::open(&path).unwrap_err();
-            assert_eq!(matches!(error, DataDirError::TooNew { found: 9, .. }), newer, "{text}: {error}");
-            assert_eq!(matches!(error, DataDirError::Corrupt { .. }), !newer, "{text}: {error}");
+            assert_eq!(
+                matches!(error, DataDirError::TooNew { found: 9, .. }),
+                newer,
+                "{text}: {error}"
+            );
+            assert_eq!(
+                matches!(error, DataDirError::Corrupt { .. }),
+                !newer,
+                "{text}: {error}"
+            );
             assert_eq!(fs::read_to_string(path.join(NODE_FILE)).unwrap(), text);
             assert!(!error.hint().is_empty());
         }

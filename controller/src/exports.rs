@@ -54,19 +54,32 @@ impl Exports {
         let path = dir.join(FILE);
         let intents = match std::fs::read(&path) {
             Ok(bytes) => {
-                let stored: Stored =
-                    serde_json::from_slice(&bytes).map_err(|e| FileError::corrupt(&path, e.to_string()))?;
+                let stored: Stored = serde_json::from_slice(&bytes)
+                    .map_err(|e| FileError::corrupt(&path, e.to_string()))?;
                 if stored.version > VERSION {
-                    let what = format!("it has version {}, this program reads up to {VERSION}", stored.version);
+                    let what = format!(
+                        "it has version {}, this program reads up to {VERSION}",
+                        stored.version
+                    );
                     return Err(FileError::corrupt(&path, what));
                 }
                 stored.exports
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Intents::new(),
-            Err(error) => return Err(FileError::Io { path, action: "read", source: error }),
+            Err(error) => {
+                return Err(FileError::Io {
+                    path,
+                    action: "read",
+                    source: error,
+                });
+            }
         };
         let current = watch::Sender::new(Arc::new(intents));
-        Ok(Self(Arc::new(Inner { path, writing: Mutex::default(), current })))
+        Ok(Self(Arc::new(Inner {
+            path,
+            writing: Mutex::default(),
+            current,
+        })))
     }
 
     /// What is wanted now, and every change of it.
@@ -81,14 +94,22 @@ impl Exports {
 
     /// Replaces what is wanted by `change` of it, on disk first. False when that is the same. Blocks on the disk.
     pub fn update(&self, change: impl FnOnce(&Intents) -> Intents) -> Result<bool, FileError> {
-        let _one_writer = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_writer = self
+            .0
+            .writing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = self.current();
         let after = change(&before);
         if *before == after {
             return Ok(false);
         }
-        let stored = Stored { version: VERSION, exports: after };
-        let bytes = serde_json::to_vec_pretty(&stored).map_err(|e| FileError::corrupt(&self.0.path, e.to_string()))?;
+        let stored = Stored {
+            version: VERSION,
+            exports: after,
+        };
+        let bytes = serde_json::to_vec_pretty(&stored)
+            .map_err(|e| FileError::corrupt(&self.0.path, e.to_string()))?;
         atomic_write(&self.0.path, &bytes, 0o600)?;
         self.0.current.send_replace(Arc::new(stored.exports));
         Ok(true)
@@ -99,7 +120,13 @@ impl Exports {
 pub fn with(intents: &Intents, service: &ServiceName, now_ms: u64) -> Intents {
     let mut after = intents.clone();
     let created_at_ms = intents.get(service).map_or(now_ms, |i| i.created_at_ms);
-    after.insert(service.clone(), Intent { created_at_ms, by_command: true });
+    after.insert(
+        service.clone(),
+        Intent {
+            created_at_ms,
+            by_command: true,
+        },
+    );
     after
 }
 
@@ -111,11 +138,22 @@ pub fn without(intents: &Intents, service: &ServiceName) -> Intents {
 }
 
 /// Brings the times of what files want up to date: new ones are noted, those no longer wanted are forgotten.
-pub fn with_files<'a>(intents: &Intents, files: impl IntoIterator<Item = &'a ServiceName>, now_ms: u64) -> Intents {
-    let mut after: Intents = intents.iter().filter(|(_, i)| i.by_command).map(|(n, i)| (n.clone(), *i)).collect();
+pub fn with_files<'a>(
+    intents: &Intents,
+    files: impl IntoIterator<Item = &'a ServiceName>,
+    now_ms: u64,
+) -> Intents {
+    let mut after: Intents = intents
+        .iter()
+        .filter(|(_, i)| i.by_command)
+        .map(|(n, i)| (n.clone(), *i))
+        .collect();
     for service in files {
         let known = intents.get(service).copied();
-        let intent = known.unwrap_or(Intent { created_at_ms: now_ms, by_command: false });
+        let intent = known.unwrap_or(Intent {
+            created_at_ms: now_ms,
+            by_command: false,
+        });
         after.insert(service.clone(), intent);
     }
     after

@@ -132,7 +132,9 @@ pub fn check_gateways(addresses: &[String]) -> Result<Vec<String>, InvalidGatewa
         let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
         let host_ok = !host.is_empty()
             && host.len() <= 255
-            && host.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b':' | b'[' | b']'));
+            && host.bytes().all(|c| {
+                c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b':' | b'[' | b']')
+            });
         if !host_ok || port.parse::<u16>().ok().filter(|p| *p != 0).is_none() {
             return Err(bad());
         }
@@ -167,16 +169,23 @@ pub async fn init(
     };
     let staging = Staging::begin(&options.data_dir)?;
     let now_ms = clock.unix_ms();
-    let ca = |what: &'static str| move |why: &dyn std::fmt::Display| InitError::Ca { what, why: why.to_string() };
+    let ca = |what: &'static str| {
+        move |why: &dyn std::fmt::Display| InitError::Ca {
+            what,
+            why: why.to_string(),
+        }
+    };
 
     let root = Root::generate(&options.domain, now_ms).map_err(|e| ca("root")(&e))?;
     root.save(staging.path()).map_err(|e| ca("root")(&e))?;
-    let key = AuthorityKey::generate(&options.cluster, &options.domain).map_err(|e| ca("authority")(&e))?;
+    let key = AuthorityKey::generate(&options.cluster, &options.domain)
+        .map_err(|e| ca("authority")(&e))?;
     let authority = key
         .csr_der()
         .and_then(|csr| root.sign_authority(&csr, &options.cluster, &options.domain, now_ms))
         .map_err(|e| ca("authority")(&e))?;
-    key.save(staging.path(), &authority, root.cert_der()).map_err(|e| ca("authority")(&e))?;
+    key.save(staging.path(), &authority, root.cert_der())
+        .map_err(|e| ca("authority")(&e))?;
     let (token, secret_sha256) = JoinToken::mint(&options.cluster, &options.domain, root.sha256())
         .map_err(|e| ca("join token")(&e))?;
 
@@ -206,7 +215,11 @@ pub async fn init(
         lease_at_ms: now_ms,
     };
     let expires_at_ms = now_ms.saturating_add(millis(options.token_lifetime));
-    let found = Command::Found { domain: options.domain.clone(), root: Blob(root.cert_der().to_vec()), cluster: record };
+    let found = Command::Found {
+        domain: options.domain.clone(),
+        root: Blob(root.cert_der().to_vec()),
+        cluster: record,
+    };
     let put = Command::PutToken(TokenRecord {
         id: token.id.clone(),
         secret_sha256: Blob(secret_sha256.to_vec()),
@@ -258,7 +271,10 @@ async fn first_entries(
     store.shutdown().await;
     match written {
         Ok(written) => written.map(|()| trust),
-        Err(_) => Err(InitError::Store(format!("its first entry was not written within {} s", FOUND_DEADLINE.as_secs()))),
+        Err(_) => Err(InitError::Store(format!(
+            "its first entry was not written within {} s",
+            FOUND_DEADLINE.as_secs()
+        ))),
     }
 }
 
@@ -281,12 +297,32 @@ mod tests {
 
     #[test]
     fn gateways_are_host_and_port() {
-        let given = ["b.example:2".to_owned(), "127.1.0.1:15443".into(), "[::1]:1".into(), "b.example:2".into()];
-        assert_eq!(check_gateways(&given).unwrap(), ["127.1.0.1:15443", "[::1]:1", "b.example:2"]);
-        for bad in ["", "host", "host:", "host:0", "host:65536", ":1", "http://host:1", "a b:1"] {
+        let given = [
+            "b.example:2".to_owned(),
+            "127.1.0.1:15443".into(),
+            "[::1]:1".into(),
+            "b.example:2".into(),
+        ];
+        assert_eq!(
+            check_gateways(&given).unwrap(),
+            ["127.1.0.1:15443", "[::1]:1", "b.example:2"]
+        );
+        for bad in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            ":1",
+            "http://host:1",
+            "a b:1",
+        ] {
             assert!(check_gateways(&[bad.to_owned()]).is_err(), "{bad:?}");
         }
         let many: Vec<_> = (1..=MAX_GATEWAYS + 1).map(|p| format!("h:{p}")).collect();
-        assert!(matches!(check_gateways(&many), Err(InvalidGateway::TooMany(_))));
+        assert!(matches!(
+            check_gateways(&many),
+            Err(InvalidGateway::TooMany(_))
+        ));
     }
 }

@@ -109,7 +109,12 @@ pub struct JoinError {
 
 impl JoinError {
     fn new(layer: JoinLayer, message: impl fmt::Display, hint: impl Into<String>) -> Self {
-        Self { layer, message: message.to_string(), hint: hint.into(), admitted: false }
+        Self {
+            layer,
+            message: message.to_string(),
+            hint: hint.into(),
+            admitted: false,
+        }
     }
 }
 

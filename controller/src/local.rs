@@ -86,19 +86,31 @@ pub struct LocalModel {
 
 /// Merges both sources.
 pub fn merge(registered: &Registered, yaml: &YamlModel, own: &Own) -> LocalModel {
-    let mut model = LocalModel { read: yaml.read, ..LocalModel::default() };
+    let mut model = LocalModel {
+        read: yaml.read,
+        ..LocalModel::default()
+    };
     for (name, service) in &yaml.services {
         let local = from_yaml(service, own, &mut model.problems);
         model.services.insert(name.clone(), local);
     }
     for (id, endpoint) in &registered.workloads {
-        let service = model.services.entry(endpoint.service.clone()).or_insert_with(|| LocalService {
-            kind: ServiceKind::ClusterSetIp,
-            ports: Vec::new(),
-            endpoints: BTreeMap::new(),
-        });
-        add_port(service, endpoint, yaml.services.contains_key(&endpoint.service));
-        service.endpoints.insert(id.clone(), from_registration(endpoint));
+        let service = model
+            .services
+            .entry(endpoint.service.clone())
+            .or_insert_with(|| LocalService {
+                kind: ServiceKind::ClusterSetIp,
+                ports: Vec::new(),
+                endpoints: BTreeMap::new(),
+            });
+        add_port(
+            service,
+            endpoint,
+            yaml.services.contains_key(&endpoint.service),
+        );
+        service
+            .endpoints
+            .insert(id.clone(), from_registration(endpoint));
     }
     model
 }
@@ -126,8 +138,16 @@ fn add_port(service: &mut LocalService, endpoint: &RegisteredEndpoint, in_file: 
     }
     // Names tell ports apart: a second port of the same name goes by its number.
     let taken = service.ports.iter().any(|p| p.name == endpoint.port_name);
-    let name = if taken { format!("port-{}", endpoint.port) } else { endpoint.port_name.clone() };
-    service.ports.push(ServicePort { name, port: endpoint.port, app_protocol: endpoint.app_protocol });
+    let name = if taken {
+        format!("port-{}", endpoint.port)
+    } else {
+        endpoint.port_name.clone()
+    };
+    service.ports.push(ServicePort {
+        name,
+        port: endpoint.port,
+        app_protocol: endpoint.app_protocol,
+    });
     service.ports.sort_by_key(|p| p.port);
 }
 
@@ -155,43 +175,70 @@ fn from_yaml(service: &YamlService, own: &Own, problems: &mut Vec<String>) -> Lo
                 };
                 endpoints.insert(id, local);
             }
-            Err(problem) => problems.push(format!("{}: the endpoint {}: {problem}", service.name, endpoint.address)),
+            Err(problem) => problems.push(format!(
+                "{}: the endpoint {}: {problem}",
+                service.name, endpoint.address
+            )),
         }
     }
-    LocalService { kind: service.kind, ports: service.ports.clone(), endpoints }
+    LocalService {
+        kind: service.kind,
+        ports: service.ports.clone(),
+        endpoints,
+    }
 }
 
 /// The slice's word, else the service's, else the namespace's default account. An identity outside of this cluster
 /// cannot be proven here.
-fn yaml_identity(service: &YamlService, endpoint: &YamlEndpoint, own: &Own) -> Result<SpiffeId, String> {
+fn yaml_identity(
+    service: &YamlService,
+    endpoint: &YamlEndpoint,
+    own: &Own,
+) -> Result<SpiffeId, String> {
     let domain = own.domain.trust_domain(&own.cluster);
     let Some(text) = endpoint.identity.as_ref().or(service.identity.as_ref()) else {
         let account = Namespace::new("default").map_err(|e| e.to_string())?;
-        return Ok(SpiffeId::workload(&domain, &service.name.namespace, &account));
+        return Ok(SpiffeId::workload(
+            &domain,
+            &service.name.namespace,
+            &account,
+        ));
     };
     let id: SpiffeId = if text.starts_with('/') {
         SpiffeId::from_path(&domain, text).map_err(|e| e.to_string())?
     } else {
-        text.parse().map_err(|e: tradewind_api::InvalidName| e.to_string())?
+        text.parse()
+            .map_err(|e: tradewind_api::InvalidName| e.to_string())?
     };
     if id.trust_domain() != domain {
-        return Err(format!("its identity {id} is not of this cluster, {domain}"));
+        return Err(format!(
+            "its identity {id} is not of this cluster, {domain}"
+        ));
     }
     if id.account().is_none() {
-        return Err(format!("its identity {id} is not a workload's: expected /ns/<namespace>/sa/<account>"));
+        return Err(format!(
+            "its identity {id} is not a workload's: expected /ns/<namespace>/sa/<account>"
+        ));
     }
     Ok(id)
 }
 
 /// The name most like `wanted`, for a hint.
-pub fn nearest<'a>(wanted: &ServiceName, names: impl IntoIterator<Item = &'a ServiceName>) -> Option<&'a ServiceName> {
+pub fn nearest<'a>(
+    wanted: &ServiceName,
+    names: impl IntoIterator<Item = &'a ServiceName>,
+) -> Option<&'a ServiceName> {
     let wanted_text = wanted.to_string();
     // Beyond a third of its letters it is another word.
     let bound = (wanted_text.len() / 3).max(2);
     names
         .into_iter()
         .map(|name| {
-            let distance = if name.name() == wanted.name() { 1 } else { distance(&wanted_text, &name.to_string()) };
+            let distance = if name.name() == wanted.name() {
+                1
+            } else {
+                distance(&wanted_text, &name.to_string())
+            };
             (distance, name)
         })
         .filter(|(distance, _)| *distance <= bound)
@@ -233,7 +280,12 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn registration(service: &str, port: u16, address: &str, health: Health) -> (EndpointId, RegisteredEndpoint) {
+    pub(crate) fn registration(
+        service: &str,
+        port: u16,
+        address: &str,
+        health: Health,
+    ) -> (EndpointId, RegisteredEndpoint) {
         let service: ServiceName = service.parse().unwrap();
         let id = EndpointId::derive(&own().cluster, &service, port, address);
         let endpoint = RegisteredEndpoint {
@@ -246,7 +298,9 @@ pub(crate) mod tests {
             weight: 100,
             health,
             hostname: None,
-            identity: "spiffe://west.mesh.internal/ns/shop/sa/payments".parse().unwrap(),
+            identity: "spiffe://west.mesh.internal/ns/shop/sa/payments"
+                .parse()
+                .unwrap(),
             proxy: "p".into(),
             connected: true,
             last_seen_ms: 1,
@@ -254,8 +308,13 @@ pub(crate) mod tests {
         (id, endpoint)
     }
 
-    pub(crate) fn registered(all: impl IntoIterator<Item = (EndpointId, RegisteredEndpoint)>) -> Registered {
-        Registered { workloads: all.into_iter().collect(), ..Registered::default() }
+    pub(crate) fn registered(
+        all: impl IntoIterator<Item = (EndpointId, RegisteredEndpoint)>,
+    ) -> Registered {
+        Registered {
+            workloads: all.into_iter().collect(),
+            ..Registered::default()
+        }
     }
 
     fn yaml(text: &str) -> YamlModel {
@@ -291,12 +350,32 @@ endpoints:
         assert_eq!(model.services.len(), 2);
         let payments = &model.services[&"shop/payments".parse().unwrap()];
         assert_eq!(payments.kind, ServiceKind::Headless);
-        let ports: Vec<_> = payments.ports.iter().map(|p| (p.port, p.name.as_str(), p.app_protocol)).collect();
-        assert_eq!(ports, [(80, "http", AppProtocol::Http1), (81, "", AppProtocol::Detect)]);
+        let ports: Vec<_> = payments
+            .ports
+            .iter()
+            .map(|p| (p.port, p.name.as_str(), p.app_protocol))
+            .collect();
+        assert_eq!(
+            ports,
+            [
+                (80, "http", AppProtocol::Http1),
+                (81, "", AppProtocol::Detect)
+            ]
+        );
         assert_eq!(payments.endpoints.len(), 4);
-        let pod = payments.endpoints.values().find(|e| e.address == "10.0.0.2:15008").unwrap();
-        assert_eq!((pod.health, pod.ports.as_slice()), (Health::Unhealthy, [80].as_slice()));
-        assert_eq!(pod.identity.as_str(), "spiffe://west.mesh.internal/ns/shop/sa/default");
+        let pod = payments
+            .endpoints
+            .values()
+            .find(|e| e.address == "10.0.0.2:15008")
+            .unwrap();
+        assert_eq!(
+            (pod.health, pod.ports.as_slice()),
+            (Health::Unhealthy, [80].as_slice())
+        );
+        assert_eq!(
+            pod.identity.as_str(),
+            "spiffe://west.mesh.internal/ns/shop/sa/default"
+        );
         assert!(model.problems.is_empty(), "{:?}", model.problems);
     }
 
@@ -308,18 +387,35 @@ endpoints:
             ("spiffe://east.mesh.internal/ns/shop/sa/till", false),
             ("/tradewind/controller/x", false),
         ] {
-            let annotated = format!("annotations: {{tradewind.io/identity: \"{annotation}\"}}, name: payments-1");
-            let model = merge(&Registered::default(), &yaml(&FILE.replace("name: payments-1", &annotated)), &own());
+            let annotated = format!(
+                "annotations: {{tradewind.io/identity: \"{annotation}\"}}, name: payments-1"
+            );
+            let model = merge(
+                &Registered::default(),
+                &yaml(&FILE.replace("name: payments-1", &annotated)),
+                &own(),
+            );
             let payments = &model.services[&"shop/payments".parse().unwrap()];
-            assert_eq!(payments.endpoints.len(), if good { 2 } else { 0 }, "{annotation}");
-            assert_eq!(model.problems.is_empty(), good, "{annotation}: {:?}", model.problems);
+            assert_eq!(
+                payments.endpoints.len(),
+                if good { 2 } else { 0 },
+                "{annotation}"
+            );
+            assert_eq!(
+                model.problems.is_empty(),
+                good,
+                "{annotation}: {:?}",
+                model.problems
+            );
         }
     }
 
     #[test]
     fn the_nearest_name_is_found() {
-        let names: Vec<ServiceName> =
-            ["shop/payments", "shop/orders", "bank/ledger"].iter().map(|n| n.parse().unwrap()).collect();
+        let names: Vec<ServiceName> = ["shop/payments", "shop/orders", "bank/ledger"]
+            .iter()
+            .map(|n| n.parse().unwrap())
+            .collect();
         for (wanted, expected) in [
             ("shop/payment", Some("shop/payments")),
             ("bank/orders", Some("shop/orders")),

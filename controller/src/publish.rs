@@ -35,7 +35,13 @@ pub type Desired = BTreeMap<ServiceName, Export>;
 /// The exports that the intents ask for. An intent by command outlives its workloads: while nobody serves the service
 /// it stays exported with the shape it had (`published`) and no endpoints. One that a file asks for does not outlive
 /// the file's Service.
-pub fn desired(intents: &Intents, local: &LocalModel, published: &Desired, own: &Own, shares_network: bool) -> Desired {
+pub fn desired(
+    intents: &Intents,
+    local: &LocalModel,
+    published: &Desired,
+    own: &Own,
+    shares_network: bool,
+) -> Desired {
     let mut desired = Desired::new();
     for (name, intent) in intents {
         let export = match (local.services.get(name), published.get(name)) {
@@ -97,30 +103,58 @@ fn summary(endpoint: &LocalEndpoint, shares_network: bool) -> EndpointSummary {
 
 /// What the catalog holds of this cluster's exports.
 pub fn published(catalog: &Catalog, own: &Own) -> Desired {
-    catalog.exports_of(&own.cluster).map(|e| (e.service.clone(), Export::clone(e))).collect()
+    catalog
+        .exports_of(&own.cluster)
+        .map(|e| (e.service.clone(), Export::clone(e)))
+        .collect()
 }
 
 /// True if another member is on this cluster's network, so that addresses are of use to it.
 pub fn shares_network(catalog: &Catalog, own: &Own) -> bool {
-    catalog.members().any(|c| c.name != own.cluster && c.network == own.network)
+    catalog
+        .members()
+        .any(|c| c.name != own.cluster && c.network == own.network)
 }
 
 /// Where this cluster's gateways are dialled: those that registered and do not drain, and those the operator named. A
 /// silent gateway stays (unknown is not dead), and where nothing is left, what was announced stays.
-pub fn gateways(registered: &Registered, configured: &[String], announced: &[String]) -> Vec<String> {
-    let draining: BTreeSet<&String> =
-        registered.gateways.values().filter(|g| g.draining).map(|g| &g.address).collect();
-    let serving = registered.gateways.values().filter(|g| !g.draining).map(|g| &g.address);
-    let serving: BTreeSet<&String> =
-        serving.chain(configured.iter().filter(|c| !draining.contains(c))).collect();
-    let chosen: Vec<String> = serving.into_iter().take(MAX_GATEWAYS_PER_CLUSTER).cloned().collect();
-    if chosen.is_empty() { announced.to_vec() } else { chosen }
+pub fn gateways(
+    registered: &Registered,
+    configured: &[String],
+    announced: &[String],
+) -> Vec<String> {
+    let draining: BTreeSet<&String> = registered
+        .gateways
+        .values()
+        .filter(|g| g.draining)
+        .map(|g| &g.address)
+        .collect();
+    let serving = registered
+        .gateways
+        .values()
+        .filter(|g| !g.draining)
+        .map(|g| &g.address);
+    let serving: BTreeSet<&String> = serving
+        .chain(configured.iter().filter(|c| !draining.contains(c)))
+        .collect();
+    let chosen: Vec<String> = serving
+        .into_iter()
+        .take(MAX_GATEWAYS_PER_CLUSTER)
+        .cloned()
+        .collect();
+    if chosen.is_empty() {
+        announced.to_vec()
+    } else {
+        chosen
+    }
 }
 
 /// The commands that turn what is published into what is desired: withdrawals first, since they free room.
 pub fn plan(published: &Desired, desired: &Desired) -> Vec<Command> {
     let gone = published.keys().filter(|name| !desired.contains_key(*name));
-    let mut commands: Vec<Command> = gone.map(|name| Command::RemoveExport(name.clone())).collect();
+    let mut commands: Vec<Command> = gone
+        .map(|name| Command::RemoveExport(name.clone()))
+        .collect();
     for (name, export) in desired {
         match published.get(name) {
             Some(before) if before == export => {}
@@ -142,12 +176,21 @@ fn change(before: &Export, after: &Export) -> Command {
         .filter(|(id, e)| before.endpoints.get(*id) != Some(*e))
         .map(|(id, e)| (id.clone(), e.clone()))
         .collect();
-    let remove: BTreeSet<_> = before.endpoints.keys().filter(|id| !after.endpoints.contains_key(*id)).cloned().collect();
+    let remove: BTreeSet<_> = before
+        .endpoints
+        .keys()
+        .filter(|id| !after.endpoints.contains_key(*id))
+        .cloned()
+        .collect();
     let touched = upsert.len() + remove.len();
     if touched > MAX_PATCH {
         return Command::PutExport(after.clone());
     }
-    Command::PatchExport { service: after.service.clone(), upsert, remove }
+    Command::PatchExport {
+        service: after.service.clone(),
+        upsert,
+        remove,
+    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ pub fn known_in(catalog: &Catalog, own: &ClusterName) -> Known {
         .members()
         .filter(|c| &c.name != own)
         .map(|c| {
-            let known = KnownCluster { gateways: c.gateways.clone(), nodes: c.nodes.clone() };
+            let known = KnownCluster {
+                gateways: c.gateways.clone(),
+                nodes: c.nodes.clone(),
+            };
             (c.name.clone(), known)
         })
         .collect()
@@ -78,7 +81,9 @@ struct Inner {
 
 impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peers").field("own", &self.0.own).finish_non_exhaustive()
+        f.debug_struct("Peers")
+            .field("own", &self.0.own)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +110,11 @@ impl Peers {
 
     /// Replaces what is known. Channels to clusters that are no longer members end.
     pub fn know(&self, known: Known) {
-        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self
+            .0
+            .channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         channels.retain(|cluster, _| known.contains_key(cluster));
         self.0.known.store(Arc::new(known));
     }
@@ -117,14 +126,21 @@ impl Peers {
 
     /// The channel to a cluster's controller. It connects when it is used, and again whenever it broke.
     pub fn channel(&self, cluster: &ClusterName) -> Result<Channel, PeerError> {
-        let unreachable = |cause: &str| PeerError::Unreachable { cluster: cluster.clone(), cause: cause.to_owned() };
+        let unreachable = |cause: &str| PeerError::Unreachable {
+            cluster: cluster.clone(),
+            cause: cause.to_owned(),
+        };
         if cluster == &self.0.own {
             return Err(unreachable("it is this controller's own cluster"));
         }
         if !self.0.known.load().contains_key(cluster) {
             return Err(unreachable("it is not known to be a member"));
         }
-        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self
+            .0
+            .channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(cluster) {
             return Ok(channel.clone());
         }
@@ -133,11 +149,17 @@ impl Peers {
         let channel = dial::lazy_channel(move || {
             let (this, to, turn) = (Arc::clone(&this), to.clone(), Arc::clone(&turn));
             async move {
-                let gateways = this.known.load().get(&to).map(|k| k.gateways.clone()).unwrap_or_default();
+                let gateways = this
+                    .known
+                    .load()
+                    .get(&to)
+                    .map(|k| k.gateways.clone())
+                    .unwrap_or_default();
                 // Start with the gateway that worked last; whoever fails hands the turn on.
                 let start = turn.load(Ordering::Relaxed);
                 let config = dial::controller_config(&this.svid, &this.trust, &to, &this.domain);
-                let (stream, used) = dial::any_gateway(&gateways, start, &to, &this.domain, config).await?;
+                let (stream, used) =
+                    dial::any_gateway(&gateways, start, &to, &this.domain, config).await?;
                 turn.store(used, Ordering::Relaxed);
                 Ok(stream)
             }
@@ -147,7 +169,10 @@ impl Peers {
     }
 
     /// The federation service of a cluster's controller.
-    pub fn federation(&self, cluster: &ClusterName) -> Result<FederationClient<Channel>, PeerError> {
+    pub fn federation(
+        &self,
+        cluster: &ClusterName,
+    ) -> Result<FederationClient<Channel>, PeerError> {
         Ok(FederationClient::new(self.channel(cluster)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
@@ -160,7 +185,11 @@ impl Peers {
     }
 
     fn message(&self, to: NodeId, payload: Vec<u8>, deadline: Duration) -> Request<RaftMessage> {
-        let mut request = Request::new(RaftMessage { from: self.0.node_id, to, payload });
+        let mut request = Request::new(RaftMessage {
+            from: self.0.node_id,
+            to,
+            payload,
+        });
         request.set_timeout(deadline);
         request
     }
@@ -185,13 +214,18 @@ pub async fn call<T>(
 fn sort(cluster: &ClusterName, status: &Status) -> PeerError {
     let cluster = cluster.clone();
     if let Some(dial) = dial::dial_error(status) {
-        return PeerError::Unreachable { cluster, cause: dial.to_string() };
+        return PeerError::Unreachable {
+            cluster,
+            cause: dial.to_string(),
+        };
     }
     let cause = status.message().to_owned();
     match status.code() {
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal => {
-            PeerError::NoAnswer { cluster, cause }
-        }
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Internal => PeerError::NoAnswer { cluster, cause },
         Code::Ok
         | Code::InvalidArgument
         | Code::NotFound
@@ -218,7 +252,9 @@ impl PeerTransport for Peers {
     ) -> Result<Vec<u8>, PeerError> {
         let mut client = self.raft(cluster)?;
         let request = self.message(to, payload, deadline);
-        call(cluster, deadline, client.append_entries(request)).await.map(|m| m.payload)
+        call(cluster, deadline, client.append_entries(request))
+            .await
+            .map(|m| m.payload)
     }
 
     async fn vote(
@@ -230,7 +266,9 @@ impl PeerTransport for Peers {
     ) -> Result<Vec<u8>, PeerError> {
         let mut client = self.raft(cluster)?;
         let request = self.message(to, payload, deadline);
-        call(cluster, deadline, client.vote(request)).await.map(|m| m.payload)
+        call(cluster, deadline, client.vote(request))
+            .await
+            .map(|m| m.payload)
     }
 
     async fn pre_vote(
@@ -242,7 +280,9 @@ impl PeerTransport for Peers {
     ) -> Result<Vec<u8>, PeerError> {
         let mut client = self.raft(cluster)?;
         let request = self.message(to, payload, deadline);
-        call(cluster, deadline, client.pre_vote(request)).await.map(|m| m.payload)
+        call(cluster, deadline, client.pre_vote(request))
+            .await
+            .map(|m| m.payload)
     }
 
     async fn install_snapshot(
@@ -261,10 +301,21 @@ impl PeerTransport for Peers {
         let opened = tokio::fs::File::open(file).await.map_err(unread)?;
         let total_bytes = opened.metadata().await.map_err(unread)?.len();
         if total_bytes > MAX_SNAPSHOT_BYTES {
-            let cause = format!("the snapshot has {total_bytes} bytes, at most {MAX_SNAPSHOT_BYTES} are sent");
-            return Err(PeerError::Refused { cluster: cluster.clone(), cause });
+            let cause = format!(
+                "the snapshot has {total_bytes} bytes, at most {MAX_SNAPSHOT_BYTES} are sent"
+            );
+            return Err(PeerError::Refused {
+                cluster: cluster.clone(),
+                cause,
+            });
         }
-        let first = SnapshotChunk { from: self.0.node_id, to, header, data: Vec::new(), total_bytes };
+        let first = SnapshotChunk {
+            from: self.0.node_id,
+            to,
+            header,
+            data: Vec::new(),
+            total_bytes,
+        };
         let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         // A read that fails ends the stream short of its announced length, which the receiver refuses.
         let read = async move {
@@ -275,9 +326,14 @@ impl PeerTransport for Peers {
                     return;
                 }
                 let mut data = vec![0; CHUNK_BYTES];
-                let Ok(read @ 1..) = opened.read(&mut data).await else { return };
+                let Ok(read @ 1..) = opened.read(&mut data).await else {
+                    return;
+                };
                 data.truncate(read);
-                next = Some(SnapshotChunk { data, ..SnapshotChunk::default() });
+                next = Some(SnapshotChunk {
+                    data,
+                    ..SnapshotChunk::default()
+                });
             }
         };
         let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(outgoing));
@@ -296,7 +352,9 @@ impl PeerTransport for Peers {
         let mut client = self.federation(cluster)?;
         let mut request = Request::new(ProposeRequest { command: payload });
         request.set_timeout(deadline);
-        call(cluster, deadline, client.propose(request)).await.map(|r| r.outcome)
+        call(cluster, deadline, client.propose(request))
+            .await
+            .map(|r| r.outcome)
     }
 }
 
@@ -306,19 +364,40 @@ pub struct NoPeers;
 
 impl NoPeers {
     fn refuse(cluster: &ClusterName) -> Result<Vec<u8>, PeerError> {
-        Err(PeerError::Unreachable { cluster: cluster.clone(), cause: "the federation is being founded".into() })
+        Err(PeerError::Unreachable {
+            cluster: cluster.clone(),
+            cause: "the federation is being founded".into(),
+        })
     }
 }
 
 #[async_trait]
 impl PeerTransport for NoPeers {
-    async fn append_entries(&self, _: NodeId, c: &ClusterName, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, PeerError> {
+    async fn append_entries(
+        &self,
+        _: NodeId,
+        c: &ClusterName,
+        _: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)
     }
-    async fn vote(&self, _: NodeId, c: &ClusterName, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, PeerError> {
+    async fn vote(
+        &self,
+        _: NodeId,
+        c: &ClusterName,
+        _: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)
     }
-    async fn pre_vote(&self, _: NodeId, c: &ClusterName, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, PeerError> {
+    async fn pre_vote(
+        &self,
+        _: NodeId,
+        c: &ClusterName,
+        _: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)
     }
     async fn install_snapshot(
@@ -331,7 +410,13 @@ impl PeerTransport for NoPeers {
     ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)
     }
-    async fn propose(&self, _: NodeId, c: &ClusterName, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, PeerError> {
+    async fn propose(
+        &self,
+        _: NodeId,
+        c: &ClusterName,
+        _: Vec<u8>,
+        _: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)
     }
 }

@@ -16,12 +16,22 @@ pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStat
         ClusterStatus {
             cluster: Some(cluster.into()),
             exported_services: catalog.export_counts.get(name).copied().unwrap_or(0),
-            lease_age_ms: if cluster.local { 0 } else { leases.age_ms(name, now_ms) },
-            nodes: record.map(|r| r.nodes.iter().copied().collect()).unwrap_or_default(),
+            lease_age_ms: if cluster.local {
+                0
+            } else {
+                leases.age_ms(name, now_ms)
+            },
+            nodes: record
+                .map(|r| r.nodes.iter().copied().collect())
+                .unwrap_or_default(),
             version: record.map_or_else(|| crate::VERSION.to_owned(), |r| r.version.clone()),
         }
     };
-    snapshot.clusters.iter().map(|(name, cluster)| status(name, cluster)).collect()
+    snapshot
+        .clusters
+        .iter()
+        .map(|(name, cluster)| status(name, cluster))
+        .collect()
 }
 
 pub(super) fn status(input: &AdminInput) -> StatusResponse {
@@ -34,7 +44,10 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
         .union(&store.learners)
         .map(|node| Peer {
             node_id: *node,
-            cluster: catalog.cluster_of(*node).map(ToString::to_string).unwrap_or_default(),
+            cluster: catalog
+                .cluster_of(*node)
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             voter: store.voters.contains(node),
             leader: fresh && store.leader == Some(*node),
             this_node: *node == store.node_id,
@@ -61,7 +74,11 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
 pub(super) fn tokens(input: &AdminInput) -> Vec<TokenStatus> {
     let now_ms = input.clock.unix_ms();
     let catalog = input.store.catalog();
-    let mut all: Vec<TokenStatus> = catalog.tokens.values().map(|t| join_token_status(t, now_ms)).collect();
+    let mut all: Vec<TokenStatus> = catalog
+        .tokens
+        .values()
+        .map(|t| join_token_status(t, now_ms))
+        .collect();
     all.extend(input.tokens.list(now_ms).into_iter().map(|t| TokenStatus {
         id: t.id,
         cluster: String::new(),

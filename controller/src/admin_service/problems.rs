@@ -25,8 +25,17 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
     }
     silent_clusters(input, catalog, &mut found);
     silent_proxies(input, &mut found);
-    if !input.registered.borrow().gateways.values().any(|g| g.connected) {
-        found.push("no gateway of this cluster is connected: the other clusters cannot reach it".to_owned());
+    if !input
+        .registered
+        .borrow()
+        .gateways
+        .values()
+        .any(|g| g.connected)
+    {
+        found.push(
+            "no gateway of this cluster is connected: the other clusters cannot reach it"
+                .to_owned(),
+        );
     }
     exports(input, catalog, &mut found);
     found.extend(input.publishing.borrow().iter().cloned());
@@ -44,7 +53,11 @@ fn silent_clusters(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String
     let (leases, now_ms) = (input.leases.borrow(), input.clock.unix_ms());
     for record in catalog.members().filter(|r| r.name != input.own.cluster) {
         if leases.expired(&record.name, now_ms) {
-            found.push(format!("cluster {} gave no sign of life for {} s", record.name, leases.age_ms(&record.name, now_ms) / 1000));
+            found.push(format!(
+                "cluster {} gave no sign of life for {} s",
+                record.name,
+                leases.age_ms(&record.name, now_ms) / 1000
+            ));
         }
         if record.gateways.is_empty() && record.state != ClusterState::Left {
             found.push(format!("cluster {} has announced no gateway", record.name));
@@ -55,11 +68,22 @@ fn silent_clusters(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String
 fn silent_proxies(input: &AdminInput, found: &mut Vec<String>) {
     let now_ms = input.clock.unix_ms();
     let mut silent: BTreeMap<String, u64> = BTreeMap::new();
-    for endpoint in input.registered.borrow().workloads.values().filter(|e| !e.connected) {
-        silent.insert(endpoint.proxy.clone(), now_ms.saturating_sub(endpoint.last_seen_ms) / 1000);
+    for endpoint in input
+        .registered
+        .borrow()
+        .workloads
+        .values()
+        .filter(|e| !e.connected)
+    {
+        silent.insert(
+            endpoint.proxy.clone(),
+            now_ms.saturating_sub(endpoint.last_seen_ms) / 1000,
+        );
     }
     for (proxy, silent_s) in silent {
-        found.push(format!("proxy {proxy} is silent for {silent_s} s: its endpoints count as unknown"));
+        found.push(format!(
+            "proxy {proxy} is silent for {silent_s} s: its endpoints count as unknown"
+        ));
     }
 }
 
@@ -67,9 +91,14 @@ fn exports(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String>) {
     let (intents, local) = (input.exports.current(), input.local.borrow());
     for name in intents.keys() {
         if !local.services.contains_key(name) {
-            found.push(format!("{name} is to be exported, and nothing in this cluster serves it"));
+            found.push(format!(
+                "{name} is to be exported, and nothing in this cluster serves it"
+            ));
         }
-        let conflicts = catalog.merged(name).map(|m| m.conflicts).unwrap_or_default();
+        let conflicts = catalog
+            .merged(name)
+            .map(|m| m.conflicts)
+            .unwrap_or_default();
         for conflict in conflicts {
             found.push(match conflict {
                 Conflict::Kind { cluster } => {

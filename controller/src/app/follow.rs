@@ -5,12 +5,14 @@
 //! harm: what is written there is only for the next start.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::watch;
 use tradewind_api::{
+    ClusterName,
     model::ClusterState,
     snapshot::{Snapshot, Trust},
 };
@@ -33,6 +35,9 @@ use crate::{
 const SPACING: Duration = Duration::from_millis(10);
 /// How often time alone is looked at, for leases.
 const TICK: Duration = Duration::from_secs(1);
+/// How long a cluster that left is still believed and reached, so that it hears the answer to its own leaving. Well below
+/// the seconds within which it has to be refused.
+const LEAVE_GRACE_MS: u64 = 1_000;
 /// A leader not heard of for this long: its renewals are not heard of either.
 const LEADER_LOST_MS: u64 = 2_000;
 
@@ -64,27 +69,66 @@ struct Kept {
     replicated: bool,
 }
 
+/// What depends on time alone.
+#[derive(Default)]
+struct Time {
+    leases: Leases,
+    left_at_ms: BTreeMap<ClusterName, u64>,
+}
+
+impl Time {
+    /// Clusters that left so recently that they have to hear it still.
+    fn lingering(&mut self, catalog: &Catalog, now_ms: u64) -> Vec<ClusterName> {
+        let left = |c: &ClusterName| {
+            catalog
+                .clusters
+                .get(c)
+                .is_some_and(|r| r.state == ClusterState::Left)
+        };
+        self.left_at_ms.retain(|cluster, _| left(cluster));
+        for record in catalog
+            .clusters
+            .values()
+            .filter(|r| r.state == ClusterState::Left)
+        {
+            self.left_at_ms.entry(record.name.clone()).or_insert(now_ms);
+        }
+        let fresh = |at_ms: u64| now_ms.saturating_sub(at_ms) < LEAVE_GRACE_MS;
+        self.left_at_ms
+            .iter()
+            .filter(|(_, at_ms)| fresh(**at_ms))
+            .map(|(c, _)| c.clone())
+            .collect()
+    }
+}
+
 impl Follower {
-    /// Runs until the drain. `blocker` is released once the store holds a federation.
+    /// Runs until the drain. `blocker` is released once a snapshot was made of a store that holds a federation.
     pub(super) async fn run(mut self, blocker: Blocker, mut drain: drain::Observer) {
         let mut catalogs = self.store.watch();
         let mut blocker = Some(blocker);
         let mut kept = None;
-        let mut leases = Leases::default();
+        let mut time = Time::default();
         let (mut yaml_gone, mut introducer_gone) = (false, false);
         loop {
             let catalog = Arc::clone(&catalogs.borrow_and_update());
             let yaml = Arc::clone(&self.yaml.borrow_and_update());
             let registered = Arc::clone(&self.registered.borrow_and_update());
             let introduced = self.introduced.borrow_and_update().clone();
-            if catalog.is_founded() {
-                blocker = None;
-            }
             // What is missing before everything was read is not gone; the proxies keep what they had.
             let all_read = yaml.read && (catalog.is_founded() || !self.replicated);
             if all_read {
                 self.note_file_exports(&yaml).await;
-                self.step(&catalog, &yaml, &registered, introduced.as_deref(), &mut leases);
+                self.step(
+                    &catalog,
+                    &yaml,
+                    &registered,
+                    introduced.as_deref(),
+                    &mut time,
+                );
+                if catalog.is_founded() {
+                    blocker = None;
+                }
             }
             self.keep(&catalog, introduced.as_deref(), &mut kept).await;
             self.look_for_leaving(&catalog).await;
@@ -115,33 +159,40 @@ impl Follower {
         yaml: &YamlModel,
         registered: &Registered,
         introduced: Option<&Introduced>,
-        leases: &mut Leases,
+        time: &mut Time,
     ) {
+        let now_ms = self.clock.unix_ms();
         let previous = Arc::clone(&self.snapshots.borrow());
-        let trust = self.effective_trust(catalog, introduced, &previous.trust);
+        let lingering = time.lingering(catalog, now_ms);
+        let trust = self.effective_trust(catalog, introduced, &previous.trust, &lingering);
         if !Arc::ptr_eq(&trust, &previous.trust)
             && let Err(error) = self.trust.set(&trust)
         {
             tracing::error!(%error, "the new trust map is not usable; the last one stays in force");
             return;
         }
-        if let Some(known) = self.known(catalog, introduced)
-            && *self.peers.known() != known
-        {
-            self.peers.know(known);
+        if let Some(mut known) = self.known(catalog, introduced) {
+            let before = self.peers.known();
+            for cluster in &lingering {
+                if let Some(old) = before.get(cluster) {
+                    known.insert(cluster.clone(), old.clone());
+                }
+            }
+            if *before != known {
+                self.peers.know(known);
+            }
         }
-        let now_ms = self.clock.unix_ms();
         let status = self.store.status();
         let hears_leader =
             status.leader.is_some() && status.leader_age_ms.is_some_and(|age| age < LEADER_LOST_MS);
-        leases.observe(catalog, now_ms, hears_leader);
-        set(&self.leases, leases.clone());
+        time.leases.observe(catalog, now_ms, hears_leader);
+        set(&self.leases, time.leases.clone());
         let local = merge(registered, yaml, &self.own);
         let input = compile::Input {
             catalog,
             local: &local,
             own: &self.own,
-            leases,
+            leases: &time.leases,
             trust: &trust,
             now_ms,
         };
@@ -151,14 +202,34 @@ impl Follower {
     }
 
     /// The catalog's word, unless a member's is newer, or there is none yet.
-    fn effective_trust(&self, catalog: &Catalog, introduced: Option<&Introduced>, current: &Arc<Trust>) -> Arc<Trust> {
+    fn effective_trust(
+        &self,
+        catalog: &Catalog,
+        introduced: Option<&Introduced>,
+        current: &Arc<Trust>,
+        lingering: &[ClusterName],
+    ) -> Arc<Trust> {
         let newer = introduced.filter(|i| i.revision > catalog.revision);
         let trust = match newer {
             Some(introduced) => Arc::clone(&introduced.trust),
-            None if catalog.is_founded() => Arc::new(catalog.trust()),
+            None if catalog.is_founded() => {
+                let mut trust = catalog.trust();
+                for cluster in lingering {
+                    // Only what is believed now can linger: a restart does not bring it back.
+                    let domain = self.own.domain.trust_domain(cluster);
+                    if let Some(still) = current.authorities.get(&domain) {
+                        trust.authorities.insert(domain, still.clone());
+                    }
+                }
+                Arc::new(trust)
+            }
             None => Arc::clone(&self.first_trust),
         };
-        if trust == *current { Arc::clone(current) } else { trust }
+        if trust == *current {
+            Arc::clone(current)
+        } else {
+            trust
+        }
     }
 
     /// Where the others are, by the newest word; `None` where there is none but what the data directory held.
@@ -176,13 +247,24 @@ impl Follower {
     }
 
     /// Writes what the next start needs, when it changed.
-    async fn keep(&self, catalog: &Catalog, introduced: Option<&Introduced>, kept: &mut Option<Kept>) {
-        let Some(known) = self.known(catalog, introduced) else { return };
+    async fn keep(
+        &self,
+        catalog: &Catalog,
+        introduced: Option<&Introduced>,
+        kept: &mut Option<Kept>,
+    ) {
+        let Some(known) = self.known(catalog, introduced) else {
+            return;
+        };
         let trust = Arc::clone(&self.snapshots.borrow().trust);
         if trust.roots.is_empty() {
             return;
         }
-        let now = Kept { known, trust, replicated: self.replicated || catalog.is_founded() };
+        let now = Kept {
+            known,
+            trust,
+            replicated: self.replicated || catalog.is_founded(),
+        };
         if kept.as_ref() == Some(&now) {
             return;
         }
@@ -209,7 +291,8 @@ impl Follower {
             return;
         }
         let exports = self.exports.clone();
-        let noted = task::spawn_blocking(move || exports.update(|i| with_files(i, &wanted, now_ms))).await;
+        let noted =
+            task::spawn_blocking(move || exports.update(|i| with_files(i, &wanted, now_ms))).await;
         if let Ok(Err(error)) = noted {
             tracing::warn!(%error, "exports that files ask for were not noted");
         }
@@ -222,7 +305,13 @@ impl Follower {
             return;
         }
         let data_dir = Arc::clone(&self.data_dir);
-        let marked = task::spawn_blocking(move || data_dir.lock().unwrap_or_else(PoisonError::into_inner).mark_left()).await;
+        let marked = task::spawn_blocking(move || {
+            data_dir
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .mark_left()
+        })
+        .await;
         if let Ok(Err(error)) = marked {
             tracing::warn!(%error, "the data directory could not be marked as left");
         }

@@ -1,6 +1,9 @@
 //! The controller's own certificate: issued by its own authority, with a key that lives in this process alone.
 
-use std::{sync::{Arc, Mutex, PoisonError}, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tradewind_api::{InvalidName, NodeId, SpiffeId};
 use tradewind_ca::{DEFAULT_LIFETIME_S, IssueError, Issuer, renew_at_unix_s};
@@ -43,23 +46,49 @@ pub(super) struct KeepCertificate {
 }
 
 impl KeepCertificate {
-    pub(super) fn new(issuer: Arc<Issuer>, own: &Own, node_id: NodeId, clock: SharedClock, rng: Rng) -> Self {
-        Self { issuer, own: own.clone(), node_id, clock, rng: Arc::new(Mutex::new(rng)) }
+    pub(super) fn new(
+        issuer: Arc<Issuer>,
+        own: &Own,
+        node_id: NodeId,
+        clock: SharedClock,
+        rng: Rng,
+    ) -> Self {
+        Self {
+            issuer,
+            own: own.clone(),
+            node_id,
+            clock,
+            rng: Arc::new(Mutex::new(rng)),
+        }
     }
 
     /// A new key with a new certificate.
     pub(super) fn issue(&self) -> Result<Svid, CertificateError> {
         let domain = self.own.domain.trust_domain(&self.own.cluster);
-        let path = format!("/tradewind/controller/{}-{}", self.own.cluster, self.node_id);
+        let path = format!(
+            "/tradewind/controller/{}-{}",
+            self.own.cluster, self.node_id
+        );
         let id = SpiffeId::from_path(&domain, &path)?;
         let key = WorkloadKey::generate()?;
-        let issued = self.issuer.issue(&key.csr_der()?, &id, self.clock.unix_ms(), DEFAULT_LIFETIME_S)?;
+        let issued = self.issuer.issue(
+            &key.csr_der()?,
+            &id,
+            self.clock.unix_ms(),
+            DEFAULT_LIFETIME_S,
+        )?;
         Ok(Svid::new(&key, &issued.chain_der)?)
     }
 
     fn renew_at(&self, svid: &SvidCell) -> i64 {
-        let jitter = self.rng.lock().unwrap_or_else(PoisonError::into_inner).unit();
-        svid.current().map_or(0, |s| renew_at_unix_s(s.not_before_unix_s, s.not_after_unix_s, jitter))
+        let jitter = self
+            .rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unit();
+        svid.current().map_or(0, |s| {
+            renew_at_unix_s(s.not_before_unix_s, s.not_after_unix_s, jitter)
+        })
     }
 
     /// Renews until the drain. A failure keeps the current certificate and is tried again.
@@ -81,7 +110,9 @@ impl KeepCertificate {
                     renew_at = self.renew_at(&svid);
                     tracing::info!("renewed this controller's certificate");
                 }
-                Err(error) => tracing::error!(%error, "this controller's certificate was not renewed"),
+                Err(error) => {
+                    tracing::error!(%error, "this controller's certificate was not renewed")
+                }
             }
         }
     }

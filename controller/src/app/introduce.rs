@@ -6,7 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
-use tradewind_api::{ClusterName, NodeId, proto::v1::{IntroduceRequest, IntroduceResponse}, snapshot::Trust};
+use tradewind_api::{
+    ClusterName, NodeId,
+    proto::v1::{IntroduceRequest, IntroduceResponse},
+    snapshot::Trust,
+};
 use tradewind_federation::Store;
 use tradewind_runtime::{Backoff, Rng, drain};
 
@@ -48,8 +52,11 @@ pub(super) struct Introducer {
 impl Introducer {
     fn is_heard(&self) -> bool {
         let status = self.store.status();
-        let member = status.voters.contains(&self.node_id) || status.learners.contains(&self.node_id);
-        member && status.leader.is_some() && status.leader_age_ms.is_some_and(|age| age < LEADER_LOST_MS)
+        let member =
+            status.voters.contains(&self.node_id) || status.learners.contains(&self.node_id);
+        member
+            && status.leader.is_some()
+            && status.leader_age_ms.is_some_and(|age| age < LEADER_LOST_MS)
     }
 
     /// Runs until the drain.
@@ -80,7 +87,9 @@ impl Introducer {
     async fn introduce(&self, cluster: &ClusterName) {
         let answer = match self.peers.federation(cluster) {
             Ok(mut client) => {
-                let request = IntroduceRequest { node_id: self.node_id };
+                let request = IntroduceRequest {
+                    node_id: self.node_id,
+                };
                 call(cluster, DEADLINE, client.introduce(request)).await
             }
             Err(error) => Err(error),
@@ -89,7 +98,9 @@ impl Introducer {
             Ok(introduced) => {
                 tracing::debug!(%cluster, revision = introduced.revision, "introduced");
                 self.told.send_if_modified(|current| {
-                    let newer = current.as_ref().is_none_or(|c| c.revision < introduced.revision);
+                    let newer = current
+                        .as_ref()
+                        .is_none_or(|c| c.revision < introduced.revision);
                     if newer {
                         *current = Some(Arc::new(introduced));
                     }
@@ -102,14 +113,28 @@ impl Introducer {
 }
 
 fn read(response: IntroduceResponse) -> Result<Introduced, String> {
-    let trust: Trust = response.trust.unwrap_or_default().try_into().map_err(|e| format!("bad trust: {e}"))?;
+    let trust: Trust = response
+        .trust
+        .unwrap_or_default()
+        .try_into()
+        .map_err(|e| format!("bad trust: {e}"))?;
     if trust.roots.is_empty() {
         return Err("the member knows nothing itself yet".to_owned());
     }
     let mut known = Known::new();
     for cluster in response.clusters {
         let name = ClusterName::new(&cluster.name).map_err(|e| e.to_string())?;
-        known.insert(name, KnownCluster { gateways: cluster.gateways, nodes: cluster.nodes.into_iter().collect() });
+        known.insert(
+            name,
+            KnownCluster {
+                gateways: cluster.gateways,
+                nodes: cluster.nodes.into_iter().collect(),
+            },
+        );
     }
-    Ok(Introduced { revision: response.revision, trust: Arc::new(trust), known })
+    Ok(Introduced {
+        revision: response.revision,
+        trust: Arc::new(trust),
+        known,
+    })
 }

@@ -13,10 +13,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{
-    Code, Status,
-    transport::Channel,
-};
+use tonic::{Code, Status, transport::Channel};
 use tradewind_api::{
     ClusterName, Domain, Network,
     proto::v1::{JoinRequest, JoinResponse, federation_client::FederationClient},
@@ -52,41 +49,91 @@ const JOIN_TRIES: u32 = 3;
 pub async fn join(
     options: JoinOptions,
     clock: SharedClock,
+    rng: Rng,
+    progress: impl FnMut(&JoinStep) + Send,
+) -> Result<Joined, JoinError> {
+    tracing::debug!(
+        at_unix_ms = clock.unix_ms(),
+        address = options.address,
+        "joining"
+    );
+    let mut answering = None;
+    let joined = attempt(options, rng, progress, &mut answering).await;
+    if let Some(answering) = answering {
+        answering.stop().await;
+    }
+    joined
+}
+
+async fn attempt(
+    options: JoinOptions,
     mut rng: Rng,
     mut progress: impl FnMut(&JoinStep) + Send,
+    answering: &mut Option<way_back::Answering>,
 ) -> Result<Joined, JoinError> {
     let mut passed = |layer, detail: String| progress(&JoinStep { layer, detail });
-    tracing::debug!(at_unix_ms = clock.unix_ms(), address = options.address, "joining");
-    let local = |message: &dyn std::fmt::Display, hint: String| JoinError::new(JoinLayer::Local, message, hint);
+    let local = |message: &dyn std::fmt::Display, hint: String| {
+        JoinError::new(JoinLayer::Local, message, hint)
+    };
 
     Staging::check(&options.data_dir).map_err(|e| local(&e, e.hint()))?;
-    let gateways = check_gateways(&options.gateway_addresses)
-        .map_err(|e| local(&e, "write --gateway as host:port, such as 203.0.113.7:15443".into()))?;
+    let gateways = check_gateways(&options.gateway_addresses).map_err(|e| {
+        local(
+            &e,
+            "write --gateway as host:port, such as 203.0.113.7:15443".into(),
+        )
+    })?;
     if gateways.is_empty() {
         let hint = "give --gateway host:port: the other clusters reach this one through it";
         return Err(local(&"no gateway address was given", hint.into()));
     }
     let network = match &options.network {
         Some(network) => network.clone(),
-        None => Network::new(options.cluster.as_str()).map_err(|e| local(&e, "choose another --cluster".into()))?,
+        None => Network::new(options.cluster.as_str())
+            .map_err(|e| local(&e, "choose another --cluster".into()))?,
     };
-    passed(JoinLayer::Local, format!("data directory {} can be used", options.data_dir.display()));
-
-    let token: JoinToken = options.token.parse().map_err(|e| {
-        JoinError::new(JoinLayer::Token, e, "make a new one with `tradewind token create` in a member cluster")
-    })?;
-    passed(JoinLayer::Token, format!("token {} of cluster {} in {}", token.id, token.cluster, token.domain));
-    let addresses = resolve(&options.address).await?;
-    passed(JoinLayer::Resolve, format!("{} has {} address(es)", options.address, addresses.len()));
-    let tcp = connect(&options.address, &addresses).await?;
-    passed(JoinLayer::Connect, format!("reached a gateway at {}", options.address));
-    let tls = tls(tcp, &token).await?;
-    passed(JoinLayer::Tls, format!("the controller of {} proved the root that the token names", token.cluster));
-
-    let mut client = client(tls, addresses, &token);
     let mut nonce = vec![0; way_back::NONCE_BYTES];
     rng.bytes(&mut nonce);
-    let answering = listen(&options.bind_addresses, &gateways, &nonce).await?;
+    *answering = Some(listen(&options.bind_addresses, &gateways, &nonce).await?);
+    passed(
+        JoinLayer::Local,
+        format!("data directory {} can be used", options.data_dir.display()),
+    );
+
+    let token: JoinToken = options.token.parse().map_err(|e| {
+        JoinError::new(
+            JoinLayer::Token,
+            e,
+            "make a new one with `tradewind token create` in a member cluster",
+        )
+    })?;
+    passed(
+        JoinLayer::Token,
+        format!(
+            "token {} of cluster {} in {}",
+            token.id, token.cluster, token.domain
+        ),
+    );
+    let addresses = resolve(&options.address).await?;
+    passed(
+        JoinLayer::Resolve,
+        format!("{} has {} address(es)", options.address, addresses.len()),
+    );
+    let tcp = connect(&options.address, &addresses).await?;
+    passed(
+        JoinLayer::Connect,
+        format!("reached a gateway at {}", options.address),
+    );
+    let tls = tls(tcp, &token).await?;
+    passed(
+        JoinLayer::Tls,
+        format!(
+            "the controller of {} proved the root that the token names",
+            token.cluster
+        ),
+    );
+
+    let mut client = client(tls, addresses, &token);
     let mut request = JoinRequest {
         token: options.token.trim().to_owned(),
         cluster: options.cluster.to_string(),
@@ -97,18 +144,33 @@ pub async fn join(
         way_back_nonce: nonce,
         authority_csr_der: Vec::new(),
     };
-    let checked = timed(client.join_check(request.clone())).await.map_err(|s| refused(JoinLayer::Admission, &s))?;
-    passed(JoinLayer::Admission, format!("{} would admit {}", token.cluster, options.cluster));
+    let checked = timed(client.join_check(request.clone()))
+        .await
+        .map_err(|s| refused(JoinLayer::Admission, &s))?;
+    passed(
+        JoinLayer::Admission,
+        format!("{} would admit {}", token.cluster, options.cluster),
+    );
     if !checked.way_back_ok {
-        let message = format!("{} failed: {}", checked.way_back_layer, checked.way_back_error);
+        let message = format!(
+            "{} failed: {}",
+            checked.way_back_layer, checked.way_back_error
+        );
         let hint = match checked.way_back_layer.as_str() {
-            "resolve" => "give --gateway a name that the other clusters can resolve, or an IP address",
+            "resolve" => {
+                "give --gateway a name that the other clusters can resolve, or an IP address"
+            }
             "answer" => "something else listens there; see where --gateway leads",
-            _ => "open the firewall towards --gateway; where it is translated, say what to bind with --bind",
+            _ => {
+                "open the firewall towards --gateway; where it is translated, say what to bind with --bind"
+            }
         };
         return Err(JoinError::new(JoinLayer::WayBack, message, hint));
     }
-    passed(JoinLayer::WayBack, format!("{} reached {}", token.cluster, gateways.join(", ")));
+    passed(
+        JoinLayer::WayBack,
+        format!("{} reached {}", token.cluster, gateways.join(", ")),
+    );
     let mut joined = Joined {
         cluster: options.cluster.clone(),
         domain: token.domain.clone(),
@@ -126,8 +188,10 @@ pub async fn join(
     let key = AuthorityKey::generate(&options.cluster, &token.domain).map_err(|e| key_error(&e))?;
     request.authority_csr_der = key.csr_der().map_err(|e| key_error(&e))?;
     let response = ask_to_join(&mut client, &request).await?;
-    drop(answering);
-    passed(JoinLayer::Sign, format!("admitted as node {}", response.node_id));
+    passed(
+        JoinLayer::Sign,
+        format!("admitted as node {}", response.node_id),
+    );
 
     let node = write(staging, &options, &token, network, gateways, &key, response).map_err(|message| JoinError {
         admitted: true,
@@ -137,7 +201,10 @@ pub async fn join(
             options.data_dir.display()
         ))
     })?;
-    passed(JoinLayer::Write, format!("wrote {}", options.data_dir.display()));
+    passed(
+        JoinLayer::Write,
+        format!("wrote {}", options.data_dir.display()),
+    );
     joined.node_id = Some(node.node_id);
     joined.members = node.known_clusters.into_keys().collect();
     Ok(joined)
@@ -145,9 +212,16 @@ pub async fn join(
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, JoinError> {
     let failed = |message: String| {
-        JoinError::new(JoinLayer::Resolve, message, "give host:port of a member's gateway, as `tradewind init` or `token create` printed it")
+        JoinError::new(
+            JoinLayer::Resolve,
+            message,
+            "give host:port of a member's gateway, as `tradewind init` or `token create` printed it",
+        )
     };
-    if !address.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p != 0)) {
+    if !address
+        .rsplit_once(':')
+        .is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p != 0))
+    {
         return Err(failed(format!("{address:?} is not host:port")));
     }
     let found: Vec<_> = within(RESOLVE_DEADLINE, lookup_host(address))
@@ -164,14 +238,28 @@ async fn connect(address: &str, resolved: &[SocketAddr]) -> Result<TcpStream, Jo
     let dialled = within(CONNECT_DEADLINE, TcpStream::connect(resolved)).await;
     let stream = dialled.and_then(|s| s.set_nodelay(true).map(|()| s));
     stream.map_err(|e| {
-        JoinError::new(JoinLayer::Connect, format!("{address}: {e}"), "see that the member's gateway runs and that no firewall stands between")
+        JoinError::new(
+            JoinLayer::Connect,
+            format!("{address}: {e}"),
+            "see that the member's gateway runs and that no firewall stands between",
+        )
     })
 }
 
 async fn tls(tcp: TcpStream, token: &JoinToken) -> Result<TlsStream<TcpStream>, JoinError> {
-    let hint = format!("see that this is a gateway of {}, that its controller runs, and that the token is of this federation", token.cluster);
+    let hint = format!(
+        "see that this is a gateway of {}, that its controller runs, and that the token is of this federation",
+        token.cluster
+    );
     handshake(tcp, &Pin::of(token)).await.map_err(|e| {
-        JoinError::new(JoinLayer::Tls, format!("no trusted controller of {} answers there: {e}", token.cluster), hint)
+        JoinError::new(
+            JoinLayer::Tls,
+            format!(
+                "no trusted controller of {} answers there: {e}",
+                token.cluster
+            ),
+            hint,
+        )
     })
 }
 
@@ -184,19 +272,29 @@ struct Pin {
 
 impl Pin {
     fn of(token: &JoinToken) -> Self {
-        Self { root_sha256: token.root_sha256, cluster: token.cluster.clone(), domain: token.domain.clone() }
+        Self {
+            root_sha256: token.root_sha256,
+            cluster: token.cluster.clone(),
+            domain: token.domain.clone(),
+        }
     }
 }
 
 async fn handshake(tcp: TcpStream, pin: &Pin) -> std::io::Result<TlsStream<TcpStream>> {
-    let target = Target::Controller { cluster: pin.cluster.clone() };
+    let target = Target::Controller {
+        cluster: pin.cluster.clone(),
+    };
     let name = server_name::server_name(&target, &pin.domain).map_err(std::io::Error::other)?;
     let config = pinned_client_config(pin.root_sha256, &pin.domain, &pin.cluster);
     within(TLS_DEADLINE, TlsConnector::from(config).connect(name, tcp)).await
 }
 
 /// A client on the connection that was just proven; should it break, it is made and proven again.
-fn client(first: TlsStream<TcpStream>, addresses: Vec<SocketAddr>, token: &JoinToken) -> FederationClient<Channel> {
+fn client(
+    first: TlsStream<TcpStream>,
+    addresses: Vec<SocketAddr>,
+    token: &JoinToken,
+) -> FederationClient<Channel> {
     let first = Arc::new(Mutex::new(Some(first)));
     let again = Arc::new(Pin::of(token));
     let channel = endpoint().connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
@@ -206,7 +304,8 @@ fn client(first: TlsStream<TcpStream>, addresses: Vec<SocketAddr>, token: &JoinT
             let stream = match ready {
                 Some(stream) => stream,
                 None => {
-                    let tcp = within(CONNECT_DEADLINE, TcpStream::connect(addresses.as_slice())).await?;
+                    let tcp =
+                        within(CONNECT_DEADLINE, TcpStream::connect(addresses.as_slice())).await?;
                     handshake(tcp, &again).await?
                 }
             };
@@ -217,7 +316,11 @@ fn client(first: TlsStream<TcpStream>, addresses: Vec<SocketAddr>, token: &JoinT
 }
 
 /// Binds what the operator said, or else the advertised addresses themselves.
-async fn listen(bind: &[String], advertised: &[String], nonce: &[u8]) -> Result<way_back::Answering, JoinError> {
+async fn listen(
+    bind: &[String],
+    advertised: &[String],
+    nonce: &[u8],
+) -> Result<way_back::Answering, JoinError> {
     let wanted = if bind.is_empty() { advertised } else { bind };
     let failed = |message: String| {
         JoinError::new(
@@ -236,21 +339,33 @@ async fn listen(bind: &[String], advertised: &[String], nonce: &[u8]) -> Result<
     way_back::Answering::start(&sockets, nonce).map_err(|e| failed(e.to_string()))
 }
 
-async fn timed<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+async fn timed<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
     match tokio::time::timeout(CALL_DEADLINE, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_DEADLINE.as_secs()))),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {} s",
+            CALL_DEADLINE.as_secs()
+        ))),
     }
 }
 
 fn refused(layer: JoinLayer, status: &Status) -> JoinError {
     let (sentence, hint) = answer::split(status.message());
-    JoinError::new(layer, sentence, hint.unwrap_or("see the member's controller log"))
+    JoinError::new(
+        layer,
+        sentence,
+        hint.unwrap_or("see the member's controller log"),
+    )
 }
 
 /// The last step. A lost answer is asked for again: the same request gets the same answer, whether it was carried out
 /// the first time or not.
-async fn ask_to_join(client: &mut FederationClient<Channel>, request: &JoinRequest) -> Result<JoinResponse, JoinError> {
+async fn ask_to_join(
+    client: &mut FederationClient<Channel>,
+    request: &JoinRequest,
+) -> Result<JoinResponse, JoinError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -258,7 +373,10 @@ async fn ask_to_join(client: &mut FederationClient<Channel>, request: &JoinReque
             Ok(response) => return Ok(response),
             Err(status) => status,
         };
-        let lost = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded);
+        let lost = matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+        );
         // A complete sentence with a hint was written by the member: it has decided.
         let decided = answer::split(status.message()).1.is_some();
         if !lost || decided || tries >= JOIN_TRIES {
@@ -284,17 +402,26 @@ fn write(
     key: &AuthorityKey,
     response: JoinResponse,
 ) -> Result<NodeFile, String> {
-    let trust: Trust = response.trust.unwrap_or_default().try_into().map_err(|e| format!("the member's answer: {e}"))?;
+    let trust: Trust = response
+        .trust
+        .unwrap_or_default()
+        .try_into()
+        .map_err(|e| format!("the member's answer: {e}"))?;
     let root = trust
         .roots
         .iter()
         .find(|root| tradewind_transport::trust::sha256(root) == token.root_sha256)
         .ok_or("the member's answer lacks the root that the token names")?;
-    key.save(staging.path(), &response.authority_der, root).map_err(|e| e.to_string())?;
+    key.save(staging.path(), &response.authority_der, root)
+        .map_err(|e| e.to_string())?;
     let mut known_clusters = BTreeMap::new();
     for cluster in response.clusters {
-        let name = ClusterName::new(&cluster.name).map_err(|e| format!("the member's answer: {e}"))?;
-        let known = KnownCluster { gateways: cluster.gateways, nodes: cluster.nodes.into_iter().collect() };
+        let name =
+            ClusterName::new(&cluster.name).map_err(|e| format!("the member's answer: {e}"))?;
+        let known = KnownCluster {
+            gateways: cluster.gateways,
+            nodes: cluster.nodes.into_iter().collect(),
+        };
         if name != options.cluster {
             known_clusters.insert(name, known);
         }
@@ -304,7 +431,8 @@ fn write(
     if !through.gateways.contains(&options.address) {
         through.gateways.push(options.address.clone());
     }
-    let founder = ClusterName::new(&response.founder).map_err(|e| format!("the member's answer: {e}"))?;
+    let founder =
+        ClusterName::new(&response.founder).map_err(|e| format!("the member's answer: {e}"))?;
     let node = NodeFile {
         version: datadir::VERSION,
         cluster: options.cluster.clone(),

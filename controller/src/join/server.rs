@@ -17,8 +17,9 @@ use tradewind_api::{
     ClusterName, InvalidName, Network, NodeId, Region,
     model::ClusterState,
     proto::v1::{
-        IntroduceRequest, IntroduceResponse, JoinCheckResponse, JoinRequest, JoinResponse, KnownCluster,
-        PingRequest, PingResponse, ProposeRequest, ProposeResponse, federation_server::Federation,
+        IntroduceRequest, IntroduceResponse, JoinCheckResponse, JoinRequest, JoinResponse,
+        KnownCluster, PingRequest, PingResponse, ProposeRequest, ProposeResponse,
+        federation_server::Federation,
     },
     store::{Blob, ClusterRecord, Command, Outcome, Refusal, Stamped},
 };
@@ -109,12 +110,21 @@ impl FederationService {
         if self.0.root.is_some() {
             return Ok(None);
         }
-        let founder = self.0.store.catalog().founder.clone().ok_or_else(|| answer::refusal(&Refusal::NotFounded))?;
+        let founder = self
+            .0
+            .store
+            .catalog()
+            .founder
+            .clone()
+            .ok_or_else(|| answer::refusal(&Refusal::NotFounded))?;
         let handed_on = self.0.access.require_controller_of_member(caller).is_ok();
         if founder == self.0.own || handed_on {
             return Err(refuse(
                 Code::FailedPrecondition,
-                format!("the controller of {} should hold the federation's root key and does not", self.0.own),
+                format!(
+                    "the controller of {} should hold the federation's root key and does not",
+                    self.0.own
+                ),
                 "restore root.key in its data directory from a backup",
             ));
         }
@@ -124,7 +134,9 @@ impl FederationService {
     fn away(founder: &ClusterName, error: &PeerError) -> Status {
         refuse(
             Code::Unavailable,
-            format!("clusters are admitted by the controller of {founder}, which holds the root key: {error}"),
+            format!(
+                "clusters are admitted by the controller of {founder}, which holds the root key: {error}"
+            ),
             format!("see that the controller and a gateway of {founder} run"),
         )
     }
@@ -132,7 +144,12 @@ impl FederationService {
     /// The token and the name, checked against the newest catalog by the very function that will apply the join.
     async fn judge(&self, request: &JoinRequest) -> Result<Asked, Status> {
         let asked = asked(request)?;
-        let catalog = self.0.store.linearizable().await.map_err(|e| answer::propose(&e))?;
+        let catalog = self
+            .0
+            .store
+            .linearizable()
+            .await
+            .map_err(|e| answer::propose(&e))?;
         let record = catalog.tokens.get(&asked.token.id);
         if !record.is_some_and(|r| asked.token.matches(&r.secret_sha256.0)) {
             return Err(answer::refusal(&Refusal::UnknownToken));
@@ -141,7 +158,10 @@ impl FederationService {
         let stamped = Stamped {
             proposer: self.0.own.clone(),
             at_ms: self.0.clock.unix_ms(),
-            command: Command::Join { token_id: asked.token.id.clone(), cluster: asked.record.clone() },
+            command: Command::Join {
+                token_id: asked.token.id.clone(),
+                cluster: asked.record.clone(),
+            },
         };
         match trial.apply(catalog.revision.saturating_add(1), &stamped) {
             Outcome::Refused(refusal) => Err(answer::refusal(&refusal)),
@@ -151,21 +171,31 @@ impl FederationService {
 
     fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Status> {
         self.0.turns.try_acquire().map_err(|_| {
-            refuse(Code::ResourceExhausted, format!("{MAX_JOINS} clusters are joining already"), "try again in a moment")
+            refuse(
+                Code::ResourceExhausted,
+                format!("{MAX_JOINS} clusters are joining already"),
+                "try again in a moment",
+            )
         })
     }
 
     async fn check_here(&self, request: JoinRequest) -> Result<JoinCheckResponse, Status> {
         let _turn = self.turn()?;
         if request.way_back_nonce.len() != way_back::NONCE_BYTES {
-            return Err(Status::invalid_argument(format!("a nonce has {} bytes", way_back::NONCE_BYTES)));
+            return Err(Status::invalid_argument(format!(
+                "a nonce has {} bytes",
+                way_back::NONCE_BYTES
+            )));
         }
         let asked = self.judge(&request).await?;
         let way_back = way_back::check(&asked.record.gateways, &request.way_back_nonce).await;
         let failed = way_back.err();
         Ok(JoinCheckResponse {
             way_back_ok: failed.is_none(),
-            way_back_layer: failed.as_ref().map(|f| f.layer.to_owned()).unwrap_or_default(),
+            way_back_layer: failed
+                .as_ref()
+                .map(|f| f.layer.to_owned())
+                .unwrap_or_default(),
             way_back_error: failed.map(|f| f.error).unwrap_or_default(),
         })
     }
@@ -176,19 +206,41 @@ impl FederationService {
         if request.authority_csr_der.len() > MAX_CSR_BYTES {
             return Err(Status::invalid_argument("the signing request is too long"));
         }
-        let token: JoinToken = request.token.parse().map_err(|_| answer::refusal(&Refusal::UnknownToken))?;
+        let token: JoinToken = request
+            .token
+            .parse()
+            .map_err(|_| answer::refusal(&Refusal::UnknownToken))?;
         if let Some(response) = self.answered(&token, csr_sha256) {
             return Ok(response);
         }
         let Asked { token, mut record } = self.judge(&request).await?;
         let domain = self.0.store.catalog().domain.clone();
         let authority = root
-            .sign_authority(&request.authority_csr_der, &record.name, &domain, self.0.clock.unix_ms())
-            .map_err(|e| refuse(Code::InvalidArgument, format!("the authority of {} was not signed: {e}", record.name), "try again"))?;
+            .sign_authority(
+                &request.authority_csr_der,
+                &record.name,
+                &domain,
+                self.0.clock.unix_ms(),
+            )
+            .map_err(|e| {
+                refuse(
+                    Code::InvalidArgument,
+                    format!("the authority of {} was not signed: {e}", record.name),
+                    "try again",
+                )
+            })?;
         record.authorities = BTreeSet::from([Blob(authority.clone())]);
         let name = record.name.clone();
-        let command = Command::Join { token_id: token.id.clone(), cluster: record };
-        let outcome = self.0.store.propose(&self.0.own, command).await.map_err(|e| answer::propose(&e))?;
+        let command = Command::Join {
+            token_id: token.id.clone(),
+            cluster: record,
+        };
+        let outcome = self
+            .0
+            .store
+            .propose(&self.0.own, command)
+            .await
+            .map_err(|e| answer::propose(&e))?;
         let node_id = match outcome {
             Outcome::Joined { node_id, .. } => node_id,
             Outcome::Refused(refusal) => return Err(answer::refusal(&refusal)),
@@ -196,11 +248,19 @@ impl FederationService {
         };
         tracing::info!(cluster = %name, node_id, token = token.id, "a cluster joined");
         let response = self.welcome(node_id, authority);
-        let mut answers = self.0.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self
+            .0
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if answers.len() >= MAX_ANSWERS {
             answers.pop_front();
         }
-        answers.push_back(Answered { token_id: token.id.clone(), csr_sha256, response: response.clone() });
+        answers.push_back(Answered {
+            token_id: token.id.clone(),
+            csr_sha256,
+            response: response.clone(),
+        });
         Ok(response)
     }
 
@@ -211,8 +271,14 @@ impl FederationService {
         if !token.matches(&record.secret_sha256.0) {
             return None;
         }
-        let answers = self.0.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = answers.iter().find(|a| a.token_id == token.id && a.csr_sha256 == csr_sha256)?;
+        let answers = self
+            .0
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let same = answers
+            .iter()
+            .find(|a| a.token_id == token.id && a.csr_sha256 == csr_sha256)?;
         Some(same.response.clone())
     }
 
@@ -223,7 +289,11 @@ impl FederationService {
             authority_der,
             trust: Some((&catalog.trust()).into()),
             clusters: known_clusters(&catalog),
-            founder: catalog.founder.as_ref().map(ToString::to_string).unwrap_or_default(),
+            founder: catalog
+                .founder
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }
     }
 }
@@ -240,19 +310,35 @@ fn known_clusters(catalog: &Catalog) -> Vec<KnownCluster> {
 }
 
 fn asked(request: &JoinRequest) -> Result<Asked, Status> {
-    let token: JoinToken = request.token.parse().map_err(|_| answer::refusal(&Refusal::UnknownToken))?;
-    let named = |e: InvalidName| refuse(Code::InvalidArgument, e.to_string(), "correct it and try again");
+    let token: JoinToken = request
+        .token
+        .parse()
+        .map_err(|_| answer::refusal(&Refusal::UnknownToken))?;
+    let named = |e: InvalidName| {
+        refuse(
+            Code::InvalidArgument,
+            e.to_string(),
+            "correct it and try again",
+        )
+    };
     if !same_line(&request.version, VERSION) {
         return Err(refuse(
             Code::FailedPrecondition,
-            format!("the joining cluster runs version {:.20}, this federation {VERSION}", request.version),
+            format!(
+                "the joining cluster runs version {:.20}, this federation {VERSION}",
+                request.version
+            ),
             "use the same version on both sides",
         ));
     }
     let gateways = check_gateways(&request.gateways)
         .map_err(|e| refuse(Code::InvalidArgument, e.to_string(), "correct --gateway"))?;
     if gateways.is_empty() {
-        return Err(refuse(Code::InvalidArgument, "no gateway address was given", "give --gateway host:port"));
+        return Err(refuse(
+            Code::InvalidArgument,
+            "no gateway address was given",
+            "give --gateway host:port",
+        ));
     }
     let record = ClusterRecord {
         name: ClusterName::new(&request.cluster).map_err(named)?,
@@ -282,20 +368,37 @@ fn same_line(a: &str, b: &str) -> bool {
 
 #[tonic::async_trait]
 impl Federation for FederationService {
-    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
-        let proposer = self.0.access.require_controller_of_member(&caller(&request))?;
-        let handled = self.0.store.handle_propose(&proposer, request.into_inner().command).await;
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeResponse>, Status> {
+        let proposer = self
+            .0
+            .access
+            .require_controller_of_member(&caller(&request))?;
+        let handled = self
+            .0
+            .store
+            .handle_propose(&proposer, request.into_inner().command)
+            .await;
         let outcome = handled.map_err(|e| handle_status(&e))?;
         Ok(Response::new(ProposeResponse { outcome }))
     }
 
-    async fn join_check(&self, request: Request<JoinRequest>) -> Result<Response<JoinCheckResponse>, Status> {
+    async fn join_check(
+        &self,
+        request: Request<JoinRequest>,
+    ) -> Result<Response<JoinCheckResponse>, Status> {
         let founder = self.hand_on_to(&caller(&request))?;
         let request = request.into_inner();
         let Some(founder) = founder else {
             return self.check_here(request).await.map(Response::new);
         };
-        let mut client = self.0.peers.federation(&founder).map_err(|e| Self::away(&founder, &e))?;
+        let mut client = self
+            .0
+            .peers
+            .federation(&founder)
+            .map_err(|e| Self::away(&founder, &e))?;
         handed_on(&founder, client.join_check(request)).await
     }
 
@@ -308,18 +411,30 @@ impl Federation for FederationService {
             };
             return self.join_here(root, request).await.map(Response::new);
         };
-        let mut client = self.0.peers.federation(&founder).map_err(|e| Self::away(&founder, &e))?;
+        let mut client = self
+            .0
+            .peers
+            .federation(&founder)
+            .map_err(|e| Self::away(&founder, &e))?;
         handed_on(&founder, client.join(request)).await
     }
 
-    async fn introduce(&self, request: Request<IntroduceRequest>) -> Result<Response<IntroduceResponse>, Status> {
-        let cluster = self.0.access.require_controller_of_member(&caller(&request))?;
+    async fn introduce(
+        &self,
+        request: Request<IntroduceRequest>,
+    ) -> Result<Response<IntroduceResponse>, Status> {
+        let cluster = self
+            .0
+            .access
+            .require_controller_of_member(&caller(&request))?;
         let node_id = request.into_inner().node_id;
         let catalog = self.0.store.catalog();
         if let Some(owner) = catalog.cluster_of(node_id)
             && *owner != cluster
         {
-            return Err(Status::permission_denied(format!("node {node_id} belongs to cluster {owner}, not to {cluster}")));
+            return Err(Status::permission_denied(format!(
+                "node {node_id} belongs to cluster {owner}, not to {cluster}"
+            )));
         }
         // What the caller needs most is whom to believe and where they are. Without a leader it will ask again.
         if let Err(error) = self.0.store.introduce(node_id, &cluster).await {
@@ -333,9 +448,14 @@ impl Federation for FederationService {
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
-        self.0.access.require_controller_of_member(&caller(&request))?;
+        self.0
+            .access
+            .require_controller_of_member(&caller(&request))?;
         let revision = self.0.store.catalog().revision;
-        Ok(Response::new(PingResponse { cluster: self.0.own.to_string(), revision }))
+        Ok(Response::new(PingResponse {
+            cluster: self.0.own.to_string(),
+            revision,
+        }))
     }
 }
 
@@ -348,12 +468,17 @@ async fn handed_on<T>(
     let status = match answered {
         Ok(Ok(response)) => return Ok(Response::new(response.into_inner())),
         Ok(Err(status)) => status,
-        Err(_) => Status::deadline_exceeded(format!("no answer within {} s", FORWARD_DEADLINE.as_secs())),
+        Err(_) => {
+            Status::deadline_exceeded(format!("no answer within {} s", FORWARD_DEADLINE.as_secs()))
+        }
     };
     if answer::split(status.message()).1.is_some() {
         return Err(Status::new(status.code(), status.message()));
     }
-    let cause = PeerError::NoAnswer { cluster: founder.clone(), cause: status.message().to_owned() };
+    let cause = PeerError::NoAnswer {
+        cluster: founder.clone(),
+        cause: status.message().to_owned(),
+    };
     Err(FederationService::away(founder, &cause))
 }
 

@@ -35,20 +35,27 @@ pub(super) struct Failed {
 /// Listens on every address and answers each connection with the nonce, until dropped.
 #[derive(Debug)]
 pub(super) struct Answering {
-    _tasks: TaskSet,
+    tasks: TaskSet,
 }
 
 impl Answering {
     /// Binds all addresses, or none.
     pub(super) fn start(addresses: &[SocketAddr], nonce: &[u8]) -> Result<Self, listen::BindError> {
         let line = line(nonce);
-        let listeners: Vec<TcpListener> =
-            addresses.iter().map(|a| listen::bind_tcp(*a, false)).collect::<Result<_, _>>()?;
+        let listeners: Vec<TcpListener> = addresses
+            .iter()
+            .map(|a| listen::bind_tcp(*a, false))
+            .collect::<Result<_, _>>()?;
         let mut tasks = TaskSet::new();
         for listener in listeners {
             tasks.spawn("way-back", answer(listener, line.clone()));
         }
-        Ok(Self { _tasks: tasks })
+        Ok(Self { tasks })
+    }
+
+    /// Stops, and returns once the addresses are free again: the gateway takes them next.
+    pub(super) async fn stop(mut self) {
+        self.tasks.abort_all().await;
     }
 }
 
@@ -80,7 +87,10 @@ pub(super) async fn check(addresses: &[String], nonce: &[u8]) -> Result<(), Fail
             Ok(checked) => checked?,
             Err(_) => {
                 let error = format!("{address}: nothing within {} s", DEADLINE.as_secs());
-                return Err(Failed { layer: "connect", error });
+                return Err(Failed {
+                    layer: "connect",
+                    error,
+                });
             }
         }
     }
@@ -88,18 +98,33 @@ pub(super) async fn check(addresses: &[String], nonce: &[u8]) -> Result<(), Fail
 }
 
 async fn one(address: &str, nonce: &[u8]) -> Result<(), Failed> {
-    let failed = |layer| move |error: std::io::Error| Failed { layer, error: format!("{address}: {error}") };
-    let resolved: Vec<_> = lookup_host(address).await.map_err(failed("resolve"))?.collect();
-    let stream = TcpStream::connect(resolved.as_slice()).await.map_err(failed("connect"))?;
+    let failed = |layer| {
+        move |error: std::io::Error| Failed {
+            layer,
+            error: format!("{address}: {error}"),
+        }
+    };
+    let resolved: Vec<_> = lookup_host(address)
+        .await
+        .map_err(failed("resolve"))?
+        .collect();
+    let stream = TcpStream::connect(resolved.as_slice())
+        .await
+        .map_err(failed("connect"))?;
     let mut said = Vec::new();
     let limit = u64::try_from(LINE_BYTES).unwrap_or(u64::MAX);
     let mut stream = stream.take(limit);
-    within(DEADLINE, stream.read_to_end(&mut said)).await.map_err(failed("answer"))?;
+    within(DEADLINE, stream.read_to_end(&mut said))
+        .await
+        .map_err(failed("answer"))?;
     if said == line(nonce) {
         return Ok(());
     }
     let error = format!("{address}: somebody else answers there, not the joining cluster");
-    Err(Failed { layer: "answer", error })
+    Err(Failed {
+        layer: "answer",
+        error,
+    })
 }
 
 #[cfg(test)]
@@ -119,16 +144,24 @@ mod tests {
         // Held: the port is in use, and nothing is bound.
         assert!(Answering::start(&[socket], &[7; NONCE_BYTES]).is_err());
         drop(held);
-        let failed = check(std::slice::from_ref(&address), &[7; NONCE_BYTES]).await.unwrap_err();
+        let failed = check(std::slice::from_ref(&address), &[7; NONCE_BYTES])
+            .await
+            .unwrap_err();
         assert_eq!(failed.layer, "connect");
         assert!(failed.error.starts_with(&address));
 
         let _answering = Answering::start(&[socket], &[7; NONCE_BYTES]).unwrap();
-        check(std::slice::from_ref(&address), &[7; NONCE_BYTES]).await.unwrap();
-        check(&[address.clone(), address.clone()], &[7; NONCE_BYTES]).await.unwrap();
+        check(std::slice::from_ref(&address), &[7; NONCE_BYTES])
+            .await
+            .unwrap();
+        check(&[address.clone(), address.clone()], &[7; NONCE_BYTES])
+            .await
+            .unwrap();
         let failed = check(&[address], &[8; NONCE_BYTES]).await.unwrap_err();
         assert_eq!(failed.layer, "answer");
-        let failed = check(&["no.such.host.invalid:1".to_owned()], &[8; NONCE_BYTES]).await.unwrap_err();
+        let failed = check(&["no.such.host.invalid:1".to_owned()], &[8; NONCE_BYTES])
+            .await
+            .unwrap_err();
         assert_eq!(failed.layer, "resolve");
     }
 }

@@ -14,7 +14,12 @@ use tradewind_federation::Store;
 use tradewind_runtime::{Backoff, Rng, drain};
 
 use super::{Desired, desired, gateways, plan, published, shares_network};
-use crate::{VERSION, exports::Intents, local::{LocalModel, Own}, registry::Registered};
+use crate::{
+    VERSION,
+    exports::Intents,
+    local::{LocalModel, Own},
+    registry::Registered,
+};
 
 /// Least time between two rounds: changes that come in a burst go together.
 const SPACING: Duration = Duration::from_millis(100);
@@ -57,7 +62,15 @@ impl Publisher {
     pub fn new(input: PublishInput, rng: Rng) -> (Self, watch::Receiver<Arc<Vec<String>>>) {
         let problems = watch::Sender::new(Arc::new(Vec::new()));
         let seen = problems.subscribe();
-        (Self { input, rng, problems, refused: BTreeMap::new() }, seen)
+        (
+            Self {
+                input,
+                rng,
+                problems,
+                refused: BTreeMap::new(),
+            },
+            seen,
+        )
     }
 
     fn pending(&mut self) -> Vec<Command> {
@@ -70,10 +83,17 @@ impl Publisher {
         let published = published(&catalog, &input.own);
         let wanted: Desired = {
             let (intents, local) = (input.intents.borrow(), input.local.borrow());
-            desired(&intents, &local, &published, &input.own, shares_network(&catalog, &input.own))
+            desired(
+                &intents,
+                &local,
+                &published,
+                &input.own,
+                shares_network(&catalog, &input.own),
+            )
         };
         let mut commands = plan(&published, &wanted);
-        self.refused.retain(|_, (refused, _)| commands.contains(refused));
+        self.refused
+            .retain(|_, (refused, _)| commands.contains(refused));
         commands.retain(|c| !self.refused.values().any(|(refused, _)| refused == c));
         commands
     }
@@ -140,7 +160,9 @@ impl Publisher {
             match answer {
                 Ok(Outcome::Done { .. } | Outcome::Joined { .. }) => {}
                 Ok(Outcome::Refused(refusal)) => {
-                    let Some(service) = service_of(&command) else { continue };
+                    let Some(service) = service_of(&command) else {
+                        continue;
+                    };
                     tracing::warn!(%service, %refusal, "the store refused an export");
                     self.refused.insert(service.clone(), (command, refusal));
                 }
@@ -151,7 +173,10 @@ impl Publisher {
     }
 
     fn tell(&self, trouble: Option<String>) {
-        let refused = self.refused.iter().map(|(s, (_, r))| format!("the export of {s} was refused: {r}"));
+        let refused = self
+            .refused
+            .iter()
+            .map(|(s, (_, r))| format!("the export of {s} was refused: {r}"));
         let waiting = trouble.map(|t| format!("changes of exports wait to be published: {t}"));
         let now: Vec<String> = waiting.into_iter().chain(refused).collect();
         self.problems.send_if_modified(|current| {
@@ -184,7 +209,9 @@ impl Publisher {
             let Some(command) = command else { continue };
             let announced = matches!(command, Command::Announce { .. });
             match input.store.propose(&input.own.cluster, command).await {
-                Ok(Outcome::Refused(refusal)) => tracing::warn!(%refusal, "the store refused a sign of life"),
+                Ok(Outcome::Refused(refusal)) => {
+                    tracing::warn!(%refusal, "the store refused a sign of life")
+                }
                 Ok(Outcome::Done { .. } | Outcome::Joined { .. }) => {}
                 Err(error) => tracing::debug!(%error, "no sign of life was written"),
             }
@@ -200,9 +227,16 @@ impl Publisher {
 fn announcement(input: &PublishInput) -> Option<Command> {
     let catalog = input.store.catalog();
     let record = catalog.member(&input.own.cluster)?;
-    let gateways = gateways(&input.registered.borrow(), &input.configured_gateways, &record.gateways);
+    let gateways = gateways(
+        &input.registered.borrow(),
+        &input.configured_gateways,
+        &record.gateways,
+    );
     let same = record.gateways == gateways && record.version == VERSION;
-    (!same).then(|| Command::Announce { gateways, version: VERSION.to_owned() })
+    (!same).then(|| Command::Announce {
+        gateways,
+        version: VERSION.to_owned(),
+    })
 }
 
 fn service_of(command: &Command) -> Option<&ServiceName> {

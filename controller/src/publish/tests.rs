@@ -37,26 +37,51 @@ fn record(name: &str, network: &str) -> ClusterRecord {
 
 fn founded() -> Catalog {
     let mut catalog = Catalog::default();
-    let command = Command::Found { domain: own().domain, root: Blob(vec![1]), cluster: record("west", "west") };
+    let command = Command::Found {
+        domain: own().domain,
+        root: Blob(vec![1]),
+        cluster: record("west", "west"),
+    };
     apply(&mut catalog, vec![command]);
     catalog
 }
 
 fn apply(catalog: &mut Catalog, commands: Vec<Command>) {
     for command in commands {
-        let stamped = Stamped { proposer: own().cluster, at_ms: 1, command };
+        let stamped = Stamped {
+            proposer: own().cluster,
+            at_ms: 1,
+            command,
+        };
         let outcome = catalog.apply(catalog.revision + 1, &stamped);
-        assert!(matches!(outcome, Outcome::Done { .. }), "{stamped:?}: {outcome:?}");
+        assert!(
+            matches!(outcome, Outcome::Done { .. }),
+            "{stamped:?}: {outcome:?}"
+        );
     }
 }
 
 fn model(all: &[(&str, u16, Health)]) -> LocalModel {
-    let all = all.iter().enumerate().map(|(i, (s, p, h))| registration(s, *p, &format!("127.0.0.1:{}", 20_000 + i), *h));
+    let all = all
+        .iter()
+        .enumerate()
+        .map(|(i, (s, p, h))| registration(s, *p, &format!("127.0.0.1:{}", 20_000 + i), *h));
     merge(&registered(all), &YamlModel::default(), &own())
 }
 
 fn intents(names: &[(&str, bool)]) -> Intents {
-    names.iter().map(|(n, by_command)| (n.parse().unwrap(), Intent { created_at_ms: 7, by_command: *by_command })).collect()
+    names
+        .iter()
+        .map(|(n, by_command)| {
+            (
+                n.parse().unwrap(),
+                Intent {
+                    created_at_ms: 7,
+                    by_command: *by_command,
+                },
+            )
+        })
+        .collect()
 }
 
 fn step(catalog: &mut Catalog, intents: &Intents, local: &LocalModel) -> Vec<Command> {
@@ -72,32 +97,64 @@ fn step(catalog: &mut Catalog, intents: &Intents, local: &LocalModel) -> Vec<Com
 fn whole_first_then_patches_then_withdrawn() {
     let mut catalog = founded();
     let wants = intents(&[("shop/payments", true)]);
-    let one = [("shop/payments", 80, Health::Healthy), ("shop/orders", 80, Health::Healthy)];
+    let one = [
+        ("shop/payments", 80, Health::Healthy),
+        ("shop/orders", 80, Health::Healthy),
+    ];
     let first = step(&mut catalog, &wants, &model(&one));
-    assert!(matches!(first.as_slice(), [Command::PutExport(e)] if e.endpoints.len() == 1), "{first:?}");
+    assert!(
+        matches!(first.as_slice(), [Command::PutExport(e)] if e.endpoints.len() == 1),
+        "{first:?}"
+    );
     assert!(step(&mut catalog, &wants, &model(&one)).is_empty());
 
     let sick = [("shop/payments", 80, Health::Unhealthy)];
     let patch = step(&mut catalog, &wants, &model(&sick));
-    assert!(matches!(patch.as_slice(), [Command::PatchExport { upsert, remove, .. }] if upsert.len() == 1 && remove.is_empty()));
-    let wider = [("shop/payments", 80, Health::Unhealthy), ("shop/payments", 81, Health::Healthy)];
-    assert!(matches!(step(&mut catalog, &wants, &model(&wider)).as_slice(), [Command::PutExport(_)]));
+    assert!(
+        matches!(patch.as_slice(), [Command::PatchExport { upsert, remove, .. }] if upsert.len() == 1 && remove.is_empty())
+    );
+    let wider = [
+        ("shop/payments", 80, Health::Unhealthy),
+        ("shop/payments", 81, Health::Healthy),
+    ];
+    assert!(matches!(
+        step(&mut catalog, &wants, &model(&wider)).as_slice(),
+        [Command::PutExport(_)]
+    ));
 
     // All workloads left: by command it stays exported, empty.
     let empty = step(&mut catalog, &wants, &LocalModel::default());
-    assert!(matches!(empty.as_slice(), [Command::PatchExport { remove, .. }] if remove.len() == 2), "{empty:?}");
+    assert!(
+        matches!(empty.as_slice(), [Command::PatchExport { remove, .. }] if remove.len() == 2),
+        "{empty:?}"
+    );
     let by_file = intents(&[("shop/payments", false)]);
-    assert!(matches!(step(&mut catalog, &by_file, &LocalModel::default()).as_slice(), [Command::RemoveExport(_)]));
+    assert!(matches!(
+        step(&mut catalog, &by_file, &LocalModel::default()).as_slice(),
+        [Command::RemoveExport(_)]
+    ));
 }
 
 #[test]
 fn addresses_are_published_on_a_shared_network_only() {
     let local = model(&[("shop/payments", 80, Health::Healthy)]);
     for shared in [false, true] {
-        let wanted = desired(&intents(&[("shop/payments", true)]), &local, &Desired::new(), &own(), shared);
+        let wanted = desired(
+            &intents(&[("shop/payments", true)]),
+            &local,
+            &Desired::new(),
+            &own(),
+            shared,
+        );
         let export = wanted.values().next().unwrap();
-        assert_eq!(export.endpoints.values().next().unwrap().address.is_some(), shared);
-        assert_eq!(export.endpoints.values().next().unwrap().account, "/ns/shop/sa/payments");
+        assert_eq!(
+            export.endpoints.values().next().unwrap().address.is_some(),
+            shared
+        );
+        assert_eq!(
+            export.endpoints.values().next().unwrap().account,
+            "/ns/shop/sa/payments"
+        );
     }
     let mut catalog = founded();
     assert!(!shares_network(&catalog, &own()));
@@ -108,20 +165,47 @@ fn addresses_are_published_on_a_shared_network_only() {
 
 #[test]
 fn gateways_are_those_that_serve_and_never_none() {
-    let gateway = |address: &str, draining, connected| RegisteredGateway { address: address.into(), draining, connected, last_seen_ms: 0 };
+    let gateway = |address: &str, draining, connected| RegisteredGateway {
+        address: address.into(),
+        draining,
+        connected,
+        last_seen_ms: 0,
+    };
     let strings = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
     for (registered, configured, announced, expected) in [
         (vec![], vec![], vec!["a:1"], vec!["a:1"]),
         (vec![], vec!["c:1"], vec!["a:1"], vec!["c:1"]),
-        (vec![gateway("a:1", false, true), gateway("b:1", false, false)], vec![], vec![], vec!["a:1", "b:1"]),
-        (vec![gateway("a:1", true, true), gateway("b:1", false, true)], vec!["a:1"], vec!["a:1"], vec!["b:1"]),
-        (vec![gateway("a:1", true, true)], vec!["a:1"], vec!["a:1"], vec!["a:1"]),
+        (
+            vec![gateway("a:1", false, true), gateway("b:1", false, false)],
+            vec![],
+            vec![],
+            vec!["a:1", "b:1"],
+        ),
+        (
+            vec![gateway("a:1", true, true), gateway("b:1", false, true)],
+            vec!["a:1"],
+            vec!["a:1"],
+            vec!["b:1"],
+        ),
+        (
+            vec![gateway("a:1", true, true)],
+            vec!["a:1"],
+            vec!["a:1"],
+            vec!["a:1"],
+        ),
     ] {
         let registered = Registered {
-            gateways: registered.into_iter().enumerate().map(|(i, g)| (i.to_string(), g)).collect(),
+            gateways: registered
+                .into_iter()
+                .enumerate()
+                .map(|(i, g)| (i.to_string(), g))
+                .collect(),
             ..Registered::default()
         };
-        assert_eq!(gateways(&registered, &strings(&configured), &strings(&announced)), strings(&expected));
+        assert_eq!(
+            gateways(&registered, &strings(&configured), &strings(&announced)),
+            strings(&expected)
+        );
     }
 }
 

@@ -56,7 +56,11 @@ pub(super) fn controller_config(
     cluster: &ClusterName,
     domain: &Domain,
 ) -> Arc<rustls::ClientConfig> {
-    client_config(svid, trust, Expect::ControllerOf(domain.trust_domain(cluster)))
+    client_config(
+        svid,
+        trust,
+        Expect::ControllerOf(domain.trust_domain(cluster)),
+    )
 }
 
 /// Tries the gateways in turn from `start` on. Returns the stream and the index that worked.
@@ -70,13 +74,23 @@ pub(super) async fn any_gateway(
     if gateways.is_empty() {
         return Err(DialError::NoGateway(cluster.clone()));
     }
-    let name = server_name::server_name(&Target::Controller { cluster: cluster.clone() }, domain)
-        .map_err(|e| DialError::Name { cluster: cluster.clone(), cause: e.to_string() })?;
+    let name = server_name::server_name(
+        &Target::Controller {
+            cluster: cluster.clone(),
+        },
+        domain,
+    )
+    .map_err(|e| DialError::Name {
+        cluster: cluster.clone(),
+        cause: e.to_string(),
+    })?;
     let connector = TlsConnector::from(config);
     let mut failures = Vec::new();
     for step in 0..gateways.len() {
         let index = (start % gateways.len() + step) % gateways.len();
-        let Some(gateway) = gateways.get(index) else { continue };
+        let Some(gateway) = gateways.get(index) else {
+            continue;
+        };
         match one_gateway(gateway, &connector, name.clone()).await {
             Ok(stream) => return Ok((stream, index)),
             Err((layer, error)) => failures.push(format!("gateway {gateway}: {layer}: {error}")),
@@ -90,9 +104,13 @@ async fn one_gateway(
     connector: &TlsConnector,
     name: rustls::pki_types::ServerName<'static>,
 ) -> Result<TlsStream<TcpStream>, (&'static str, io::Error)> {
-    let tcp = within(CONNECT_DEADLINE, TcpStream::connect(gateway)).await.map_err(|e| ("connect", e))?;
+    let tcp = within(CONNECT_DEADLINE, TcpStream::connect(gateway))
+        .await
+        .map_err(|e| ("connect", e))?;
     tcp.set_nodelay(true).map_err(|e| ("connect", e))?;
-    within(TLS_DEADLINE, connector.connect(name, tcp)).await.map_err(|e| ("tls", e))
+    within(TLS_DEADLINE, connector.connect(name, tcp))
+        .await
+        .map_err(|e| ("tls", e))
 }
 
 /// An I/O step with its deadline.
@@ -100,9 +118,14 @@ pub(crate) async fn within<T>(
     deadline: Duration,
     step: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
-    tokio::time::timeout(deadline, step).await.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} ms", deadline.as_millis())))
-    })
+    tokio::time::timeout(deadline, step)
+        .await
+        .unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("nothing within {} ms", deadline.as_millis()),
+            ))
+        })
 }
 
 /// The settings that every connection between controllers has.
@@ -152,22 +175,35 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_never_left_says_where_it_failed() {
         // A port that nobody listens on any more.
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let cluster = ClusterName::new("east").unwrap();
         let (svid, trust) = (SvidCell::empty(), TrustCell::empty());
         for (gateways, expected) in [
             (vec![], "cluster east has announced no gateway".to_owned()),
-            (vec![gone.to_string(), gone.to_string()], format!("gateway {gone}: connect: ")),
+            (
+                vec![gone.to_string(), gone.to_string()],
+                format!("gateway {gone}: connect: "),
+            ),
         ] {
             let (svid, trust, cluster) = (svid.clone(), trust.clone(), cluster.clone());
             let channel = lazy_channel(move || {
                 let domain = Domain::default();
                 let config = controller_config(&svid, &trust, &cluster, &domain);
                 let (gateways, cluster) = (gateways.clone(), cluster.clone());
-                async move { any_gateway(&gateways, 7, &cluster, &domain, config).await.map(|(s, _)| s) }
+                async move {
+                    any_gateway(&gateways, 7, &cluster, &domain, config)
+                        .await
+                        .map(|(s, _)| s)
+                }
             });
             for _ in 0..2 {
-                let status = FederationClient::new(channel.clone()).ping(PingRequest {}).await.unwrap_err();
+                let status = FederationClient::new(channel.clone())
+                    .ping(PingRequest {})
+                    .await
+                    .unwrap_err();
                 let dial = dial_error(&status).expect("our own error is in the chain");
                 assert!(dial.to_string().starts_with(&expected), "{dial}");
             }

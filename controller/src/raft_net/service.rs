@@ -56,7 +56,10 @@ impl RaftService {
         if to == self.node_id {
             return Ok(());
         }
-        Err(Status::failed_precondition(format!("this is node {}, not node {to}", self.node_id)))
+        Err(Status::failed_precondition(format!(
+            "this is node {}, not node {to}",
+            self.node_id
+        )))
     }
 
     /// The sender must be the controller of the cluster that its node id belongs to. A node that this catalog does not
@@ -71,24 +74,42 @@ impl RaftService {
     }
 
     fn admit(&self, request: Request<RaftMessage>) -> Result<RaftMessage, Status> {
-        let cluster = self.access.require_controller_of_member(&caller(&request))?;
+        let cluster = self
+            .access
+            .require_controller_of_member(&caller(&request))?;
         let message = request.into_inner();
         self.check_addressee(message.to)?;
         self.check_sender(&cluster, message.from)?;
         Ok(message)
     }
 
-    fn answer(&self, to: NodeId, handled: Result<Vec<u8>, HandleError>) -> Result<Response<RaftMessage>, Status> {
+    fn answer(
+        &self,
+        to: NodeId,
+        handled: Result<Vec<u8>, HandleError>,
+    ) -> Result<Response<RaftMessage>, Status> {
         let payload = handled.map_err(|e| handle_status(&e))?;
-        Ok(Response::new(RaftMessage { from: self.node_id, to, payload }))
+        Ok(Response::new(RaftMessage {
+            from: self.node_id,
+            to,
+            payload,
+        }))
     }
 
-    async fn receive(&self, mut chunks: Streaming<SnapshotChunk>, mut left: u64, path: &PathBuf) -> Result<(), Status> {
-        let disk = |error: std::io::Error| Status::failed_precondition(format!("{}: {error}", path.display()));
+    async fn receive(
+        &self,
+        mut chunks: Streaming<SnapshotChunk>,
+        mut left: u64,
+        path: &PathBuf,
+    ) -> Result<(), Status> {
+        let disk = |error: std::io::Error| {
+            Status::failed_precondition(format!("{}: {error}", path.display()))
+        };
         let mut file = tokio::fs::File::create(path).await.map_err(disk)?;
         loop {
             let next = tokio::time::timeout(CHUNK_DEADLINE, chunks.message()).await;
-            let next = next.map_err(|_| Status::deadline_exceeded("the snapshot's sender fell silent"))??;
+            let next =
+                next.map_err(|_| Status::deadline_exceeded("the snapshot's sender fell silent"))??;
             let Some(chunk) = next else { break };
             left = u64::try_from(chunk.data.len())
                 .ok()
@@ -97,7 +118,9 @@ impl RaftService {
             file.write_all(&chunk.data).await.map_err(disk)?;
         }
         if left != 0 {
-            return Err(Status::invalid_argument(format!("the snapshot ended {left} bytes before its announced length")));
+            return Err(Status::invalid_argument(format!(
+                "the snapshot ended {left} bytes before its announced length"
+            )));
         }
         file.sync_all().await.map_err(disk)
     }
@@ -116,9 +139,15 @@ pub(crate) fn handle_status(error: &HandleError) -> Status {
 
 #[tonic::async_trait]
 impl Raft for RaftService {
-    async fn append_entries(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+    async fn append_entries(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
         let message = self.admit(request)?;
-        self.answer(message.from, self.store.handle_append(message.payload).await)
+        self.answer(
+            message.from,
+            self.store.handle_append(message.payload).await,
+        )
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
@@ -126,20 +155,29 @@ impl Raft for RaftService {
         self.answer(message.from, self.store.handle_vote(message.payload).await)
     }
 
-    async fn pre_vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
         let message = self.admit(request)?;
-        self.answer(message.from, self.store.handle_pre_vote(message.payload).await)
+        self.answer(
+            message.from,
+            self.store.handle_pre_vote(message.payload).await,
+        )
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let cluster = self.access.require_controller_of_member(&caller(&request))?;
-        let _turn = self
-            .incoming
-            .try_acquire()
-            .map_err(|_| Status::resource_exhausted(format!("{MAX_INCOMING} snapshots are being received already")))?;
+        let cluster = self
+            .access
+            .require_controller_of_member(&caller(&request))?;
+        let _turn = self.incoming.try_acquire().map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{MAX_INCOMING} snapshots are being received already"
+            ))
+        })?;
         let mut chunks = request.into_inner();
         let first = tokio::time::timeout(CHUNK_DEADLINE, chunks.message())
             .await
@@ -153,9 +191,15 @@ impl Raft for RaftService {
             )));
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let spooled = Spooled(self.spool.join(format!(".incoming-{}-{number}.snapshot", std::process::id())));
+        let spooled = Spooled(self.spool.join(format!(
+            ".incoming-{}-{number}.snapshot",
+            std::process::id()
+        )));
         self.receive(chunks, first.total_bytes, &spooled.0).await?;
-        let handled = self.store.handle_install_snapshot(first.header, spooled.0.clone()).await;
+        let handled = self
+            .store
+            .handle_install_snapshot(first.header, spooled.0.clone())
+            .await;
         self.answer(first.from, handled)
     }
 }

@@ -1,6 +1,6 @@
 //! The watched directory: every file's last good content, and the task that looks for changes.
 //!
-//! Owns what was read. It polls (twice a second, by size, time and hash), which needs no kernel watch and works on
+//! Owns what was read. It polls (twice a second, by size and time), which needs no kernel watch and works on
 //! every file system. A file that breaks keeps what it said before; only a file that is removed takes it away.
 
 use std::{
@@ -37,7 +37,6 @@ struct Fingerprint {
 #[derive(Debug, Default)]
 struct FileState {
     fingerprint: Option<Fingerprint>,
-    text: Option<String>,
     good: Parsed,
     broken: Option<Problem>,
 }
@@ -53,7 +52,11 @@ pub struct Manifests {
 impl Manifests {
     /// Of the directory at `root`; nothing is read yet.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, files: BTreeMap::new(), trouble: None }
+        Self {
+            root,
+            files: BTreeMap::new(),
+            trouble: None,
+        }
     }
 
     /// Looks at the directory once; true when what it says has changed. Blocks on the file system.
@@ -74,7 +77,11 @@ impl Manifests {
             changed |= self.files.len() != before;
         }
         for (path, fingerprint) in seen {
-            let name = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
+            let name = path
+                .strip_prefix(&self.root)
+                .unwrap_or(&path)
+                .display()
+                .to_string();
             let state = self.files.entry(path.clone()).or_default();
             if state.fingerprint != Some(fingerprint) {
                 changed |= refresh(state, &name, &path, fingerprint);
@@ -86,7 +93,9 @@ impl Manifests {
     /// What all files say together.
     pub fn model(&self) -> YamlModel {
         let mut model = assemble(self.files.values().map(|f| &f.good));
-        model.problems.extend(self.files.values().filter_map(|f| f.broken.clone()));
+        model
+            .problems
+            .extend(self.files.values().filter_map(|f| f.broken.clone()));
         model.problems.extend(self.trouble.clone());
         model.problems.sort();
         model
@@ -102,7 +111,9 @@ impl Manifests {
             })
             .await;
             let Ok((this, changed)) = looked else {
-                tracing::error!("the manifest reader ended unexpectedly; its last model stays in force");
+                tracing::error!(
+                    "the manifest reader ended unexpectedly; its last model stays in force"
+                );
                 return;
             };
             self = this;
@@ -110,7 +121,11 @@ impl Manifests {
                 first = false;
                 let model = self.model();
                 for problem in &model.problems {
-                    tracing::warn!(place = problem.place, problem = problem.text, "manifest problem");
+                    tracing::warn!(
+                        place = problem.place,
+                        problem = problem.text,
+                        "manifest problem"
+                    );
                 }
                 out.send_if_modified(|current| {
                     let new = **current != model;
@@ -131,51 +146,67 @@ impl Manifests {
 
 /// Reads a file that looks changed; true when what it says, or what is wrong with it, has changed.
 fn refresh(state: &mut FileState, name: &str, path: &Path, fingerprint: Fingerprint) -> bool {
-    let trouble = |text: String| Some(Problem { place: name.to_owned(), text });
-    let before = state.broken.clone();
+    let before = state.broken.take();
+    let trouble = |text: String| {
+        Some(Problem {
+            place: name.to_owned(),
+            text,
+        })
+    };
     if fingerprint.size > MAX_FILE_BYTES {
         state.fingerprint = Some(fingerprint);
-        state.broken = trouble(format!("larger than {MAX_FILE_BYTES} bytes; what was read before stays in force"));
+        state.broken = trouble(format!(
+            "larger than {MAX_FILE_BYTES} bytes; what was read before stays in force"
+        ));
         return state.broken != before;
     }
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
             // Not remembered as seen: it is tried again at the next look.
-            state.broken = trouble(format!("cannot be read ({error}); what was read before stays in force"));
+            state.broken = trouble(format!(
+                "cannot be read ({error}); what was read before stays in force"
+            ));
             return state.broken != before;
         }
     };
     state.fingerprint = Some(fingerprint);
-    if state.text.as_ref() == Some(&text) {
-        return false;
-    }
     if text.trim().is_empty() && !state.good.objects.is_empty() {
         // Editors truncate before they write. An empty file takes nothing away; a removed one does.
-        state.broken = trouble("empty; what it said before stays in force until it is removed".into());
-        state.text = Some(text);
+        state.broken =
+            trouble("empty; what it said before stays in force until it is removed".into());
         return state.broken != before;
     }
     match parse(name, &text) {
         Ok(parsed) => {
+            let changed = state.good != parsed;
             state.good = parsed;
-            state.broken = None;
+            changed || before.is_some()
         }
         Err(mut problem) => {
-            problem.text.push_str("; what the file said before stays in force");
+            problem
+                .text
+                .push_str("; what the file said before stays in force");
             state.broken = Some(problem);
+            state.broken != before
         }
     }
-    state.text = Some(text);
-    true
 }
 
-fn list(directory: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Fingerprint>) -> io::Result<()> {
+fn list(
+    directory: &Path,
+    depth: usize,
+    found: &mut BTreeMap<PathBuf, Fingerprint>,
+) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let hidden = path
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with('.'));
         // A file may vanish between the listing and the look: then it is gone.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
         if hidden {
             continue;
         }
@@ -185,15 +216,25 @@ fn list(directory: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Fingerprin
             }
             continue;
         }
-        let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let yaml = path
+            .extension()
+            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if !metadata.is_file() || !yaml {
             continue;
         }
         if found.len() >= MAX_FILES {
             return Err(io::Error::other(format!("more than {MAX_FILES} files")));
         }
-        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        found.insert(path, Fingerprint { size: metadata.size(), mtime_ns, inode: metadata.ino() });
+        let mtime_ns =
+            i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        found.insert(
+            path,
+            Fingerprint {
+                size: metadata.size(),
+                mtime_ns,
+                inode: metadata.ino(),
+            },
+        );
     }
     Ok(())
 }
@@ -215,13 +256,23 @@ mod tests {
         assert_eq!(manifests.model().services.len(), 1);
         assert!(!manifests.poll(), "nothing changed");
 
-        for bad in ["a: [", "", "  \n", "kind: Service\napiVersion: v1\nspec: 3\n"] {
+        for bad in [
+            "a: [",
+            "",
+            "a: {",
+            "  \n",
+            "kind: Service\napiVersion: v1\nspec: 3\n",
+        ] {
             fs::write(&file, bad).unwrap();
             assert!(manifests.poll(), "{bad:?} is a change");
             let model = manifests.model();
             assert_eq!(model.services.len(), 1, "{bad:?}");
             assert_eq!(model.problems.len(), 1, "{bad:?}");
-            assert!(model.problems[0].to_string().contains("stays in force"), "{}", model.problems[0]);
+            assert!(
+                model.problems[0].to_string().contains("stays in force"),
+                "{}",
+                model.problems[0]
+            );
             assert!(model.problems[0].place.starts_with("a.yaml"));
         }
         fs::write(&file, SERVICE).unwrap();

@@ -147,7 +147,8 @@ pub fn parse(file: &str, text: &str) -> Result<Parsed, Problem> {
     let mut parsed = Parsed::default();
     for (line, document) in documents(text) {
         let place = format!("{file}:{line}");
-        let value: Value = serde_saphyr::from_str(document).map_err(|error| broken(file, line, &error))?;
+        let value: Value =
+            serde_saphyr::from_str(document).map_err(|error| broken(file, line, &error))?;
         if value.is_null() {
             continue;
         }
@@ -162,14 +163,22 @@ pub fn parse(file: &str, text: &str) -> Result<Parsed, Problem> {
 }
 
 fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
-    let problem = |text: String| Problem { place: place.to_owned(), text };
-    let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let problem = |text: String| Problem {
+        place: place.to_owned(),
+        text,
+    };
+    let word = |key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let (version, kind) = (word("apiVersion"), word("kind"));
     let mut found = Unsupported::default();
     let object = match (version.as_str(), kind.as_str()) {
-        ("v1", "Service") => {
-            objects::service(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Service))
-        }
+        ("v1", "Service") => objects::service(typed(place, &kind, value)?, &mut found)
+            .map(|o| o.map(Object::Service)),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             objects::slice(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Slice))
         }
@@ -190,7 +199,9 @@ fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
             return Ok(());
         }
         ("", _) | (_, "") => {
-            return Err(problem("not a Kubernetes object: apiVersion and kind are expected".into()));
+            return Err(problem(
+                "not a Kubernetes object: apiVersion and kind are expected".into(),
+            ));
         }
         _ => {
             parsed.problems.push(problem(format!(
@@ -200,16 +211,26 @@ fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
         }
     };
     let object = object.map_err(|text| problem(format!("{kind}: {text}")))?;
-    parsed.problems.extend(found.paths.into_iter().map(|path| problem(format!("{kind}: {path}"))));
+    parsed.problems.extend(
+        found
+            .paths
+            .into_iter()
+            .map(|path| problem(format!("{kind}: {path}"))),
+    );
     if let Some(object) = object {
-        parsed.objects.push(Placed { place: place.to_owned(), object });
+        parsed.objects.push(Placed {
+            place: place.to_owned(),
+            object,
+        });
     }
     Ok(())
 }
 
 fn typed<T: DeserializeOwned>(place: &str, kind: &str, value: Value) -> Result<T, Problem> {
-    serde_json::from_value(value)
-        .map_err(|error| Problem { place: place.to_owned(), text: format!("{kind}: {error}") })
+    serde_json::from_value(value).map_err(|error| Problem {
+        place: place.to_owned(),
+        text: format!("{kind}: {error}"),
+    })
 }
 
 fn broken(file: &str, first_line: usize, error: &serde_saphyr::Error) -> Problem {
@@ -218,8 +239,17 @@ fn broken(file: &str, first_line: usize, error: &serde_saphyr::Error) -> Problem
         .and_then(|l| usize::try_from(l.line()).ok())
         .map_or(first_line, |line| first_line + line.saturating_sub(1));
     let whole = error.to_string();
-    let text = whole.lines().next().unwrap_or("it does not parse").chars().take(300).collect::<String>();
-    Problem { place: format!("{file}:{line}"), text: format!("broken YAML: {text}") }
+    let text = whole
+        .lines()
+        .next()
+        .unwrap_or("it does not parse")
+        .chars()
+        .take(300)
+        .collect::<String>();
+    Problem {
+        place: format!("{file}:{line}"),
+        text: format!("broken YAML: {text}"),
+    }
 }
 
 /// The documents of a stream with the line each begins on. A line of `---` at column 0 separates documents wherever it
@@ -244,7 +274,10 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
 /// What all files say together. Files are taken in the order of their names; the first to define a service wins and the
 /// others are problems.
 pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
-    let mut model = YamlModel { read: true, ..YamlModel::default() };
+    let mut model = YamlModel {
+        read: true,
+        ..YamlModel::default()
+    };
     let mut slices = Vec::new();
     let mut places: BTreeMap<ServiceName, String> = BTreeMap::new();
     for parsed in files {
@@ -255,7 +288,10 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
                     if let Some(first) = places.get(&service.name) {
                         model.problems.push(Problem {
                             place: place.clone(),
-                            text: format!("Service {} is defined already, at {first}", service.name),
+                            text: format!(
+                                "Service {} is defined already, at {first}",
+                                service.name
+                            ),
                         });
                         continue;
                     }
@@ -264,7 +300,10 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
                 }
                 Object::Slice(slice) => slices.push((place, slice)),
                 Object::Export(name) => {
-                    model.exports.entry(name.clone()).or_insert_with(|| place.clone());
+                    model
+                        .exports
+                        .entry(name.clone())
+                        .or_insert_with(|| place.clone());
                 }
             }
         }
@@ -274,7 +313,10 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
             Some(service) => add_slice(service, slice),
             None => model.problems.push(Problem {
                 place: place.clone(),
-                text: format!("EndpointSlice for Service {}, which no file defines", slice.service),
+                text: format!(
+                    "EndpointSlice for Service {}, which no file defines",
+                    slice.service
+                ),
             }),
         }
     }
@@ -284,8 +326,12 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
 }
 
 fn add_slice(service: &mut YamlService, slice: &Slice) {
-    let ports: Vec<u16> =
-        service.ports.iter().filter(|p| slice.port_names.contains(&p.name)).map(|p| p.port).collect();
+    let ports: Vec<u16> = service
+        .ports
+        .iter()
+        .filter(|p| slice.port_names.contains(&p.name))
+        .map(|p| p.port)
+        .collect();
     for endpoint in &slice.endpoints {
         let address = std::net::SocketAddr::new(endpoint.ip, HBONE_PORT).to_string();
         let entry = YamlEndpoint {
@@ -297,7 +343,11 @@ fn add_slice(service: &mut YamlService, slice: &Slice) {
             ports: ports.clone(),
         };
         // Several slices may carry one pod, each with ports of its own.
-        match service.endpoints.iter_mut().find(|e| e.address == entry.address) {
+        match service
+            .endpoints
+            .iter_mut()
+            .find(|e| e.address == entry.address)
+        {
             Some(known) => {
                 known.ports.extend(entry.ports);
                 known.ports.sort_unstable();
@@ -313,9 +363,8 @@ pub fn app_protocol(declared: Option<&str>, name: &str) -> Option<AppProtocol> {
     let by_word = |word: &str| match word {
         "http" | "http1" | "http/1.1" | "kubernetes.io/ws" | "ws" => Some(AppProtocol::Http1),
         "http2" | "h2c" | "grpc" | "grpc-web" | "kubernetes.io/h2c" => Some(AppProtocol::Http2),
-        "tcp" | "tls" | "https" | "mysql" | "postgres" | "postgresql" | "mongo" | "redis" | "kubernetes.io/wss" => {
-            Some(AppProtocol::Tcp)
-        }
+        "tcp" | "tls" | "https" | "mysql" | "postgres" | "postgresql" | "mongo" | "redis"
+        | "kubernetes.io/wss" => Some(AppProtocol::Tcp),
         _ => None,
     };
     match declared {

@@ -26,7 +26,9 @@ pub(super) struct Unsupported {
 impl Unsupported {
     fn field(&mut self, path: &str, value: &Value) {
         let shown: String = value.to_string().chars().take(60).collect();
-        self.paths.push(format!("{path} ({shown}) is not supported and has no effect"));
+        self.paths.push(format!(
+            "{path} ({shown}) is not supported and has no effect"
+        ));
     }
 
     /// Reports all of `rest` but the fields whose given value is what happens anyway.
@@ -36,7 +38,11 @@ impl Unsupported {
                 name == key && only.is_none_or(|only| value.as_str() == Some(only))
             });
             if !fine && !value.is_null() {
-                let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                let path = if at.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{at}.{key}")
+                };
                 self.field(&path, value);
             }
         }
@@ -71,7 +77,10 @@ impl Metadata {
             if key == IDENTITY_ANNOTATION {
                 identity = Some(value.clone());
             } else if key.starts_with("tradewind.io/") {
-                found.field(&format!("metadata.annotations[{key}]"), &Value::from(value.as_str()));
+                found.field(
+                    &format!("metadata.annotations[{key}]"),
+                    &Value::from(value.as_str()),
+                );
             }
         }
         match identity {
@@ -125,7 +134,10 @@ struct PortDoc {
 const TOP: &[(&str, Option<&str>)] = &[("apiVersion", None), ("kind", None), ("status", None)];
 
 /// A Service; nothing for one that no mesh can serve, which is reported.
-pub(super) fn service(doc: ServiceDoc, found: &mut Unsupported) -> Result<Option<YamlService>, String> {
+pub(super) fn service(
+    doc: ServiceDoc,
+    found: &mut Unsupported,
+) -> Result<Option<YamlService>, String> {
     let name = doc.metadata.service_name()?;
     found.rest("", &doc.rest, TOP);
     // The addresses and the selector are the cluster's own affair: endpoints come from slices.
@@ -149,18 +161,29 @@ pub(super) fn service(doc: ServiceDoc, found: &mut Unsupported) -> Result<Option
     for (index, port) in doc.spec.ports.iter().flatten().enumerate() {
         let at = format!("spec.ports[{index}]");
         found.rest(&at, &port.rest, &[("targetPort", None), ("nodePort", None)]);
-        let number = port.port.filter(|p| *p != 0).ok_or_else(|| format!("{at}.port: a number from 1 to 65535 is expected"))?;
+        let number = port
+            .port
+            .filter(|p| *p != 0)
+            .ok_or_else(|| format!("{at}.port: a number from 1 to 65535 is expected"))?;
         if !is_tcp(&at, port, found) {
             continue;
         }
         let port_name = port.name.clone().unwrap_or_default();
         if !port_name.is_empty() && !is_label(&port_name) {
-            return Err(format!("{at}.name {port_name:?} is not valid: expected an RFC 1123 label"));
+            return Err(format!(
+                "{at}.name {port_name:?} is not valid: expected an RFC 1123 label"
+            ));
         }
-        if ports.iter().any(|p| p.port == number || p.name == port_name) {
+        if ports
+            .iter()
+            .any(|p| p.port == number || p.name == port_name)
+        {
             return Err(format!("{at}: its number or name is taken by another port"));
         }
-        let app_protocol = match (app_protocol(port.app_protocol.as_deref(), &port_name), &port.app_protocol) {
+        let app_protocol = match (
+            app_protocol(port.app_protocol.as_deref(), &port_name),
+            &port.app_protocol,
+        ) {
             (Some(known), _) => known,
             (None, Some(word)) => {
                 found.field(&format!("{at}.appProtocol"), &Value::from(word.as_str()));
@@ -168,7 +191,11 @@ pub(super) fn service(doc: ServiceDoc, found: &mut Unsupported) -> Result<Option
             }
             (None, None) => tradewind_api::model::AppProtocol::Detect,
         };
-        ports.push(ServicePort { name: port_name, port: number, app_protocol });
+        ports.push(ServicePort {
+            name: port_name,
+            port: number,
+            app_protocol,
+        });
     }
     ports.sort_by_key(|p| p.port);
     let kind = match doc.spec.cluster_ip.as_deref() {
@@ -176,7 +203,13 @@ pub(super) fn service(doc: ServiceDoc, found: &mut Unsupported) -> Result<Option
         _ => ServiceKind::ClusterSetIp,
     };
     let identity = doc.metadata.identity(found)?;
-    Ok(Some(YamlService { name, kind, ports, identity, endpoints: Vec::new() }))
+    Ok(Some(YamlService {
+        name,
+        kind,
+        ports,
+        identity,
+        endpoints: Vec::new(),
+    }))
 }
 
 fn is_tcp(at: &str, port: &PortDoc, found: &mut Unsupported) -> bool {
@@ -246,9 +279,16 @@ impl Conditions {
 /// An EndpointSlice; nothing for one of an address type that is not IP.
 pub(super) fn slice(doc: SliceDoc, found: &mut Unsupported) -> Result<Option<Slice>, String> {
     const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-    let label = doc.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_LABEL));
-    let name = label.ok_or_else(|| format!("metadata.labels[{SERVICE_LABEL}] is missing: it names the Service"))?;
-    let service = ServiceName::new(doc.metadata.namespace(), name).map_err(|e| format!("metadata: {e}"))?;
+    let label = doc
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|l| l.get(SERVICE_LABEL));
+    let name = label.ok_or_else(|| {
+        format!("metadata.labels[{SERVICE_LABEL}] is missing: it names the Service")
+    })?;
+    let service =
+        ServiceName::new(doc.metadata.namespace(), name).map_err(|e| format!("metadata: {e}"))?;
     found.rest("", &doc.rest, TOP);
     if !matches!(doc.address_type.as_str(), "IPv4" | "IPv6") {
         found.field("addressType", &Value::from(doc.address_type));
@@ -265,17 +305,38 @@ pub(super) fn slice(doc: SliceDoc, found: &mut Unsupported) -> Result<Option<Sli
     let mut endpoints = Vec::new();
     for (index, endpoint) in doc.endpoints.iter().flatten().enumerate() {
         let at = format!("endpoints[{index}]");
-        found.rest(&at, &endpoint.rest, &[("nodeName", None), ("targetRef", None), ("hints", None), ("deprecatedTopology", None)]);
+        found.rest(
+            &at,
+            &endpoint.rest,
+            &[
+                ("nodeName", None),
+                ("targetRef", None),
+                ("hints", None),
+                ("deprecatedTopology", None),
+            ],
+        );
         let conditions = endpoint.conditions.as_ref();
         if let Some(conditions) = conditions {
             found.rest(&format!("{at}.conditions"), &conditions.rest, &[]);
         }
         // The addresses of one endpoint are interchangeable by definition; the first is enough.
-        let first = endpoint.addresses.first().ok_or_else(|| format!("{at}.addresses is empty"))?;
-        let ip: IpAddr = first.parse().map_err(|_| format!("{at}.addresses[0] {first:?} is not an IP address"))?;
-        let zone = endpoint.zone.as_deref().filter(|z| !z.is_empty()).map(Zone::new).transpose();
+        let first = endpoint
+            .addresses
+            .first()
+            .ok_or_else(|| format!("{at}.addresses is empty"))?;
+        let ip: IpAddr = first
+            .parse()
+            .map_err(|_| format!("{at}.addresses[0] {first:?} is not an IP address"))?;
+        let zone = endpoint
+            .zone
+            .as_deref()
+            .filter(|z| !z.is_empty())
+            .map(Zone::new)
+            .transpose();
         if let Some(hostname) = endpoint.hostname.as_deref().filter(|h| !is_label(h)) {
-            return Err(format!("{at}.hostname {hostname:?} is not valid: expected an RFC 1123 label"));
+            return Err(format!(
+                "{at}.hostname {hostname:?} is not valid: expected an RFC 1123 label"
+            ));
         }
         endpoints.push(SliceEndpoint {
             ip,
@@ -285,7 +346,12 @@ pub(super) fn slice(doc: SliceDoc, found: &mut Unsupported) -> Result<Option<Sli
         });
     }
     let identity = doc.metadata.identity(found)?;
-    Ok(Some(Slice { service, port_names, identity, endpoints }))
+    Ok(Some(Slice {
+        service,
+        port_names,
+        identity,
+        endpoints,
+    }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -299,7 +365,10 @@ pub(super) struct ExportDoc {
 }
 
 /// A ServiceExport.
-pub(super) fn export(doc: ExportDoc, found: &mut Unsupported) -> Result<Option<ServiceName>, String> {
+pub(super) fn export(
+    doc: ExportDoc,
+    found: &mut Unsupported,
+) -> Result<Option<ServiceName>, String> {
     let name = doc.metadata.service_name()?;
     found.rest("", &doc.rest, TOP);
     found.rest("spec", &doc.spec.unwrap_or_default(), &[]);

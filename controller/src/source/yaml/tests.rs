@@ -14,13 +14,18 @@ fn good(text: &str) -> Parsed {
 #[test]
 fn documents_know_their_lines() {
     let text = "# first\n---\na: 1\n--- # two\nb: 2\n\n---\n\n";
-    let lines: Vec<_> = documents(text).into_iter().map(|(line, d)| (line, d.trim())).collect();
+    let lines: Vec<_> = documents(text)
+        .into_iter()
+        .map(|(line, d)| (line, d.trim()))
+        .collect();
     assert_eq!(lines, [(1, "# first"), (3, "a: 1"), (5, "b: 2")]);
 }
 
 #[test]
 fn the_three_kinds_are_understood() {
-    let parsed = good(&format!("{SERVICE}---\n{EXPORT}---\napiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Service, metadata: {{name: x}}, spec: {{ports: [{{port: 1}}]}}}}\n"));
+    let parsed = good(&format!(
+        "{SERVICE}---\n{EXPORT}---\napiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Service, metadata: {{name: x}}, spec: {{ports: [{{port: 1}}]}}}}\n"
+    ));
     assert_eq!(parsed.objects.len(), 3);
     assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
     let model = assemble([&parsed]);
@@ -34,18 +39,53 @@ fn the_three_kinds_are_understood() {
 #[test]
 fn what_is_not_supported_is_named_by_path() {
     for (text, expected) in [
-        (format!("{SERVICE}  sessionAffinity: ClientIP\n"), vec!["spec.sessionAffinity (\"ClientIP\")"]),
-        (format!("{SERVICE}  sessionAffinity: None\n  selector: {{app: x}}\n"), vec![]),
-        (SERVICE.replace("port: 80", "port: 80, protocol: UDP"), vec!["spec.ports[0].protocol (\"UDP\")"]),
-        (SERVICE.replace("port: 80", "port: 80, fast: true"), vec!["spec.ports[0].fast (true)"]),
-        (SERVICE.replace("port: 80", "port: 80, appProtocol: carrier-pigeon"), vec!["spec.ports[0].appProtocol"]),
-        (SERVICE.replace("metadata: {", "metadata: {annotations: {tradewind.io/new: x, other/y: z}, "), vec!["metadata.annotations[tradewind.io/new]"]),
-        (format!("{EXPORT}spec: {{exportedLabels: {{a: b}}}}\n"), vec!["spec.exportedLabels"]),
-        ("apiVersion: apps/v1\nkind: Deployment\n".into(), vec!["kind Deployment of apps/v1"]),
-        (format!("{SERVICE}  type: ExternalName\n  externalName: a.b\n"), vec!["spec.externalName", "spec.type"]),
+        (
+            format!("{SERVICE}  sessionAffinity: ClientIP\n"),
+            vec!["spec.sessionAffinity (\"ClientIP\")"],
+        ),
+        (
+            format!("{SERVICE}  sessionAffinity: None\n  selector: {{app: x}}\n"),
+            vec![],
+        ),
+        (
+            SERVICE.replace("port: 80", "port: 80, protocol: UDP"),
+            vec!["spec.ports[0].protocol (\"UDP\")"],
+        ),
+        (
+            SERVICE.replace("port: 80", "port: 80, fast: true"),
+            vec!["spec.ports[0].fast (true)"],
+        ),
+        (
+            SERVICE.replace("port: 80", "port: 80, appProtocol: carrier-pigeon"),
+            vec!["spec.ports[0].appProtocol"],
+        ),
+        (
+            SERVICE.replace(
+                "metadata: {",
+                "metadata: {annotations: {tradewind.io/new: x, other/y: z}, ",
+            ),
+            vec!["metadata.annotations[tradewind.io/new]"],
+        ),
+        (
+            format!("{EXPORT}spec: {{exportedLabels: {{a: b}}}}\n"),
+            vec!["spec.exportedLabels"],
+        ),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\n".into(),
+            vec!["kind Deployment of apps/v1"],
+        ),
+        (
+            format!("{SERVICE}  type: ExternalName\n  externalName: a.b\n"),
+            vec!["spec.externalName", "spec.type"],
+        ),
     ] {
         let parsed = good(&text);
-        assert_eq!(parsed.problems.len(), expected.len(), "{text}: {:?}", parsed.problems);
+        assert_eq!(
+            parsed.problems.len(),
+            expected.len(),
+            "{text}: {:?}",
+            parsed.problems
+        );
         for (problem, expected) in parsed.problems.iter().zip(expected) {
             assert_eq!(problem.place, "f.yaml:1");
             assert!(problem.text.contains(expected), "{problem} / {expected}");
@@ -58,12 +98,32 @@ fn what_is_not_supported_is_named_by_path() {
 fn broken_files_say_where() {
     for (text, place, expected) in [
         (format!("{SERVICE}---\na: [\n"), "f.yaml:", "broken YAML"),
-        (format!("{SERVICE}---\nkind: x\n"), "f.yaml:8", "apiVersion and kind are expected"),
+        (
+            format!("{SERVICE}---\nkind: x\n"),
+            "f.yaml:8",
+            "apiVersion and kind are expected",
+        ),
         ("- 1\n".into(), "f.yaml:1", "not a Kubernetes object"),
-        (SERVICE.replace("port: 80", "port: 0"), "f.yaml:1", "spec.ports[0].port"),
-        (SERVICE.replace("port: 80", "port: 99999"), "f.yaml:1", "Service"),
-        (SERVICE.replace("name: payments", "name: Pay_ments"), "f.yaml:1", "Pay_ments"),
-        (SERVICE.replace("metadata: {name: payments, namespace: shop}\n", ""), "f.yaml:1", "metadata"),
+        (
+            SERVICE.replace("port: 80", "port: 0"),
+            "f.yaml:1",
+            "spec.ports[0].port",
+        ),
+        (
+            SERVICE.replace("port: 80", "port: 99999"),
+            "f.yaml:1",
+            "Service",
+        ),
+        (
+            SERVICE.replace("name: payments", "name: Pay_ments"),
+            "f.yaml:1",
+            "Pay_ments",
+        ),
+        (
+            SERVICE.replace("metadata: {name: payments, namespace: shop}\n", ""),
+            "f.yaml:1",
+            "metadata",
+        ),
     ] {
         let problem = parse("f.yaml", &text).unwrap_err();
         assert!(problem.place.starts_with(place), "{problem}");
@@ -79,13 +139,20 @@ fn slices_join_their_service_by_port_name() {
         let model = assemble([&good(&format!("{SERVICE}{}", slice.replace("PORT", port)))]);
         let endpoint = &model.services.values().next().unwrap().endpoints[0];
         assert_eq!(endpoint.ports, ports);
-        assert_eq!((endpoint.address.as_str(), endpoint.health), ("10.0.0.1:15008", Health::Draining));
+        assert_eq!(
+            (endpoint.address.as_str(), endpoint.health),
+            ("10.0.0.1:15008", Health::Draining)
+        );
         assert_eq!(endpoint.hostname.as_deref(), Some("pay-0"));
     }
     let orphan = assemble([&good(slice.trim_start_matches("---\n"))]);
     assert!(orphan.problems[0].text.contains("which no file defines"));
     let twice = assemble([&good(SERVICE), &good(SERVICE)]);
-    assert!(twice.problems[0].text.contains("defined already"), "{:?}", twice.problems);
+    assert!(
+        twice.problems[0].text.contains("defined already"),
+        "{:?}",
+        twice.problems
+    );
 }
 
 proptest! {

@@ -1,0 +1,655 @@
+//! Controllers in one process, from `init` over `join` to an export that the others see. Each controller's own listener
+//! stands in for its gateway: the server name does not matter to it.
+
+use std::{
+    collections::BTreeSet,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{net::UnixStream, task::JoinHandle};
+use tonic::transport::{Channel, Endpoint};
+use tradewind_api::{
+    ClusterName, Domain, Region,
+    proto::v1::{
+        CreateTokenRequest, DrainRequest, Empty, EndpointsRequest, ExportRequest,
+        ListClustersResponse, RevokeTokenRequest, StatusResponse, admin_client::AdminClient,
+    },
+};
+use tradewind_controller::{
+    Controller, ControllerConfig, DataDir, DataDirError, InitError, InitOptions, JoinError,
+    JoinLayer, JoinOptions, Joined, RunError, init, join,
+};
+use tradewind_runtime::{MetricsRegistry, Rng, clock, drain, task};
+
+/// How long anything may take before a test gives up: far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const PAYMENTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: payments, namespace: shop}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: payments-1, namespace: shop, labels: {kubernetes.io/service-name: payments}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.0.0.1]}]
+";
+
+/// An address nobody listens on; never the same twice, as the kernel may hand a port out again.
+fn free_address() -> String {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address.to_string();
+        }
+    }
+}
+
+fn name(cluster: &str) -> ClusterName {
+    ClusterName::new(cluster).unwrap()
+}
+
+/// One running controller.
+struct Node {
+    dir: PathBuf,
+    socket: PathBuf,
+    trigger: Option<drain::Trigger>,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl Node {
+    async fn start(tmp: &TempDir, cluster: &str, address: &str) -> Self {
+        let dir = tmp.path().join(cluster);
+        let manifests = tmp.path().join(format!("{cluster}-manifests"));
+        std::fs::create_dir_all(&manifests).unwrap();
+        let config = ControllerConfig {
+            listen: address.parse().unwrap(),
+            admin_listen: "127.0.0.1:0".parse().unwrap(),
+            manifests: Some(manifests),
+            ..ControllerConfig::new(dir.clone())
+        };
+        let bound = Controller::build(config, clock::system(), Rng::from_entropy(), None)
+            .await
+            .unwrap();
+        let socket = bound.socket_path().to_owned();
+        let readiness = bound.readiness();
+        let (trigger, watch) = drain::channel();
+        let running = task::spawn("controller", bound.run(watch));
+        tokio::time::timeout(PATIENCE, readiness.wait_ready())
+            .await
+            .unwrap_or_else(|_| panic!("{cluster} waits for {:?}", readiness.pending()));
+        Self {
+            dir,
+            socket,
+            trigger: Some(trigger),
+            running,
+        }
+    }
+
+    async fn admin(&self) -> AdminClient<Channel> {
+        let socket = self.socket.clone();
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let socket = socket.clone();
+            async move {
+                UnixStream::connect(socket)
+                    .await
+                    .map(hyper_util::rt::TokioIo::new)
+            }
+        });
+        let channel = Endpoint::from_static("http://controller")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
+        AdminClient::new(channel)
+    }
+
+    async fn status(&self) -> StatusResponse {
+        self.admin()
+            .await
+            .status(Empty {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    async fn clusters(&self) -> ListClustersResponse {
+        self.admin()
+            .await
+            .list_clusters(Empty {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    async fn export(&self, service: &str) -> Result<bool, tonic::Status> {
+        let request = ExportRequest {
+            service: service.into(),
+        };
+        self.admin()
+            .await
+            .export(request)
+            .await
+            .map(|r| r.into_inner().changed)
+    }
+
+    async fn token(&self, cluster: &str, lifetime_s: u64) -> (String, String) {
+        let request = CreateTokenRequest {
+            cluster: cluster.into(),
+            lifetime_s,
+            workload_path: String::new(),
+        };
+        let made = self
+            .admin()
+            .await
+            .create_token(request)
+            .await
+            .unwrap()
+            .into_inner();
+        (made.id, made.token)
+    }
+
+    /// Clusters that this node sees to export `service`, with the addresses of all endpoints.
+    async fn exporters(&self, service: &str) -> (Vec<String>, Vec<String>) {
+        let request = EndpointsRequest {
+            service: service.into(),
+        };
+        let Ok(found) = self.admin().await.list_endpoints(request).await else {
+            return (vec![], vec![]);
+        };
+        let found = found.into_inner().service.unwrap();
+        (
+            found.exported_by,
+            found.endpoints.into_iter().map(|e| e.address).collect(),
+        )
+    }
+
+    async fn stop(mut self) -> PathBuf {
+        let trigger = self.trigger.take().unwrap();
+        trigger.drain(PATIENCE).await;
+        self.running.await.unwrap().unwrap();
+        self.dir
+    }
+}
+
+/// Looks until `look` is content.
+async fn until<F: Future<Output = Result<(), String>>>(mut look: impl FnMut() -> F) {
+    let deadline = tokio::time::sleep(PATIENCE);
+    tokio::pin!(deadline);
+    loop {
+        let why = match look().await {
+            Ok(()) => return,
+            Err(why) => why,
+        };
+        tokio::select! {
+            () = &mut deadline => panic!("never came true: {why}"),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+}
+
+fn manifest(tmp: &TempDir, cluster: &str, file: &str, text: &str) {
+    std::fs::write(
+        tmp.path().join(format!("{cluster}-manifests")).join(file),
+        text,
+    )
+    .unwrap();
+}
+
+async fn found(tmp: &TempDir, cluster: &str, address: &str) -> Result<String, InitError> {
+    let options = InitOptions {
+        cluster: name(cluster),
+        region: Region::new("us-west").unwrap(),
+        network: None,
+        domain: Domain::default(),
+        data_dir: tmp.path().join(cluster),
+        gateway_addresses: vec![address.to_owned()],
+        token_lifetime: Duration::from_secs(900),
+    };
+    let made = init(
+        options,
+        clock::system(),
+        Rng::from_entropy(),
+        &MetricsRegistry::new(),
+    )
+    .await?;
+    assert_eq!(made.join_address.as_deref(), Some(address));
+    assert!(made.join_command.contains(&made.token) && made.join_command.contains(address));
+    Ok(made.token)
+}
+
+fn joining(tmp: &TempDir, cluster: &str, through: &str, token: &str, gateway: &str) -> JoinOptions {
+    JoinOptions {
+        address: through.to_owned(),
+        token: token.to_owned(),
+        cluster: name(cluster),
+        region: Region::new("eu-west").unwrap(),
+        network: None,
+        data_dir: tmp.path().join(cluster),
+        gateway_addresses: vec![gateway.to_owned()],
+        bind_addresses: vec![],
+        dry_run: false,
+    }
+}
+
+async fn enter(options: JoinOptions) -> (Result<Joined, JoinError>, Vec<JoinLayer>) {
+    let mut passed = Vec::new();
+    let joined = join(options, clock::system(), Rng::from_entropy(), |step| {
+        passed.push(step.layer)
+    })
+    .await;
+    (joined, passed)
+}
+
+/// Fails in `layer`, says so, and leaves nothing.
+async fn fails(options: JoinOptions, layer: JoinLayer, expected: &str) {
+    let dir = options.data_dir.clone();
+    let existed = dir.exists();
+    let (joined, passed) = enter(options).await;
+    let error = joined.expect_err(expected);
+    assert_eq!(error.layer, layer, "{error}");
+    assert!(error.to_string().contains(expected), "{error:?}");
+    assert!(!error.hint.is_empty() && !error.admitted, "{error:?}");
+    assert!(passed.iter().all(|p| *p < layer), "{passed:?}");
+    assert_eq!(dir.exists(), existed, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clusters_join_and_see_each_others_exports() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (at_west, at_east, at_south) = (free_address(), free_address(), free_address());
+    let token = found(&tmp, "west", &at_west).await.unwrap();
+    let west = Node::start(&tmp, "west", &at_west).await;
+    manifest(&tmp, "west", "payments.yaml", PAYMENTS);
+
+    // A dry run passes every check and changes nothing.
+    let mut trial = joining(&tmp, "east", &at_west, &token, &at_east);
+    trial.dry_run = true;
+    let (joined, passed) = enter(trial).await;
+    assert_eq!(joined.unwrap().node_id, None);
+    assert_eq!(passed.last(), Some(&JoinLayer::WayBack));
+    assert!(!tmp.path().join("east").exists());
+    assert_eq!(west.clusters().await.clusters.len(), 1);
+
+    let (joined, passed) = enter(joining(&tmp, "east", &at_west, &token, &at_east)).await;
+    let joined = joined.unwrap();
+    assert_eq!(
+        (joined.node_id, joined.members),
+        (Some(2), vec![name("west")])
+    );
+    assert_eq!(passed.last(), Some(&JoinLayer::Write));
+    let east = Node::start(&tmp, "east", &at_east).await;
+    until(|| async {
+        let status = east.status().await;
+        let voters = status.peers.iter().filter(|p| p.voter).count();
+        (voters == 2 && status.clusters.len() == 2)
+            .then_some(())
+            .ok_or_else(|| format!("{status:?}"))
+    })
+    .await;
+
+    until(|| async {
+        west.export("shop/payments")
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
+    })
+    .await;
+    assert!(
+        !west.export("shop/payments").await.unwrap(),
+        "exported already"
+    );
+    until(|| async {
+        let (exporters, addresses) = east.exporters("shop/payments").await;
+        (exporters == ["west"] && addresses == [""])
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?} {addresses:?}"))
+    })
+    .await;
+
+    // A token made in east leads through east, whose controller hands the join on to the founder's.
+    let (_, token) = east.token("south", 0).await;
+    let (joined, _) = enter(joining(&tmp, "south", &at_east, &token, &at_south)).await;
+    assert_eq!(joined.unwrap().node_id, Some(3));
+    let south = Node::start(&tmp, "south", &at_south).await;
+    until(|| async {
+        let (exporters, _) = south.exporters("shop/payments").await;
+        (exporters == ["west"])
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?}"))
+    })
+    .await;
+
+    // By file, from the other side.
+    manifest(
+        &tmp,
+        "south",
+        "payments.yaml",
+        &format!(
+            "{PAYMENTS}---\napiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{name: payments, namespace: shop}}\n"
+        ),
+    );
+    until(|| async {
+        let (exporters, addresses) = west.exporters("shop/payments").await;
+        let local = addresses.iter().filter(|a| !a.is_empty()).count();
+        (exporters == ["south", "west"] && addresses.len() == 2 && local == 1)
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?} {addresses:?}"))
+    })
+    .await;
+
+    // South leaves: its process ends, its directory is history, its export is gone.
+    south.admin().await.leave(Empty {}).await.unwrap();
+    tokio::time::timeout(PATIENCE, south.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(matches!(
+        DataDir::open(&south.dir),
+        Err(DataDirError::Left { .. })
+    ));
+    until(|| async {
+        let (exporters, _) = east.exporters("shop/payments").await;
+        (exporters == ["west"])
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?}"))
+    })
+    .await;
+
+    // Both restart and know everything at once; east without anybody else.
+    west.stop().await;
+    east.stop().await;
+    let east = Node::start(&tmp, "east", &at_east).await;
+    assert_eq!(east.exporters("shop/payments").await.0, ["west"]);
+    until(|| async {
+        let problems = east.status().await.problems;
+        let seen = problems.iter().any(|p| p.contains("takes no writes"));
+        seen.then_some(()).ok_or_else(|| format!("{problems:?}"))
+    })
+    .await;
+    assert_eq!(east.exporters("shop/payments").await.0, ["west"]);
+    let west = Node::start(&tmp, "west", &at_west).await;
+    let unexport = || async {
+        let request = ExportRequest {
+            service: "shop/payments".into(),
+        };
+        west.admin()
+            .await
+            .unexport(request)
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
+    };
+    until(unexport).await;
+    until(|| async {
+        let (exporters, _) = east.exporters("shop/payments").await;
+        exporters
+            .is_empty()
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?}"))
+    })
+    .await;
+    east.stop().await;
+    west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_that_cannot_be_say_why_and_change_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (at_west, at_east) = (free_address(), free_address());
+    let token = found(&tmp, "west", &at_west).await.unwrap();
+    let west = Node::start(&tmp, "west", &at_west).await;
+    let east = |token: &str| joining(&tmp, "east", &at_west, token, &at_east);
+
+    let occupied = JoinOptions {
+        data_dir: tmp.path().join("west"),
+        ..east(&token)
+    };
+    fails(occupied, JoinLayer::Local, "already holds the cluster west").await;
+    fails(
+        JoinOptions {
+            gateway_addresses: vec![],
+            ..east(&token)
+        },
+        JoinLayer::Local,
+        "no gateway address",
+    )
+    .await;
+    let held = TcpListener::bind(&at_east).unwrap();
+    fails(east(&token), JoinLayer::Local, &at_east).await;
+    drop(held);
+    fails(east("tw1.nonsense"), JoinLayer::Token, "damaged").await;
+    fails(east(token.get(..80).unwrap()), JoinLayer::Token, "damaged").await;
+    let unresolved = JoinOptions {
+        address: "no.such.host.invalid:1".into(),
+        ..east(&token)
+    };
+    fails(unresolved, JoinLayer::Resolve, "no.such.host.invalid").await;
+    fails(
+        JoinOptions {
+            address: free_address(),
+            ..east(&token)
+        },
+        JoinLayer::Connect,
+        "refused",
+    )
+    .await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead_end = JoinOptions {
+        address: silent.local_addr().unwrap().to_string(),
+        ..east(&token)
+    };
+    fails(dead_end, JoinLayer::Tls, "no trusted controller of west").await;
+    // The same names below another root.
+    let other = tempfile::tempdir().unwrap();
+    let foreign = found(&other, "west", &at_west).await.unwrap();
+    fails(
+        east(&foreign),
+        JoinLayer::Tls,
+        "no trusted controller of west",
+    )
+    .await;
+
+    fails(
+        JoinOptions {
+            cluster: name("west"),
+            ..east(&token)
+        },
+        JoinLayer::Admission,
+        "taken",
+    )
+    .await;
+    let (_, bound) = west.token("north", 0).await;
+    fails(east(&bound), JoinLayer::Admission, "cluster north only").await;
+    let (id, revoked) = west.token("", 0).await;
+    west.admin()
+        .await
+        .revoke_token(RevokeTokenRequest { id })
+        .await
+        .unwrap();
+    fails(east(&revoked), JoinLayer::Admission, "no such token").await;
+    let (id, brief) = west.token("", 1).await;
+    until(|| async {
+        let tokens = west
+            .admin()
+            .await
+            .list_tokens(Empty {})
+            .await
+            .unwrap()
+            .into_inner()
+            .tokens;
+        let state = tokens.iter().find(|t| t.id == id).unwrap().state.clone();
+        (state == "expired").then_some(()).ok_or(state)
+    })
+    .await;
+    fails(east(&brief), JoinLayer::Admission, "expired").await;
+
+    // Advertised is one address, bound another: the way back ends in nothing, or at somebody else's.
+    let elsewhere = vec![free_address()];
+    fails(
+        JoinOptions {
+            bind_addresses: elsewhere.clone(),
+            ..east(&token)
+        },
+        JoinLayer::WayBack,
+        "connect",
+    )
+    .await;
+    let (stranger, at_stranger) = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .map(|l| {
+            let address = l.local_addr().unwrap().to_string();
+            (l, address)
+        })
+        .unwrap();
+    let answering = task::spawn("stranger", async move {
+        while let Ok((stream, _)) = stranger.accept().await {
+            drop(stream);
+        }
+    });
+    let wrong = JoinOptions {
+        gateway_addresses: vec![at_stranger],
+        bind_addresses: elsewhere,
+        ..east(&token)
+    };
+    fails(wrong, JoinLayer::WayBack, "somebody else answers").await;
+    answering.abort();
+    assert_eq!(
+        west.clusters().await.clusters.len(),
+        1,
+        "nobody joined so far"
+    );
+
+    // After all these failures the token is still good, once.
+    enter(east(&token)).await.0.unwrap();
+    fails(
+        joining(&tmp, "south", &at_west, &token, &free_address()),
+        JoinLayer::Admission,
+        "used already, by cluster east",
+    )
+    .await;
+    let again = found(&tmp, "west", &at_west).await.unwrap_err();
+    assert!(
+        matches!(&again, InitError::DataDir(DataDirError::Occupied { .. })),
+        "{again}"
+    );
+    west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_asks_wrongly_is_answered_in_sentences() {
+    let tmp = tempfile::tempdir().unwrap();
+    let at_west = free_address();
+    found(&tmp, "west", &at_west).await.unwrap();
+    let west = Node::start(&tmp, "west", &at_west).await;
+    manifest(&tmp, "west", "payments.yaml", PAYMENTS);
+    manifest(&tmp, "west", "broken.yaml", "a: [");
+    until(|| async {
+        let problems = west.status().await.problems;
+        let seen = problems
+            .iter()
+            .any(|p| p.starts_with("broken.yaml:") && p.contains("broken YAML"));
+        seen.then_some(()).ok_or_else(|| format!("{problems:?}"))
+    })
+    .await;
+    let mut admin = west.admin().await;
+    let sentence = |status: tonic::Status| {
+        let (sentence, hint) = status
+            .message()
+            .split_once("\nhint: ")
+            .expect("a hint in the second line");
+        (sentence.to_owned(), hint.to_owned())
+    };
+    let (what, hint) = sentence(west.export("shop/paymnets").await.unwrap_err());
+    assert_eq!(what, "there is no service shop/paymnets in cluster west");
+    assert_eq!(hint, "did you mean shop/payments?");
+    let (what, _) = sentence(west.export("payments").await.unwrap_err());
+    assert!(
+        what.contains("\"payments\"") && what.contains("namespace/name"),
+        "{what}"
+    );
+    let request = ExportRequest {
+        service: "shop/payments".into(),
+    };
+    let (what, _) = sentence(admin.unexport(request).await.unwrap_err());
+    assert_eq!(what, "cluster west does not export shop/payments");
+    let drain = |cluster: &str| DrainRequest {
+        cluster: cluster.into(),
+        undo: false,
+    };
+    let (what, _) = sentence(admin.drain(drain("atlantis")).await.unwrap_err());
+    assert!(what.contains("atlantis"), "{what}");
+    let (what, _) = sentence(admin.drain(drain("west")).await.unwrap_err());
+    assert!(what.contains("last cluster that serves"), "{what}");
+    let (what, _) = sentence(
+        admin
+            .revoke_token(RevokeTokenRequest { id: "x".into() })
+            .await
+            .unwrap_err(),
+    );
+    assert_eq!(what, "there is no token x");
+
+    // A second controller on the same directory.
+    let config = ControllerConfig {
+        admin_listen: "127.0.0.1:0".parse().unwrap(),
+        ..ControllerConfig::new(west.dir.clone())
+    };
+    let second = Controller::build(config, clock::system(), Rng::from_entropy(), None)
+        .await
+        .unwrap_err();
+    assert!(
+        second.to_string().contains("in use by another process"),
+        "{second}"
+    );
+    let dir = west.stop().await;
+    // A port in use.
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = ControllerConfig {
+        listen: held.local_addr().unwrap(),
+        admin_listen: "127.0.0.1:0".parse().unwrap(),
+        ..ControllerConfig::new(dir.clone())
+    };
+    let in_use = Controller::build(config, clock::system(), Rng::from_entropy(), None)
+        .await
+        .unwrap_err();
+    assert!(
+        in_use
+            .to_string()
+            .contains(&held.local_addr().unwrap().to_string()),
+        "{in_use}"
+    );
+    corrupt(&dir).await;
+}
+
+/// A controller on a damaged directory names what is damaged and changes nothing.
+async fn corrupt(dir: &Path) {
+    for file in ["node.json", "exports.json", "trust.json", "authority.pem"] {
+        let path = dir.join(file);
+        let good = std::fs::read(&path).ok();
+        std::fs::write(&path, "{ nonsense").unwrap();
+        let config = ControllerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            admin_listen: "127.0.0.1:0".parse().unwrap(),
+            ..ControllerConfig::new(dir.to_owned())
+        };
+        let error = Controller::build(config, clock::system(), Rng::from_entropy(), None)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(file), "{file}: {error}");
+        assert!(!error.hint().is_empty());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{ nonsense");
+        match good {
+            Some(good) => std::fs::write(&path, good).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+    }
+}
