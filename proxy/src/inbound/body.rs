@@ -3,20 +3,30 @@
 //! whole again, and carries a foreign caller's permission, so that it ends when that does.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     future::Future as _,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use tokio::time;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tradewind_api::ServicePortRef;
 
 use super::{permits::Permit, pool::Lease};
+
+/// A response of at most this many bytes is taken whole before its head goes out: an application that dies between the
+/// two is then an answer that may be asked for elsewhere, instead of half of one. In bytes.
+const SMALL: u64 = 16 << 10;
+/// How long that may take; an application that takes longer wants its head to go first.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +52,9 @@ pub(crate) enum ResponseBody {
 #[derive(Debug)]
 pub(crate) struct AppBody {
     body: Incoming,
+    /// What was taken of it ahead, in order.
+    ahead: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
     lease: Option<Lease>,
     permit: Option<Held>,
 }
@@ -78,9 +91,25 @@ impl ResponseBody {
         });
         Self::App(Box::new(AppBody {
             body,
+            ahead: VecDeque::new(),
+            trailers: None,
             lease,
             permit,
         }))
+    }
+
+    /// Takes a small response whole, if it comes soon. Fails when the application cut it.
+    pub(crate) async fn settle(self) -> Result<Self, hyper::Error> {
+        let Self::App(mut app) = self else {
+            return Ok(self);
+        };
+        if app.body.size_hint().exact().is_some_and(|n| n <= SMALL) && !app.body.is_end_stream() {
+            match time::timeout(SETTLE, app.take_ahead()).await {
+                Ok(taken) => taken?,
+                Err(_) => tracing::trace!("the response's body is slow; its head goes first"),
+            }
+        }
+        Ok(Self::App(app))
     }
 }
 
@@ -103,13 +132,17 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::App(app) => app.body.is_end_stream(),
+            Self::App(app) => {
+                app.ahead.is_empty() && app.trailers.is_none() && app.body.is_end_stream()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
+            // What was taken ahead is no more in the body's own.
+            Self::App(app) if !app.ahead.is_empty() => SizeHint::default(),
             Self::App(app) => app.body.size_hint(),
         }
     }
@@ -122,6 +155,18 @@ fn give_back(lease: &mut Option<Lease>) {
 }
 
 impl AppBody {
+    /// Cancelled at any point, it has lost nothing.
+    async fn take_ahead(&mut self) -> Result<(), hyper::Error> {
+        while let Some(frame) = self.body.frame().await {
+            match frame?.into_data() {
+                Ok(data) => self.ahead.push_back(data),
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            }
+        }
+        give_back(&mut self.lease);
+        Ok(())
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(held) = &mut self.permit
             && held.withdrawn.as_mut().poll(cx).is_ready()
@@ -129,6 +174,12 @@ impl AppBody {
             // Without a lease the connection is closed: the application sees that nobody reads on.
             self.lease = None;
             return Poll::Ready(Some(Err(BodyError::Withdrawn(held.target.clone()))));
+        }
+        if let Some(data) = self.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {

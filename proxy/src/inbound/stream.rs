@@ -282,11 +282,16 @@ async fn plain(
         Ok((response, lease)) => {
             let (mut parts, body) = response.into_parts();
             rewrite::response(&mut parts);
-            served.metrics.response(parts.status);
-            Response::from_parts(
-                parts,
-                ResponseBody::app(body, lease, permit, &served.target),
-            )
+            match ResponseBody::app(body, lease, permit, &served.target)
+                .settle()
+                .await
+            {
+                Ok(body) => {
+                    served.metrics.response(parts.status);
+                    Response::from_parts(parts, body)
+                }
+                Err(error) => failed(served, &error),
+            }
         }
         Err(Failed::Connect(error)) => connect_failed(served, &error),
         Err(Failed::Unsent(_)) => {
@@ -294,16 +299,16 @@ async fn plain(
             served.check_now.notify_one();
             unprocessed("app_closed")
         }
-        Err(Failed::Maybe { error, .. }) => {
-            served.metrics.cut.inc();
-            tracing::debug!(service = %served.target, %error, "the application did not answer");
-            own(
-                StatusCode::BAD_GATEWAY,
-                Some((headers::ERROR, "app_failed")),
-                "app_failed",
-            )
-        }
+        Err(Failed::Maybe { error, .. }) => failed(served, &error),
     }
+}
+
+/// The application may have seen the request.
+fn failed(served: &Served, error: &hyper::Error) -> Response<ResponseBody> {
+    served.metrics.cut.inc();
+    tracing::debug!(service = %served.target, %error, "the application did not answer in full");
+    let header = (headers::ERROR, "app_failed");
+    own(StatusCode::BAD_GATEWAY, Some(header), "app_failed")
 }
 
 type Sent = Result<(Response<Incoming>, pool::Lease), Failed<RequestBody>>;

@@ -204,6 +204,7 @@ pub(crate) async fn cut() -> App {
         let head = String::from_utf8_lossy(&head[..n]).into_owned();
         let half = match head.split(' ').nth(1) {
             Some("/length") => "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+            Some("/long") => "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nhalf",
             Some("/chunked") => {
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n"
             }
@@ -253,6 +254,37 @@ pub(crate) async fn silent() -> Silent {
     Silent {
         address: app.address,
         held,
+        _tasks: app._tasks,
+    }
+}
+
+pub(crate) struct Slow {
+    pub address: SocketAddr,
+    /// Lets the second half go.
+    pub go_on: Arc<tokio::sync::Notify>,
+    _tasks: TaskSet,
+}
+
+/// Answers with the first half of a short body, and with the second when told to.
+pub(crate) async fn slow() -> Slow {
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let waits = Arc::clone(&go_on);
+    let app = serve(move |mut stream| {
+        let waits = Arc::clone(&waits);
+        async move {
+            let mut head = [0u8; 4096];
+            if matches!(stream.read(&mut head).await, Ok(n) if n > 0) {
+                let half = b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nslow,b";
+                drop(stream.write_all(half).await);
+                waits.notified().await;
+                drop(stream.write_all(b"ut all").await);
+            }
+        }
+    })
+    .await;
+    Slow {
+        address: app.address,
+        go_on,
         _tasks: app._tasks,
     }
 }

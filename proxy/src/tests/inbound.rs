@@ -432,14 +432,16 @@ async fn an_applications_cut_is_never_taken_for_an_end() {
     let (pki, app) = (Pki::new(), apps::cut().await);
     let (p, _r) = before(&pki, app.address, "http1").await;
     let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
-    // Half of a response of known length, half of one in chunks, half of a tunnel's bytes.
-    for path in ["/length", "/chunked"] {
+    // Half of a small response is none at all.
+    let response = caller.get(EXPORTED, "/length").await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(header(&response, "tradewind-error"), "app_failed");
+    // Half of a long one, half of one in chunks, half of a tunnel's bytes.
+    for path in ["/long", "/chunked"] {
         let response = caller.get(EXPORTED, path).await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
-        assert!(
-            soon(response.into_body().collect()).await.is_err(),
-            "{path}"
-        );
+        let whole = soon(response.into_body().collect()).await;
+        assert!(whole.is_err(), "{path}");
     }
     let response = caller
         .connect("payments.shop.svc.clusterset.local:80")
@@ -499,4 +501,15 @@ async fn bulk_flows_both_ways_at_once_and_nothing_piles_up() {
         bytes += data.len();
     }
     assert_eq!(bytes, 1600 << 16);
+}
+
+#[tokio::test]
+async fn a_small_response_that_comes_slowly_is_not_held_back() {
+    let (pki, app) = (Pki::new(), apps::slow().await);
+    let (p, _r) = before(&pki, app.address, "http1").await;
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    let response = caller.get(EXPORTED, "/").await.unwrap();
+    assert_eq!(header(&response, "content-length"), "12");
+    app.go_on.notify_one();
+    assert_eq!(text(response).await, "slow,but all");
 }
