@@ -558,7 +558,8 @@ fn finish(
     options: &Options,
 ) -> Told {
     let samples = record.samples();
-    let phase = |closed: Closed| {
+    let last = closed.len().saturating_sub(1);
+    let phase = |(index, closed): (usize, Closed)| {
         let Open {
             number,
             title,
@@ -582,7 +583,21 @@ fn finish(
                 .unmet(&settled)
                 .map(|why| format!("at its end: {why}")),
         );
-        let count = tally::count(&samples, span);
+        let mut count = tally::count(&samples, span);
+        if index == last {
+            // What was still under way when the load ended belongs to the last phase; its gap ends with the load.
+            let rest = tally::count(
+                &samples,
+                Span {
+                    to_us: u64::MAX,
+                    ..span
+                },
+            );
+            count = Count {
+                longest_gap_us: count.longest_gap_us,
+                ..rest
+            };
+        }
         if count.failed > 0 {
             problems.push(format!("{} calls failed", count.failed));
         }
@@ -596,7 +611,7 @@ fn finish(
         }
     };
     Told {
-        phases: closed.into_iter().map(phase).collect(),
+        phases: closed.into_iter().enumerate().map(phase).collect(),
         figures,
         errors: record.errors(),
         rate: options.rate,

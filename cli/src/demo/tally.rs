@@ -2,6 +2,17 @@
 
 use super::plan::CLUSTERS;
 
+/// A call belongs to the time in which it was answered: one that is under way when a cluster dies is served by the next one,
+/// and says nothing about the time before. A call that failed belongs to when it was due.
+impl Sample {
+    const fn at_us(&self) -> u64 {
+        match self.served {
+            Served::By(_) => self.done_us,
+            Served::Failed => self.due_us,
+        }
+    }
+}
+
 /// Who answered a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
@@ -37,10 +48,10 @@ impl Span {
     }
 }
 
-/// What happened to the calls that were due in a span.
+/// What happened to the calls of a span.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Calls due.
+    /// Calls.
     pub requests: u64,
     /// Calls without a good answer.
     pub failed: u64,
@@ -99,11 +110,11 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Counts the calls due in `span`.
+/// Counts the calls of `span`.
 pub fn count(samples: &[Sample], span: Span) -> Count {
     let mut count = Count::default();
     let mut waits: Vec<u64> = Vec::new();
-    for sample in samples.iter().filter(|s| span.holds(s.due_us)) {
+    for sample in samples.iter().filter(|s| span.holds(s.at_us())) {
         count.requests += 1;
         match sample.served {
             Served::By(cluster) => {
@@ -158,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_count_where_they_were_due() {
+    fn calls_count_where_they_were_answered() {
         let mut samples: Vec<Sample> = (0..100)
             .map(|i| sample(i * 1_000, i * 10, Served::By(0)))
             .collect();
@@ -173,12 +184,24 @@ mod tests {
         );
         assert_eq!((all.requests, all.failed, all.by), (101, 1, [100, 0, 0]));
         assert_eq!((all.p50_us, all.p99_us), (490, 980));
+        // Due before the span's end, answered after it.
+        samples.push(sample(99_999, 10_002, Served::By(2)));
+        let after = Span {
+            from_us: 110_000,
+            to_us: 110_002,
+        };
+        assert_eq!(count(&samples, after).by, [0, 0, 1]);
+        let again = Span {
+            from_us: 0,
+            to_us: 100_000,
+        };
+        assert_eq!(count(&samples, again).by, [100, 0, 0]);
         assert_eq!(all.served_by(), "west");
         let none = count(
             &samples,
             Span {
-                from_us: 110_000,
-                to_us: 120_000,
+                from_us: 120_000,
+                to_us: 130_000,
             },
         );
         assert_eq!((none.requests, none.served_by()), (0, "nobody".to_owned()));
