@@ -4,6 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -29,6 +30,9 @@ use crate::{
     metrics::GatewayMetrics,
     serve::{Serving, serve},
 };
+
+/// How often a drain counts what is left, for its last word.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The gateway role.
 #[derive(Clone, Copy, Debug)]
@@ -238,16 +242,24 @@ impl Bound {
         let deadline = self.config.drain_deadline;
         let graceful = async {
             tokio::time::sleep(self.config.announce_grace).await;
-            trigger.drain(deadline).await
+            let mut left = serving.limits.active();
+            let mut finished = std::pin::pin!(trigger.drain(deadline));
+            let mut look = tokio::time::interval(LOOK);
+            loop {
+                tokio::select! {
+                    finished = &mut finished => return (finished, left),
+                    _ = look.tick() => left = serving.limits.active(),
+                }
+            }
         };
-        let finished = tokio::select! {
-            finished = graceful => finished,
+        let (finished, left) = tokio::select! {
+            ended = graceful => ended,
             // Dropping the trigger forces what is left.
-            () = drain.forced() => false,
+            () = drain.forced() => (false, serving.limits.active()),
         };
         if !finished {
             tracing::warn!(
-                connections = serving.limits.active(),
+                connections = left,
                 "the drain deadline passed; connections are cut"
             );
         }

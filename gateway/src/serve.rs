@@ -31,6 +31,9 @@ use crate::{
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one dial may take. Workloads are near; a caller waits meanwhile, and another candidate may answer at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long connections between controllers go on once a drain closed the listener. They last for ever by themselves, and
+/// their ends dial again, through another gateway, without anybody noticing.
+const CONTROLLER_GRACE: Duration = Duration::from_secs(2);
 
 /// What the data threads share. Everything in it is read-only or counts.
 #[derive(Clone, Debug)]
@@ -95,38 +98,70 @@ fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain
         }
         return;
     };
-    let (thread, drain) = (Rc::clone(thread), drain.clone());
+    let admitted = Admitted {
+        peer,
+        place,
+        half_open,
+        drain: drain.clone(),
+    };
+    let thread = Rc::clone(thread);
     // Detached: the runtime thread ends when the drain is forced, and its tasks with it.
     drop(task::spawn_local("connection", async move {
-        connection(&thread, stream, peer, place, half_open).await;
-        drop(drain);
+        connection(&thread, stream, admitted).await;
     }));
+}
+
+/// What an accepted connection holds.
+struct Admitted {
+    peer: SocketAddr,
+    place: Place,
+    half_open: HalfOpen,
+    drain: drain::Watch,
 }
 
 /// What a decided connection needs.
 struct Plan {
     to: ToLabels,
     addresses: Vec<String>,
-    /// None where no export stands behind it.
-    permit: Option<Permit>,
+    stands_by: StandsBy,
+}
+
+/// What a connection goes on by.
+enum StandsBy {
+    /// Until the export is withdrawn.
+    Export(Permit),
+    /// Until shortly after the drain has begun.
+    Controller,
+    /// Nothing here ends it.
+    Itself,
 }
 
 impl Plan {
     async fn withdrawn(&self) {
-        match &self.permit {
-            Some(permit) => permit.withdrawn().await,
-            None => std::future::pending().await,
+        match &self.stands_by {
+            StandsBy::Export(permit) => permit.withdrawn().await,
+            StandsBy::Controller | StandsBy::Itself => std::future::pending().await,
+        }
+    }
+
+    async fn outlived(&self, drain: &mut drain::Watch) {
+        match self.stands_by {
+            StandsBy::Controller => {
+                drain.triggered().await;
+                time::sleep(CONTROLLER_GRACE).await;
+            }
+            StandsBy::Export(_) | StandsBy::Itself => std::future::pending().await,
         }
     }
 }
 
-async fn connection(
-    thread: &Thread,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    place: Place,
-    half_open: HalfOpen,
-) {
+async fn connection(thread: &Thread, mut stream: TcpStream, admitted: Admitted) {
+    let Admitted {
+        peer,
+        place,
+        half_open,
+        mut drain,
+    } = admitted;
     socket::tune(&stream);
     let (hello, plan) = match decide(thread, &mut stream).await {
         Ok(decided) => decided,
@@ -139,10 +174,13 @@ async fn connection(
         dialled = dial(thread, &plan) => dialled,
     };
     match dialled {
-        Some(workload) => carry(thread, &plan, stream, workload, &hello).await,
+        Some(workload) => {
+            let cut = plan.outlived(&mut drain);
+            carry(thread, &plan, stream, workload, &hello, cut).await;
+        }
         None => refuse(thread, stream, peer, Refusal::DialFailed).await,
     }
-    drop(place);
+    drop((place, drain));
 }
 
 /// Reads the hello and decides by the newest snapshot.
@@ -184,21 +222,21 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
             },
             addresses: candidates.into_iter().map(|c| c.address).collect(),
             // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
-            permit: Some(thread.permits.take(service)),
+            stands_by: StandsBy::Export(thread.permits.take(service)),
         },
         Route::Controller => Plan {
             to: ToLabels {
                 to: "controller".to_owned(),
             },
             addresses: vec![thread.shared.controller_backend.to_string()],
-            permit: None,
+            stands_by: StandsBy::Controller,
         },
         Route::PassOn(addresses) => Plan {
             to: ToLabels {
                 to: "gateway".to_owned(),
             },
             addresses,
-            permit: None,
+            stands_by: StandsBy::Itself,
         },
     };
     Ok((hello, plan))
@@ -233,6 +271,7 @@ async fn carry(
     mut caller: TcpStream,
     mut workload: TcpStream,
     hello: &[u8],
+    outlived: impl Future<Output = ()>,
 ) {
     let carried = thread.shared.metrics.open(&plan.to);
     let relayed = async {
@@ -243,16 +282,19 @@ async fn carry(
         let Relayed { a_to_b, b_to_a, .. } = relay(&mut caller, &mut workload).await;
         carried.bytes(a_to_b + hello.len() as u64, b_to_a);
     };
-    let withdrawn = tokio::select! {
+    let cut = tokio::select! {
         biased;
-        () = plan.withdrawn() => true,
+        () = plan.withdrawn() => {
+            thread.shared.metrics.ended_by_policy(&plan.to);
+            true
+        }
         () = relayed => false,
+        () = outlived => true,
     };
-    if withdrawn {
+    if cut {
         // The peers must not take this for an orderly end.
         socket::reset_on_close(&caller);
         socket::reset_on_close(&workload);
-        thread.shared.metrics.ended_by_policy(&plan.to);
     }
 }
 

@@ -567,3 +567,22 @@ async fn its_state_and_a_bad_setting_are_shown() {
     let error = Gateway::build(config, clock::system(), Rng::seeded(1), None).unwrap_err();
     assert!(error.to_string().contains("--listen"), "{error}");
 }
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_controllers() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let controller = workload(&pki, "c", &mut tasks).await.to_string();
+    let g = start(mesh(&pki, &mut tasks).await, |c| {
+        c.controller_backend = controller;
+    });
+    let west = ClusterName::new("west").unwrap();
+    let name = encode(&Target::Controller { cluster: west }, &Domain::default());
+    let mut stream = call(&pki, g.address, &name).await.unwrap();
+    assert_eq!(served_by(&mut stream).await, "c");
+    let begun = time::Instant::now();
+    assert!(g.trigger.drain(Duration::from_secs(60)).await);
+    g.ended.await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    let mut byte = [0u8; 1];
+    assert!(stream.read(&mut byte).await.is_err());
+}
