@@ -253,8 +253,6 @@ impl Bound {
         mut tasks: TaskSet,
         mut drain: drain::Watch,
     ) -> Result<(), ProxyError> {
-        let registering =
-            (!self.config.serves.is_empty()).then(|| self.readiness.blocker("registration"));
         let (trigger, watch) = drain::channel();
         let (stop_admin, admin_watch) = drain::channel();
         let (standing, stands) = watch::channel(Standing::default());
@@ -268,6 +266,8 @@ impl Bound {
             address: self.advertised(),
             zone: self.config.zone.clone(),
         };
+        let known = register::known(&control.snapshot.borrow(), &fronted);
+        let registering = (!known).then(|| self.readiness.blocker("registration"));
         tasks.spawn(
             "register",
             register::register(

@@ -12,6 +12,7 @@ use tradewind_api::{
     SpiffeId, Zone,
     model::{AppProtocol, Health},
     proto::v1::{self, RegisterRequest, Registration, registry_client::RegistryClient},
+    snapshot::Snapshot,
 };
 use tradewind_runtime::{backoff::Backoff, ready::Blocker, rng::Rng};
 use tradewind_transport::svid::SvidCell;
@@ -87,6 +88,20 @@ pub(crate) fn message(fronted: &Fronted, identity: &SpiffeId, now: &Standing) ->
         registrations,
         leaving: now.leaving,
     }
+}
+
+/// True when a snapshot names all of it at its address: callers find it without another word, so a proxy that starts
+/// while no controller answers is as ready as it was before.
+pub(crate) fn known(snapshot: &Snapshot, fronted: &Fronted) -> bool {
+    fronted.serves.iter().all(|serve| {
+        let service = snapshot.services.get(&serve.target.service);
+        service.is_some_and(|service| {
+            service.endpoints.iter().any(|e| {
+                e.address.as_deref() == Some(&fronted.address)
+                    && e.ports.contains(&serve.target.port)
+            })
+        })
+    })
 }
 
 /// A port's name says its protocol, as is usual; a second one of the same service gets its number too.
@@ -227,5 +242,50 @@ async fn stream(
         if !say(&now, &mut sent, &mut leaving_as) {
             return "the controller takes no more messages".to_owned();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tradewind_api::model::Endpoint;
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_snapshot_that_names_all_of_it_is_as_good_as_an_answer() {
+        let fronted = |serves: &[&str]| Fronted {
+            proxy: "payments-1".into(),
+            serves: serves.iter().map(|s| s.parse().unwrap()).collect(),
+            address: "127.0.0.1:15008".into(),
+            zone: None,
+        };
+        let one = fronted(&["shop/payments:80=127.0.0.1:1"]);
+        let mut snapshot = fixture::snapshot(&[("shop/payments", false, 80)]);
+        assert!(!known(&snapshot, &one), "nobody is at our address");
+        assert!(known(&snapshot, &fronted(&[])), "a caller fronts nothing");
+        let service = snapshot.services.values_mut().next().unwrap();
+        Arc::make_mut(service).endpoints.push(Endpoint {
+            id: "abcdefghijklm".parse().unwrap(),
+            cluster: "west".parse().unwrap(),
+            region: "r".parse().unwrap(),
+            zone: None,
+            weight: 100,
+            health: Health::Unknown,
+            identity: "spiffe://west.mesh.internal/ns/shop/sa/payments"
+                .parse()
+                .unwrap(),
+            address: Some("127.0.0.1:15008".into()),
+            hostname: None,
+            ports: vec![80],
+        });
+        assert!(known(&snapshot, &one));
+        let more = fronted(&[
+            "shop/payments:80=127.0.0.1:1",
+            "shop/payments:81=127.0.0.1:2",
+        ]);
+        assert!(!known(&snapshot, &more), "one of its ports is unknown");
     }
 }

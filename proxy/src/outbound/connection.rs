@@ -16,7 +16,13 @@ use tradewind_transport::{
     prefixed::Prefixed,
 };
 
-use super::{Outbound, body::OutBody, convert, detach, metrics::Open, opaque, upgrade};
+use super::{
+    Outbound,
+    body::OutBody,
+    convert, detach,
+    metrics::{Dropped, Open},
+    opaque, upgrade,
+};
 
 /// A client that is silent for this long may wait for the server to speak first.
 const DETECT_DEADLINE: Duration = Duration::from_millis(200);
@@ -84,6 +90,7 @@ pub(super) async fn serve(
     let (detected, first) = match found {
         Ok(found) => found,
         Err(error) => {
+            outbound.metrics.dropped(Dropped::cut);
             tracing::debug!(%error, "client gone before it was served");
             return;
         }
@@ -124,13 +131,24 @@ async fn answer(
     Ok(response)
 }
 
+/// Whether the application broke the rules, or off.
+fn why(error: &hyper::Error) -> Dropped {
+    let source = std::error::Error::source(error);
+    let h2 = source.and_then(|s| s.downcast_ref::<h2::Error>());
+    if error.is_parse() || h2.is_some_and(h2::Error::is_library) {
+        Dropped::malformed
+    } else {
+        Dropped::cut
+    }
+}
+
 async fn http1(
     outbound: Rc<Outbound>,
     client: Client,
     target: Rc<ServicePortRef>,
     mut drain: drain::Watch,
 ) {
-    let watch = drain.clone();
+    let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
     let service = service_fn(move |request| {
         answer(
             Rc::clone(&outbound),
@@ -155,6 +173,7 @@ async fn http1(
         }
     };
     if let Err(error) = ended {
+        metrics.dropped(why(&error));
         tracing::debug!(%error, "HTTP/1 connection ended");
     }
 }
@@ -165,7 +184,7 @@ async fn http2(
     target: Rc<ServicePortRef>,
     mut drain: drain::Watch,
 ) {
-    let watch = drain.clone();
+    let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
     let service = service_fn(move |request| {
         answer(
             Rc::clone(&outbound),
@@ -190,6 +209,7 @@ async fn http2(
         }
     };
     if let Err(error) = ended {
+        metrics.dropped(why(&error));
         tracing::debug!(%error, "HTTP/2 connection ended");
     }
 }

@@ -26,6 +26,21 @@ pub(super) enum Outcome {
     broken,
 }
 
+/// Why an application's connection ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are")]
+pub(super) enum Dropped {
+    /// It broke the rules of what it speaks.
+    malformed,
+    /// It went away in the middle.
+    cut,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DroppedLabels {
+    reason: Dropped,
+}
+
 /// Labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {
@@ -58,6 +73,7 @@ pub struct OutboundMetrics {
     retries: Family<CauseLabels, Counter>,
     ejections: Family<CauseLabels, Counter>,
     latency: Family<ServedLabels, Histogram, fn() -> Histogram>,
+    dropped: Family<DroppedLabels, Counter>,
     pub(super) refused_connections: Counter,
     pub(super) connections: Gauge,
     pub(super) retries_over_budget: Counter,
@@ -77,6 +93,7 @@ impl OutboundMetrics {
             retries: Family::default(),
             ejections: Family::default(),
             latency: Family::new_with_constructor(histogram),
+            dropped: Family::default(),
             refused_connections: Counter::default(),
             connections: Gauge::default(),
             retries_over_budget: Counter::default(),
@@ -106,6 +123,11 @@ impl OutboundMetrics {
                 "tradewind_outbound_latency_seconds",
                 "Time from a request to the head of its response",
                 m.latency.clone(),
+            );
+            r.register(
+                "tradewind_outbound_connections_dropped",
+                "Application connections that broke off or broke the rules, by reason",
+                m.dropped.clone(),
             );
             r.register(
                 "tradewind_outbound_refused_connections",
@@ -171,6 +193,11 @@ impl OutboundMetrics {
                 outcome,
             })
             .inc();
+    }
+
+    /// An application's connection that ended before its time.
+    pub(super) fn dropped(&self, reason: Dropped) {
+        self.dropped.get_or_create(&DroppedLabels { reason }).inc();
     }
 
     /// An attempt that is made again elsewhere.
