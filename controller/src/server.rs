@@ -113,7 +113,7 @@ pub struct Listeners {
 impl Listeners {
     /// Opens both. A socket file that nobody answers on is left over from a crash and is replaced.
     pub async fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
-        let tcp = listen::bind_tcp(config.tcp, false)?;
+        let tcp = listen::bind_tcp(config.tcp, false).map_err(|e| e.flag("--listen"))?;
         let unix = match &config.socket {
             Some(path) => Some((unix::bind(path, config.socket_mode).await?, path.clone())),
             None => None,
