@@ -1,6 +1,14 @@
 //! Controllers in one process, from `init` over `join` to an export that the others see. Each controller's own listener
 //! stands in for its gateway: the server name does not matter to it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "the helpers of a test fail the test, and a test tells one story from its beginning to its end"
+)]
+
 use std::{
     collections::BTreeSet,
     net::TcpListener,
@@ -400,6 +408,78 @@ async fn clusters_join_and_see_each_others_exports() {
     .await;
     east.stop().await;
     west.stop().await;
+}
+
+/// Three controllers; the one that leads the store goes. The other two elect, write, and the third catches up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn losing_the_leader_stops_nothing_for_long() {
+    let tmp = tempfile::tempdir().unwrap();
+    let names = ["west", "central", "east"];
+    let at: Vec<String> = names.iter().map(|_| free_address()).collect();
+    let mut token = found(&tmp, "west", &at[0]).await.unwrap();
+    let mut nodes = vec![Some(Node::start(&tmp, "west", &at[0]).await)];
+    for (cluster, gateway) in names.iter().zip(&at).skip(1) {
+        enter(joining(&tmp, cluster, &at[0], &token, gateway))
+            .await
+            .0
+            .unwrap();
+        nodes.push(Some(Node::start(&tmp, cluster, gateway).await));
+        token = nodes[0].as_ref().unwrap().token("", 0).await.1;
+    }
+    for (cluster, node) in names.iter().zip(&nodes) {
+        manifest(&tmp, cluster, "payments.yaml", PAYMENTS);
+        until(|| async {
+            let status = node.as_ref().unwrap().status().await;
+            let voters = status.peers.iter().filter(|p| p.voter).count();
+            (voters == 3 && status.services == 1)
+                .then_some(())
+                .ok_or_else(|| format!("{status:?}"))
+        })
+        .await;
+    }
+    let status = nodes[0].as_ref().unwrap().status().await;
+    let leader = status
+        .peers
+        .iter()
+        .find(|p| p.leader)
+        .unwrap()
+        .cluster
+        .clone();
+    let lost = names.iter().position(|n| *n == leader).unwrap();
+    nodes[lost].take().unwrap().stop().await;
+
+    let left: Vec<usize> = (0..3).filter(|i| *i != lost).collect();
+    let (writer, reader) = (
+        nodes[left[0]].as_ref().unwrap(),
+        nodes[left[1]].as_ref().unwrap(),
+    );
+    until(|| async {
+        writer
+            .export("shop/payments")
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
+    })
+    .await;
+    until(|| async {
+        let (exporters, _) = reader.exporters("shop/payments").await;
+        (exporters == [names[left[0]]])
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?}"))
+    })
+    .await;
+    let back = Node::start(&tmp, names[lost], &at[lost]).await;
+    until(|| async {
+        let (exporters, _) = back.exporters("shop/payments").await;
+        (exporters == [names[left[0]]])
+            .then_some(())
+            .ok_or_else(|| format!("{exporters:?}"))
+    })
+    .await;
+    back.stop().await;
+    for node in nodes.into_iter().flatten() {
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

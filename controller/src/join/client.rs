@@ -65,75 +65,31 @@ pub async fn join(
     joined
 }
 
+/// Hears of every layer passed.
+type Passed<'a> = &'a mut (dyn FnMut(JoinLayer, String) + Send);
+
+fn local(message: &dyn std::fmt::Display, hint: impl Into<String>) -> JoinError {
+    JoinError::new(JoinLayer::Local, message, hint)
+}
+
 async fn attempt(
     options: JoinOptions,
     mut rng: Rng,
     mut progress: impl FnMut(&JoinStep) + Send,
     answering: &mut Option<way_back::Answering>,
 ) -> Result<Joined, JoinError> {
-    let mut passed = |layer, detail: String| progress(&JoinStep { layer, detail });
-    let local = |message: &dyn std::fmt::Display, hint: String| {
-        JoinError::new(JoinLayer::Local, message, hint)
-    };
-
-    Staging::check(&options.data_dir).map_err(|e| local(&e, e.hint()))?;
-    let gateways = check_gateways(&options.gateway_addresses).map_err(|e| {
-        local(
-            &e,
-            "write --gateway as host:port, such as 203.0.113.7:15443".into(),
-        )
-    })?;
-    if gateways.is_empty() {
-        let hint = "give --gateway host:port: the other clusters reach this one through it";
-        return Err(local(&"no gateway address was given", hint.into()));
-    }
-    let network = match &options.network {
-        Some(network) => network.clone(),
-        None => Network::new(options.cluster.as_str())
-            .map_err(|e| local(&e, "choose another --cluster".into()))?,
-    };
+    let passed: Passed<'_> = &mut |layer, detail| progress(&JoinStep { layer, detail });
     let mut nonce = vec![0; way_back::NONCE_BYTES];
     rng.bytes(&mut nonce);
+    let (gateways, network) = prepare(&options)?;
     *answering = Some(listen(&options.bind_addresses, &gateways, &nonce).await?);
+    let dir = options.data_dir.display();
     passed(
         JoinLayer::Local,
-        format!("data directory {} can be used", options.data_dir.display()),
+        format!("data directory {dir} can be used"),
     );
 
-    let token: JoinToken = options.token.parse().map_err(|e| {
-        JoinError::new(
-            JoinLayer::Token,
-            e,
-            "make a new one with `tradewind token create` in a member cluster",
-        )
-    })?;
-    passed(
-        JoinLayer::Token,
-        format!(
-            "token {} of cluster {} in {}",
-            token.id, token.cluster, token.domain
-        ),
-    );
-    let addresses = resolve(&options.address).await?;
-    passed(
-        JoinLayer::Resolve,
-        format!("{} has {} address(es)", options.address, addresses.len()),
-    );
-    let tcp = connect(&options.address, &addresses).await?;
-    passed(
-        JoinLayer::Connect,
-        format!("reached a gateway at {}", options.address),
-    );
-    let tls = tls(tcp, &token).await?;
-    passed(
-        JoinLayer::Tls,
-        format!(
-            "the controller of {} proved the root that the token names",
-            token.cluster
-        ),
-    );
-
-    let mut client = client(tls, addresses, &token);
+    let (token, mut client) = reach(&options, passed).await?;
     let mut request = JoinRequest {
         token: options.token.trim().to_owned(),
         cluster: options.cluster.to_string(),
@@ -144,33 +100,7 @@ async fn attempt(
         way_back_nonce: nonce,
         authority_csr_der: Vec::new(),
     };
-    let checked = timed(client.join_check(request.clone()))
-        .await
-        .map_err(|s| refused(JoinLayer::Admission, &s))?;
-    passed(
-        JoinLayer::Admission,
-        format!("{} would admit {}", token.cluster, options.cluster),
-    );
-    if !checked.way_back_ok {
-        let message = format!(
-            "{} failed: {}",
-            checked.way_back_layer, checked.way_back_error
-        );
-        let hint = match checked.way_back_layer.as_str() {
-            "resolve" => {
-                "give --gateway a name that the other clusters can resolve, or an IP address"
-            }
-            "answer" => "something else listens there; see where --gateway leads",
-            _ => {
-                "open the firewall towards --gateway; where it is translated, say what to bind with --bind"
-            }
-        };
-        return Err(JoinError::new(JoinLayer::WayBack, message, hint));
-    }
-    passed(
-        JoinLayer::WayBack,
-        format!("{} reached {}", token.cluster, gateways.join(", ")),
-    );
+    check(&mut client, &request, &token, passed).await?;
     let mut joined = Joined {
         cluster: options.cluster.clone(),
         domain: token.domain.clone(),
@@ -193,21 +123,114 @@ async fn attempt(
         format!("admitted as node {}", response.node_id),
     );
 
-    let node = write(staging, &options, &token, network, gateways, &key, response).map_err(|message| JoinError {
-        admitted: true,
-        ..JoinError::new(JoinLayer::Write, message, format!(
-            "the federation already counts {0} as a member, but its key was not saved: make {1} writable and join under another name with a new token; {0} will show as unreachable",
-            options.cluster,
-            options.data_dir.display()
-        ))
-    })?;
-    passed(
-        JoinLayer::Write,
-        format!("wrote {}", options.data_dir.display()),
-    );
+    let written = write(staging, &options, &token, network, gateways, &key, response);
+    let node = written.map_err(|message| not_written(&options, message))?;
+    passed(JoinLayer::Write, format!("wrote {dir}"));
     joined.node_id = Some(node.node_id);
     joined.members = node.known_clusters.into_keys().collect();
     Ok(joined)
+}
+
+/// The data directory can be used and the addresses make sense.
+fn prepare(options: &JoinOptions) -> Result<(Vec<String>, Network), JoinError> {
+    Staging::check(&options.data_dir).map_err(|e| local(&e, e.hint()))?;
+    let gateways = check_gateways(&options.gateway_addresses).map_err(|e| {
+        local(
+            &e,
+            "write --gateway as host:port, such as 203.0.113.7:15443",
+        )
+    })?;
+    if gateways.is_empty() {
+        let hint = "give --gateway host:port: the other clusters reach this one through it";
+        return Err(local(&"no gateway address was given", hint));
+    }
+    let network = match &options.network {
+        Some(network) => network.clone(),
+        None => Network::new(options.cluster.as_str())
+            .map_err(|e| local(&e, "choose another --cluster"))?,
+    };
+    Ok((gateways, network))
+}
+
+/// From the token's text to a proven connection.
+async fn reach(
+    options: &JoinOptions,
+    passed: Passed<'_>,
+) -> Result<(JoinToken, FederationClient<Channel>), JoinError> {
+    let token: JoinToken = options.token.parse().map_err(|e| {
+        let hint = "make a new one with `tradewind token create` in a member cluster";
+        JoinError::new(JoinLayer::Token, e, hint)
+    })?;
+    let (id, host, domain) = (&token.id, &token.cluster, &token.domain);
+    passed(
+        JoinLayer::Token,
+        format!("token {id} of cluster {host} in {domain}"),
+    );
+    let addresses = resolve(&options.address).await?;
+    passed(
+        JoinLayer::Resolve,
+        format!("{} has {} address(es)", options.address, addresses.len()),
+    );
+    let tcp = connect(&options.address, &addresses).await?;
+    passed(
+        JoinLayer::Connect,
+        format!("reached a gateway at {}", options.address),
+    );
+    let tls = tls(tcp, &token).await?;
+    passed(
+        JoinLayer::Tls,
+        format!("the controller of {host} proved the root that the token names"),
+    );
+    let client = client(tls, addresses, &token);
+    Ok((token, client))
+}
+
+/// The member's yes, and the way back. Changes nothing.
+async fn check(
+    client: &mut FederationClient<Channel>,
+    request: &JoinRequest,
+    token: &JoinToken,
+    passed: Passed<'_>,
+) -> Result<(), JoinError> {
+    let checked = timed(client.join_check(request.clone()))
+        .await
+        .map_err(|s| refused(JoinLayer::Admission, &s))?;
+    passed(
+        JoinLayer::Admission,
+        format!("{} would admit {}", token.cluster, request.cluster),
+    );
+    if checked.way_back_ok {
+        let gateways = request.gateways.join(", ");
+        passed(
+            JoinLayer::WayBack,
+            format!("{} reached {gateways}", token.cluster),
+        );
+        return Ok(());
+    }
+    let (layer, why) = (&checked.way_back_layer, &checked.way_back_error);
+    let hint = match layer.as_str() {
+        "resolve" => "give --gateway a name that the other clusters can resolve, or an IP address",
+        "answer" => "something else listens there; see where --gateway leads",
+        _ => {
+            "open the firewall towards --gateway; where it is translated, say what to bind with --bind"
+        }
+    };
+    Err(JoinError::new(
+        JoinLayer::WayBack,
+        format!("{layer} failed: {why}"),
+        hint,
+    ))
+}
+
+fn not_written(options: &JoinOptions, message: String) -> JoinError {
+    let (cluster, dir) = (&options.cluster, options.data_dir.display());
+    let hint = format!(
+        "the federation already counts {cluster} as a member, but its key was not saved: make {dir} writable and join under another name with a new token; {cluster} will show as unreachable"
+    );
+    JoinError {
+        admitted: true,
+        ..JoinError::new(JoinLayer::Write, message, hint)
+    }
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, JoinError> {

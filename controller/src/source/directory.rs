@@ -47,6 +47,7 @@ pub struct Manifests {
     root: PathBuf,
     files: BTreeMap<PathBuf, FileState>,
     trouble: Option<Problem>,
+    listed: bool,
 }
 
 impl Manifests {
@@ -56,6 +57,7 @@ impl Manifests {
             root,
             files: BTreeMap::new(),
             trouble: None,
+            listed: false,
         }
     }
 
@@ -71,6 +73,7 @@ impl Manifests {
         let complete = trouble.is_none();
         self.trouble = trouble;
         if complete {
+            self.listed = true;
             // Only a complete listing proves that a file is gone.
             let before = self.files.len();
             self.files.retain(|path, _| seen.contains_key(path));
@@ -98,6 +101,7 @@ impl Manifests {
             .extend(self.files.values().filter_map(|f| f.broken.clone()));
         model.problems.extend(self.trouble.clone());
         model.problems.sort();
+        model.read = self.listed;
         model
     }
 

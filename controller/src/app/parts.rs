@@ -1,0 +1,436 @@
+//! Everything a controller has open, and how its parts are wired to each other.
+//!
+//! Owns no decision: each part follows watched values, and this file says which part follows what.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::unistd::geteuid;
+use serde_json::json;
+use tokio::sync::watch;
+use tonic::service::{Routes, RoutesBuilder};
+use tradewind_api::{
+    proto::v1::{
+        admin_server::AdminServer as AdminGrpc, federation_server::FederationServer,
+        raft_server::RaftServer,
+    },
+    snapshot::{Snapshot, Trust},
+};
+use tradewind_ca::{AuthorityKey, Issuer, Root};
+use tradewind_federation::{Store, StoreConfig, Timing};
+use tradewind_runtime::{
+    AdminState, Blocker, LogHandle, MetricsRegistry, Readiness, Rng, SharedClock, TaskSet, drain,
+};
+use tradewind_transport::{
+    svid::SvidCell,
+    trust::{TrustCell, TrustError, sha256},
+};
+
+use super::{
+    BuildError, IDENTITIES_FILE, follow::Follower, identity::KeepCertificate, introduce::Introducer,
+};
+use crate::{
+    admin_service::{AdminInput, AdminService},
+    ads::AdsService,
+    attest::HostIdentities,
+    compile::Leases,
+    config::ControllerConfig,
+    datadir::{DataDir, DataDirError},
+    exports::Exports,
+    identity_service::{IdentityConfig, IdentityService, WorkloadTokens},
+    join::FederationService,
+    local::{LocalModel, Own},
+    publish::{PublishInput, Publisher},
+    raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
+    registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
+    server::Access,
+    source::{Manifests, YamlModel},
+};
+
+/// What lies in the data directory, read and found good.
+pub(super) struct Files {
+    pub(super) hosts: HostIdentities,
+    own: Own,
+    data_dir: DataDir,
+    issuer: Issuer,
+    root: Option<Root>,
+    tokens: WorkloadTokens,
+    exports: Exports,
+    registry: RegistryHub,
+    first_trust: Trust,
+    trust: TrustCell,
+    metrics: MetricsRegistry,
+}
+
+impl Files {
+    /// Reads everything but the store.
+    pub(super) fn open(path: &Path, clock: &SharedClock) -> Result<Self, BuildError> {
+        let data_dir = DataDir::open(path)?;
+        let own = Own::from(data_dir.node());
+        let issuer =
+            AuthorityKey::load(path)?.ok_or_else(|| BuildError::NoAuthority(path.to_owned()))?;
+        let root = Root::load(path)?;
+        let metrics = MetricsRegistry::new();
+        let root_sha256 = sha256(issuer.root_der());
+        let tokens =
+            WorkloadTokens::open(path, own.cluster.clone(), own.domain.clone(), root_sha256)?;
+        let hosts = HostIdentities::load(&path.join(IDENTITIES_FILE))?;
+        let exports = Exports::open(path)?;
+        let registry = RegistryHub::open(path, own.cluster.clone(), Arc::clone(clock), &metrics)?;
+        let first_trust = first_trust(&data_dir, &own, &issuer)?;
+        let trust = TrustCell::new(&first_trust).map_err(|e| corrupt_trust(path, &e))?;
+        Ok(Self {
+            hosts,
+            own,
+            data_dir,
+            issuer,
+            root,
+            tokens,
+            exports,
+            registry,
+            first_trust,
+            trust,
+            metrics,
+        })
+    }
+}
+
+/// Whom to believe before the store says so: what was saved last, else this cluster's own authority.
+fn first_trust(data_dir: &DataDir, own: &Own, issuer: &Issuer) -> Result<Trust, BuildError> {
+    let saved = data_dir.trust()?;
+    Ok(saved
+        .filter(|t| !t.roots.is_empty())
+        .unwrap_or_else(|| Trust {
+            domain: own.domain.clone(),
+            roots: [issuer.root_der().to_vec()].into(),
+            authorities: [(
+                own.domain.trust_domain(&own.cluster),
+                [issuer.authority_der().to_vec()].into(),
+            )]
+            .into(),
+        }))
+}
+
+fn corrupt_trust(path: &Path, error: &TrustError) -> BuildError {
+    DataDirError::Corrupt {
+        path: path.join("trust.json"),
+        why: error.to_string(),
+    }
+    .into()
+}
+
+/// Everything that is open.
+pub(super) struct Parts {
+    pub(super) own: Own,
+    pub(super) node_id: u64,
+    pub(super) svid: SvidCell,
+    pub(super) trust: TrustCell,
+    pub(super) store: Store,
+    pub(super) metrics: MetricsRegistry,
+    pub(super) clock: SharedClock,
+    data_dir: Arc<Mutex<DataDir>>,
+    spool: PathBuf,
+    configured_gateways: Vec<String>,
+    first_trust: Arc<Trust>,
+    replicated: bool,
+    root: Option<Root>,
+    issuer: Arc<Issuer>,
+    hosts: Arc<HostIdentities>,
+    exports: Exports,
+    tokens: WorkloadTokens,
+    registry: RegistryHub,
+    certificate: KeepCertificate,
+    peers: Peers,
+    rng: Rng,
+}
+
+impl Parts {
+    /// Takes the own certificate and opens the store.
+    pub(super) async fn open(
+        files: Files,
+        clock: SharedClock,
+        mut rng: Rng,
+    ) -> Result<Self, BuildError> {
+        let node = files.data_dir.node().clone();
+        let (own, trust, metrics) = (files.own, files.trust, files.metrics);
+        let issuer = Arc::new(files.issuer);
+        let certificate = KeepCertificate::new(
+            Arc::clone(&issuer),
+            &own,
+            node.node_id,
+            Arc::clone(&clock),
+            rng.fork(),
+        );
+        let svid = SvidCell::empty();
+        svid.set(certificate.issue()?);
+        let peers = Peers::new(
+            own.cluster.clone(),
+            node.node_id,
+            own.domain.clone(),
+            svid.clone(),
+            trust.clone(),
+            node.known_clusters,
+        );
+        let config = StoreConfig {
+            data_dir: files.data_dir.store(),
+            node_id: node.node_id,
+            cluster: own.cluster.clone(),
+            timing: Timing::default(),
+        };
+        let transport = Arc::new(peers.clone());
+        let store =
+            Store::open(config, transport, Arc::clone(&clock), rng.fork(), &metrics).await?;
+        Ok(Self {
+            own,
+            node_id: node.node_id,
+            svid,
+            trust,
+            store,
+            metrics,
+            clock,
+            spool: files.data_dir.path().to_owned(),
+            data_dir: Arc::new(Mutex::new(files.data_dir)),
+            configured_gateways: node.gateways,
+            first_trust: Arc::new(files.first_trust),
+            replicated: node.replicated,
+            root: files.root,
+            issuer,
+            hosts: Arc::new(files.hosts),
+            exports: files.exports,
+            tokens: files.tokens,
+            registry: files.registry,
+            certificate,
+            peers,
+            rng,
+        })
+    }
+}
+
+fn read_manifests(
+    config: &ControllerConfig,
+    out: watch::Sender<Arc<YamlModel>>,
+    tasks: &mut TaskSet,
+    drain: &drain::Watch,
+) {
+    match &config.manifests {
+        Some(directory) => {
+            let manifests = Manifests::new(directory.clone());
+            tasks.spawn("manifests", manifests.run(out, drain.observer()));
+        }
+        None => {
+            out.send_replace(Arc::new(YamlModel {
+                read: true,
+                ..YamlModel::default()
+            }));
+        }
+    }
+}
+
+/// What the wiring yields.
+pub(super) struct Wired {
+    pub(super) routes: Routes,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    yaml: watch::Receiver<Arc<YamlModel>>,
+}
+
+impl Parts {
+    /// Starts every task and makes the routes.
+    pub(super) fn wire(
+        &mut self,
+        config: &ControllerConfig,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+        left: watch::Sender<bool>,
+        store_blocker: Blocker,
+    ) -> Wired {
+        let access = Access::new(
+            &self.own.cluster,
+            &self.own.domain,
+            self.trust.clone(),
+            Arc::clone(&self.hosts),
+            geteuid().as_raw(),
+        );
+        self.registry.start(tasks);
+        let registered = self.registry.watch();
+        let (yaml_tx, yaml) = watch::channel(Arc::new(YamlModel::default()));
+        let (local_tx, local) = watch::channel(Arc::new(LocalModel::default()));
+        // Empty, and so not pushed, until the first one is compiled.
+        let (snapshot_tx, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let (leases_tx, leases) = watch::channel(Arc::new(Leases::default()));
+        let (introduced_tx, introduced) = watch::channel(None);
+        read_manifests(config, yaml_tx, tasks, drain);
+        let follower = Follower {
+            own: self.own.clone(),
+            store: self.store.clone(),
+            peers: self.peers.clone(),
+            trust: self.trust.clone(),
+            data_dir: Arc::clone(&self.data_dir),
+            exports: self.exports.clone(),
+            clock: Arc::clone(&self.clock),
+            first_trust: Arc::clone(&self.first_trust),
+            replicated: self.replicated,
+            registered: registered.clone(),
+            yaml: yaml.clone(),
+            introduced,
+            local: local_tx,
+            snapshots: snapshot_tx,
+            leases: leases_tx,
+            left: left.clone(),
+        };
+        tasks.spawn("compile", follower.run(store_blocker, drain.observer()));
+        tasks.spawn(
+            "certificate",
+            self.certificate
+                .clone()
+                .run(self.svid.clone(), drain.observer()),
+        );
+        let introducer = Introducer {
+            store: self.store.clone(),
+            peers: self.peers.clone(),
+            node_id: self.node_id,
+            rng: self.rng.fork(),
+            told: introduced_tx,
+        };
+        tasks.spawn("introduce", introducer.run(drain.observer()));
+        let publishing = self.publish(local.clone(), registered.clone(), tasks, drain);
+        let admin = AdminService::new(AdminInput {
+            store: self.store.clone(),
+            access: access.clone(),
+            own: self.own.clone(),
+            root_sha256: sha256(self.issuer.root_der()),
+            exports: self.exports.clone(),
+            local,
+            yaml: yaml.clone(),
+            registered,
+            snapshots: snapshots.clone(),
+            leases,
+            publishing,
+            tokens: self.tokens.clone(),
+            configured_gateways: self.configured_gateways.clone(),
+            data_dir: Arc::clone(&self.data_dir),
+            left,
+            clock: Arc::clone(&self.clock),
+        });
+        let routes = self.routes(&access, admin, snapshots.clone());
+        Wired {
+            routes,
+            snapshots,
+            yaml,
+        }
+    }
+
+    /// Starts what tells the federation; the receiver holds what it could not be told.
+    fn publish(
+        &mut self,
+        local: watch::Receiver<Arc<LocalModel>>,
+        registered: watch::Receiver<Arc<Registered>>,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) -> watch::Receiver<Arc<Vec<String>>> {
+        let input = PublishInput {
+            store: self.store.clone(),
+            own: self.own.clone(),
+            local,
+            intents: self.exports.watch(),
+            registered,
+            configured_gateways: self.configured_gateways.clone(),
+        };
+        tasks.spawn(
+            "lease",
+            Publisher::keep_lease(input.clone(), drain.observer()),
+        );
+        let (publisher, problems) = Publisher::new(input, self.rng.fork());
+        tasks.spawn("publish", publisher.run(drain.observer()));
+        problems
+    }
+
+    fn routes(
+        &mut self,
+        access: &Access,
+        admin: AdminService,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Routes {
+        let federation = FederationService::new(
+            self.own.cluster.clone(),
+            self.store.clone(),
+            access.clone(),
+            self.peers.clone(),
+            self.root.take(),
+            Arc::clone(&self.clock),
+        );
+        let raft = RaftService::new(
+            self.store.clone(),
+            access.clone(),
+            self.node_id,
+            self.spool.clone(),
+        );
+        let identity = IdentityConfig {
+            issuer: Arc::clone(&self.issuer),
+            access: access.clone(),
+            tokens: self.tokens.clone(),
+            snapshots: snapshots.clone(),
+            cluster: self.own.cluster.clone(),
+            region: self.own.region.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        let mut routes = RoutesBuilder::default();
+        routes
+            .add_service(AdminGrpc::new(admin))
+            .add_service(
+                RaftServer::new(raft)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                FederationServer::new(federation)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(IdentityService::new(identity, &self.metrics).into_service())
+            .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
+            .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())
+            .add_service(
+                GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service(),
+            );
+        routes.routes()
+    }
+
+    pub(super) fn admin_state(
+        &self,
+        config: &ControllerConfig,
+        readiness: Readiness,
+        log: Option<LogHandle>,
+        wired: &Wired,
+    ) -> AdminState {
+        let shown = json!({
+            "data_dir": config.data_dir,
+            "listen": config.listen,
+            "admin_listen": config.admin_listen,
+            "manifests": config.manifests,
+            "socket": config.socket_path(),
+            "node": self.data_dir.lock().unwrap_or_else(PoisonError::into_inner).node(),
+        });
+        let (store, snapshots, yaml) = (
+            self.store.clone(),
+            wired.snapshots.clone(),
+            wired.yaml.clone(),
+        );
+        let registered = self.registry.watch();
+        AdminState {
+            readiness,
+            metrics: self.metrics.clone(),
+            log,
+            config: Arc::new(move || shown.clone()),
+            state: Arc::new(move || {
+                json!({
+                    "store": store.status(),
+                    "registered": **registered.borrow(),
+                    "problems": yaml.borrow().problems,
+                    "snapshot": **snapshots.borrow(),
+                })
+            }),
+        }
+    }
+}
