@@ -6,6 +6,7 @@
 mod follow;
 mod identity;
 mod introduce;
+mod meters;
 mod parts;
 
 use std::{

@@ -19,19 +19,32 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle};
-use tonic::transport::{Channel, Endpoint};
-use tradewind_api::{
-    ClusterName, Domain, Region,
-    proto::v1::{
-        CreateTokenRequest, DrainRequest, Empty, EndpointsRequest, ExportRequest,
-        ListClustersResponse, RevokeTokenRequest, StatusResponse, admin_client::AdminClient,
-    },
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
 };
+use tradewind_api::{
+    ClusterName, Domain, Region, SpiffeId,
+    proto::v1::{
+        CreateTokenRequest, DrainRequest, Empty, EndpointsRequest, ExportRequest, IntroduceRequest,
+        JoinRequest, ListClustersResponse, RaftMessage, RevokeTokenRequest, SnapshotChunk,
+        StatusResponse, admin_client::AdminClient, federation_client::FederationClient,
+        raft_client::RaftClient,
+    },
+    snapshot::Trust,
+};
+use tradewind_ca::{AuthorityKey, JoinToken};
 use tradewind_controller::{
     Controller, ControllerConfig, DataDir, DataDirError, InitError, InitOptions, JoinError,
     JoinLayer, JoinOptions, Joined, RunError, init, join,
 };
 use tradewind_runtime::{MetricsRegistry, Rng, clock, drain, task};
+use tradewind_transport::{
+    keys::WorkloadKey,
+    svid::{Svid, SvidCell},
+    tls::{Expect, client_config, pinned_client_config},
+    trust::TrustCell,
+};
 
 /// How long anything may take before a test gives up: far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -732,4 +745,154 @@ async fn corrupt(dir: &Path) {
             None => std::fs::remove_file(&path).unwrap(),
         }
     }
+}
+
+/// A client that dials `address` as the controller `<cluster>-<node>` of a cluster whose keys lie in `dir`.
+async fn impostor(dir: &Path, address: &str) -> Channel {
+    let node = DataDir::read_node(dir).unwrap().unwrap();
+    let issuer = AuthorityKey::load(dir).unwrap().unwrap();
+    let key = WorkloadKey::generate().unwrap();
+    let path = format!("/tradewind/controller/{}-{}", node.cluster, node.node_id);
+    let id = SpiffeId::from_path(issuer.trust_domain(), &path).unwrap();
+    let now_ms = clock::system().unix_ms();
+    let issued = issuer
+        .issue(&key.csr_der().unwrap(), &id, now_ms, 600)
+        .unwrap();
+    let svid = SvidCell::empty();
+    svid.set(Svid::new(&key, &issued.chain_der).unwrap());
+    let trust: Trust =
+        serde_json::from_slice(&std::fs::read(dir.join("trust.json")).unwrap()).unwrap();
+    let config = client_config(
+        &svid,
+        &TrustCell::new(&trust).unwrap(),
+        Expect::AnyController,
+    );
+    dialled(address, config).await
+}
+
+async fn dialled(address: &str, config: std::sync::Arc<rustls::ClientConfig>) -> Channel {
+    let address = address.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (address, tls) = (
+            address.clone(),
+            tokio_rustls::TlsConnector::from(config.clone()),
+        );
+        async move {
+            let tcp = tokio::net::TcpStream::connect(address).await?;
+            let name = rustls::pki_types::ServerName::try_from("controller.test").unwrap();
+            tls.connect(name, tcp)
+                .await
+                .map(hyper_util::rt::TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://controller")
+        .connect_with_connector(connector)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_speaks_for_another_and_a_lost_answer_is_given_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (at_west, at_east) = (free_address(), free_address());
+    let token = found(&tmp, "west", &at_west).await.unwrap();
+    let west = Node::start(&tmp, "west", &at_west).await;
+    enter(joining(&tmp, "east", &at_west, &token, &at_east))
+        .await
+        .0
+        .unwrap();
+
+    let channel = impostor(&tmp.path().join("east"), &at_west).await;
+    let mut raft = RaftClient::new(channel.clone());
+    let frame = |from, to| RaftMessage {
+        from,
+        to,
+        payload: vec![1, 2, 3],
+    };
+    let spoofed = raft.append_entries(frame(1, 1)).await.unwrap_err();
+    assert_eq!(spoofed.code(), Code::PermissionDenied, "{spoofed}");
+    assert!(
+        spoofed.message().contains("node 1 belongs to cluster west"),
+        "{spoofed}"
+    );
+    let stray = raft.vote(frame(2, 7)).await.unwrap_err();
+    assert!(
+        stray.message().contains("this is node 1, not node 7"),
+        "{stray}"
+    );
+    let garbage = raft.pre_vote(frame(2, 1)).await.unwrap_err();
+    assert_eq!(garbage.code(), Code::InvalidArgument, "{garbage}");
+    let mut federation = FederationClient::new(channel);
+    let spoofed = federation
+        .introduce(IntroduceRequest { node_id: 1 })
+        .await
+        .unwrap_err();
+    assert_eq!(spoofed.code(), Code::PermissionDenied, "{spoofed}");
+    // A snapshot that is cut, or longer than it said, never reaches the store.
+    let header = SnapshotChunk {
+        from: 2,
+        to: 1,
+        total_bytes: 10,
+        ..SnapshotChunk::default()
+    };
+    for (bytes, expected) in [
+        (4, "6 bytes before its announced length"),
+        (11, "longer than announced"),
+    ] {
+        let data = SnapshotChunk {
+            data: vec![0; bytes],
+            ..SnapshotChunk::default()
+        };
+        let refused = raft
+            .install_snapshot(tokio_stream::iter([header.clone(), data]))
+            .await
+            .unwrap_err();
+        assert!(refused.message().contains(expected), "{refused}");
+    }
+    let left = std::fs::read_dir(&west.dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name());
+    assert!(
+        left.into_iter()
+            .all(|n| !n.to_string_lossy().contains("incoming"))
+    );
+
+    // Without a certificate there is nothing but joining.
+    let (_, token) = west.token("", 0).await;
+    let parsed: JoinToken = token.parse().unwrap();
+    let pinned = pinned_client_config(parsed.root_sha256, &parsed.domain, &parsed.cluster);
+    let channel = dialled(&at_west, pinned).await;
+    let nobody = RaftClient::new(channel.clone())
+        .vote(frame(2, 1))
+        .await
+        .unwrap_err();
+    assert_eq!(nobody.code(), Code::Unauthenticated, "{nobody}");
+    let nobody = AdminClient::new(channel.clone())
+        .status(Empty {})
+        .await
+        .unwrap_err();
+    assert_eq!(nobody.code(), Code::PermissionDenied, "{nobody}");
+    let mut federation = FederationClient::new(channel);
+    let key = AuthorityKey::generate(&name("south"), &parsed.domain).unwrap();
+    let request = JoinRequest {
+        token,
+        cluster: "south".into(),
+        region: "eu-west".into(),
+        network: "south".into(),
+        gateways: vec![free_address()],
+        version: tradewind_controller::VERSION.into(),
+        way_back_nonce: vec![],
+        authority_csr_der: key.csr_der().unwrap(),
+    };
+    let first = federation.join(request.clone()).await.unwrap().into_inner();
+    let again = federation.join(request.clone()).await.unwrap().into_inner();
+    assert_eq!(first, again);
+    let other = AuthorityKey::generate(&name("south"), &parsed.domain).unwrap();
+    let thief = JoinRequest {
+        authority_csr_der: other.csr_der().unwrap(),
+        ..request
+    };
+    let refused = federation.join(thief).await.unwrap_err();
+    assert!(refused.message().contains("used already"), "{refused}");
+    west.stop().await;
 }

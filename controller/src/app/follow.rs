@@ -20,7 +20,7 @@ use tradewind_federation::{Catalog, Store};
 use tradewind_runtime::{Blocker, SharedClock, drain, task};
 use tradewind_transport::trust::TrustCell;
 
-use super::introduce::Introduced;
+use super::{introduce::Introduced, meters::Meters};
 use crate::{
     compile::{self, Leases},
     datadir::DataDir,
@@ -59,6 +59,7 @@ pub(super) struct Follower {
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) leases: watch::Sender<Arc<Leases>>,
     pub(super) left: watch::Sender<bool>,
+    pub(super) meters: Meters,
 }
 
 /// What is worth keeping for the next start.
@@ -197,6 +198,7 @@ impl Follower {
             now_ms,
         };
         let snapshot = compile::compile(&input, &previous);
+        self.meters.show(&snapshot, yaml.problems.len());
         set(&self.local, local);
         set(&self.snapshots, snapshot);
     }

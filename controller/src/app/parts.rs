@@ -29,7 +29,8 @@ use tradewind_transport::{
 };
 
 use super::{
-    BuildError, IDENTITIES_FILE, follow::Follower, identity::KeepCertificate, introduce::Introducer,
+    BuildError, IDENTITIES_FILE, follow::Follower, identity::KeepCertificate,
+    introduce::Introducer, meters::Meters,
 };
 use crate::{
     admin_service::{AdminInput, AdminService},
@@ -278,6 +279,7 @@ impl Parts {
             snapshots: snapshot_tx,
             leases: leases_tx,
             left: left.clone(),
+            meters: Meters::register(&self.metrics),
         };
         tasks.spawn("compile", follower.run(store_blocker, drain.observer()));
         tasks.spawn(
