@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tradewind_api::proto::v1::{GatewayHello, gateway_registry_client::GatewayRegistryClient};
 use tradewind_runtime::{backoff::Backoff, rng::Rng};
+use tradewind_transport::control::Control;
 
 use crate::metrics::GatewayMetrics;
 
@@ -26,14 +27,20 @@ pub(crate) struct Announcement {
     pub address: String,
 }
 
-/// Announces until the owner drops it. `draining` turns true once.
+/// Announces until the owner drops it, from the first snapshot on: before it every caller would be refused. `draining`
+/// turns true once.
 pub(crate) async fn announce(
-    channel: Channel,
+    control: Control,
     what: Announcement,
     mut draining: watch::Receiver<bool>,
     metrics: GatewayMetrics,
     mut rng: Rng,
 ) {
+    let mut snapshots = control.snapshot.clone();
+    if snapshots.wait_for(|s| s.local().is_some()).await.is_err() {
+        return;
+    }
+    let channel = control.channel();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let reason = stream(&channel, &what, &mut draining, &metrics, &mut backoff).await;

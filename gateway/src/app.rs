@@ -208,7 +208,7 @@ impl Bound {
         tasks.spawn(
             "announce",
             announce(
-                control.channel(),
+                control.clone(),
                 what,
                 drains,
                 metrics.clone(),

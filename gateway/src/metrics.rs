@@ -168,15 +168,8 @@ impl GatewayMetrics {
 pub(crate) struct Carried {
     active: Gauge,
     closed: Counter,
-    received: Counter<u64, AtomicU64>,
-    sent: Counter<u64, AtomicU64>,
-}
-
-impl Carried {
-    pub(crate) fn bytes(&self, received: u64, sent: u64) {
-        self.received.inc_by(received);
-        self.sent.inc_by(sent);
-    }
+    pub(crate) received: Counter<u64, AtomicU64>,
+    pub(crate) sent: Counter<u64, AtomicU64>,
 }
 
 impl Drop for Carried {

@@ -14,7 +14,7 @@ use tradewind_api::snapshot::Snapshot;
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     client_hello::{Hello, read_hello},
-    relay::{Relayed, relay},
+    relay::{End, relay_io},
     server_name,
 };
 
@@ -24,7 +24,7 @@ use crate::{
     permits::{Permit, Permits},
     refusal::Refusal,
     route::{Route, route},
-    socket,
+    socket::{self, Counted},
 };
 
 /// How long a peer may take to send its whole ClientHello: it is one flight, so only a broken or hostile one needs longer.
@@ -268,19 +268,25 @@ async fn dial(thread: &Thread, plan: &Plan) -> Option<TcpStream> {
 async fn carry(
     thread: &Thread,
     plan: &Plan,
-    mut caller: TcpStream,
+    caller: TcpStream,
     mut workload: TcpStream,
     hello: &[u8],
     outlived: impl Future<Output = ()>,
 ) {
     let carried = thread.shared.metrics.open(&plan.to);
-    let relayed = async {
-        if workload.write_all(hello).await.is_err() {
-            // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
-            return;
-        }
-        let Relayed { a_to_b, b_to_a, .. } = relay(&mut caller, &mut workload).await;
-        carried.bytes(a_to_b + hello.len() as u64, b_to_a);
+    let hello_len = hello.len() as u64;
+    if workload.write_all(hello).await.is_err() {
+        // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
+        return;
+    }
+    carried.received.inc_by(hello_len);
+    let mut caller = Counted {
+        io: caller,
+        read: carried.received.clone(),
+    };
+    let mut workload = Counted {
+        io: workload,
+        read: carried.sent.clone(),
     };
     let cut = tokio::select! {
         biased;
@@ -288,13 +294,13 @@ async fn carry(
             thread.shared.metrics.ended_by_policy(&plan.to);
             true
         }
-        () = relayed => false,
+        relayed = relay_io(&mut caller, &mut workload) => matches!(relayed.end, End::Failed(..)),
         () = outlived => true,
     };
     if cut {
         // The peers must not take this for an orderly end.
-        socket::reset_on_close(&caller);
-        socket::reset_on_close(&workload);
+        socket::reset_on_close(&caller.io);
+        socket::reset_on_close(&workload.io);
     }
 }
 

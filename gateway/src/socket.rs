@@ -1,10 +1,17 @@
-//! What is done to every socket of a gateway: options, and closing with an alert that arrives.
+//! What is done to every socket of a gateway: options, counting, and closing with an alert that arrives.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    sync::atomic::AtomicU64,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use prometheus_client::metrics::counter::Counter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time,
 };
@@ -46,7 +53,48 @@ pub(crate) async fn alert_and_close(stream: &mut TcpStream, alert: &[u8]) {
         stream.shutdown().await?;
         let mut sink = [0u8; 2048];
         while stream.read(&mut sink).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        Ok::<_, io::Error>(())
     };
     drop(time::timeout(LINGER, goodbye).await);
+}
+
+/// A socket whose read bytes are counted as they come: a connection may live for weeks.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub io: TcpStream,
+    pub read: Counter<u64, AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled().len().saturating_sub(before);
+        if read > 0 {
+            self.read.inc_by(read as u64);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

@@ -77,6 +77,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TRIES: u32 = 3;
 /// How long bytes may stay unacknowledged: a caller that vanished frees its streams.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest life of a connection in seconds, whatever the peer's certificate says: a bound for the timer.
+const MAX_LIFE_S: i64 = 30 * 24 * 3600;
 /// How often idle application connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -294,12 +296,20 @@ async fn connection(
     }
     let _live = thread.metrics.connection();
     let caller = Rc::new(Caller {
-        id: peer.id,
+        id: peer.id.clone(),
         revoked: guard.token().clone(),
     });
+    // A certificate that ended proves nothing any more; its owner has renewed it long before, and dialled anew.
+    let now_s = i64::try_from(thread.clock.unix_ms() / 1000).unwrap_or(i64::MAX);
+    let left_s = peer
+        .not_after_unix_s
+        .saturating_sub(now_s)
+        .clamp(0, MAX_LIFE_S);
+    let expired = time::sleep(Duration::from_secs(left_s.unsigned_abs()));
     tokio::select! {
         biased;
         () = guard.token().cancelled() => thread.metrics.revoked(),
+        () = expired => thread.metrics.expired(),
         () = speak(&thread, caller, tls, drain) => {}
     }
     drop(place);

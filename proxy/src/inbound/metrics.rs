@@ -38,6 +38,7 @@ pub(crate) struct InboundMetrics {
     active: Gauge,
     dropped: Family<ReasonLabels, Counter>,
     revoked: Counter,
+    expired: Counter,
     refused: Family<ReasonLabels, Counter>,
     withdrawn: Family<ServiceLabels, Counter>,
     responses: Family<ResponseLabels, Counter>,
@@ -71,6 +72,11 @@ impl InboundMetrics {
                 "tradewind_inbound_connections_revoked",
                 "Connections closed because their peer is no longer trusted",
                 m.revoked.clone(),
+            );
+            r.register(
+                "tradewind_inbound_connections_expired",
+                "Connections closed because their peer's certificate ended",
+                m.expired.clone(),
             );
             r.register(
                 "tradewind_inbound_streams_refused",
@@ -128,6 +134,10 @@ impl InboundMetrics {
 
     pub(crate) fn revoked(&self) {
         self.revoked.inc();
+    }
+
+    pub(crate) fn expired(&self) {
+        self.expired.inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

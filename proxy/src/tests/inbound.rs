@@ -513,3 +513,23 @@ async fn a_small_response_that_comes_slowly_is_not_held_back() {
     app.go_on.notify_one();
     assert_eq!(text(response).await, "slow,but all");
 }
+
+#[tokio::test]
+async fn a_connection_ends_with_its_callers_certificate() {
+    let (pki, app) = (Pki::new(), apps::http1().await);
+    let (p, _r) = before(&pki, app.address, "http1").await;
+    let svid = pki.short_lived("east", 4);
+    let mut caller = Caller::dial_as(&svid, &pki.cell(), p.hbone).await.unwrap();
+    let mut stream = caller.get(EXPORTED, "/endless").await.unwrap();
+    let cut = soon(async {
+        loop {
+            match stream.body_mut().frame().await {
+                Some(Ok(_)) => {}
+                end => return end.is_some_and(|f| f.is_err()),
+            }
+        }
+    });
+    assert!(cut.await);
+    p.metric("tradewind_inbound_connections_expired_total 1")
+        .await;
+}

@@ -40,13 +40,18 @@ impl Pki {
     }
 
     pub(crate) fn svid(&self, cluster: &str) -> SvidCell {
+        self.short_lived(cluster, 3600)
+    }
+
+    /// A certificate for this many seconds.
+    pub(crate) fn short_lived(&self, cluster: &str, lifetime_s: u64) -> SvidCell {
         let key = WorkloadKey::generate().unwrap();
         let id: SpiffeId = format!("spiffe://{cluster}.mesh.internal/ns/shop/sa/payments")
             .parse()
             .unwrap();
         let now = clock::system().unix_ms();
         let issued = self.issuers[cluster]
-            .issue(&key.csr_der().unwrap(), &id, now, 3600)
+            .issue(&key.csr_der().unwrap(), &id, now, lifetime_s)
             .unwrap();
         let cell = SvidCell::empty();
         cell.set(Svid::new(&key, &issued.chain_der).unwrap());
