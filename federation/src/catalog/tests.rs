@@ -1,3 +1,5 @@
+//! What the catalog must hold to: ownership, tokens, bounds, merge, determinism.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
