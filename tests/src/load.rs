@@ -57,6 +57,28 @@ impl Load {
 
     /// Waits until the last `n` answers in a row came from `whom`.
     pub async fn settles(&mut self, whom: &str, n: usize, limit: Duration) {
+        self.in_a_row(&format!("from {whom}"), |who| who.contains(whom), n, limit)
+            .await;
+    }
+
+    /// Waits until the last `n` answers in a row came from anybody but `whom`.
+    pub async fn leaves(&mut self, whom: &str, n: usize, limit: Duration) {
+        self.in_a_row(
+            &format!("not from {whom}"),
+            |who| !who.contains(whom),
+            n,
+            limit,
+        )
+        .await;
+    }
+
+    async fn in_a_row(
+        &mut self,
+        what: &str,
+        like: impl Fn(&str) -> bool,
+        n: usize,
+        limit: Duration,
+    ) {
         let mut in_a_row = 0;
         let mut last = None;
         let settled = tokio::time::timeout(limit, async {
@@ -64,14 +86,14 @@ impl Load {
                 self.seen.changed().await.expect("the load runs");
                 last.clone_from(&self.seen.borrow_and_update());
                 match &last {
-                    Some(Ok(who)) if who.contains(whom) => in_a_row += 1,
+                    Some(Ok(who)) if like(who) => in_a_row += 1,
                     _ => in_a_row = 0,
                 }
             }
         });
         assert!(
             settled.await.is_ok(),
-            "waited {limit:?} for {n} answers in a row from {whom}; last {last:?}"
+            "waited {limit:?} for {n} answers in a row {what}; last {last:?}"
         );
     }
 

@@ -35,18 +35,18 @@ async fn five_phases_lose_no_call() {
     }
     let (_caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
     let mut load = Load::start(address, RATE);
-    load.settles("from west", SETTLED, USUAL).await;
+    load.settles("west", SETTLED, USUAL).await;
 
     // 1: every local application dies at once; the nearest other region serves.
     for workload in &mut west {
         workload.app.as_mut().expect("an application").kill().await;
     }
-    load.settles("from central", SETTLED, USUAL).await;
+    load.settles("central", SETTLED, USUAL).await;
 
     // 2: the whole of that region dies while it serves.
     federation.kill_cluster(CENTRAL).await;
     central.kill().await;
-    load.settles("from east", SETTLED, USUAL).await;
+    load.settles("east", SETTLED, USUAL).await;
 
     // 3: both come back, and the calls come home.
     for workload in &mut west {
@@ -57,7 +57,7 @@ async fn five_phases_lose_no_call() {
     federation.start_controller(CENTRAL);
     federation.start_gateway(CENTRAL);
     let _central = federation.workload(CENTRAL, 1, "shop/payments:80").await;
-    load.settles("from west", SETTLED * 4, PATIENT).await;
+    load.settles("west", SETTLED * 4, PATIENT).await;
 
     // 4: the store's leader dies; what is exported afterwards is callable between those that live.
     let leader = until("a leader", USUAL, || async {
@@ -98,14 +98,14 @@ async fn five_phases_lose_no_call() {
         }
     })
     .await;
-    load.settles("from west", SETTLED, USUAL).await;
+    load.settles("west", SETTLED, USUAL).await;
 
     // 5: a region is drained by command; a caller inside it is served from elsewhere.
     let (_eastern, inside) = federation.caller(EAST, 2, "shop/payments:80").await;
     let mut eastern = Load::start(inside, RATE / 2);
-    eastern.settles("from east", SETTLED, USUAL).await;
+    eastern.settles("east", SETTLED, USUAL).await;
     federation.cli(WEST, &["drain", "east"]).await.good();
-    eastern.settles("from west", SETTLED * 2, USUAL).await;
+    eastern.leaves("east", SETTLED * 2, USUAL).await;
     let drained = eastern.finish().await;
     none_failed(&drained);
     let served_late = drained
