@@ -112,9 +112,11 @@ fn read(path: &Path, known: &[Arg]) -> Result<Fields, Failure> {
             Failure::usage(format!(
                 "field `{name}` in {shown} is not usable: expected {expected}"
             ))
+            .hint(what_it_takes(arg))
         })?;
         check(arg, &values).map_err(|why| {
             Failure::usage(format!("field `{name}` in {shown} is not usable: {why}"))
+                .hint(what_it_takes(arg))
         })?;
         fields.push((
             arg.get_id().clone(),
@@ -122,6 +124,15 @@ fn read(path: &Path, known: &[Arg]) -> Result<Fields, Failure> {
         ));
     }
     Ok(fields)
+}
+
+/// What a flag takes, as its help says it.
+fn what_it_takes(arg: &Arg) -> String {
+    let name = arg.get_long().unwrap_or_default();
+    match arg.get_value_names() {
+        Some([value, ..]) => format!("`{name}` takes {value}, as the flag --{name} does"),
+        _ => format!("`{name}` takes true or false"),
+    }
 }
 
 /// The parser's message without the excerpt that it draws below.

@@ -1,5 +1,5 @@
 //! The caller: GETs at a constant rate over keep-alive connections, each on its own schedule whatever became of the others
-//! (open loop), measured from when it was due.
+//! (open loop), measured from when it was due, so that a caller that is held up counts as slow.
 //!
 //! Owns its connections and its record. It retries nothing: a call that fails is a failed call.
 
@@ -30,6 +30,10 @@ const MAX_IN_FLIGHT: usize = 25_000;
 const MAX_SAMPLES: usize = 1_000_000;
 /// Different errors remembered, with their counts.
 const MAX_ERRORS: usize = 20;
+
+/// A timer wakes up to two milliseconds late. A call that starts no later than that is measured from its start, so that the
+/// timer's grain is not taken for latency; one that starts later was held up, and is measured from when it was due.
+const TIMER_GRAIN: Duration = Duration::from_millis(2);
 
 /// What became of every call.
 #[derive(Debug)]
@@ -150,7 +154,9 @@ async fn generate(
             () = &mut stop => break,
             () = tokio::time::sleep_until(next) => {
                 if calls.len() < MAX_IN_FLIGHT {
-                    calls.push(call(&pool, next, &record));
+                    let now = Instant::now();
+                    let due = if now.saturating_duration_since(next) <= TIMER_GRAIN { now } else { next };
+                    calls.push(call(&pool, due, &record));
                 } else {
                     record.add(next, Err("too many calls under way".to_owned()));
                 }
