@@ -1,7 +1,11 @@
 //! What starts while no controller answers serves from its last snapshot, and under its last identity where the kernel's
 //! keyring keeps the key that seals it.
 
-#![expect(clippy::print_stderr, reason = "what is skipped must be seen")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail by panicking"
+)]
 
 use std::time::Duration;
 
@@ -17,9 +21,39 @@ const EAST: usize = 1;
 /// The graceful end of an idle role.
 const STOP: Duration = Duration::from_secs(20);
 
+/// Waits until the snapshot on disk of a role has the export: the disk is written at most once a second.
+async fn on_disk(federation: &Federation, number: usize, role: &str) {
+    let dir = federation.clusters[number]
+        .data_dir
+        .join("state")
+        .join(role);
+    let file = dir.join("snapshot.json");
+    until(
+        &format!("the export in {}", file.display()),
+        USUAL,
+        || async {
+            let text = std::fs::read(&file).map_err(|e| e.to_string())?;
+            let text = String::from_utf8_lossy(&text).into_owned();
+            // The service, and the cluster that exports it.
+            let exported = text.split("\"shop/payments\"").any(|t| {
+                t.split("\"exported_by\":[")
+                    .nth(1)
+                    .is_some_and(|t| t.starts_with("\"east\""))
+            });
+            if exported { Ok(()) } else { Err(text) }
+        },
+    )
+    .await;
+}
+
 async fn kill_controllers(federation: &mut Federation) {
     for cluster in &mut federation.clusters {
-        cluster.controller.as_mut().unwrap().kill().await;
+        cluster
+            .controller
+            .as_mut()
+            .expect("a controller")
+            .kill()
+            .await;
         cluster.controller = None;
     }
 }
@@ -34,6 +68,7 @@ async fn a_gateway_that_starts_alone_carries_from_its_snapshot() {
     let answer = http::get(address, "/").await.unwrap().ok().unwrap();
     assert_eq!(answer.text(), "payments from east/1");
 
+    on_disk(&federation, EAST, "gateway").await;
     kill_controllers(&mut federation).await;
     federation.clusters[EAST]
         .gateway
@@ -81,6 +116,8 @@ async fn proxies_that_start_alone_serve_from_their_snapshot_and_sealed_identity(
         assert!(!found, "{} holds a key", path.display());
     }
 
+    on_disk(&federation, WEST, "caller-0").await;
+    on_disk(&federation, EAST, "payments-1").await;
     kill_controllers(&mut federation).await;
     // The callee: SIGKILL and start, the application lives on.
     workload.proxy.as_mut().unwrap().kill().await;

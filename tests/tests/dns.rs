@@ -1,5 +1,7 @@
 //! Names of the clusterset over UDP and TCP, also while the controller is dead, and everything else forwarded.
 
+#![expect(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
 use std::net::Ipv4Addr;
 
 use hickory_proto::{
@@ -64,7 +66,10 @@ fn negative(answer: &Message, code: ResponseCode) {
         .first()
         .expect("an SOA in a negative answer");
     assert_eq!(soa.record_type(), RecordType::SOA);
-    assert_eq!(soa.name, Name::from_ascii("clusterset.local.").unwrap());
+    assert_eq!(
+        soa.name,
+        Name::from_ascii("clusterset.local.").expect("a name")
+    );
 }
 
 #[tokio::test]
@@ -173,7 +178,7 @@ async fn named_ports_have_srv_records_and_the_rest_is_forwarded() {
         let answer = ask(server, over, "example.com.", RecordType::A)
             .await
             .unwrap();
-        assert_eq!(data(&answer), [there.clone()], "{over:?}");
+        assert_eq!(data(&answer), std::slice::from_ref(&there), "{over:?}");
         assert!(!answer.metadata.authoritative, "it is not ours");
     }
     let admin = federation.addr(WEST, host::DNS, 15020);

@@ -1,12 +1,6 @@
 //! The README's walk, run as it is written: every `sh` block behind a line `<!-- walk -->`, in one shell, and what
 //! `# expect:` lines say must show.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail by panicking"
-)]
-
 use std::{fmt::Write as _, path::Path, process::Stdio, time::Duration};
 
 use tokio::process::Command;
