@@ -19,13 +19,42 @@ pub mod version;
 
 use tradewind_api::{Namespace, ServiceName};
 
-use crate::{exit::Failure, printer::Printer};
+use crate::{
+    args::Command,
+    exit::{Failure, Outcome},
+    printer::Printer,
+};
 
 /// What every command gets.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
     /// Where it writes.
     pub printer: Printer,
+}
+
+/// Runs one command.
+pub async fn run(command: Command, context: Context) -> Outcome {
+    match command {
+        Command::Init(args) => init::run(context, args).await,
+        Command::Join(args) => join::run(context, args).await,
+        Command::Controller(args) => controller::run(args).await,
+        Command::Gateway(args) => gateway::run(args).await,
+        Command::Proxy(args) => proxy::run(args).await,
+        Command::Dns(args) => dns::run(args).await,
+        Command::Token(args) => token::run(context, args).await,
+        Command::Export(args) => export::export(context, args).await,
+        Command::Unexport(args) => export::unexport(context, args).await,
+        Command::Clusters(args) => list::clusters(context, args).await,
+        Command::Services(args) => list::services(context, args).await,
+        Command::Endpoints(args) => list::endpoints(context, args).await,
+        Command::Status(args) => status::run(context, args).await,
+        Command::Drain(args) => drain::drain(context, args, false).await,
+        Command::Undrain(args) => drain::drain(context, args, true).await,
+        Command::Leave(args) => drain::leave(context, args).await,
+        Command::Demo(args) => demo::run(context, args).await,
+        Command::DemoApp(args) => app::run(args).await,
+        Command::Version(args) => version::run(context, args),
+    }
 }
 
 /// The port that clusters dial each other at.

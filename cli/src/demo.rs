@@ -7,6 +7,7 @@ mod check;
 mod federation;
 mod http;
 mod load;
+mod phase;
 mod plan;
 mod process;
 mod report;

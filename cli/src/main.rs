@@ -23,7 +23,7 @@ use tokio::runtime::Builder;
 
 use crate::{
     args::{Cli, Command},
-    commands::{self as run, Context},
+    commands::Context,
     exit::{Exit, Failure, Outcome},
     printer::Printer,
 };
@@ -86,34 +86,10 @@ fn start(cli: Cli, context: Context) -> Outcome {
         Failure::problem(format!("failed to start the runtime: {e}"))
             .hint("is the limit of threads reached? see `ulimit -u`")
     })?;
-    let outcome = runtime.block_on(dispatch(cli.command, context));
+    let outcome = runtime.block_on(commands::run(cli.command, context));
     // Whatever is still blocked must not hold the process up: all that matters was awaited.
     runtime.shutdown_background();
     outcome
-}
-
-async fn dispatch(command: Command, context: Context) -> Outcome {
-    match command {
-        Command::Init(args) => run::init::run(context, args).await,
-        Command::Join(args) => run::join::run(context, args).await,
-        Command::Controller(args) => run::controller::run(args).await,
-        Command::Gateway(args) => run::gateway::run(args).await,
-        Command::Proxy(args) => run::proxy::run(args).await,
-        Command::Dns(args) => run::dns::run(args).await,
-        Command::Token(args) => run::token::run(context, args).await,
-        Command::Export(args) => run::export::export(context, args).await,
-        Command::Unexport(args) => run::export::unexport(context, args).await,
-        Command::Clusters(args) => run::list::clusters(context, args).await,
-        Command::Services(args) => run::list::services(context, args).await,
-        Command::Endpoints(args) => run::list::endpoints(context, args).await,
-        Command::Status(args) => run::status::run(context, args).await,
-        Command::Drain(args) => run::drain::drain(context, args, false).await,
-        Command::Undrain(args) => run::drain::drain(context, args, true).await,
-        Command::Leave(args) => run::drain::leave(context, args).await,
-        Command::Demo(args) => run::demo::run(context, args).await,
-        Command::DemoApp(args) => run::app::run(args).await,
-        Command::Version(args) => run::version::run(context, args),
-    }
 }
 
 /// Asks the kernel to end this process when its parent ends.

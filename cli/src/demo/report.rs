@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
+    phase::{Phase, Told},
     plan::{CLUSTERS, EAST, WEST},
     screen::millis,
-    story::{Phase, Told},
     tally::Count,
 };
 use crate::{
@@ -137,6 +137,12 @@ pub fn things_to_try(printer: Printer, dir: &Path) {
     printer.say(format_args!(
         "  curl http://{}/metrics",
         WEST.gateway_admin()
+    ));
+    printer.say(format_args!(
+        "break something; {dir}/processes names every process:"
+    ));
+    printer.say(format_args!(
+        "  kill -9 $(grep east/gateway {dir}/processes | cut -d' ' -f1)"
     ));
     printer.say("end it all with:");
     printer.say(format_args!("  kill $(cat {dir}/pids)"));
