@@ -127,6 +127,8 @@ impl DialError {
 pub(super) struct Dialled {
     pub(super) send: SendRequest<Bytes>,
     pub(super) driver: Driver<TlsStream<TcpStream>>,
+    /// `host:port` that was dialled: the endpoint itself, or the gateway it is behind.
+    pub(super) via: String,
     /// The peer's leaf certificate.
     pub(super) leaf: Vec<rustls::pki_types::CertificateDer<'static>>,
 }
@@ -241,7 +243,12 @@ async fn one(
         .await
         .map_err(|_| tried(Fault::Endpoint, "no HTTP/2 answer in time".into()))?
         .map_err(|e| tried(Fault::Endpoint, format!("HTTP/2 handshake failed: {e}")))?;
-    Ok(Dialled { send, driver, leaf })
+    Ok(Dialled {
+        send,
+        driver,
+        via: address.to_owned(),
+        leaf,
+    })
 }
 
 /// An unexpected end during the handshake is what a gateway or peer does that will not serve us.

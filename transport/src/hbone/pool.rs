@@ -161,20 +161,24 @@ impl Pool {
         dialling
     }
 
-    /// Retires the sessions of endpoints that `keep` does not hold on to. Requests under way finish.
-    pub fn retain(&self, keep: impl Fn(&EndpointId) -> bool) {
+    /// Retires the sessions that `keep`, asked for the endpoint and the address that was dialled, does not hold on to: the
+    /// endpoint is gone, or the gateway between is leaving. Requests under way finish.
+    pub fn retain(&self, keep: impl Fn(&EndpointId, &str) -> bool) {
         self.0.entries.borrow_mut().retain(|id, entry| {
-            let kept = keep(id);
-            if !kept {
-                entry.sessions.iter().for_each(Session::retire);
-            }
-            kept
+            entry.sessions.retain(|session| {
+                let kept = keep(id, session.via());
+                if !kept {
+                    session.retire();
+                }
+                kept
+            });
+            !entry.sessions.is_empty() || entry.dialling.is_some()
         });
     }
 
     /// Retires everything: the connections end after their last stream.
     pub fn retire_all(&self) {
-        self.retain(|_| false);
+        self.retain(|_, _| false);
     }
 
     /// Sessions and streams open now.
@@ -302,6 +306,7 @@ async fn establish(inner: &Rc<Inner>, to: &Destination) -> Result<Session, DialE
         driver,
         peer,
         svid,
+        dialled.via,
         trust,
         move |why| {
             if let Some(pool) = pool.upgrade() {

@@ -150,6 +150,8 @@ pub(super) struct Inner {
     peer: PeerIdentity,
     /// The certificate it was dialled with.
     svid: Option<Arc<Svid>>,
+    /// `host:port` it was dialled at.
+    via: String,
     streams: Cell<usize>,
     used_at: Cell<Instant>,
     rtt: Cell<Duration>,
@@ -209,12 +211,18 @@ impl Inner {
 }
 
 impl Session {
+    /// `host:port` it was dialled at: the endpoint itself, or the gateway it goes through.
+    pub fn via(&self) -> &str {
+        &self.0.via
+    }
+
     /// Wraps an established connection and starts the task that drives it.
     pub(super) fn start<T>(
         send: SendRequest<Bytes>,
         driver: Driver<T>,
         peer: PeerIdentity,
         svid: Option<Arc<Svid>>,
+        via: String,
         trust: watch::Receiver<Arc<TrustMap>>,
         on_closed: impl FnOnce(Closed) + 'static,
     ) -> Self
@@ -225,6 +233,7 @@ impl Session {
             send: RefCell::new(Some(send)),
             peer,
             svid,
+            via,
             streams: Cell::new(0),
             used_at: Cell::new(Instant::now()),
             rtt: Cell::new(driver.rtt),

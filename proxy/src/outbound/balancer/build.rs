@@ -56,7 +56,11 @@ impl Balancer {
             }
             true
         });
-        self.pool.retain(|id| alive.contains_key(id));
+        self.pool.retain(|id, via| {
+            alive
+                .get(id)
+                .is_some_and(|endpoint| still_goes_through(&snapshot, endpoint, via))
+        });
         drop(budgets);
         self.improved();
     }
@@ -186,6 +190,16 @@ impl Balancer {
         }
         gateways
     }
+}
+
+/// Whether a session dialled at `via` is on a way that is still announced. A gateway that leaves is left before it has to
+/// cut anybody; where a cluster announces none at all, what is open stays.
+fn still_goes_through(snapshot: &Snapshot, endpoint: &Endpoint, via: &str) -> bool {
+    endpoint.address.is_some()
+        || snapshot
+            .clusters
+            .get(&endpoint.cluster)
+            .is_none_or(|c| c.gateways.is_empty() || c.gateways.iter().any(|g| g == via))
 }
 
 fn no_port(target: &ServicePortRef, service: &Service) -> NoRoute {
