@@ -17,6 +17,7 @@ use crate::{
     codec,
     contacts::Contacts,
     election::{self, PreVote, PreVoteAnswer, Standing, Step},
+    leaving::Leaving,
     log_store::LogStore,
     membership::{self, Change, View},
     meters::Meters,
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub(crate) timing: Timing,
     pub(crate) meters: Meters,
     pub(crate) nudge: Notify,
+    pub(crate) leaving: Leaving,
 }
 
 // openraft's handle has no Debug.
@@ -297,6 +299,7 @@ fn next_change(core: &Core) -> Option<Change> {
         nodes,
         trails: core.status().trails,
         answering: answering.into_iter().collect(),
+        leaving: core.leaving.now(),
     };
     let catalog = Arc::clone(&core.catalog.borrow());
     membership::plan(&catalog, &view)
@@ -314,6 +317,10 @@ async fn carry_out(core: &Core, change: Change) -> bool {
             Change::Finish(voters) => {
                 let all = ChangeMembers::ReplaceAllVoters(voters);
                 raft.change_membership(all, true).await
+            }
+            Change::Demote(id) => {
+                let less = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+                raft.change_membership(less, true).await
             }
             Change::RemoveVoter(id) => {
                 let gone = ChangeMembers::RemoveVoters(BTreeSet::from([id]));

@@ -13,6 +13,7 @@ mod driver;
 mod election;
 mod engine;
 pub mod error;
+mod leaving;
 mod log_store;
 mod machine;
 mod marks;

@@ -26,6 +26,8 @@ pub(crate) struct View {
     pub(crate) trails: BTreeMap<NodeId, Option<u64>>,
     /// Who answered lately. The leader itself always does.
     pub(crate) answering: BTreeSet<NodeId>,
+    /// Members that are about to leave: their nodes must not vote any more when they do.
+    pub(crate) leaving: BTreeSet<ClusterName>,
 }
 
 /// One change of the membership.
@@ -37,6 +39,8 @@ pub(crate) enum Change {
     AddLearner(NodeId, RaftNode),
     /// A learner becomes a voter.
     Promote(NodeId),
+    /// A voter listens from now on.
+    Demote(NodeId),
     /// A voter goes, for good.
     RemoveVoter(NodeId),
     /// Learners go, for good.
@@ -84,6 +88,7 @@ fn promotion(
     };
     let candidate = homes
         .iter()
+        .filter(|(_, home)| !view.leaving.contains(**home))
         .find(|(node, home)| !voters.contains(node) && !voting.contains(home) && ready(node));
     let (node, _) = candidate?;
     let mut after = voters.clone();
@@ -96,12 +101,22 @@ fn removal(
     voters: &BTreeSet<NodeId>,
     homes: &BTreeMap<NodeId, &ClusterName>,
 ) -> Option<Change> {
-    let gone = voters.iter().filter(|v| !homes.contains_key(v));
+    let stays = |v: &NodeId| {
+        homes
+            .get(v)
+            .is_some_and(|home| !view.leaving.contains(*home))
+    };
+    let gone = voters.iter().filter(|v| !stays(v));
     // Others first: a leader that removes itself can no longer finish the rest.
     let node = *gone.min_by_key(|v| (**v == view.me, **v))?;
     let mut after = voters.clone();
     after.remove(&node);
-    is_safe(view, &after).then_some(Change::RemoveVoter(node))
+    let change = if homes.contains_key(&node) {
+        Change::Demote(node)
+    } else {
+        Change::RemoveVoter(node)
+    };
+    is_safe(view, &after).then_some(change)
 }
 
 fn is_safe(view: &View, after: &BTreeSet<NodeId>) -> bool {
@@ -170,6 +185,7 @@ mod tests {
             nodes: nodes.iter().copied().collect(),
             trails: nodes.iter().map(|n| (*n, Some(3))).collect(),
             answering: nodes.iter().copied().collect(),
+            leaving: BTreeSet::new(),
         }
     }
 
@@ -229,6 +245,26 @@ mod tests {
         let listening = view(&[1, 2], &[1, 2, 3]);
         let change = plan(&catalog, &listening);
         assert_eq!(change, Some(Change::RemoveLearners(BTreeSet::from([3]))));
+    }
+
+    #[test]
+    fn who_is_about_to_leave_stops_voting_first() {
+        let catalog = catalog(&["west", "east"]);
+        let mut two = view(&[1, 2], &[1, 2]);
+        two.leaving.insert(name("east"));
+        assert_eq!(plan(&catalog, &two), Some(Change::Demote(2)));
+        let mut listening = view(&[1], &[1, 2]);
+        listening.leaving.insert(name("east"));
+        assert_eq!(plan(&catalog, &listening), None, "nor does it vote again");
+        listening.leaving.clear();
+        assert_eq!(plan(&catalog, &listening), Some(Change::Promote(2)));
+        // The leader itself, as long as somebody remains.
+        two.leaving = BTreeSet::from([name("west")]);
+        assert_eq!(plan(&catalog, &two), Some(Change::Demote(1)));
+        let mut alone = view(&[1], &[1]);
+        alone.nodes.insert(2);
+        alone.leaving.insert(name("west"));
+        assert_eq!(plan(&catalog, &alone), None, "nobody would be left to vote");
     }
 
     #[test]

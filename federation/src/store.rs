@@ -31,6 +31,7 @@ use crate::{
     contacts::Contacts,
     driver::{self, Core},
     error::{ProposeError, StoreError},
+    leaving::Leaving,
     log_store::LogStore,
     machine::Machine,
     meters::Meters,
@@ -173,6 +174,7 @@ impl Store {
             timing: config.timing,
             meters,
             nudge: Notify::new(),
+            leaving: Leaving::default(),
         });
         let mut tasks = TaskSet::new();
         tasks.spawn(
@@ -279,6 +281,14 @@ impl Store {
 
 #[cfg(test)]
 impl Store {
+    /// Who votes, as far as this node knows; none while a change of that is under way.
+    pub(crate) fn settled_voters(&self) -> Option<std::collections::BTreeSet<NodeId>> {
+        match self.inner.core.standing().voters.as_slice() {
+            [voters] => Some(voters.clone()),
+            _ => None,
+        }
+    }
+
     /// How often this node asked for votes.
     pub(crate) fn pre_votes(&self) -> u64 {
         self.inner.core.meters.pre_votes.get()

@@ -14,6 +14,7 @@ use crate::{
     catalog::Catalog,
     codec,
     error::ProposeError,
+    leaving,
     peer::PeerError,
     propose::{self, Ask, Forwarded, LocalError, MAX_WAITING, Told},
 };
@@ -183,6 +184,11 @@ impl Store {
         command: Command,
         bytes: usize,
     ) -> Result<Outcome, LocalError> {
+        // Held over the write.
+        let _leaving = match command {
+            Command::Leave => Some(leaving::prepare(&self.inner.core, &proposer).await?),
+            _ => None,
+        };
         self.inner.batcher.write(proposer, command, bytes).await
     }
 

@@ -205,6 +205,63 @@ async fn who_leaves_stops_voting_and_may_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_leaves_and_the_other_writes_on_alone() {
+    let federation = Federation::start(&["west", "central"]).await;
+    let east = federation.store(2);
+    // From either seat: whoever leads.
+    let left = east
+        .propose(&name("central"), Command::Leave)
+        .await
+        .unwrap();
+    assert!(matches!(left, Outcome::Done { changed: true, .. }));
+    // Gone at once and for good, and nobody would believe it any more.
+    federation.kill(2).await;
+    federation.put(1, "alone").await;
+    let west = federation.store(1);
+    until("the other is forgotten", || {
+        let status = west.status();
+        status.voters == BTreeSet::from([1]) && status.learners.is_empty()
+    })
+    .await;
+    assert!(west.status().can_write);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_can_leave_too() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    let all = BTreeSet::from([1, 2, 3]);
+    let votes = |n: &u64| federation.store(*n).settled_voters().as_ref() == Some(&all);
+    until("all know that all vote", || all.iter().all(votes)).await;
+    // Another's turn to lead: the founder falls silent for a while.
+    while federation.leader().await == 1 {
+        federation.hub.cut(1);
+        until("another leads", || {
+            [2, 3].into_iter().any(|n| {
+                let status = federation.store(n).status();
+                status.leader == Some(n) && status.can_write
+            })
+        })
+        .await;
+        federation.hub.heal(1);
+        federation.agree().await;
+    }
+    let leader = federation.leader().await;
+    let own = federation.cluster(leader);
+    let left = federation.store(leader).propose(&own, Command::Leave).await;
+    assert!(
+        matches!(left, Ok(Outcome::Done { changed: true, .. })),
+        "{left:?}"
+    );
+    federation.kill(leader).await;
+    let rest: BTreeSet<_> = all.iter().copied().filter(|n| *n != leader).collect();
+    federation.put(1, "after").await;
+    until("the rest votes", || {
+        federation.store(1).status().voters == rest
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_far_behind_is_brought_up_by_a_snapshot() {
     let federation = Federation::start(&["west", "central", "east"]).await;
     let leader = federation.leader().await;
