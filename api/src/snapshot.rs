@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ClusterName, Domain, Revision, ServiceName, TrustDomain},
+    id::{ClusterName, Domain, Revision, ServiceName, ServicePortRef, TrustDomain},
     model::{Cluster, Service},
 };
 
@@ -42,6 +42,15 @@ impl Snapshot {
     /// The reader's own cluster, once it is known.
     pub fn local(&self) -> Option<&Arc<Cluster>> {
         self.clusters.values().find(|c| c.local)
+    }
+
+    /// The service, if the reader's own cluster exports that port of it: what other clusters may reach here. Gateways and
+    /// proxies both decide by it, so it stands once.
+    pub fn exported_here(&self, target: &ServicePortRef) -> Option<&Arc<Service>> {
+        let local = self.local()?;
+        self.services
+            .get(&target.service)
+            .filter(|s| s.exported_by.contains(&local.name) && s.port(target.port).is_some())
     }
 }
 

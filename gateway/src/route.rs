@@ -1,8 +1,6 @@
 //! Where a connection goes: a pure function of the snapshot, the name it asks for and one random number.
 //! It must never choose an endpoint of a service that the local cluster does not export.
 
-use std::sync::Arc;
-
 use tradewind_api::{
     EndpointId, ServicePortRef,
     model::{Cluster, ClusterState, Endpoint, Health, Service},
@@ -71,7 +69,7 @@ pub fn route(
         service: service.clone(),
         port: *port,
     };
-    let found = exported(snapshot, local, &asked).ok_or(Refusal::NotExported)?;
+    let found = snapshot.exported_here(&asked).ok_or(Refusal::NotExported)?;
     let candidates = candidates(found, local, *port, endpoint.as_ref(), pick);
     if candidates.is_empty() {
         return Err(Refusal::NoEndpoint);
@@ -80,24 +78,6 @@ pub fn route(
         service: asked,
         candidates,
     })
-}
-
-/// True while the local cluster exports that port of that service: what a live connection goes on by.
-pub fn permitted(snapshot: &Snapshot, asked: &ServicePortRef) -> bool {
-    snapshot
-        .local()
-        .is_some_and(|local| exported(snapshot, local, asked).is_some())
-}
-
-fn exported<'a>(
-    snapshot: &'a Snapshot,
-    local: &Cluster,
-    asked: &ServicePortRef,
-) -> Option<&'a Arc<Service>> {
-    snapshot
-        .services
-        .get(&asked.service)
-        .filter(|s| s.exported_by.contains(&local.name) && s.port(asked.port).is_some())
 }
 
 /// The order in which endpoints are worth a try; the asked one leads its class, and is taken as well as healthy while
@@ -187,6 +167,8 @@ fn exit(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::fixture::{cluster, endpoint, snapshot};
     use proptest::prelude::*;
@@ -382,7 +364,10 @@ mod tests {
         service.exported_by = [ClusterName::new("east").unwrap()].into();
         let t = ask("west", "shop/payments", 80, None);
         assert_eq!(route(&s, &t, false, 0), Err(Refusal::NotExported));
-        assert!(!permitted(&s, &"shop/payments:80".parse().unwrap()));
+        assert!(
+            s.exported_here(&"shop/payments:80".parse().unwrap())
+                .is_none()
+        );
     }
 
     #[test]

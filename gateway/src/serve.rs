@@ -14,6 +14,7 @@ use tradewind_api::snapshot::Snapshot;
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     client_hello::{Hello, read_hello},
+    permits::{Permit, Permits},
     relay::{End, relay_io},
     server_name,
 };
@@ -21,7 +22,6 @@ use tradewind_transport::{
 use crate::{
     limits::{HalfOpen, Limits, Place, ThreadLimits},
     metrics::{GatewayMetrics, ToLabels},
-    permits::{Permit, Permits},
     refusal::Refusal,
     route::{Route, route},
     socket::{self, Counted},
@@ -139,7 +139,7 @@ enum StandsBy {
 impl Plan {
     async fn withdrawn(&self) {
         match &self.stands_by {
-            StandsBy::Export(permit) => permit.withdrawn().await,
+            StandsBy::Export(permit) => permit.withdrawn().cancelled().await,
             StandsBy::Controller | StandsBy::Itself => std::future::pending().await,
         }
     }

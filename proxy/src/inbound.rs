@@ -6,7 +6,7 @@ mod authorise;
 mod body;
 mod exec;
 mod metrics;
-mod permits;
+mod peers;
 mod pool;
 mod rewrite;
 mod stream;
@@ -36,13 +36,14 @@ use tradewind_api::{ServicePortRef, model::AppProtocol};
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     control::Control,
+    permits::Permits,
     tls::{self, ClientAuth},
     trust::{PeerIdentity, Usage},
 };
 
 pub(crate) use metrics::InboundMetrics;
 use metrics::ServiceMetrics;
-use permits::{Peers, Permits};
+use peers::Peers;
 use pool::AppPool;
 use stream::Caller;
 use wire::RequestBody;

@@ -11,6 +11,7 @@ pub mod detect;
 pub mod discovery;
 pub mod hbone;
 pub mod keys;
+pub mod permits;
 pub mod prefixed;
 pub mod relay;
 pub mod server_name;

@@ -43,21 +43,11 @@ pub(crate) fn authorise(
     if snapshot.local().is_none() {
         return Err(Denied::NotReady);
     }
-    if exported(snapshot, target) {
+    if snapshot.exported_here(target).is_some() {
         Ok(Standing::Foreign)
     } else {
         Err(Denied::NotExported)
     }
-}
-
-/// True while the local cluster exports that port of that service.
-pub(crate) fn exported(snapshot: &Snapshot, target: &ServicePortRef) -> bool {
-    snapshot.local().is_some_and(|local| {
-        snapshot
-            .services
-            .get(&target.service)
-            .is_some_and(|s| s.exported_by.contains(&local.name) && s.port(target.port).is_some())
-    })
 }
 
 #[cfg(test)]

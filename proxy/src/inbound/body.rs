@@ -19,8 +19,9 @@ use hyper::body::Incoming;
 use tokio::time;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tradewind_api::ServicePortRef;
+use tradewind_transport::permits::Permit;
 
-use super::{permits::Permit, pool::Lease};
+use super::pool::Lease;
 
 /// A response of at most this many bytes is taken whole before its head goes out: an application that dies between the
 /// two is then an answer that may be asked for elsewhere, instead of half of one. In bytes.
@@ -85,7 +86,7 @@ impl ResponseBody {
             give_back(&mut lease);
         }
         let permit = permit.map(|permit| Held {
-            withdrawn: Box::pin(permit.token().clone().cancelled_owned()),
+            withdrawn: Box::pin(permit.withdrawn().clone().cancelled_owned()),
             target: target.clone(),
             _permit: permit,
         });

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tradewind_api::{SpiffeId, model::AppProtocol};
 use tradewind_transport::{
     hbone::headers,
+    permits::Permit,
     relay::{End, relay_io},
 };
 
@@ -21,7 +22,6 @@ use super::{
     Served, Thread,
     authorise::{Denied, Standing, authorise},
     body::{BodyError, ResponseBody},
-    permits::Permit,
     pool::{self, Failed},
     rewrite,
     wire::{self, RequestBody, StreamIo},
@@ -120,7 +120,7 @@ async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) 
         Ok(admitted) => admitted,
         Err(response) => return (*response).into(),
     };
-    let withdrawn = permit.as_ref().map(|p| p.token().clone());
+    let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if *request.method() != Method::CONNECT {
             return plain(&served, permit, request).await.into();
@@ -198,7 +198,10 @@ fn admit(
         match authorise(&snapshot, &ours, &caller.id, &served.target) {
             Ok(Standing::Member) => return Ok((Rc::clone(served), None)),
             Ok(Standing::Foreign) => {
-                return Ok((Rc::clone(served), Some(thread.permits.take(&served.target))));
+                return Ok((
+                    Rc::clone(served),
+                    Some(thread.permits.take(served.target.clone())),
+                ));
             }
             Err(reason) => denied = reason,
         }
@@ -227,7 +230,7 @@ async fn tunnel(
     let _live = served.metrics.tunnel();
     let withdrawn = async {
         match &permit {
-            Some(permit) => permit.token().cancelled().await,
+            Some(permit) => permit.withdrawn().cancelled().await,
             None => std::future::pending().await,
         }
     };

@@ -1,5 +1,6 @@
-//! Live connections by the service they were let in for, so that withdrawing an export ends them. One per thread.
-//! Register first, then decide, then race the watch: a withdrawal between can then not be missed.
+//! What is alive because a service is exported, by service and per thread, so that withdrawing the export ends it: a
+//! gateway's connections, a proxy's streams of foreign callers. Register first, then decide, then race the watch: a
+//! withdrawal between can then not be missed. Never decides who may come in.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
@@ -7,23 +8,21 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tradewind_api::{ServicePortRef, snapshot::Snapshot};
 
-use crate::route::permitted;
-
 #[derive(Debug)]
 struct Entry {
     withdrawn: CancellationToken,
     holders: usize,
 }
 
-/// The services with live connections on this thread; an entry goes with its last connection.
+/// The services that something is alive for on this thread; an entry goes with its last holder.
 #[derive(Debug, Default)]
-pub(crate) struct Permits {
+pub struct Permits {
     entries: RefCell<HashMap<ServicePortRef, Entry>>,
 }
 
 impl Permits {
-    /// Registers one connection. The caller has just found the service permitted by the newest snapshot.
-    pub(crate) fn take(self: &Rc<Self>, service: ServicePortRef) -> Permit {
+    /// Registers one holder. The caller has just found the service exported by the newest snapshot.
+    pub fn take(self: &Rc<Self>, service: ServicePortRef) -> Permit {
         let mut entries = self.entries.borrow_mut();
         let entry = entries.entry(service.clone()).or_insert_with(|| Entry {
             withdrawn: CancellationToken::new(),
@@ -39,8 +38,8 @@ impl Permits {
         }
     }
 
-    /// Follows the snapshot and withdraws what it no longer permits. Ends when nobody publishes snapshots any more.
-    pub(crate) async fn watch(self: Rc<Self>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    /// Follows the snapshot and withdraws what is no longer exported. Ends when nobody publishes snapshots any more.
+    pub async fn watch(self: Rc<Self>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
         while snapshots.changed().await.is_ok() {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             self.apply(&snapshot);
@@ -49,9 +48,9 @@ impl Permits {
 
     fn apply(&self, snapshot: &Snapshot) {
         self.entries.borrow_mut().retain(|service, entry| {
-            let keep = permitted(snapshot, service);
+            let keep = snapshot.exported_here(service).is_some();
             if !keep {
-                tracing::info!(%service, connections = entry.holders, "no longer exported: ending its connections");
+                tracing::info!(%service, holders = entry.holders, "no longer exported: ending what other clusters use it for");
                 entry.withdrawn.cancel();
             }
             keep
@@ -59,18 +58,18 @@ impl Permits {
     }
 }
 
-/// One connection's permission; given back on drop.
+/// One holder's permission; given back on drop.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub struct Permit {
     permits: Rc<Permits>,
     service: ServicePortRef,
     withdrawn: CancellationToken,
 }
 
 impl Permit {
-    /// Returns when the permission is withdrawn.
-    pub(crate) async fn withdrawn(&self) {
-        self.withdrawn.cancelled().await;
+    /// Cancelled when the permission is withdrawn.
+    pub fn withdrawn(&self) -> &CancellationToken {
+        &self.withdrawn
     }
 }
 
