@@ -161,6 +161,16 @@ fn default_name(listen: SocketAddr) -> String {
 /// What a role still does after its deadline: tell the controller, close files.
 const AFTER_DEADLINE: Duration = Duration::from_secs(5);
 
+/// As many open files as the system allows: every connection is one or two, and the usual soft limit is for shells.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it was");
+    }
+}
+
 /// Runs a role until it ends by itself, or a signal asks it to.
 pub async fn serve<E, F>(
     role: &'static str,
@@ -173,6 +183,7 @@ where
     E: std::error::Error + 'static,
     F: Future<Output = Result<(), E>>,
 {
+    raise_descriptor_limit();
     let (trigger, watch) = drain::channel();
     let mut tasks = TaskSet::new();
     tasks.spawn("announce readiness", async move {
