@@ -43,6 +43,22 @@ pub fn tradewind() -> PathBuf {
     }
 }
 
+/// A shell's usual limit of open files, for this process and what it starts from now on.
+pub fn usual_files() {
+    limit_files(|hard| hard.min(1024));
+}
+
+/// As many open files as the system allows, for this process and what it starts from now on.
+pub fn many_files() {
+    limit_files(|hard| hard);
+}
+
+fn limit_files(soft: impl FnOnce(u64) -> u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, soft(hard), hard).expect("a soft limit up to the hard one");
+}
+
 /// What a finished command said.
 #[derive(Clone, Debug)]
 pub struct Output {

@@ -124,28 +124,38 @@ async fn joins_that_must_not_be_are_refused_and_change_nothing() {
             "no token at all",
             "letmein",
             code::REFUSED,
-            &["token", "tw1."],
+            &["`token`", "tw1."],
         ),
-        attempt("half a token", &cut, code::REFUSED, &["token", "damaged"]),
+        attempt("half a token", &cut, code::REFUSED, &["`token`", "damaged"]),
         attempt(
             "a token for workloads",
             &workload,
             code::REFUSED,
-            &["workload"],
+            &["`token`", "workload"],
         ),
-        attempt("a used token", &used, code::REFUSED, &["used", "east"]),
-        attempt("an expired token", &expired, code::REFUSED, &["expired"]),
+        attempt(
+            "a used token",
+            &used,
+            code::REFUSED,
+            &["`admission`", "used", "east"],
+        ),
+        attempt(
+            "an expired token",
+            &expired,
+            code::REFUSED,
+            &["`admission`", "expired"],
+        ),
         attempt(
             "another's token",
             &central_only,
             code::REFUSED,
-            &["central"],
+            &["`admission`", "central"],
         ),
         attempt(
             "a revoked token",
             revoked["token"].as_str().unwrap(),
             code::REFUSED,
-            &["token", "revoked"],
+            &["`admission`", "revoked"],
         ),
         Attempt {
             name: "east",
@@ -153,12 +163,12 @@ async fn joins_that_must_not_be_are_refused_and_change_nothing() {
                 "a name that is taken",
                 &good,
                 code::REFUSED,
-                &["east", "taken"],
+                &["`admission`", "east", "taken"],
             )
         },
         Attempt {
             through: nobody.clone(),
-            words: vec![&nobody],
+            words: vec!["`connect`", &nobody],
             ..attempt("nobody there", &good, code::UNREACHABLE, &[])
         },
         Attempt {
@@ -167,7 +177,7 @@ async fn joins_that_must_not_be_are_refused_and_change_nothing() {
                 "a server of something else",
                 &good,
                 code::UNREACHABLE,
-                &["tls"],
+                &["`tls`"],
             )
         },
         Attempt {
@@ -176,16 +186,21 @@ async fn joins_that_must_not_be_are_refused_and_change_nothing() {
                 "no such host",
                 &good,
                 code::UNREACHABLE,
-                &["no.such.host.invalid"],
+                &["`resolve`", "no.such.host.invalid"],
             )
         },
         Attempt {
             more: vec!["--gateway", "127.0.0.1:9", "--bind", "127.0.0.1:0"],
-            ..attempt("no way back", &good, code::UNREACHABLE, &["127.0.0.1:9"])
+            ..attempt(
+                "no way back",
+                &good,
+                code::UNREACHABLE,
+                &["`way-back`", "127.0.0.1:9"],
+            )
         },
         Attempt {
             more: vec!["--gateway", &taken],
-            words: vec![&taken, "in use"],
+            words: vec!["`local`", &taken, "in use"],
             ..attempt("a port in use", &good, code::PROBLEMS, &[])
         },
     ];
@@ -307,6 +322,16 @@ async fn data_directories_that_cannot_be_used_are_named_and_left_alone() {
             code::PROBLEMS,
             &[path.to_str().unwrap(), word],
         );
+    }
+    for args in [
+        ["gateway", "--listen", "127.0.0.1:0"],
+        ["dns", "--listen", "127.0.0.1:0"],
+        ["proxy", "--listen", "127.0.0.1:0=shop/payments:80"],
+    ] {
+        let path = missing.to_str().unwrap();
+        let more = ["--admin-listen", "127.0.0.1:0", "--data-dir", path];
+        let answer = run(&[args.as_slice(), &more].concat()).await;
+        says(args[0], &answer, code::PROBLEMS, &[path, "does not exist"]);
     }
     // A command without a controller names the socket it looked for.
     let answer = run(&["clusters", "--data-dir", missing.to_str().unwrap()]).await;

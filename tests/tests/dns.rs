@@ -78,10 +78,14 @@ async fn names_are_answered_with_and_without_a_controller() {
     let _workload = federation.workload(EAST, 1, "shop/payments:80").await;
     federation.export(EAST, "shop/payments").await;
     federation.sees(WEST, "shop/payments", 1).await;
-    let ip = federation.json(WEST, &["services"]).await["services"][0]["clusterset_ips"][0]
-        .as_str()
-        .expect("a clusterset IP")
-        .to_owned();
+    let mut ips = Vec::new();
+    for cluster in [WEST, EAST] {
+        let services = federation.json(cluster, &["services"]).await;
+        let ip = services["services"][0]["clusterset_ips"][0].as_str();
+        ips.push(ip.expect("a clusterset IP").to_owned());
+    }
+    assert_eq!(ips[0], ips[1], "one address in the whole federation");
+    let ip = &ips[0];
     let ip: Ipv4Addr = ip.parse().expect("IPv4 comes first");
     let (_dns, server) = federation.start_dns(WEST, &["--no-forwarding"]).await;
 

@@ -14,7 +14,7 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::Value;
 use tokio::sync::Barrier;
-use tradewind_runtime::task;
+use tradewind_runtime::{clock, task};
 use tradewind_tests::{
     Federation, Process, apps,
     federation::{CONTROLLER, HBONE, ONE, TWO, host},
@@ -253,6 +253,11 @@ async fn waiting_has_a_limit_and_listings_have_schemas() {
     // A listing that is empty is still a document.
     let json = federation.json(EAST, &["token", "list"]).await;
     assert_eq!(json["schema"], "tradewind.tokens/v1");
+    // Fifteen minutes, unless told otherwise; and the command that takes it back works.
+    let made = federation.json(WEST, &["token", "create"]).await;
+    let expires = made["expires_at_unix_ms"].as_u64().expect("an end");
+    let left = expires.saturating_sub(clock::system().unix_ms());
+    assert!((880_000..=900_000).contains(&left), "{left} ms are left");
     // A token's secret is printed once, and never listed.
     let token = federation.token(&[]).await;
     let listed = federation
@@ -459,6 +464,85 @@ async fn a_flag_goes_before_the_environment_and_that_before_the_file() {
         .await;
         let config = web::get(address(expected), "/debug/config").await.unwrap();
         assert!(config.text().contains("none.sock"), "{}", config.text());
+        process.kill().await;
+    }
+}
+
+/// Sockets that listen on an IPv4 address and port of this machine.
+fn listeners(address: SocketAddr) -> usize {
+    let SocketAddr::V4(v4) = address else {
+        return 0;
+    };
+    // The kernel prints the address as it lies in memory.
+    let shown = format!(
+        "{:08X}:{:04X}",
+        u32::from_ne_bytes(v4.ip().octets()),
+        v4.port()
+    );
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let rows = table
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|r| r.get(1) == Some(&shown.as_str()) && r.get(3) == Some(&"0A"))
+        .count()
+}
+
+#[tokio::test]
+async fn data_threads_listen_each_for_itself_and_logs_are_for_machines_on_demand() {
+    const THREADS: usize = 3;
+    let federation = Federation::empty();
+    // No controller has ever run there: what is looked at here is before it.
+    let data_dir = federation.dir().join("none");
+    std::fs::create_dir(&data_dir).unwrap();
+    let (admin, own) = (federation.addr(0, 2, 15020), federation.addr(0, 2, 15443));
+    let outbound = federation.addr(0, 2, 9090);
+    let (admin_text, own_text) = (admin.to_string(), own.to_string());
+    let calls = format!("{outbound}=shop/payments:80");
+    let serves = format!("shop/payments:80={}", federation.addr(0, 2, 8080));
+    let common = [
+        "--data-dir",
+        data_dir.to_str().unwrap(),
+        "--admin-listen",
+        &admin_text,
+        "--threads",
+        "3",
+        "--log-format",
+        "json",
+    ];
+    let gateway = ["gateway", "--listen", &own_text];
+    let proxy = [
+        "proxy",
+        "--identity",
+        "shop/payments",
+        "--hbone-listen",
+        &own_text,
+        "--listen",
+        &calls,
+        "--serve",
+        &serves,
+    ];
+    for (args, addresses) in [(&gateway[..], vec![own]), (&proxy[..], vec![own, outbound])] {
+        let args = [args, &common].concat();
+        let name = format!("threads-{}", args[0]);
+        let mut process = Process::start(&name, federation.dir(), &args);
+        until("the admin page", USUAL, || web::get(admin, "/livez")).await;
+        for address in addresses {
+            assert_eq!(listeners(address), THREADS, "{args:?} at {address}");
+        }
+        assert_eq!(
+            listeners(admin),
+            1,
+            "what is no traffic has a thread of its own"
+        );
+        let log = process.log();
+        assert!(!log.is_empty());
+        for line in log.lines() {
+            let json: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            assert!(
+                json["timestamp"].is_string() && json["level"].is_string(),
+                "{line}"
+            );
+        }
         process.kill().await;
     }
 }

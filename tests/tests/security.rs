@@ -3,7 +3,7 @@
 
 #![expect(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 
 use tokio::sync::Barrier;
 use tradewind_tests::{
@@ -246,4 +246,51 @@ async fn what_is_not_exported_is_reached_by_no_way() {
     })
     .await;
     assert_eq!(direct.get("shop/payments:80").await.unwrap().0, 403);
+}
+
+/// How every private key of an elliptic curve starts in PKCS#8: version, and the algorithm's name.
+const PKCS8: &[u8] = &[
+    2, 1, 0, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1,
+];
+
+#[tokio::test]
+async fn no_private_key_is_on_disk_but_the_authorities() {
+    let federation = Federation::start(&TWO).await;
+    let _workload = federation.workload(EAST, 1, "shop/payments:80").await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    let (_caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
+    http::get(address, "/").await.unwrap().ok().unwrap();
+    let (_dns, _) = federation.start_dns(WEST, &["--no-forwarding"]).await;
+
+    let mut keys = Vec::new();
+    let mut left = vec![federation.dir().to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(bytes) = std::fs::read(&path) else {
+                if path.is_dir() {
+                    left.push(path);
+                }
+                continue;
+            };
+            seen += 1;
+            let holds = |what: &[u8]| bytes.windows(what.len()).any(|w| w == what);
+            if holds(b"PRIVATE KEY") || holds(PKCS8) {
+                let mode = path.metadata().unwrap().permissions().mode();
+                let relative = path.strip_prefix(federation.dir()).unwrap();
+                keys.push(format!("{} {:o}", relative.display(), mode & 0o777));
+            }
+        }
+    }
+    keys.sort();
+    // The root's key is the founder's alone, and every cluster's authority its own.
+    let expected = [
+        "east/authority.key 600",
+        "west/authority.key 600",
+        "west/root.key 600",
+    ];
+    assert_eq!(keys, expected, "of {seen} files");
+    assert!(seen > 20, "the logs, stores and snapshots are among them");
 }

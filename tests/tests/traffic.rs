@@ -36,6 +36,7 @@ use tradewind_tests::{
     federation::TWO,
     grpc,
     http::{Client, get_request},
+    process,
     wait::USUAL,
 };
 
@@ -198,7 +199,10 @@ async fn websocket(address: SocketAddr) {
 
 #[tokio::test]
 async fn a_thousand_connections_and_a_websocket_at_once() {
+    // The roles start as from a shell; the test itself, caller and application in one, needs more.
+    process::usual_files();
     let border = border(",protocol=http1", http_app).await;
+    process::many_files();
     timeout(USUAL, websocket(border.address))
         .await
         .expect("an echo in time");
