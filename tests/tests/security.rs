@@ -245,7 +245,13 @@ async fn what_is_not_exported_is_reached_by_no_way() {
         }
     })
     .await;
-    assert_eq!(direct.get("shop/payments:80").await.unwrap().0, 403);
+    until("the proxy to refuse it", USUAL, || async {
+        match direct.get("shop/payments:80").await? {
+            (403, _) => Ok(()),
+            (status, text) => Err(format!("{status} {text}")),
+        }
+    })
+    .await;
 }
 
 /// How every private key of an elliptic curve starts in PKCS#8: version, and the algorithm's name.
