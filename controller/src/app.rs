@@ -273,6 +273,7 @@ impl Bound {
         serve.abort_all().await;
         tasks.abort_all().await;
         parts.store.shutdown().await;
+        parts.release();
         drop(drain);
         ended
     }

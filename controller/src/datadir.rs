@@ -178,7 +178,8 @@ impl DataDirError {
 pub struct DataDir {
     path: PathBuf,
     node: NodeFile,
-    _lock: Flock<File>,
+    // None once released.
+    lock: Option<Flock<File>>,
 }
 
 impl DataDir {
@@ -197,8 +198,19 @@ impl DataDir {
         Ok(Self {
             path: path.to_owned(),
             node,
-            _lock: lock,
+            lock: Some(lock),
         })
+    }
+
+    /// Gives the directory to the next process. Whoever still holds this value, a page that shows it for instance, does
+    /// not keep it locked; nothing may be written afterwards.
+    pub fn release(&mut self) {
+        self.lock = None;
+    }
+
+    /// True until [`DataDir::release`].
+    pub fn is_held(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Reads `node.json` without a lock; `None` where there is none.

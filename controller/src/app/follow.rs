@@ -273,6 +273,10 @@ impl Follower {
         let (data_dir, writing) = (Arc::clone(&self.data_dir), now.clone());
         let written = task::spawn_blocking(move || {
             let mut dir = data_dir.lock().unwrap_or_else(PoisonError::into_inner);
+            if !dir.is_held() {
+                // Another process may have it by now.
+                return Ok(());
+            }
             dir.remember(writing.known, writing.replicated)?;
             dir.save_trust(&writing.trust)
         })

@@ -237,6 +237,14 @@ pub(super) struct Wired {
 }
 
 impl Parts {
+    /// Gives the data directory to the next process, once a write under way is over.
+    pub(super) fn release(&self) {
+        self.data_dir
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .release();
+    }
+
     /// Starts every task and makes the routes.
     pub(super) fn wire(
         &mut self,
