@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// The per-thread buffer. Large reads are what makes a relay cheap: 256 KiB costs half of what 16 KiB does per byte,
-/// most of it saved in TCP (PERFORMANCE.md).
+/// most of it saved in TCP.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// What a direction whose reader is slow takes per read: this is the most it can leave lying.

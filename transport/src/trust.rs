@@ -179,7 +179,7 @@ impl TrustMap {
         self.anchors.is_empty()
     }
 
-    /// The check of DESIGN section 4 and of the X.509-SVID standard, in full.
+    /// The whole check: what the X.509-SVID standard asks of a validator, and that the trust map accepts the authority.
     pub fn verify(
         &self,
         leaf_der: &[u8],
