@@ -37,6 +37,8 @@ pub use metrics::OutboundMetrics;
 /// Connections that one listener serves at a time on one thread. Beyond it a connection is closed at once and counted:
 /// better than running out of memory under everybody.
 const MAX_CONNECTIONS: usize = 16_384;
+/// How often a thread looks after those that failed, calls or none: a quarter of the shortest ejection.
+const TEND_INTERVAL: Duration = Duration::from_millis(250);
 /// What `/debug/state` shows is at most this old.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -111,12 +113,15 @@ impl Outbound {
         let mut connections = TaskSet::new();
         let mut state = tokio::time::interval(STATE_INTERVAL);
         state.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tend = tokio::time::interval(TEND_INTERVAL);
+        tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tracing::info!(proxy = %self.name, service = %target, address = ?listener.local_addr().ok(), "outbound listener serves");
         loop {
             tokio::select! {
                 biased;
                 () = drain.triggered() => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                _ = tend.tick() => self.balancer.tend(),
                 _ = state.tick() => self.state.store(Arc::new(self.state_json())),
                 (stream, _) = listen::accept(&listener, &mut rng) => {
                     if connections.len() >= MAX_CONNECTIONS {

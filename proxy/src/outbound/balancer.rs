@@ -25,6 +25,7 @@ use tradewind_transport::{
     balance::{
         Micros,
         budget::Budget,
+        detector::Detector,
         pick::{self, Member},
         ramp::Ramp,
         tiers::{self, Here, Rung},
@@ -152,6 +153,25 @@ impl Balancer {
     fn improved(&self) {
         self.changed();
         self.better.send_replace(());
+    }
+
+    /// Keeps what this thread knows of the services it calls current while it has no calls: those that failed are probed
+    /// and their ramps run on, so that calls which come to this thread later find everybody where the other threads do.
+    pub(super) fn tend(&self) {
+        let now = self.now();
+        let news = self.snapshots.borrow().has_changed().unwrap_or(false);
+        let out = |d: &RefCell<Detector>| d.borrow().standing(now).is_ejected();
+        let unsettled = self.peers.borrow().values().any(|p| out(&p.detector))
+            || self.links.borrow().values().any(|l| out(&l.detector));
+        if !news && !unsettled {
+            return;
+        }
+        let called: Vec<_> = self.budgets.borrow().keys().cloned().collect();
+        for service in called {
+            if let Ok(route) = self.route(&service) {
+                self.make(&route, now);
+            }
+        }
     }
 
     /// Waits until somebody may have become usable, at most `limit`.

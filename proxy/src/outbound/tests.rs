@@ -124,6 +124,27 @@ async fn a_killed_endpoint_costs_no_request_and_comes_back_ramped() {
 }
 
 #[tokio::test]
+async fn a_thread_without_calls_finds_out_who_is_back() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await.1, "w");
+        let address = west.kill().await;
+        assert_eq!(client.get().await.1, "e");
+        let back = Peer::start_as(&world, "w", "west", "payments", Some(address)).await;
+        // Nobody calls: the thread has to look by itself.
+        until("a session without a call", || back.connections.get() > 0).await;
+        assert_eq!(back.seen.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_not_processed_goes_elsewhere_whatever_its_method() {
     on_one_thread(async {
         for act in [Act::Unprocessed, Act::Refuse] {
