@@ -2,7 +2,7 @@
 //!
 //! Every member's nodes become learners; one of each cluster becomes a voter once it has caught up, up to five. Nodes of
 //! clusters that left go. No change is planned after which the voters that answer would be no majority, and no voter is
-//! replaced for being away: that is an operator's word, for now.
+//! replaced for being away: silence alone removes nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
