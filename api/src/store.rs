@@ -10,6 +10,22 @@ use crate::{
     model::{ClusterState, Health, ServiceKind, ServicePort},
 };
 
+/// The newest level of commands and formats that this build knows.
+///
+/// A federation stands at the lowest level that all its members know, and never goes back: no command above it enters the
+/// log, so that a member one version behind reads every entry, and nobody may join who knows less.
+///
+/// | level | brought |
+/// |---|---|
+/// | 1 | founding, joining, exports, leases, draining, tokens |
+/// | 2 | voting preferences, nodes that go and come, attested exports, the audit log |
+pub const LEVEL: u16 = 2;
+
+/// What a record that names no level was written by.
+const fn first_level() -> u16 {
+    1
+}
+
 /// A certificate or another run of bytes, as base64 text where it is written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -84,6 +100,42 @@ pub struct ClusterRecord {
     pub joined_at_ms: u64,
     /// Last sign of life, Unix ms, stamped by the leader.
     pub lease_at_ms: u64,
+    /// The newest level its controller knows, see [`LEVEL`].
+    #[serde(default = "first_level")]
+    pub level: u16,
+    /// True for a voter without a cluster: it runs and exports nothing.
+    #[serde(default)]
+    pub witness: bool,
+}
+
+/// What an operator wants of a node's vote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Voting {
+    /// The leader chooses.
+    #[default]
+    Auto,
+    /// It votes before any other of its kind.
+    Preferred,
+    /// It only listens.
+    Never,
+}
+
+/// One change that somebody asked for and got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Where it stands in the log.
+    pub revision: u64,
+    /// When the leader took it, Unix ms.
+    pub at_ms: u64,
+    /// The cluster whose controller asked.
+    pub proposer: ClusterName,
+    /// Who asked that controller, as it authenticated them. `None` where it acted by itself.
+    pub actor: Option<String>,
+    /// What was done, such as `drain` or `export`.
+    pub action: String,
+    /// To what.
+    pub subject: String,
 }
 
 /// A join token. Only its hash is stored.
@@ -127,6 +179,9 @@ pub enum Command {
         gateways: Vec<String>,
         /// The version it runs.
         version: String,
+        /// The newest level it knows.
+        #[serde(default = "first_level")]
+        level: u16,
     },
     /// The proposer's sign of life.
     RenewLease,
@@ -156,6 +211,53 @@ pub enum Command {
     PutToken(TokenRecord),
     /// Takes a token back.
     RevokeToken(String),
+    /// Says what is wanted of a node's vote. Any member may ask it for any node: it moves no data.
+    SetVoting {
+        /// Which node.
+        node: NodeId,
+        /// What is wanted.
+        voting: Voting,
+    },
+    /// Takes a dead controller's node out of the store for good; its cluster stays a member. Any member may ask it.
+    RemoveNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Gives the proposer a new node id, for a controller that comes back without its store.
+    AddNode {
+        /// The id it had, which is gone from then on.
+        replaces: Option<NodeId>,
+    },
+    /// Says what the proposer's exports add up to, so that every node can tell whether its copy is true.
+    AttestExports {
+        /// SHA-256 over them.
+        digest: Blob,
+        /// How many they are.
+        count: u32,
+    },
+}
+
+impl Command {
+    /// The level from which on this command is understood, see [`LEVEL`].
+    pub const fn level(&self) -> u16 {
+        match self {
+            Self::Found { .. }
+            | Self::Join { .. }
+            | Self::Announce { .. }
+            | Self::RenewLease
+            | Self::SetDraining { .. }
+            | Self::Leave
+            | Self::PutExport(_)
+            | Self::PatchExport { .. }
+            | Self::RemoveExport(_)
+            | Self::PutToken(_)
+            | Self::RevokeToken(_) => 1,
+            Self::SetVoting { .. }
+            | Self::RemoveNode { .. }
+            | Self::AddNode { .. }
+            | Self::AttestExports { .. } => 2,
+        }
+    }
 }
 
 /// A command as it stands in the log: who asked, and when the leader took it.
@@ -167,6 +269,9 @@ pub struct Stamped {
     pub at_ms: u64,
     /// What is asked.
     pub command: Command,
+    /// Who asked the proposer for it, where somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
 }
 
 /// What applying a command gave.
@@ -249,4 +354,44 @@ pub enum Refusal {
     /// The founding cluster holds the root's key.
     #[error("{0} holds the root key and cannot leave while other clusters are members")]
     HoldsRoot(ClusterName),
+    /// The newcomer would not understand what is in the store.
+    #[error(
+        "cluster {cluster} knows level {has}, this federation stands at level {needs}: upgrade it first"
+    )]
+    TooOld {
+        /// Who.
+        cluster: ClusterName,
+        /// What it knows.
+        has: u16,
+        /// Where the federation stands.
+        needs: u16,
+    },
+    /// A member would not understand the command.
+    #[error(
+        "this needs level {needs}, and the federation stands at level {has}: upgrade the other clusters first"
+    )]
+    NotYet {
+        /// What the command needs.
+        needs: u16,
+        /// Where the federation stands.
+        has: u16,
+    },
+    /// No member has such a node.
+    #[error("no member has a node {0}")]
+    UnknownNode(NodeId),
+    /// The store's copy of a cluster's exports is not what that cluster says it is.
+    #[error(
+        "the exports of {cluster} differ from what it attests: {found} here, {attested} attested"
+    )]
+    DigestMismatch {
+        /// Whose.
+        cluster: ClusterName,
+        /// How many exports the store holds.
+        found: u32,
+        /// How many it attested.
+        attested: u32,
+    },
+    /// A witness only votes.
+    #[error("{0} is a witness: it votes, and exports nothing")]
+    IsWitness(ClusterName),
 }

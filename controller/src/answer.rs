@@ -55,6 +55,23 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
             Code::Unavailable,
             "wait until this controller has caught up; `tradewind status` shows it",
         ),
+        Refusal::TooOld { .. } => (
+            Code::FailedPrecondition,
+            "upgrade tradewind there, then try again",
+        ),
+        Refusal::NotYet { .. } => (
+            Code::FailedPrecondition,
+            "`tradewind clusters` shows who runs which version",
+        ),
+        Refusal::UnknownNode(_) => (Code::NotFound, "`tradewind store peers` lists the nodes"),
+        Refusal::DigestMismatch { .. } => (
+            Code::DataLoss,
+            "the controller publishes its exports again by itself",
+        ),
+        Refusal::IsWitness(_) => (
+            Code::FailedPrecondition,
+            "export it from a cluster that serves it",
+        ),
         Refusal::AlreadyFounded(_) => (Code::FailedPrecondition, "nothing has to be done"),
         _ => (Code::InvalidArgument, "correct it and try again"),
     };
@@ -73,6 +90,14 @@ pub(crate) fn propose(error: &ProposeError) -> Status {
             "look whether it happened before you try again",
         ),
         ProposeError::Busy { .. } => (Code::ResourceExhausted, "try again in a moment"),
+        ProposeError::OverBudget { .. } => (
+            Code::ResourceExhausted,
+            "try again later; what changes so often in this cluster stands in `tradewind store watch`",
+        ),
+        ProposeError::TooNew { .. } => (
+            Code::FailedPrecondition,
+            "`tradewind clusters` shows who runs which version",
+        ),
         ProposeError::TooLarge { .. } => (Code::InvalidArgument, "split it into smaller parts"),
         ProposeError::NotOwn { .. } => {
             (Code::PermissionDenied, "ask that cluster's own controller")

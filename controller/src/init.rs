@@ -12,7 +12,7 @@ use tradewind_api::{
     store::{Blob, ClusterRecord, Command, Outcome, Refusal, TokenRecord},
 };
 use tradewind_ca::{authority::AuthorityKey, root::Root, token::JoinToken};
-use tradewind_federation::{ProposeError, Store, StoreConfig, Timing};
+use tradewind_federation::{Budget, ProposeError, Store, StoreConfig, Timing};
 use tradewind_runtime::{MetricsRegistry, Rng, SharedClock};
 
 use crate::{
@@ -213,6 +213,8 @@ pub async fn init(
         version: crate::VERSION.to_owned(),
         joined_at_ms: now_ms,
         lease_at_ms: now_ms,
+        level: tradewind_api::store::LEVEL,
+        witness: false,
     };
     let expires_at_ms = now_ms.saturating_add(millis(options.token_lifetime));
     let found = Command::Found {
@@ -258,6 +260,7 @@ async fn first_entries(
         node_id: node.node_id,
         cluster: node.cluster.clone(),
         timing: Timing::default(),
+        budget: Budget::default(),
     };
     let store = Store::open(config, Arc::new(NoPeers), clock, rng, metrics)
         .await

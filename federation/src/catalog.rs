@@ -6,12 +6,16 @@
 
 mod addresses;
 mod apply;
+mod audit;
+mod changes;
+mod digest;
 mod limits;
 mod merge;
+mod nodes;
 mod validate;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
@@ -21,13 +25,16 @@ use tradewind_api::{
     ClusterName, Domain, NodeId, ServiceName,
     model::ClusterState,
     snapshot::Trust,
-    store::{Blob, ClusterRecord, Export, TokenRecord},
+    store::{AuditEntry, Blob, ClusterRecord, Export, TokenRecord, Voting},
 };
 
+pub use audit::MAX_AUDIT;
+pub use changes::{Event, Key, Value};
+pub use digest::digest_exports;
 pub use limits::{
     MAX_CLUSTERS, MAX_ENDPOINTS_PER_EXPORT, MAX_EXPORTS_PER_CLUSTER, MAX_GATEWAYS_PER_CLUSTER,
-    MAX_LEFT_CLUSTERS, MAX_PORTS_PER_EXPORT, MAX_SERVICES, MAX_SPARE_ADDRESSES, MAX_TEXT,
-    MAX_TOKENS,
+    MAX_LEFT_CLUSTERS, MAX_NODES_PER_CLUSTER, MAX_PORTS_PER_EXPORT, MAX_SERVICES,
+    MAX_SPARE_ADDRESSES, MAX_TEXT, MAX_TOKENS,
 };
 pub use merge::{Conflict, Merged};
 pub use validate::Violation;
@@ -72,6 +79,15 @@ pub struct Catalog {
     pub tokens: Arc<BTreeMap<String, TokenRecord>>,
     /// The next node id to give away; ids below it are never given again.
     pub next_node_id: NodeId,
+    /// Which level of commands its members have in common, see `api::store::LEVEL`. 0 until founded.
+    #[serde(default)]
+    pub level: u16,
+    /// Nodes whose vote an operator has a wish for.
+    #[serde(default)]
+    pub voting: Arc<BTreeMap<NodeId, Voting>>,
+    /// The newest changes that people asked for, oldest first.
+    #[serde(default)]
+    pub audit: Arc<VecDeque<Arc<AuditEntry>>>,
 }
 
 impl Catalog {

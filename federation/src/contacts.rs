@@ -51,6 +51,13 @@ impl Contacts {
         fresh.map(|(id, _)| *id).collect()
     }
 
+    /// How long ago each peer answered.
+    pub(crate) fn ages(&self, now: Instant) -> BTreeMap<NodeId, Duration> {
+        let heard = self.lock();
+        let age = |at: &Instant| now.saturating_duration_since(*at);
+        heard.peers.iter().map(|(id, at)| (*id, age(at))).collect()
+    }
+
     /// Forgets peers that are members no more.
     pub(crate) fn keep(&self, member: impl Fn(NodeId) -> bool) {
         self.lock().peers.retain(|id, _| member(*id));

@@ -1,7 +1,12 @@
 //! The two tasks that drive a node: one sends the leader's heartbeats and asks for elections, the other keeps the
 //! membership in step with the catalog. They carry out what `election` and `membership` decide, and decide nothing.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use openraft::{ChangeMembers, ServerState};
@@ -13,6 +18,7 @@ use tradewind_api::NodeId;
 use tradewind_runtime::Rng;
 
 use crate::{
+    budget::Budgets,
     catalog::Catalog,
     codec,
     contacts::Contacts,
@@ -25,6 +31,7 @@ use crate::{
     status::StoreStatus,
     store::Timing,
     types::{Metrics, Raft},
+    yielding::Yielding,
 };
 
 /// How often the leader looks at the membership when nothing nudges it.
@@ -46,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) meters: Meters,
     pub(crate) nudge: Notify,
     pub(crate) leaving: Leaving,
+    pub(crate) budgets: Mutex<Budgets>,
+    pub(crate) yielding: Yielding,
 }
 
 // openraft's handle has no Debug.
@@ -122,6 +131,14 @@ impl Core {
             voters,
             learners: membership.learner_ids().collect(),
             trails,
+            answered_ms: if standing.leads {
+                let ages = self.contacts.ages(Instant::now());
+                let ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                ages.into_iter().map(|(id, age)| (id, ms(age))).collect()
+            } else {
+                BTreeMap::new()
+            },
+            fsync_p99_us: None,
             leader_age_ms: known.then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             can_write: known && age <= self.timing.lease,
             stopped: metrics.running_state.err().map(|e| e.to_string()),
@@ -131,8 +148,22 @@ impl Core {
     /// A leader worth asking: known, and heard of lately. A leader that no majority confirms is none: what it took
     /// would hang, and might come true much later.
     pub(crate) fn live_leader(&self) -> Option<NodeId> {
-        let status = self.status();
-        status.leader.filter(|_| status.can_write)
+        if self.yielding.now() {
+            return None;
+        }
+        // Asked for at every write: without the copies that a whole status makes.
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leader = metrics.current_leader?;
+        let alive = if metrics.state == ServerState::Leader {
+            let voters = &metrics.membership_config;
+            let alone = voters.membership().voter_ids().nth(1).is_none();
+            let age_ms = metrics.millis_since_quorum_ack;
+            alone || age_ms.is_some_and(|ms| Duration::from_millis(ms) <= self.timing.lease)
+        } else {
+            self.contacts.leader_age(Instant::now()) <= self.timing.lease
+        };
+        alive.then_some(leader)
     }
 }
 
@@ -147,6 +178,10 @@ pub(crate) async fn drive_elections(core: Arc<Core>, mut rng: Rng) {
         core.meters.show(&core.status(), core.log.size_on_disk());
         let standing = core.standing();
         if standing.leads {
+            if core.yielding.now() {
+                // Silent on purpose: another is about to lead.
+                continue;
+            }
             // Not while no majority confirms it: then its answer to a pre-vote must become a yes.
             if core.confirmed() {
                 core.contacts.leader_spoke(Instant::now());
@@ -263,13 +298,20 @@ async fn ask_one(
 pub(crate) async fn drive_membership(core: Arc<Core>) {
     let mut period = interval(MEMBERSHIP_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut led_since = None;
     loop {
         tokio::select! {
-            _ = period.tick() => {}
+            biased;
             () = core.nudge.notified() => {}
+            _ = period.tick() => {}
         }
+        if core.metrics().state != ServerState::Leader {
+            led_since = None;
+            continue;
+        }
+        let led_since = *led_since.get_or_insert_with(Instant::now);
         // One change at a time; each look starts from what is true then.
-        while let Some(change) = next_change(&core) {
+        while let Some(change) = next_change(&core, led_since) {
             tracing::info!(node = core.me, ?change, "changing the store's membership");
             if !carry_out(&core, change).await {
                 break;
@@ -278,30 +320,42 @@ pub(crate) async fn drive_membership(core: Arc<Core>) {
     }
 }
 
-fn next_change(core: &Core) -> Option<Change> {
+fn next_change(core: &Core, led_since: Instant) -> Option<Change> {
     let metrics = core.metrics();
     let leads = metrics.state == ServerState::Leader;
     // Before its own first entry is applied, a new leader's catalog may be old.
     let applied_own = metrics
         .last_applied
         .is_some_and(|a| a.leader_id == metrics.vote.leader_id);
-    if !leads || !applied_own {
+    if !leads || !applied_own || core.yielding.now() {
         return None;
     }
     let membership = metrics.membership_config.membership();
     let nodes: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
     core.contacts.keep(|id| nodes.contains(&id));
+    let catalog = Arc::clone(&core.catalog.borrow());
+    core.budgets
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .keep(|cluster| catalog.member(cluster).is_some());
     let window = core.timing.heartbeat * ANSWERING_HEARTBEATS;
-    let answering = core.contacts.answering(Instant::now(), window);
+    let now = Instant::now();
+    let answering = core.contacts.answering(now, window);
+    let ages = core.contacts.ages(now);
+    let leading = now.saturating_duration_since(led_since);
+    // What was not heard before this node led says nothing.
+    let away = |id: &NodeId| ages.get(id).map_or(leading, |age| leading.min(*age));
+    let away = nodes.iter().map(|id| (*id, away(id))).collect();
     let view = View {
         me: core.me,
         voters: membership.get_joint_config().clone(),
         nodes,
         trails: core.status().trails,
         answering: answering.into_iter().collect(),
+        away,
+        replace_after: core.timing.replace_after,
         leaving: core.leaving.now(),
     };
-    let catalog = Arc::clone(&core.catalog.borrow());
     membership::plan(&catalog, &view)
 }
 
@@ -314,7 +368,7 @@ async fn carry_out(core: &Core, change: Change) -> bool {
                 let add = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
                 raft.change_membership(add, true).await
             }
-            Change::Finish(voters) => {
+            Change::Finish(voters) | Change::Replace { voters, .. } => {
                 let all = ChangeMembers::ReplaceAllVoters(voters);
                 raft.change_membership(all, true).await
             }

@@ -88,6 +88,24 @@ pub enum ProposeError {
         /// The bound.
         limit: usize,
     },
+    /// This cluster asked for more than its share. Certainly not written.
+    #[error(
+        "this cluster writes more than its share of the store; the next write is taken in {:.1} s", retry_after.as_secs_f32()
+    )]
+    OverBudget {
+        /// When there is room again.
+        retry_after: Duration,
+    },
+    /// Some member would not understand it. Certainly not written.
+    #[error(
+        "this needs level {needs} of the store, and the federation stands at level {has}: upgrade the other clusters first"
+    )]
+    TooNew {
+        /// What it needs.
+        needs: u16,
+        /// Where the federation stands.
+        has: u16,
+    },
     /// Larger than one log entry may be. Certainly not written.
     #[error(
         "the change has {bytes} bytes, at most {limit} fit into one log entry; publish it in parts"

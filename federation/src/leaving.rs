@@ -83,6 +83,7 @@ fn may_leave(catalog: &Catalog, cluster: &ClusterName) -> bool {
         // Leaving does not depend on the time.
         at_ms: 0,
         command: Command::Leave,
+        actor: None,
     };
     let outcome = catalog.clone().apply(catalog.revision, &leave);
     !matches!(outcome, Outcome::Refused(_))

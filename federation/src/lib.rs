@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 pub mod catalog;
 pub mod codec;
 mod contacts;
@@ -13,6 +14,7 @@ mod driver;
 mod election;
 mod engine;
 pub mod error;
+mod history;
 mod leaving;
 mod log_store;
 mod machine;
@@ -22,16 +24,21 @@ mod meters;
 mod net;
 pub mod peer;
 mod propose;
+mod quorum;
 mod snapshot;
 pub mod status;
 pub mod store;
 mod types;
+mod yielding;
 
+pub use budget::Budget;
 pub use catalog::{Catalog, Merged};
 pub use error::{HandleError, ProposeError, StoreError};
+pub use history::{Compacted, Step, Watch};
 pub use peer::{PeerError, PeerTransport};
 pub use propose::{MAX_COMMAND, MAX_WAITING};
-pub use status::StoreStatus;
+pub use quorum::{Quorum, quorum};
+pub use status::{StoreStatus, Vitals};
 pub use store::{Store, StoreConfig, Timing};
 pub use types::{Batch, Outcomes, RaftNode, TypeConfig};
 

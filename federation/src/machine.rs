@@ -1,20 +1,24 @@
 //! openraft's state machine: the catalog in memory, rebuilt from the newest snapshot and the log. It owns the only
 //! mutable catalog and publishes a copy after every batch.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use openraft::{
     AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError,
     storage::RaftStateMachine,
 };
 use tokio::sync::watch;
+use tradewind_api::store::{Outcome, Refusal};
 use tradewind_runtime::{files::FileError, task};
 
 use crate::{
     catalog::Catalog,
+    history::History,
+    meters::Meters,
     snapshot::{self, SnapshotDir, State},
     types::{
-        Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
+        Batch, Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership,
+        TypeConfig,
     },
 };
 
@@ -23,21 +27,50 @@ pub(crate) struct Machine {
     state: State,
     snapshots: SnapshotDir,
     published: watch::Sender<Arc<Catalog>>,
+    history: History,
+    meters: Meters,
 }
 
 impl Machine {
     pub(crate) fn new(
         state: Option<State>,
         snapshots: SnapshotDir,
+        history: History,
+        meters: Meters,
     ) -> (Self, watch::Receiver<Arc<Catalog>>) {
         let state = state.unwrap_or_default();
+        history.start_at(state.catalog.revision);
         let (published, catalog) = watch::channel(Arc::new(state.catalog.clone()));
         let this = Self {
             state,
             snapshots,
             published,
+            history,
+            meters,
         };
         (this, catalog)
+    }
+
+    /// Applies the commands of one entry and tells the watchers what they changed.
+    fn apply_batch(&mut self, revision: u64, batch: &Batch) -> Outcomes {
+        let catalog = &mut self.state.catalog;
+        let mut before = BTreeMap::new();
+        let mut outcomes = Outcomes::with_capacity(batch.commands.len());
+        for stamped in &batch.commands {
+            for key in catalog.touched(&stamped.proposer, &stamped.command) {
+                let value = catalog.value(&key);
+                before.entry(key).or_insert(value);
+            }
+            let outcome = catalog.apply(revision, stamped);
+            if let Outcome::Refused(refusal @ Refusal::DigestMismatch { .. }) = &outcome {
+                // Every node judges its own copy: on a follower nobody else would say it.
+                self.meters.mismatches.inc();
+                tracing::error!(revision, %refusal, "this copy of the store is not what its owner says");
+            }
+            outcomes.push(outcome);
+        }
+        self.history.push(revision, catalog.differences(before));
+        outcomes
     }
 
     fn publish(&self) {
@@ -61,19 +94,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut all = Vec::new();
         for entry in entries {
             let id = entry.log_id;
-            let catalog = &mut self.state.catalog;
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Vec::new(),
-                EntryPayload::Normal(batch) => {
-                    let each = batch.commands.iter();
-                    each.map(|c| catalog.apply(id.index, c)).collect()
-                }
+                EntryPayload::Normal(batch) => self.apply_batch(id.index, batch),
                 EntryPayload::Membership(membership) => {
                     self.state.membership = StoredMembership::new(Some(id), membership.clone());
                     Vec::new()
                 }
             };
-            catalog.revision = id.index;
+            self.state.catalog.revision = id.index;
             self.state.applied = Some(id);
             all.push(outcomes);
         }
@@ -114,6 +143,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             .await
             .map_err(|e| failed(Some(meta), &e))?
             .map_err(|e| failed(Some(meta), &e))?;
+        self.history.start_at(self.state.catalog.revision);
         self.publish();
         Ok(())
     }

@@ -1,12 +1,17 @@
 //! Who should vote and who should listen. Pure: from the catalog, the membership and who answers, one change at a time.
 //!
-//! Every member's nodes become learners; one of each cluster becomes a voter once it has caught up, up to five. Nodes of
-//! clusters that left go. No change is planned after which the voters that answer would be no majority, and no voter is
-//! replaced for being away: silence alone removes nobody.
+//! Every member's nodes become learners; one of each cluster becomes a voter once it has caught up, up to five and an odd
+//! number of them, since a fourth voter makes writes slower and protects nothing more. A voter that stays away is
+//! replaced by a learner that is there. Nodes of clusters that left go. No change is planned unless those who answer are
+//! a majority before it and after it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use tradewind_api::{ClusterName, NodeId};
+use tradewind_api::{ClusterName, NodeId, store::Voting};
 
 use crate::{catalog::Catalog, types::RaftNode};
 
@@ -26,6 +31,10 @@ pub(crate) struct View {
     pub(crate) trails: BTreeMap<NodeId, Option<u64>>,
     /// Who answered lately. The leader itself always does.
     pub(crate) answering: BTreeSet<NodeId>,
+    /// For how long each node has not answered this leader.
+    pub(crate) away: BTreeMap<NodeId, Duration>,
+    /// After which time away a voter is replaced.
+    pub(crate) replace_after: Duration,
     /// Members that are about to leave: their nodes must not vote any more when they do.
     pub(crate) leaving: BTreeSet<ClusterName>,
 }
@@ -39,6 +48,15 @@ pub(crate) enum Change {
     AddLearner(NodeId, RaftNode),
     /// A learner becomes a voter.
     Promote(NodeId),
+    /// A voter listens from now on, and a learner votes in its place.
+    Replace {
+        /// Who votes no more.
+        old: NodeId,
+        /// Who votes instead.
+        new: NodeId,
+        /// All voters afterwards.
+        voters: BTreeSet<NodeId>,
+    },
     /// A voter listens from now on.
     Demote(NodeId),
     /// A voter goes, for good.
@@ -64,65 +82,183 @@ pub(crate) fn plan(catalog: &Catalog, view: &View) -> Option<Change> {
     if let Some((node, home)) = homes.iter().find(|(n, _)| !view.nodes.contains(n)) {
         return Some(Change::AddLearner(*node, RaftNode::new((*home).clone())));
     }
-    promotion(view, voters, &homes)
-        .or_else(|| removal(view, voters, &homes))
-        .or_else(|| {
-            let gone = |n: &&NodeId| !homes.contains_key(n) && !voters.contains(n);
-            let gone: BTreeSet<_> = view.nodes.iter().filter(gone).copied().collect();
-            (!gone.is_empty()).then_some(Change::RemoveLearners(gone))
-        })
+    let place = Place {
+        catalog,
+        view,
+        voters,
+        homes,
+    };
+    place
+        .promotion()
+        .or_else(|| place.replacement())
+        .or_else(|| place.removal())
+        .or_else(|| place.forgotten())
 }
 
-fn promotion(
-    view: &View,
-    voters: &BTreeSet<NodeId>,
-    homes: &BTreeMap<NodeId, &ClusterName>,
-) -> Option<Change> {
-    if voters.len() >= MAX_VOTERS {
-        return None;
+/// What a change is judged by.
+struct Place<'a> {
+    catalog: &'a Catalog,
+    view: &'a View,
+    voters: &'a BTreeSet<NodeId>,
+    homes: BTreeMap<NodeId, &'a ClusterName>,
+}
+
+impl Place<'_> {
+    /// Those who could vote and do not, the best first.
+    fn candidates(&self) -> Vec<NodeId> {
+        let ready = |node: &NodeId| {
+            let trail = self.view.trails.get(node).copied().flatten();
+            trail.is_some_and(|t| t <= CAUGHT_UP) && self.view.answering.contains(node)
+        };
+        let mut all: Vec<NodeId> = self
+            .homes
+            .iter()
+            .filter(|(node, home)| {
+                !self.voters.contains(node)
+                    && !self.view.leaving.contains(**home)
+                    && self.catalog.voting_of(**node) != Voting::Never
+                    && ready(node)
+            })
+            .map(|(node, _)| *node)
+            .collect();
+        all.sort_by_key(|node| {
+            let preferred = self.catalog.voting_of(*node) == Voting::Preferred;
+            // A region that is lost takes all its voters with it.
+            (Reverse(preferred), self.voters_in_region_of(*node), *node)
+        });
+        all
     }
-    let voting: BTreeSet<_> = voters.iter().filter_map(|v| homes.get(v)).collect();
-    let ready = |node: &NodeId| {
-        let trail = view.trails.get(node).copied().flatten();
-        trail.is_some_and(|t| t <= CAUGHT_UP) && view.answering.contains(node)
-    };
-    let candidate = homes
-        .iter()
-        .filter(|(_, home)| !view.leaving.contains(**home))
-        .find(|(node, home)| !voters.contains(node) && !voting.contains(home) && ready(node));
-    let (node, _) = candidate?;
-    let mut after = voters.clone();
-    after.insert(*node);
-    is_safe(view, &after).then_some(Change::Promote(*node))
+
+    fn voters_in_region_of(&self, node: NodeId) -> usize {
+        let region = |node: &NodeId| {
+            let home = self.homes.get(node)?;
+            self.catalog.member(home).map(|c| &c.region)
+        };
+        let own = region(&node);
+        self.voters.iter().filter(|v| region(v) == own).count()
+    }
+
+    fn home_votes(&self, node: NodeId) -> bool {
+        let home = self.homes.get(&node);
+        self.voters.iter().any(|v| self.homes.get(v) == home)
+    }
+
+    fn promotion(&self) -> Option<Change> {
+        let candidates = self.candidates();
+        let fresh: Vec<NodeId> = candidates
+            .iter()
+            .copied()
+            .filter(|n| !self.home_votes(*n))
+            .collect();
+        let preferred = |n: &NodeId| self.catalog.voting_of(*n) == Voting::Preferred;
+        let possible = (self.voters.len() + distinct(&fresh, &self.homes)).min(MAX_VOTERS);
+        let wanted = if possible > 2 && possible.is_multiple_of(2) {
+            possible - 1
+        } else {
+            possible
+        };
+        if self.voters.len() < wanted {
+            let node = *fresh.first()?;
+            let mut after = self.voters.clone();
+            after.insert(node);
+            return self.is_safe(&after).then_some(Change::Promote(node));
+        }
+        // Somebody was asked for by name: it takes the place of one who was not.
+        let new = candidates.into_iter().find(preferred)?;
+        let home = self.homes.get(&new);
+        let own = self.voters.iter().find(|v| self.homes.get(v) == home);
+        let others = self.voters.iter().rev();
+        let mut others = others.filter(|v| **v != self.view.me && !preferred(v));
+        let old = match own {
+            Some(own) if preferred(own) => return None,
+            Some(own) => *own,
+            None => *others.next()?,
+        };
+        self.replace(old, new)
+    }
+
+    /// One that was away for too long, or must not vote, gives its place to one who is there.
+    fn replacement(&self) -> Option<Change> {
+        let away = |v: &&NodeId| {
+            let away = self.view.away.get(v).copied().unwrap_or_default();
+            **v != self.view.me && away >= self.view.replace_after
+        };
+        let unwanted = |v: &&NodeId| {
+            self.homes.contains_key(v) && self.catalog.voting_of(**v) == Voting::Never
+        };
+        let candidates = self.candidates();
+        let fits = |old: NodeId| {
+            let same_home = |n: NodeId| self.homes.get(&n) == self.homes.get(&old);
+            candidates
+                .iter()
+                .copied()
+                .find(|n| same_home(*n) || !self.home_votes(*n))
+        };
+        // An unwanted one goes also where nobody takes its place, the leader last.
+        let unwanted = self.voters.iter().filter(unwanted);
+        if let Some(old) = unwanted.copied().min_by_key(|v| (*v == self.view.me, *v)) {
+            if let Some(change) = fits(old).and_then(|new| self.replace(old, new)) {
+                return Some(change);
+            }
+            return self.demotion(old);
+        }
+        let old = *self.voters.iter().find(away)?;
+        self.replace(old, fits(old)?)
+    }
+
+    fn replace(&self, old: NodeId, new: NodeId) -> Option<Change> {
+        let mut voters = self.voters.clone();
+        voters.remove(&old);
+        voters.insert(new);
+        // Both halves of the change must be able to agree on it.
+        let safe = self.is_safe(self.voters) && self.is_safe(&voters);
+        safe.then_some(Change::Replace { old, new, voters })
+    }
+
+    fn demotion(&self, node: NodeId) -> Option<Change> {
+        let mut after = self.voters.clone();
+        after.remove(&node);
+        let safe = self.is_safe(self.voters) && self.is_safe(&after);
+        safe.then_some(Change::Demote(node))
+    }
+
+    fn removal(&self) -> Option<Change> {
+        let stays = |v: &NodeId| {
+            self.homes
+                .get(v)
+                .is_some_and(|home| !self.view.leaving.contains(*home))
+        };
+        let gone = self.voters.iter().filter(|v| !stays(v));
+        // Others first: a leader that removes itself can no longer finish the rest.
+        let node = *gone.min_by_key(|v| (**v == self.view.me, **v))?;
+        let mut after = self.voters.clone();
+        after.remove(&node);
+        let change = if self.homes.contains_key(&node) {
+            Change::Demote(node)
+        } else {
+            Change::RemoveVoter(node)
+        };
+        self.is_safe(&after).then_some(change)
+    }
+
+    fn forgotten(&self) -> Option<Change> {
+        let gone = |n: &&NodeId| !self.homes.contains_key(n) && !self.voters.contains(n);
+        let gone: BTreeSet<_> = self.view.nodes.iter().filter(gone).copied().collect();
+        (!gone.is_empty()).then_some(Change::RemoveLearners(gone))
+    }
+
+    fn is_safe(&self, after: &BTreeSet<NodeId>) -> bool {
+        let view = self.view;
+        let answers = |n: &&NodeId| **n == view.me || view.answering.contains(n);
+        let answering = after.iter().filter(answers).count();
+        answering * 2 > after.len()
+    }
 }
 
-fn removal(
-    view: &View,
-    voters: &BTreeSet<NodeId>,
-    homes: &BTreeMap<NodeId, &ClusterName>,
-) -> Option<Change> {
-    let stays = |v: &NodeId| {
-        homes
-            .get(v)
-            .is_some_and(|home| !view.leaving.contains(*home))
-    };
-    let gone = voters.iter().filter(|v| !stays(v));
-    // Others first: a leader that removes itself can no longer finish the rest.
-    let node = *gone.min_by_key(|v| (**v == view.me, **v))?;
-    let mut after = voters.clone();
-    after.remove(&node);
-    let change = if homes.contains_key(&node) {
-        Change::Demote(node)
-    } else {
-        Change::RemoveVoter(node)
-    };
-    is_safe(view, &after).then_some(change)
-}
-
-fn is_safe(view: &View, after: &BTreeSet<NodeId>) -> bool {
-    let answers = |n: &&NodeId| **n == view.me || view.answering.contains(n);
-    let answering = after.iter().filter(answers).count();
-    answering * 2 > after.len()
+/// How many clusters `nodes` are of.
+fn distinct(nodes: &[NodeId], homes: &BTreeMap<NodeId, &ClusterName>) -> usize {
+    let homes: BTreeSet<_> = nodes.iter().filter_map(|n| homes.get(n)).collect();
+    homes.len()
 }
 
 #[cfg(test)]
@@ -148,6 +284,7 @@ mod tests {
                     proposer,
                     at_ms,
                     command,
+                    actor: None,
                 },
             );
             assert!(
@@ -185,6 +322,8 @@ mod tests {
             nodes: nodes.iter().copied().collect(),
             trails: nodes.iter().map(|n| (*n, Some(3))).collect(),
             answering: nodes.iter().copied().collect(),
+            away: BTreeMap::new(),
+            replace_after: Duration::from_secs(60),
             leaving: BTreeSet::new(),
         }
     }
@@ -215,6 +354,88 @@ mod tests {
     }
 
     #[test]
+    fn a_voter_that_stays_away_is_replaced_by_one_who_is_there() {
+        let catalog = catalog(&["a", "b", "c", "d"]);
+        let mut all = view(&[1, 2, 3], &[1, 2, 3, 4]);
+        assert_eq!(plan(&catalog, &all), None, "a fourth would only listen in");
+        all.answering.remove(&3);
+        all.away.insert(3, Duration::from_secs(59));
+        assert_eq!(plan(&catalog, &all), None, "it may still come back");
+        all.away.insert(3, Duration::from_secs(60));
+        let replaced = Change::Replace {
+            old: 3,
+            new: 4,
+            voters: BTreeSet::from([1, 2, 4]),
+        };
+        assert_eq!(plan(&catalog, &all), Some(replaced));
+        all.answering.remove(&2);
+        assert_eq!(plan(&catalog, &all), None, "no majority could agree");
+        let mut nobody = view(&[1, 2, 3], &[1, 2, 3, 4]);
+        nobody.answering = BTreeSet::from([1, 2]);
+        nobody.away.insert(3, Duration::from_secs(600));
+        nobody.away.insert(4, Duration::from_secs(600));
+        assert_eq!(
+            plan(&catalog, &nobody),
+            None,
+            "nobody is there to vote instead"
+        );
+    }
+
+    #[test]
+    fn an_operators_wish_counts_as_long_as_it_is_safe() {
+        let mut catalog = catalog(&["a", "b", "c", "d"]);
+        let mut wish = |node, voting| {
+            let command = Command::SetVoting { node, voting };
+            let proposer = name("a");
+            let stamped = Stamped {
+                proposer,
+                at_ms: 9_000,
+                command,
+                actor: None,
+            };
+            catalog.apply(100, &stamped);
+            catalog.clone()
+        };
+        let all = view(&[1, 2, 3], &[1, 2, 3, 4]);
+        let swapped = |old, new, voters: &[NodeId]| {
+            Some(Change::Replace {
+                old,
+                new,
+                voters: voters.iter().copied().collect(),
+            })
+        };
+        let preferred = wish(4, Voting::Preferred);
+        assert_eq!(plan(&preferred, &all), swapped(3, 4, &[1, 2, 4]));
+        let without = wish(2, Voting::Never);
+        let now = view(&[1, 2, 4], &[1, 2, 3, 4]);
+        assert_eq!(plan(&without, &now), swapped(2, 3, &[1, 3, 4]));
+        let mut alone = view(&[1, 2], &[1, 2, 3, 4]);
+        alone.answering = BTreeSet::from([1, 2]);
+        assert_eq!(plan(&without, &alone), Some(Change::Demote(2)));
+        alone.answering = BTreeSet::from([1]);
+        assert_eq!(plan(&without, &alone), None, "two could not agree");
+        let mut leader = wish(2, Voting::Auto);
+        assert_eq!(plan(&leader, &view(&[1, 2, 4], &[1, 2, 3, 4])), None);
+        leader = wish(1, Voting::Never);
+        let last = plan(&leader, &view(&[1, 2, 4], &[1, 2, 3, 4]));
+        assert_eq!(last, swapped(1, 3, &[2, 3, 4]));
+    }
+
+    #[test]
+    fn voters_come_in_odd_numbers() {
+        let catalog = catalog(&["a", "b", "c", "d", "e"]);
+        let four = view(&[1, 2, 3], &[1, 2, 3, 4]);
+        let mut five = view(&[1, 2, 3], &[1, 2, 3, 4, 5]);
+        assert_eq!(plan(&catalog, &five), Some(Change::Promote(4)));
+        five.voters = vec![BTreeSet::from([1, 2, 3, 4])];
+        assert_eq!(plan(&catalog, &five), Some(Change::Promote(5)));
+        assert_eq!(
+            plan(&catalog, &four),
+            Some(Change::AddLearner(5, RaftNode::new(name("e"))))
+        );
+    }
+
+    #[test]
     fn at_most_five_vote() {
         let clusters = ["a", "b", "c", "d", "e", "f"];
         let catalog = catalog(&clusters);
@@ -231,6 +452,7 @@ mod tests {
                 proposer: name("east"),
                 at_ms: 5_000,
                 command: Command::Leave,
+                actor: None,
             },
         );
         let all = view(&[1, 2, 3], &[1, 2, 3]);

@@ -1,6 +1,10 @@
 //! The store's metrics. Registered once when it opens; holding them costs a few reference counts.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tradewind_runtime::MetricsRegistry;
@@ -21,7 +25,13 @@ pub(crate) struct Meters {
     voters: Gauge,
     trail: Gauge<u64, AtomicU64>,
     disk: Gauge<u64, AtomicU64>,
+    pub(crate) mismatches: Counter,
+    pub(crate) over_budget: Counter,
+    recent: Arc<Mutex<VecDeque<u32>>>,
 }
+
+/// Flushes that the 99th percentile is taken of: the last minutes of a busy store.
+const RECENT: usize = 1_024;
 
 impl Meters {
     pub(crate) fn new(registry: &MetricsRegistry) -> Self {
@@ -42,6 +52,9 @@ impl Meters {
             voters: Gauge::default(),
             trail: Gauge::default(),
             disk: Gauge::default(),
+            mismatches: Counter::default(),
+            over_budget: Counter::default(),
+            recent: Arc::default(),
         };
         registry.register(|r| {
             let m = meters.clone();
@@ -93,6 +106,16 @@ impl Meters {
                 "Bytes the log takes on disk",
                 m.disk,
             );
+            r.register(
+                "tradewind_store_digest_mismatches",
+                "Times this copy of a cluster's exports was not what that cluster attested",
+                m.mismatches,
+            );
+            r.register(
+                "tradewind_store_over_budget",
+                "Writes refused because their cluster asked for more than its share; on the leader",
+                m.over_budget,
+            );
         });
         meters
     }
@@ -100,6 +123,21 @@ impl Meters {
     pub(crate) fn flushed(&self, took: Duration, entries: usize) {
         self.fsync.observe(took.as_secs_f64());
         self.entries.inc_by(entries as u64);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    /// What 99 of 100 of the last flushes stayed within, µs. `None` before the first.
+    pub(crate) fn fsync_p99_us(&self) -> Option<u64> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted: Vec<u32> = recent.iter().copied().collect();
+        drop(recent);
+        sorted.sort_unstable();
+        let at = sorted.len().saturating_sub(1) * 99 / 100;
+        sorted.get(at).map(|us| u64::from(*us))
     }
 
     pub(crate) fn show(&self, status: &StoreStatus, disk: u64) {

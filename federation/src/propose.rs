@@ -3,7 +3,7 @@
 //! On the leader, writes that wait while another is under way share the next log entry, and so its fsyncs. Every queue
 //! and every wait here is bounded. A write is sent again when it was certainly not delivered, or when it may be written twice.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use openraft::error::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub(crate) struct Forwarded {
     /// How long the caller still waits.
     pub(crate) deadline_ms: u64,
     pub(crate) ask: Ask,
+    /// Who asked the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) actor: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +49,10 @@ pub(crate) enum Ask {
     Write(Box<Command>),
     /// Up to which revision must a linearizable read have applied?
     ReadIndex,
+    /// Of the leader: let another voter lead, this one if it is named. From level 2 on.
+    Transfer(Option<NodeId>),
+    /// From the leader, which has fallen silent for it: stand for election now. From level 2 on.
+    TakeOver,
 }
 
 impl Ask {
@@ -53,19 +60,24 @@ impl Ask {
     /// try never enters the log before the first.
     pub(crate) const fn may_repeat(&self) -> bool {
         match self {
-            Self::ReadIndex => true,
+            Self::ReadIndex | Self::TakeOver => true,
+            Self::Transfer(_) => false,
             Self::Write(command) => match **command {
                 Command::Announce { .. }
                 | Command::RenewLease
                 | Command::SetDraining { .. }
                 | Command::PutExport(_)
-                | Command::PatchExport { .. } => true,
+                | Command::PatchExport { .. }
+                | Command::SetVoting { .. }
+                | Command::AttestExports { .. } => true,
                 Command::Found { .. }
                 | Command::Join { .. }
                 | Command::Leave
                 | Command::RemoveExport(_)
                 | Command::PutToken(_)
-                | Command::RevokeToken(_) => false,
+                | Command::RevokeToken(_)
+                | Command::RemoveNode { .. }
+                | Command::AddNode { .. } => false,
             },
         }
     }
@@ -81,17 +93,32 @@ pub(crate) enum Told {
     NotLeader(Option<NodeId>),
     /// Nothing was done: too much waits.
     Busy,
+    /// Nothing was done: this cluster asked for more than its share. Told from level 2 on.
+    OverBudget {
+        retry_ms: u64,
+    },
+    /// It leads now, or will in a moment.
+    Leads(NodeId),
     /// Nobody knows whether it was done.
     Unknown,
     /// Nothing was done, and asking again will not help.
     Failed(String),
 }
 
+/// What is to be written, and for whom.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) proposer: ClusterName,
+    /// Who asked the proposer.
+    pub(crate) actor: Option<String>,
+    pub(crate) command: Command,
+    /// Its size in the log.
+    pub(crate) bytes: usize,
+}
+
 /// A write on the leader.
 struct Waiting {
-    proposer: ClusterName,
-    command: Command,
-    bytes: usize,
+    write: Write,
     done: oneshot::Sender<Result<Outcome, LocalError>>,
 }
 
@@ -102,6 +129,10 @@ pub(crate) enum LocalError {
     NotLeader(Option<NodeId>),
     /// The queue is full; nothing was written.
     Busy,
+    /// The proposer is over its budget; nothing was written.
+    OverBudget(Duration),
+    /// Asking again will not help; nothing was done.
+    Refused(String),
     /// openraft stopped; unknown.
     Stopped(String),
 }
@@ -120,19 +151,9 @@ impl Batcher {
     }
 
     /// Writes `command` here, if this node leads. The caller bounds the wait.
-    pub(crate) async fn write(
-        &self,
-        proposer: ClusterName,
-        command: Command,
-        bytes: usize,
-    ) -> Result<Outcome, LocalError> {
+    pub(crate) async fn write(&self, write: Write) -> Result<Outcome, LocalError> {
         let (done, outcome) = oneshot::channel();
-        let waiting = Waiting {
-            proposer,
-            command,
-            bytes,
-            done,
-        };
+        let waiting = Waiting { write, done };
         let stopped = || LocalError::Stopped("its tasks have ended".to_owned());
         self.queue.try_send(waiting).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => LocalError::Busy,
@@ -170,13 +191,13 @@ async fn run(raft: Raft, clock: SharedClock, mut queue: mpsc::Receiver<Waiting>)
                 None => return,
             },
         };
-        let mut bytes = first.bytes;
+        let mut bytes = first.write.bytes;
         let mut batch = vec![first];
         while batch.len() < BATCH {
             let Ok(next) = queue.try_recv() else {
                 break;
             };
-            bytes += next.bytes;
+            bytes += next.write.bytes;
             if bytes > BATCH_BYTES {
                 left_over = Some(next);
                 break;
@@ -192,9 +213,10 @@ async fn run(raft: Raft, clock: SharedClock, mut queue: mpsc::Receiver<Waiting>)
                 continue;
             }
             commands.push(Stamped {
-                proposer: waiting.proposer,
+                proposer: waiting.write.proposer,
                 at_ms,
-                command: waiting.command,
+                command: waiting.write.command,
+                actor: waiting.write.actor,
             });
             askers.push(waiting.done);
         }
@@ -243,6 +265,8 @@ fn tell(askers: Vec<Asker>, why: &LocalError) {
         let why = match why {
             LocalError::NotLeader(leader) => LocalError::NotLeader(*leader),
             LocalError::Busy => LocalError::Busy,
+            LocalError::OverBudget(retry_after) => LocalError::OverBudget(*retry_after),
+            LocalError::Refused(why) => LocalError::Refused(why.clone()),
             LocalError::Stopped(why) => LocalError::Stopped(why.clone()),
         };
         drop(asker.send(Err(why)));

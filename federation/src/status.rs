@@ -25,10 +25,33 @@ pub struct StoreStatus {
     pub learners: BTreeSet<NodeId>,
     /// On the leader: how many entries each other node trails; `None` for one that confirmed nothing yet. Empty elsewhere.
     pub trails: BTreeMap<NodeId, Option<u64>>,
+    /// On the leader: how long ago each other node last answered, ms; nodes that never did are missing. Empty elsewhere.
+    pub answered_ms: BTreeMap<NodeId, u64>,
+    /// What 99 of 100 of this node's last flushes to disk stayed within, µs.
+    pub fsync_p99_us: Option<u64>,
     /// When the leader was last heard of, ms ago; on the leader, when a majority last confirmed it.
     pub leader_age_ms: Option<u64>,
     /// True when a write would most likely be taken: the leader's sign is fresh.
     pub can_write: bool,
     /// Why the store stopped, if it did.
     pub stopped: Option<String>,
+}
+
+/// What a node says of itself when another cluster's controller asks how it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// The node.
+    pub node_id: NodeId,
+    /// The term it is in.
+    pub term: u64,
+    /// The leader it heard of lately.
+    pub leader: Option<NodeId>,
+    /// The last log index it holds.
+    pub last_log: Option<u64>,
+    /// The last log index it applied.
+    pub applied: Option<u64>,
+    /// What 99 of 100 of its last flushes to disk stayed within, µs.
+    pub fsync_p99_us: Option<u64>,
+    /// The newest level of store commands that it knows.
+    pub level: u16,
 }

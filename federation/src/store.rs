@@ -27,10 +27,12 @@ use tradewind_runtime::{
 };
 
 use crate::{
+    budget::{Budget, Budgets},
     catalog::Catalog,
     contacts::Contacts,
     driver::{self, Core},
     error::{ProposeError, StoreError},
+    history::{Compacted, History, Watch},
     leaving::Leaving,
     log_store::LogStore,
     machine::Machine,
@@ -39,8 +41,9 @@ use crate::{
     peer::PeerTransport,
     propose::{Batcher, MAX_WAITING},
     snapshot::SnapshotDir,
-    status::StoreStatus,
+    status::{StoreStatus, Vitals},
     types::{Raft, RaftNode},
+    yielding::Yielding,
 };
 
 mod inbound;
@@ -61,6 +64,8 @@ pub struct Timing {
     pub rpc: Duration,
     /// How long a write may take, waiting for a leader included.
     pub propose: Duration,
+    /// After which time away a voter is replaced, if somebody is there to vote instead.
+    pub replace_after: Duration,
 }
 
 impl Default for Timing {
@@ -72,6 +77,8 @@ impl Default for Timing {
             election_step: Duration::from_millis(250),
             rpc: Duration::from_millis(600),
             propose: Duration::from_secs(5),
+            // Longer than a restart or a short cut of a line, shorter than it takes to lose another voter.
+            replace_after: Duration::from_secs(60),
         }
     }
 }
@@ -87,6 +94,8 @@ pub struct StoreConfig {
     pub cluster: ClusterName,
     /// How fast it reacts.
     pub timing: Timing,
+    /// How much each cluster may write while this node leads.
+    pub budget: Budget,
 }
 
 /// Whose store a directory is.
@@ -126,6 +135,7 @@ struct Inner {
     cluster: ClusterName,
     core: Arc<Core>,
     batcher: Batcher,
+    history: History,
     waiting: Semaphore,
     owned: Mutex<Owned>,
 }
@@ -153,7 +163,9 @@ impl Store {
         let meters = Meters::new(metrics);
         let (log, disk) = LogStore::open(&dir, meters.clone()).await?;
         let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
-        let (machine, catalog) = Machine::new(state, snapshots.clone());
+        let history = History::default();
+        let (machine, catalog) =
+            Machine::new(state, snapshots.clone(), history.clone(), meters.clone());
         let contacts = Arc::new(Contacts::new(Instant::now()));
         let net = Net {
             transport: Arc::clone(&transport),
@@ -175,6 +187,8 @@ impl Store {
             meters,
             nudge: Notify::new(),
             leaving: Leaving::default(),
+            budgets: Mutex::new(Budgets::new(config.budget)),
+            yielding: Yielding::default(),
         });
         let mut tasks = TaskSet::new();
         tasks.spawn(
@@ -196,6 +210,7 @@ impl Store {
                 cluster: config.cluster,
                 core,
                 batcher,
+                history,
                 waiting: Semaphore::new(MAX_WAITING),
                 owned: Mutex::new(owned),
             }),
@@ -231,9 +246,32 @@ impl Store {
         self.inner.core.catalog.clone()
     }
 
+    /// Everything that changes after `revision`, which the caller has read (0: everything from the founding on).
+    pub fn watch_from(&self, revision: u64) -> Result<Watch, Compacted> {
+        Watch::new(self.inner.history.clone(), self.watch(), revision)
+    }
+
     /// What this node knows of the store.
     pub fn status(&self) -> StoreStatus {
-        self.inner.core.status()
+        let core = &self.inner.core;
+        StoreStatus {
+            fsync_p99_us: core.meters.fsync_p99_us(),
+            ..core.status()
+        }
+    }
+
+    /// What this node says of itself to others.
+    pub fn vitals(&self) -> Vitals {
+        let status = self.status();
+        Vitals {
+            node_id: status.node_id,
+            term: status.term,
+            leader: self.inner.core.live_leader(),
+            last_log: status.last_log,
+            applied: status.applied,
+            fsync_p99_us: status.fsync_p99_us,
+            level: tradewind_api::store::LEVEL,
+        }
     }
 
     /// Tells the leader loop that a node, which the catalog lists under `cluster`, is up now. On any other node it only

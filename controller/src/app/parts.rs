@@ -19,7 +19,7 @@ use tradewind_api::{
     snapshot::{Snapshot, Trust},
 };
 use tradewind_ca::{AuthorityKey, Issuer, Root};
-use tradewind_federation::{Store, StoreConfig, Timing};
+use tradewind_federation::{Budget, Store, StoreConfig, Timing};
 use tradewind_runtime::{
     AdminState, Blocker, LogHandle, MetricsRegistry, Readiness, Rng, SharedClock, TaskSet, drain,
 };
@@ -179,6 +179,7 @@ impl Parts {
             node_id: node.node_id,
             cluster: own.cluster.clone(),
             timing: Timing::default(),
+            budget: Budget::default(),
         };
         let transport = Arc::new(peers.clone());
         let store =

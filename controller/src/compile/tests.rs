@@ -32,6 +32,8 @@ fn record(cluster: &str, network: &str) -> ClusterRecord {
         version: "0.1.0".into(),
         joined_at_ms: 0,
         lease_at_ms: 0,
+        level: tradewind_api::store::LEVEL,
+        witness: false,
     }
 }
 
@@ -40,6 +42,7 @@ fn apply(catalog: &mut Catalog, proposer: &str, at_ms: u64, command: Command) {
         proposer: name(proposer),
         at_ms,
         command,
+        actor: None,
     };
     let outcome = catalog.apply(catalog.revision + 1, &stamped);
     assert!(

@@ -99,6 +99,8 @@ async fn attempt(
         version: VERSION.to_owned(),
         way_back_nonce: nonce,
         authority_csr_der: Vec::new(),
+        level: u32::from(tradewind_api::store::LEVEL),
+        witness: false,
     };
     check(&mut client, &request, &token, passed).await?;
     let mut joined = Joined {

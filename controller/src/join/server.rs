@@ -162,6 +162,7 @@ impl FederationService {
                 token_id: asked.token.id.clone(),
                 cluster: asked.record.clone(),
             },
+            actor: None,
         };
         match trial.apply(catalog.revision.saturating_add(1), &stamped) {
             Outcome::Refused(refusal) => Err(answer::refusal(&refusal)),
@@ -351,6 +352,9 @@ fn asked(request: &JoinRequest) -> Result<Asked, Status> {
         version: request.version.clone(),
         joined_at_ms: 0,
         lease_at_ms: 0,
+        // One that says nothing comes from before there were levels.
+        level: u16::try_from(request.level).unwrap_or(u16::MAX).max(1),
+        witness: request.witness,
     };
     Ok(Asked { token, record })
 }

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use tokio::sync::watch;
 use tradewind_api::{
     ServiceName,
-    store::{Command, Outcome, Refusal},
+    store::{Command, LEVEL, Outcome, Refusal},
 };
 use tradewind_federation::Store;
 use tradewind_runtime::{Backoff, Rng, drain};
@@ -232,10 +232,11 @@ fn announcement(input: &PublishInput) -> Option<Command> {
         &input.configured_gateways,
         &record.gateways,
     );
-    let same = record.gateways == gateways && record.version == VERSION;
+    let same = record.gateways == gateways && record.version == VERSION && record.level == LEVEL;
     (!same).then(|| Command::Announce {
         gateways,
         version: VERSION.to_owned(),
+        level: LEVEL,
     })
 }
 
@@ -250,6 +251,10 @@ fn service_of(command: &Command) -> Option<&ServiceName> {
         | Command::SetDraining { .. }
         | Command::Leave
         | Command::PutToken(_)
-        | Command::RevokeToken(_) => None,
+        | Command::RevokeToken(_)
+        | Command::SetVoting { .. }
+        | Command::RemoveNode { .. }
+        | Command::AddNode { .. }
+        | Command::AttestExports { .. } => None,
     }
 }

@@ -32,6 +32,8 @@ fn record(name: &str, network: &str) -> ClusterRecord {
         version: "0.1.0".into(),
         joined_at_ms: 0,
         lease_at_ms: 0,
+        level: tradewind_api::store::LEVEL,
+        witness: false,
     }
 }
 
@@ -52,6 +54,7 @@ fn apply(catalog: &mut Catalog, commands: Vec<Command>) {
             proposer: own().cluster,
             at_ms: 1,
             command,
+            actor: None,
         };
         let outcome = catalog.apply(catalog.revision + 1, &stamped);
         assert!(

@@ -14,7 +14,7 @@ use tradewind_api::{
 use super::{Catalog, limits};
 
 /// What a command that was not refused did.
-enum Did {
+pub(super) enum Did {
     Nothing,
     Changed,
     Joined(u64),
@@ -25,7 +25,10 @@ impl Catalog {
     pub fn apply(&mut self, revision: u64, stamped: &Stamped) -> Outcome {
         self.revision = revision;
         self.at_ms = self.at_ms.max(stamped.at_ms);
-        let outcome = match self.change(&stamped.proposer, &stamped.command) {
+        let known = self.has_shape_of(stamped);
+        let changed = limits::check_actor(stamped.actor.as_ref())
+            .and_then(|()| self.change(&stamped.proposer, &stamped.command));
+        let outcome = match changed {
             Ok(Did::Nothing) => Outcome::Done {
                 revision,
                 changed: false,
@@ -37,8 +40,24 @@ impl Catalog {
             Ok(Did::Joined(node_id)) => Outcome::Joined { revision, node_id },
             Err(refusal) => Outcome::Refused(refusal),
         };
+        if !matches!(outcome, Outcome::Refused(_)) {
+            self.raise_level();
+        }
+        self.note(stamped, &outcome, known);
         debug_assert_eq!(self.validate(), Ok(()), "after {stamped:?}");
         outcome
+    }
+
+    /// True when `stamped` puts an export that is there already and differs in endpoints at most.
+    fn has_shape_of(&self, stamped: &Stamped) -> bool {
+        let Command::PutExport(new) = &stamped.command else {
+            return false;
+        };
+        self.export(&new.service, &stamped.proposer)
+            .is_some_and(|old| {
+                (old.created_at_ms, old.kind, &old.ports)
+                    == (new.created_at_ms, new.kind, &new.ports)
+            })
     }
 
     fn change(&mut self, proposer: &ClusterName, command: &Command) -> Result<Did, Refusal> {
@@ -56,11 +75,22 @@ impl Catalog {
         if self.member(proposer).is_none() {
             return Err(Refusal::NotMember(proposer.clone()));
         }
+        // A state that level 1 wrote names no level.
+        if command.level() > self.level.max(1) {
+            return Err(Refusal::NotYet {
+                needs: command.level(),
+                has: self.level,
+            });
+        }
         match command {
             // Handled above; a second founding is refused there.
             Command::Found { .. } => Ok(Did::Nothing),
             Command::Join { token_id, cluster } => self.join(token_id, cluster),
-            Command::Announce { gateways, version } => self.announce(proposer, gateways, version),
+            Command::Announce {
+                gateways,
+                version,
+                level,
+            } => self.announce(proposer, gateways, version, *level),
             Command::RenewLease => self.renew_lease(proposer),
             Command::SetDraining { cluster, draining } => self.set_draining(cluster, *draining),
             Command::Leave => self.leave(proposer),
@@ -73,6 +103,10 @@ impl Catalog {
             Command::RemoveExport(service) => self.remove_export(proposer, service),
             Command::PutToken(token) => self.put_token(token),
             Command::RevokeToken(id) => self.revoke_token(id),
+            Command::SetVoting { node, voting } => self.set_voting(*node, *voting),
+            Command::RemoveNode { node } => self.remove_node(*node),
+            Command::AddNode { replaces } => self.add_node(proposer, *replaces),
+            Command::AttestExports { digest, count } => self.attest(proposer, digest, *count),
         }
     }
 
@@ -114,6 +148,13 @@ impl Catalog {
         if self.member(&cluster.name).is_some() {
             return Err(Refusal::NameTaken(cluster.name.clone()));
         }
+        if cluster.level < self.level {
+            return Err(Refusal::TooOld {
+                cluster: cluster.name.clone(),
+                has: cluster.level,
+                needs: self.level,
+            });
+        }
         limits::check_cluster(cluster)?;
         limits::at_most(
             "clusters of the federation",
@@ -149,18 +190,27 @@ impl Catalog {
         proposer: &ClusterName,
         gateways: &[String],
         version: &str,
+        level: u16,
     ) -> Result<Did, Refusal> {
         limits::check_facts(gateways, version)?;
+        if level < self.level {
+            return Err(Refusal::TooOld {
+                cluster: proposer.clone(),
+                has: level,
+                needs: self.level,
+            });
+        }
         let gateways = sorted(gateways);
         let same = self
             .member(proposer)
-            .is_some_and(|c| c.gateways == gateways && c.version == version);
+            .is_some_and(|c| c.gateways == gateways && c.version == version && c.level == level);
         if same {
             return Ok(Did::Nothing);
         }
         self.edit(proposer, |c| {
             c.gateways = gateways;
             version.clone_into(&mut c.version);
+            c.level = level;
         })
     }
 
@@ -183,7 +233,7 @@ impl Catalog {
         }
         let another_serves = self
             .members()
-            .any(|c| c.name != *cluster && c.state == ClusterState::Active);
+            .any(|c| c.name != *cluster && c.state == ClusterState::Active && !c.witness);
         if draining && !another_serves {
             return Err(Refusal::LastActive(cluster.clone()));
         }
@@ -194,6 +244,10 @@ impl Catalog {
         let others = self.members().any(|c| c.name != *proposer);
         if others && self.founder.as_ref() == Some(proposer) {
             return Err(Refusal::HoldsRoot(proposer.clone()));
+        }
+        let nodes = self.member(proposer).map(|c| c.nodes.clone());
+        for node in nodes.unwrap_or_default() {
+            self.forget_voting(node);
         }
         let services: Vec<ServiceName> = self
             .exports_of(proposer)
@@ -234,6 +288,9 @@ impl Catalog {
 
     fn put_export(&mut self, proposer: &ClusterName, export: &Export) -> Result<Did, Refusal> {
         limits::check_export(export)?;
+        if self.member(proposer).is_some_and(|c| c.witness) {
+            return Err(Refusal::IsWitness(proposer.clone()));
+        }
         let known = self.export(&export.service, proposer);
         if known.is_some_and(|e| **e == *export) {
             return Ok(Did::Nothing);
@@ -356,7 +413,7 @@ impl Catalog {
         Ok(Did::Changed)
     }
 
-    fn edit(
+    pub(super) fn edit(
         &mut self,
         cluster: &ClusterName,
         change: impl FnOnce(&mut ClusterRecord),

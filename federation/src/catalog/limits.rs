@@ -16,6 +16,8 @@ pub const MAX_PORTS_PER_EXPORT: usize = 256;
 pub const MAX_SERVICES: usize = 50_000;
 /// Addresses kept for services that nobody exports now; together with `MAX_SERVICES` below the /16's size.
 pub const MAX_SPARE_ADDRESSES: usize = 10_000;
+/// Controllers of one cluster, with one that is being replaced.
+pub const MAX_NODES_PER_CLUSTER: usize = 4;
 /// Join tokens that stand at a time, spent and unspent.
 pub const MAX_TOKENS: usize = 1_000;
 /// Gateways one cluster may announce.
@@ -39,7 +41,7 @@ pub(super) fn at_most(what: &str, got: usize, limit: usize) -> Result<(), Refusa
     })
 }
 
-fn invalid(what: &str, expected: &str) -> Refusal {
+pub(super) fn invalid(what: &str, expected: &str) -> Refusal {
     Refusal::Invalid {
         what: what.to_owned(),
         expected: expected.to_owned(),
@@ -119,6 +121,10 @@ pub(super) fn check_export(e: &Export) -> Result<(), Refusal> {
         }
     }
     e.endpoints.values().try_for_each(check_endpoint)
+}
+
+pub(super) fn check_actor(actor: Option<&String>) -> Result<(), Refusal> {
+    actor.map_or(Ok(()), |actor| text("who asked", actor))
 }
 
 pub(super) fn check_token(t: &TokenRecord) -> Result<(), Refusal> {

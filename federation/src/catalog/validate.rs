@@ -68,6 +68,18 @@ impl Catalog {
             self.clusters.len() - members <= limits::MAX_LEFT_CLUSTERS,
             "left clusters <= MAX_LEFT_CLUSTERS",
         )?;
+        hold(
+            self.voting.keys().all(|node| seen.contains(node)),
+            "a wish for a vote belongs to a node",
+        )?;
+        hold(
+            self.members().all(|c| c.level >= self.level),
+            "level <= what every member knows",
+        )?;
+        hold(
+            self.audit.len() <= super::MAX_AUDIT,
+            "audit entries <= MAX_AUDIT",
+        )?;
         let founded = self.founder.is_some();
         hold(
             founded || (self.clusters.is_empty() && self.exports.is_empty()),

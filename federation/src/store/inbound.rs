@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use tradewind_api::ClusterName;
 use tradewind_runtime::task;
 
-use super::Store;
+use super::{Store, outbound::Request};
 use crate::{
     codec,
     election::{self, PreVote},
@@ -17,6 +17,9 @@ use crate::{
     snapshot,
     types::{Snapshot, TypeConfig},
 };
+
+/// From which level on everybody knows what a budget is.
+const OVER_BUDGET_LEVEL: u16 = 2;
 
 impl Store {
     /// Answers `PeerTransport::append_entries`.
@@ -94,26 +97,43 @@ impl Store {
             });
         }
         let deadline = Duration::from_millis(asked.deadline_ms).min(self.inner.core.timing.propose);
-        let told = match asked.ask {
-            Ask::Write(command) => match crate::propose::measure(&command) {
-                Err(error) => Told::Failed(error.to_string()),
-                Ok(bytes) => {
-                    let writing = self.write_here(asked.proposer, *command, bytes);
-                    match timeout(deadline, writing).await {
-                        Ok(Ok(outcome)) => Told::Outcome(outcome),
-                        Ok(Err(LocalError::NotLeader(leader))) => Told::NotLeader(leader),
-                        Ok(Err(LocalError::Busy)) => Told::Busy,
-                        Ok(Err(LocalError::Stopped(_))) | Err(_) => Told::Unknown,
-                    }
-                }
-            },
-            Ask::ReadIndex => match timeout(deadline, self.read_index_here()).await {
-                Ok(Ok(index)) => Told::ReadIndex(index),
-                Ok(Err(LocalError::NotLeader(leader))) => Told::NotLeader(leader),
-                Ok(Err(LocalError::Busy)) => Told::Busy,
-                Ok(Err(LocalError::Stopped(_))) | Err(_) => Told::Unknown,
-            },
+        let bytes = match &asked.ask {
+            Ask::Write(command) => crate::propose::measure(command),
+            Ask::ReadIndex | Ask::Transfer(_) | Ask::TakeOver => Ok(0),
+        };
+        let told = match bytes {
+            Err(error) => Told::Failed(error.to_string()),
+            Ok(bytes) => {
+                let request = Request {
+                    ask: asked.ask,
+                    actor: asked.actor,
+                    bytes,
+                };
+                let doing = self.do_here(asked.proposer, request);
+                self.tell(timeout(deadline, doing).await.ok())
+            }
         };
         codec::encode(&told, "an answer to a proposal").map_err(HandleError::Answer)
+    }
+
+    /// `None`: the time was up.
+    fn tell(&self, done: Option<Result<Told, LocalError>>) -> Told {
+        match done {
+            Some(Ok(told)) => told,
+            Some(Err(LocalError::NotLeader(leader))) => Told::NotLeader(leader),
+            Some(Err(LocalError::Busy)) => Told::Busy,
+            Some(Err(LocalError::OverBudget(retry_after))) => {
+                // One that does not know this answer is told that the store is busy, and tries again likewise.
+                if self.catalog().level < OVER_BUDGET_LEVEL {
+                    return Told::Busy;
+                }
+                let retry_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+                Told::OverBudget {
+                    retry_ms: retry_ms.saturating_add(1),
+                }
+            }
+            Some(Err(LocalError::Refused(why))) => Told::Failed(why),
+            Some(Err(LocalError::Stopped(_))) | None => Told::Unknown,
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! A store's own writes and consistent reads: here if it leads, else at the leader, with one deadline over all tries.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use openraft::error::{CheckIsLeaderError, RaftError};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -11,13 +14,38 @@ use tradewind_api::{
 
 use super::{LOOK, Store};
 use crate::{
+    budget,
     catalog::Catalog,
     codec,
     error::ProposeError,
     leaving,
     peer::PeerError,
-    propose::{self, Ask, Forwarded, LocalError, MAX_WAITING, Told},
+    propose::{self, Ask, Forwarded, LocalError, MAX_WAITING, Told, Write},
+    yielding,
 };
+
+/// From which level on a leader can be asked to step back.
+const TRANSFER_LEVEL: u16 = 2;
+
+/// What the leader is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) ask: Ask,
+    /// Who asked for it.
+    pub(super) actor: Option<String>,
+    /// Its size in the log, if it goes there.
+    pub(super) bytes: usize,
+}
+
+impl Request {
+    const fn of(ask: Ask) -> Self {
+        Self {
+            ask,
+            actor: None,
+            bytes: 0,
+        }
+    }
+}
 
 /// One try's result when it is not final.
 enum Again {
@@ -33,6 +61,17 @@ impl Store {
         proposer: &ClusterName,
         command: Command,
     ) -> Result<Outcome, ProposeError> {
+        self.propose_as(proposer, None, command).await
+    }
+
+    /// The same for somebody: `actor` is who asked this store's controller, as it authenticated them, and stands in the
+    /// log of changes.
+    pub async fn propose_as(
+        &self,
+        proposer: &ClusterName,
+        actor: Option<String>,
+        command: Command,
+    ) -> Result<Outcome, ProposeError> {
         if *proposer != self.inner.cluster {
             return Err(ProposeError::NotOwn {
                 own: self.inner.cluster.clone(),
@@ -40,14 +79,18 @@ impl Store {
             });
         }
         let bytes = propose::measure(&command)?;
+        self.check_level(command.level())?;
         let Ok(_permit) = self.inner.waiting.try_acquire() else {
             return Err(ProposeError::Busy { limit: MAX_WAITING });
         };
         self.inner.core.meters.proposed.inc();
         let until = Instant::now() + self.inner.core.timing.propose;
-        let told = self
-            .ask_leader(Ask::Write(Box::new(command)), bytes, until)
-            .await?;
+        let request = Request {
+            ask: Ask::Write(Box::new(command)),
+            actor,
+            bytes,
+        };
+        let told = self.ask_leader(&request, until).await?;
         let outcome = match told {
             Told::Outcome(outcome) => outcome,
             other => return Err(unexpected(&other)),
@@ -62,7 +105,7 @@ impl Store {
     pub async fn linearizable(&self) -> Result<Arc<Catalog>, ProposeError> {
         let limit = self.inner.core.timing.propose;
         let until = Instant::now() + limit;
-        let told = self.ask_leader(Ask::ReadIndex, 0, until).await?;
+        let told = self.ask_leader(&Request::of(Ask::ReadIndex), until).await?;
         let index = match told {
             Told::ReadIndex(index) => index,
             other => return Err(unexpected(&other)),
@@ -74,6 +117,32 @@ impl Store {
         }
     }
 
+    /// Lets another voter lead: `to`, or the one that trails least. Writes wait for it, about a second. Gives who leads
+    /// then; where it failed the old leader leads on.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, ProposeError> {
+        // Asked of a member: one that does not know of it would not understand the question.
+        self.check_level(TRANSFER_LEVEL)?;
+        let until = Instant::now() + self.inner.core.timing.propose;
+        match self
+            .ask_leader(&Request::of(Ask::Transfer(to)), until)
+            .await?
+        {
+            Told::Leads(leader) => Ok(leader),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Refuses what some member would not understand.
+    fn check_level(&self, needs: u16) -> Result<(), ProposeError> {
+        let catalog = self.catalog();
+        // What level 1 wrote names no level, and before the founding there is nobody to misunderstand.
+        let has = catalog.level.max(1);
+        if needs <= has {
+            return Ok(());
+        }
+        Err(ProposeError::TooNew { needs, has })
+    }
+
     /// Waits until this node has applied `revision`; false when the time was up first.
     async fn catch_up(&self, revision: u64, until: Instant) -> bool {
         let mut catalog = self.watch();
@@ -81,12 +150,7 @@ impl Store {
         matches!(timeout_at(until, reached).await, Ok(Ok(_)))
     }
 
-    async fn ask_leader(
-        &self,
-        ask: Ask,
-        bytes: usize,
-        until: Instant,
-    ) -> Result<Told, ProposeError> {
+    async fn ask_leader(&self, request: &Request, until: Instant) -> Result<Told, ProposeError> {
         let core = &self.inner.core;
         loop {
             let now = Instant::now();
@@ -94,13 +158,13 @@ impl Store {
                 let since = core.standing().leader_age;
                 return Err(ProposeError::NoLeader { since });
             }
-            if let Some(stopped) = core.status().stopped {
-                return Err(ProposeError::Stopped(stopped));
+            if let Err(stopped) = &core.raft.metrics().borrow().running_state {
+                return Err(ProposeError::Stopped(stopped.to_string()));
             }
             let tried = match core.live_leader() {
                 None => Err(Again::NotDone),
-                Some(leader) if leader == core.me => self.ask_here(&ask, bytes, until).await?,
-                Some(leader) => self.ask_peer(leader, &ask, until).await?,
+                Some(leader) if leader == core.me => self.ask_here(request, until).await?,
+                Some(leader) => self.ask_peer(leader, request, until).await?,
             };
             match tried {
                 Ok(told) => return Ok(told),
@@ -111,27 +175,20 @@ impl Store {
 
     async fn ask_here(
         &self,
-        ask: &Ask,
-        bytes: usize,
+        request: &Request,
         until: Instant,
     ) -> Result<Result<Told, Again>, ProposeError> {
         let limit = self.inner.core.timing.propose;
-        let told = match ask {
-            Ask::Write(command) => {
-                let own = self.inner.cluster.clone();
-                let writing = self.write_here(own, (**command).clone(), bytes);
-                let written = timeout_at(until, writing).await;
-                written.map(|w| w.map(Told::Outcome))
-            }
-            Ask::ReadIndex => {
-                let read = timeout_at(until, self.read_index_here()).await;
-                read.map(|r| r.map(Told::ReadIndex))
-            }
-        };
-        match told {
+        let own = self.inner.cluster.clone();
+        let doing = self.do_here(own, request.clone());
+        match timeout_at(until, doing).await {
             Ok(Ok(told)) => Ok(Ok(told)),
             Ok(Err(LocalError::NotLeader(_))) => Ok(Err(Again::NotDone)),
             Ok(Err(LocalError::Busy)) => Err(ProposeError::Busy { limit: MAX_WAITING }),
+            Ok(Err(LocalError::OverBudget(retry_after))) => {
+                Err(ProposeError::OverBudget { retry_after })
+            }
+            Ok(Err(LocalError::Refused(why))) => Err(ProposeError::Rejected(why)),
             Ok(Err(LocalError::Stopped(why))) => Err(ProposeError::Stopped(why)),
             Err(_elapsed) => Err(ProposeError::Timeout { after: limit }),
         }
@@ -140,7 +197,7 @@ impl Store {
     async fn ask_peer(
         &self,
         leader: NodeId,
-        ask: &Ask,
+        request: &Request,
         until: Instant,
     ) -> Result<Result<Told, Again>, ProposeError> {
         let core = &self.inner.core;
@@ -150,12 +207,14 @@ impl Store {
             return Ok(Err(Again::NotDone));
         };
         let deadline = until.saturating_duration_since(Instant::now());
-        let request = Forwarded {
+        let ask = &request.ask;
+        let forwarded = Forwarded {
             proposer: self.inner.cluster.clone(),
             deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             ask: ask.clone(),
+            actor: request.actor.clone(),
         };
-        let frame = codec::encode(&request, "a proposal")?;
+        let frame = codec::encode(&forwarded, "a proposal")?;
         let call = core.transport.propose(leader, &cluster, frame, deadline);
         let timed_out = || ProposeError::Timeout {
             after: core.timing.propose,
@@ -172,24 +231,73 @@ impl Store {
         match codec::decode(&answer, "an answer to a proposal")? {
             Told::NotLeader(_) => Ok(Err(Again::NotDone)),
             Told::Busy => Err(ProposeError::Busy { limit: MAX_WAITING }),
+            Told::OverBudget { retry_ms } => Err(ProposeError::OverBudget {
+                retry_after: Duration::from_millis(retry_ms),
+            }),
             Told::Unknown => Err(timed_out()),
             Told::Failed(why) => Err(ProposeError::Rejected(why)),
-            told @ (Told::Outcome(_) | Told::ReadIndex(_)) => Ok(Ok(told)),
+            told @ (Told::Outcome(_) | Told::ReadIndex(_) | Told::Leads(_)) => Ok(Ok(told)),
         }
     }
 
-    pub(super) async fn write_here(
+    /// Does here what the leader is asked for. The caller bounds the wait.
+    pub(super) async fn do_here(
         &self,
         proposer: ClusterName,
-        command: Command,
-        bytes: usize,
-    ) -> Result<Outcome, LocalError> {
+        request: Request,
+    ) -> Result<Told, LocalError> {
+        let core = &self.inner.core;
+        match request.ask {
+            Ask::Write(command) => {
+                let write = Write {
+                    proposer,
+                    actor: request.actor,
+                    command: *command,
+                    bytes: request.bytes,
+                };
+                self.write_here(write).await.map(Told::Outcome)
+            }
+            Ask::ReadIndex => self.read_index_here().await.map(Told::ReadIndex),
+            Ask::Transfer(to) => yielding::transfer(core, to).await.map(Told::Leads),
+            Ask::TakeOver => self.take_over(&proposer).await.map(Told::Leads),
+        }
+    }
+
+    async fn write_here(&self, write: Write) -> Result<Outcome, LocalError> {
+        let core = &self.inner.core;
+        if core.yielding.now() {
+            return Err(LocalError::NotLeader(None));
+        }
+        if !budget::is_free(&write.command) {
+            let mut budgets = core.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = budgets.take(&write.proposer, write.bytes, Instant::now());
+            if let Err(retry_after) = taken {
+                core.meters.over_budget.inc();
+                return Err(LocalError::OverBudget(retry_after));
+            }
+        }
         // Held over the write.
-        let _leaving = match command {
-            Command::Leave => Some(leaving::prepare(&self.inner.core, &proposer).await?),
+        let _leaving = match write.command {
+            Command::Leave => Some(leaving::prepare(core, &write.proposer).await?),
             _ => None,
         };
-        self.inner.batcher.write(proposer, command, bytes).await
+        self.inner.batcher.write(write).await
+    }
+
+    /// Stands for election because the leader asked for it. Nobody else may ask.
+    async fn take_over(&self, asked_by: &ClusterName) -> Result<NodeId, LocalError> {
+        let core = &self.inner.core;
+        let metrics = core.metrics();
+        let membership = metrics.membership_config.membership();
+        let leader = metrics.current_leader.and_then(|l| membership.get_node(&l));
+        if leader.and_then(|n| n.cluster.as_ref()) != Some(asked_by) {
+            let why = format!("cluster {asked_by} does not lead the store, as far as I know");
+            return Err(LocalError::Refused(why));
+        }
+        core.meters.elections.inc();
+        let elected = core.raft.trigger().elect().await;
+        elected.map_err(|e| LocalError::Stopped(e.to_string()))?;
+        Ok(core.me)
     }
 
     pub(super) async fn read_index_here(&self) -> Result<u64, LocalError> {

@@ -120,6 +120,7 @@ async fn a_cluster_writes_only_in_its_own_name() {
             proposer: name("west"),
             deadline_ms: 1_000,
             ask: crate::propose::Ask::Write(Box::new(Command::Leave)),
+            actor: None,
         },
         "a proposal",
     );
@@ -321,4 +322,161 @@ async fn how_many_writes_a_second() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_by_name_and_nothing_is_lost() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    let leader = federation.leader().await;
+    let heir = federation
+        .living()
+        .into_iter()
+        .rfind(|n| *n != leader)
+        .unwrap();
+    let writing = federation.store(heir);
+    let own = federation.cluster(heir);
+    // Asked of a follower that is neither: it is the leader's to do.
+    let asked = federation.store(heir);
+    let (led, written) = tokio::join!(
+        asked.transfer(Some(heir)),
+        writing.propose(&own, export("meanwhile", 80))
+    );
+    assert_eq!(led.unwrap(), heir);
+    assert!(matches!(
+        written.unwrap(),
+        Outcome::Done { changed: true, .. }
+    ));
+    assert_eq!(federation.leader().await, heir);
+    federation.agree().await;
+    let nobody = asked.transfer(Some(99)).await.unwrap_err().to_string();
+    assert!(nobody.contains("does not vote"), "{nobody}");
+    // And to whoever comes next.
+    let next = asked.transfer(None).await.unwrap();
+    assert_ne!(next, heir);
+    federation.put(heir, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_stays_away_is_replaced_and_comes_back_to_listen() {
+    let names = ["a", "b", "c", "d"];
+    let federation = Federation::start_with(&names, |timing| {
+        timing.replace_after = Duration::from_secs(3);
+    })
+    .await;
+    let leader = federation.leader().await;
+    let voters = federation.store(leader).status().voters;
+    assert_eq!(voters.len(), 3, "a fourth protects nothing more");
+    let away = *voters.iter().find(|n| **n != leader).unwrap();
+    let spare = (1..=4).find(|n| !voters.contains(n)).unwrap();
+    federation.kill(away).await;
+    let mut after = voters;
+    after.remove(&away);
+    after.insert(spare);
+    let settled = || federation.store(leader).settled_voters() == Some(after.clone());
+    until("the spare votes", settled).await;
+    federation.boot(away).await;
+    federation.agree().await;
+    let status = federation.store(leader).status();
+    assert!(status.learners.contains(&away), "{status:?}");
+    assert_eq!(status.voters, after);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_wish_moves_a_vote() {
+    use tradewind_api::store::Voting;
+    let federation = Federation::start(&["a", "b", "c", "d"]).await;
+    let leader = federation.leader().await;
+    let voters = federation.store(leader).status().voters;
+    let spare = (1..=4).find(|n| !voters.contains(n)).unwrap();
+    let own = federation.cluster(leader);
+    let wish = |node, voting| {
+        let (store, own) = (federation.store(leader), own.clone());
+        let actor = Some("uid 7 (op)".to_owned());
+        async move {
+            store
+                .propose_as(&own, actor, Command::SetVoting { node, voting })
+                .await
+        }
+    };
+    wish(spare, Voting::Preferred).await.unwrap();
+    let votes = |n: u64| {
+        let settled = federation.store(leader).settled_voters();
+        settled.is_some_and(|v| v.len() == 3 && v.contains(&n))
+    };
+    until("the preferred votes", || votes(spare)).await;
+    wish(spare, Voting::Never).await.unwrap();
+    until("it votes no more", || {
+        let settled = federation.store(leader).settled_voters();
+        settled.is_some_and(|v| v.len() == 3 && !v.contains(&spare))
+    })
+    .await;
+    let audit = federation.store(leader).catalog().audit.clone();
+    let last = audit.back().unwrap();
+    assert_eq!(
+        (&*last.action, last.actor.as_deref()),
+        ("demote", Some("uid 7 (op)"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_from_one_cluster_is_refused_and_the_others_write_on() {
+    let budget = crate::Budget {
+        commands_per_s: 5.0,
+        command_burst: 20.0,
+        ..crate::Budget::default()
+    };
+    let federation = Federation::start_budgeted(&["west", "central", "east"], budget).await;
+    let (flooding, own) = (federation.store(2), federation.cluster(2));
+    let mut refused = 0;
+    for n in 0..60_u16 {
+        match flooding.propose(&own, export("flap", n + 1)).await {
+            Ok(_) => {}
+            Err(ProposeError::OverBudget { retry_after }) => {
+                assert!(retry_after <= Duration::from_millis(250), "{retry_after:?}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    let quiet = federation.put(3, "quiet").await;
+    assert!(matches!(quiet, Outcome::Done { changed: true, .. }));
+    let alive = flooding.propose(&own, Command::RenewLease).await;
+    assert!(alive.is_ok(), "a sign of life is always taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_see_every_change_once_and_resume_on_any_node() {
+    let federation = Federation::start(&["west", "central", "east"]).await;
+    let from = federation.store(1).catalog().revision;
+    federation.agree().await;
+    let mut watches: Vec<_> = (1..=3)
+        .map(|n| federation.store(n).watch_from(from).unwrap())
+        .collect();
+    for n in 0..20 {
+        federation.put(1 + n % 3, &format!("s{n}")).await;
+    }
+    federation.agree().await;
+    let mut told = Vec::new();
+    for watch in &mut watches {
+        let mut seen = Vec::new();
+        while seen.len() < 20 {
+            let step = watch.next().await.unwrap().unwrap();
+            seen.extend(step.events.iter().map(|e| (step.revision, e.clone())));
+        }
+        told.push(seen);
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0], told[2]);
+    // A watcher that saw half resumes elsewhere with the other half.
+    let half = told[0][9].0;
+    let mut resumed = federation.store(2).watch_from(half).unwrap();
+    let next = resumed.next().await.unwrap().unwrap();
+    assert_eq!(next.revision, told[0][10].0);
+    // One that was restarted from its snapshot no longer knows what was before.
+    federation.store(2).compact().await;
+    federation.kill(2).await;
+    federation.boot(2).await;
+    let gone = federation.store(2).watch_from(from).unwrap_err();
+    assert!(gone.oldest > from, "{gone}");
 }

@@ -79,6 +79,7 @@ async fn large_entries_come_back_whole_and_stay_in_the_synced_file() {
             proposer: name("west"),
             at_ms: n,
             command: Command::RevokeToken("x".repeat(200)),
+            actor: None,
         };
         let mut entry: Entry = blank_ent(2, 1, index);
         entry.payload = openraft::EntryPayload::Normal(crate::Batch {

@@ -17,7 +17,7 @@ use tradewind_api::{
 use tradewind_runtime::{MetricsRegistry, Rng, clock};
 
 use crate::{
-    PeerError, PeerTransport, Store, StoreConfig, StoreError, Timing,
+    Budget, PeerError, PeerTransport, Store, StoreConfig, StoreError, Timing,
     catalog::tests::{name, record},
 };
 
@@ -146,6 +146,8 @@ pub(super) struct Federation {
     pub(super) hub: Hub,
     dir: tempfile::TempDir,
     clusters: BTreeMap<NodeId, ClusterName>,
+    timing: Timing,
+    budget: Budget,
 }
 
 pub(super) async fn open(
@@ -154,16 +156,22 @@ pub(super) async fn open(
     node_id: NodeId,
     cluster: &ClusterName,
 ) -> Result<Store, StoreError> {
-    let line = Line {
-        hub: hub.clone(),
-        me: node_id,
-        cluster: cluster.clone(),
-    };
     let config = StoreConfig {
         data_dir: dir,
         node_id,
         cluster: cluster.clone(),
         timing: Timing::default(),
+        budget: Budget::unlimited(),
+    };
+    open_with(hub, config).await
+}
+
+async fn open_with(hub: &Hub, config: StoreConfig) -> Result<Store, StoreError> {
+    let node_id = config.node_id;
+    let line = Line {
+        hub: hub.clone(),
+        me: node_id,
+        cluster: config.cluster.clone(),
     };
     let rng = Rng::seeded(node_id);
     let metrics = MetricsRegistry::new();
@@ -173,10 +181,26 @@ pub(super) async fn open(
 impl Federation {
     /// Founds one with the first cluster and joins the others by token; returns once all of them vote.
     pub(super) async fn start(names: &[&str]) -> Self {
+        Self::start_with(names, |_timing| {}).await
+    }
+
+    pub(super) async fn start_with(names: &[&str], change: impl Fn(&mut Timing)) -> Self {
+        let mut timing = Timing::default();
+        change(&mut timing);
+        Self::start_as(names, timing, Budget::unlimited()).await
+    }
+
+    pub(super) async fn start_budgeted(names: &[&str], budget: Budget) -> Self {
+        Self::start_as(names, Timing::default(), budget).await
+    }
+
+    async fn start_as(names: &[&str], timing: Timing, budget: Budget) -> Self {
         let mut this = Self {
             hub: Hub::default(),
             dir: tempfile::tempdir().unwrap(),
             clusters: BTreeMap::new(),
+            timing,
+            budget,
         };
         this.clusters.insert(1, name(names[0]));
         this.boot(1).await;
@@ -189,7 +213,11 @@ impl Federation {
             this.join(joiner).await;
         }
         let all: BTreeSet<NodeId> = this.clusters.keys().copied().collect();
-        let wanted = all.len().min(5);
+        // An odd number of them, but for two.
+        let wanted = match all.len().min(5) {
+            4 => 3,
+            few => few,
+        };
         until("all vote", || this.store(1).status().voters.len() == wanted).await;
         this
     }
@@ -217,8 +245,14 @@ impl Federation {
     }
 
     pub(super) async fn boot(&self, node: NodeId) {
-        let store = open(&self.hub, self.path(node), node, &self.clusters[&node]);
-        let store = store.await.unwrap();
+        let config = StoreConfig {
+            data_dir: self.path(node),
+            node_id: node,
+            cluster: self.clusters[&node].clone(),
+            timing: self.timing.clone(),
+            budget: self.budget,
+        };
+        let store = open_with(&self.hub, config).await.unwrap();
         self.hub.0.lock().unwrap().stores.insert(node, store);
     }
 

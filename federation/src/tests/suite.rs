@@ -3,6 +3,7 @@
 use openraft::testing::{StoreBuilder, Suite};
 
 use crate::{
+    history::History,
     log_store::LogStore,
     machine::Machine,
     meters::Meters,
@@ -18,7 +19,8 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder 
         let (log, _disk) = LogStore::open(dir.path(), Meters::default()).await.unwrap();
         let snapshots = dir.path().join("snapshots");
         let (snapshots, state) = SnapshotDir::open(&snapshots, log.purged()).unwrap();
-        let (machine, _catalog) = Machine::new(state, snapshots);
+        let (machine, _catalog) =
+            Machine::new(state, snapshots, History::default(), Meters::default());
         Ok((dir, log, machine))
     }
 }

@@ -1,0 +1,130 @@
+//! What one command touches, as keys with the value they have afterwards: what watchers are told. Pure.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tradewind_api::{
+    ClusterName, NodeId, ServiceName,
+    store::{ClusterRecord, Command, Export, TokenRecord, Voting},
+};
+
+use super::Catalog;
+
+/// One thing in the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Key {
+    /// A cluster's record.
+    Cluster(ClusterName),
+    /// One cluster's export of one service.
+    Export {
+        /// The service.
+        service: ServiceName,
+        /// The exporter.
+        cluster: ClusterName,
+    },
+    /// A join token, by id.
+    Token(String),
+    /// A wish for a node's vote.
+    Voting(NodeId),
+}
+
+/// What stands under a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    /// Of a cluster.
+    Cluster(Box<ClusterRecord>),
+    /// Of an export; shared with the catalog.
+    Export(Arc<Export>),
+    /// Of a token.
+    Token(Box<TokenRecord>),
+    /// Of a vote.
+    Voting(Voting),
+}
+
+/// A key that changed, and what it holds since then: `None` when it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What changed.
+    pub key: Key,
+    /// What it is now.
+    pub value: Option<Value>,
+}
+
+impl Catalog {
+    /// The keys that `command` may change when it is applied to this catalog.
+    pub(crate) fn touched(&self, proposer: &ClusterName, command: &Command) -> Vec<Key> {
+        let own = || Key::Cluster(proposer.clone());
+        let export = |service: &ServiceName| Key::Export {
+            service: service.clone(),
+            cluster: proposer.clone(),
+        };
+        match command {
+            Command::Found { cluster, .. } => vec![Key::Cluster(cluster.name.clone())],
+            Command::Join { token_id, cluster } => vec![
+                Key::Cluster(cluster.name.clone()),
+                Key::Token(token_id.clone()),
+            ],
+            Command::Announce { .. } | Command::RenewLease => vec![own()],
+            Command::AddNode { replaces } => replaces
+                .map(Key::Voting)
+                .into_iter()
+                .chain([own()])
+                .collect(),
+            Command::SetDraining { cluster, .. } => vec![Key::Cluster(cluster.clone())],
+            Command::Leave => {
+                let nodes = self.member(proposer).map(|c| c.nodes.clone());
+                let votes = nodes.unwrap_or_default().into_iter().map(Key::Voting);
+                let exports = self.exports_of(proposer).map(|e| export(&e.service));
+                exports.chain(votes).chain([own()]).collect()
+            }
+            Command::PutExport(e) => vec![export(&e.service)],
+            Command::PatchExport { service, .. } | Command::RemoveExport(service) => {
+                vec![export(service)]
+            }
+            Command::PutToken(token) => {
+                // Expired ones make room.
+                let all = self.tokens.keys().map(|id| Key::Token(id.clone()));
+                all.chain([Key::Token(token.id.clone())]).collect()
+            }
+            Command::RevokeToken(id) => vec![Key::Token(id.clone())],
+            Command::SetVoting { node, .. } => vec![Key::Voting(*node)],
+            Command::RemoveNode { node } => {
+                let owner = self.cluster_of(*node).cloned().map(Key::Cluster);
+                owner.into_iter().chain([Key::Voting(*node)]).collect()
+            }
+            Command::AttestExports { .. } => Vec::new(),
+        }
+    }
+
+    /// What stands under `key`.
+    pub fn value(&self, key: &Key) -> Option<Value> {
+        match key {
+            Key::Cluster(name) => {
+                let record = self.clusters.get(name)?;
+                Some(Value::Cluster(Box::new(record.clone())))
+            }
+            Key::Export { service, cluster } => {
+                let export = self.export(service, cluster)?;
+                Some(Value::Export(Arc::clone(export)))
+            }
+            Key::Token(id) => {
+                let token = self.tokens.get(id)?;
+                Some(Value::Token(Box::new(token.clone())))
+            }
+            Key::Voting(node) => self.voting.get(node).copied().map(Value::Voting),
+        }
+    }
+
+    /// What differs now from what stood under these keys before.
+    pub(crate) fn differences(&self, before: BTreeMap<Key, Option<Value>>) -> Vec<Event> {
+        before
+            .into_iter()
+            .filter_map(|(key, old)| {
+                let value = self.value(&key);
+                (old != value).then_some(Event { key, value })
+            })
+            .collect()
+    }
+}
