@@ -640,7 +640,7 @@ async fn nobody_speaks_for_another_and_a_lost_answer_is_given_again() {
         version: tradewind_controller::VERSION.into(),
         way_back_nonce: vec![],
         authority_csr_der: key.csr_der().unwrap(),
-        level: 0,
+        level: u32::from(tradewind_api::store::LEVEL),
         witness: false,
     };
     let first = federation.join(request.clone()).await.unwrap().into_inner();
