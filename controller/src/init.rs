@@ -261,6 +261,7 @@ async fn first_entries(
         cluster: node.cluster.clone(),
         timing: Timing::default(),
         budget: Budget::default(),
+        level: tradewind_api::store::LEVEL,
     };
     let store = Store::open(config, Arc::new(NoPeers), clock, rng, metrics)
         .await

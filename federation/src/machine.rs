@@ -29,6 +29,8 @@ pub(crate) struct Machine {
     published: watch::Sender<Arc<Catalog>>,
     history: History,
     meters: Meters,
+    /// The newest level of commands that this node takes.
+    level: u16,
 }
 
 impl Machine {
@@ -37,6 +39,7 @@ impl Machine {
         snapshots: SnapshotDir,
         history: History,
         meters: Meters,
+        level: u16,
     ) -> (Self, watch::Receiver<Arc<Catalog>>) {
         let state = state.unwrap_or_default();
         history.start_at(state.catalog.revision);
@@ -47,8 +50,27 @@ impl Machine {
             published,
             history,
             meters,
+            level,
         };
         (this, catalog)
+    }
+
+    /// An entry of a level above this node's own must not be there, and must not be skipped either.
+    fn check_level(&self, entry: &Entry) -> Result<(), StorageError> {
+        let EntryPayload::Normal(batch) = &entry.payload else {
+            return Ok(());
+        };
+        let needs = batch.commands.iter().map(|c| c.command.level()).max();
+        match needs {
+            Some(needs) if needs > self.level => {
+                let error = AnyError::error(format!(
+                    "the entry needs level {needs}, this version knows {}: upgrade it",
+                    self.level
+                ));
+                Err(StorageIOError::apply(entry.log_id, error).into())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Applies the commands of one entry and tells the watchers what they changed.
@@ -94,6 +116,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut all = Vec::new();
         for entry in entries {
             let id = entry.log_id;
+            self.check_level(&entry)?;
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(batch) => self.apply_batch(id.index, batch),

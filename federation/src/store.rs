@@ -96,6 +96,8 @@ pub struct StoreConfig {
     pub timing: Timing,
     /// How much each cluster may write while this node leads.
     pub budget: Budget,
+    /// The newest level of commands that this node takes: `api::store::LEVEL`, but for tests of mixed versions.
+    pub level: u16,
 }
 
 /// Whose store a directory is.
@@ -136,6 +138,7 @@ struct Inner {
     core: Arc<Core>,
     batcher: Batcher,
     history: History,
+    level: u16,
     waiting: Semaphore,
     owned: Mutex<Owned>,
 }
@@ -164,8 +167,13 @@ impl Store {
         let (log, disk) = LogStore::open(&dir, meters.clone()).await?;
         let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
         let history = History::default();
-        let (machine, catalog) =
-            Machine::new(state, snapshots.clone(), history.clone(), meters.clone());
+        let (machine, catalog) = Machine::new(
+            state,
+            snapshots.clone(),
+            history.clone(),
+            meters.clone(),
+            config.level,
+        );
         let contacts = Arc::new(Contacts::new(Instant::now()));
         let net = Net {
             transport: Arc::clone(&transport),
@@ -211,6 +219,7 @@ impl Store {
                 core,
                 batcher,
                 history,
+                level: config.level,
                 waiting: Semaphore::new(MAX_WAITING),
                 owned: Mutex::new(owned),
             }),
@@ -270,7 +279,7 @@ impl Store {
             last_log: status.last_log,
             applied: status.applied,
             fsync_p99_us: status.fsync_p99_us,
-            level: tradewind_api::store::LEVEL,
+            level: self.inner.level,
         }
     }
 

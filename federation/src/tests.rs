@@ -3,5 +3,6 @@
 mod cluster;
 mod crash;
 mod damage;
+mod golden;
 mod harness;
 mod suite;

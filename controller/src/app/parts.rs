@@ -180,6 +180,7 @@ impl Parts {
             cluster: own.cluster.clone(),
             timing: Timing::default(),
             budget: Budget::default(),
+            level: tradewind_api::store::LEVEL,
         };
         let transport = Arc::new(peers.clone());
         let store =

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tradewind_api::{
     ClusterName, Domain, NodeId,
     model::ServiceKind,
-    store::{Blob, Command, Export, Outcome, TokenRecord},
+    store::{Blob, ClusterRecord, Command, Export, LEVEL, Outcome, TokenRecord},
 };
 use tradewind_runtime::{MetricsRegistry, Rng, clock};
 
@@ -148,6 +148,7 @@ pub(super) struct Federation {
     clusters: BTreeMap<NodeId, ClusterName>,
     timing: Timing,
     budget: Budget,
+    level: u16,
 }
 
 pub(super) async fn open(
@@ -162,6 +163,7 @@ pub(super) async fn open(
         cluster: cluster.clone(),
         timing: Timing::default(),
         budget: Budget::unlimited(),
+        level: LEVEL,
     };
     open_with(hub, config).await
 }
@@ -187,24 +189,34 @@ impl Federation {
     pub(super) async fn start_with(names: &[&str], change: impl Fn(&mut Timing)) -> Self {
         let mut timing = Timing::default();
         change(&mut timing);
-        Self::start_as(names, timing, Budget::unlimited()).await
+        Self::start_as(names, timing, Budget::unlimited(), LEVEL).await
+    }
+
+    /// Every node knows no more than `level`.
+    pub(super) async fn start_at(names: &[&str], level: u16) -> Self {
+        Self::start_as(names, Timing::default(), Budget::unlimited(), level).await
     }
 
     pub(super) async fn start_budgeted(names: &[&str], budget: Budget) -> Self {
-        Self::start_as(names, Timing::default(), budget).await
+        Self::start_as(names, Timing::default(), budget, LEVEL).await
     }
 
-    async fn start_as(names: &[&str], timing: Timing, budget: Budget) -> Self {
+    async fn start_as(names: &[&str], timing: Timing, budget: Budget, level: u16) -> Self {
         let mut this = Self {
             hub: Hub::default(),
             dir: tempfile::tempdir().unwrap(),
             clusters: BTreeMap::new(),
             timing,
             budget,
+            level,
         };
         this.clusters.insert(1, name(names[0]));
         this.boot(1).await;
-        let found = this.store(1).found(found(names[0])).await.unwrap();
+        let mut command = found(names[0]);
+        if let Command::Found { cluster, .. } = &mut command {
+            cluster.level = level;
+        }
+        let found = this.store(1).found(command).await.unwrap();
         assert!(
             matches!(found, Outcome::Done { changed: true, .. }),
             "{found:?}"
@@ -223,20 +235,27 @@ impl Federation {
     }
 
     pub(super) async fn join(&mut self, joiner: &str) -> NodeId {
+        self.join_at(joiner, self.level).await
+    }
+
+    pub(super) async fn join_at(&mut self, joiner: &str, level: u16) -> NodeId {
         let host = self.clusters[&1].clone();
         let token_id = format!("token-{}", self.clusters.len());
         let put = Command::PutToken(token(&token_id));
         self.store(1).propose(&host, put).await.unwrap();
         let join = Command::Join {
             token_id,
-            cluster: record(joiner),
+            cluster: ClusterRecord {
+                level,
+                ..record(joiner)
+            },
         };
         let joined = self.store(1).propose(&host, join).await.unwrap();
         let Outcome::Joined { node_id, .. } = joined else {
             panic!("{joined:?}");
         };
         self.clusters.insert(node_id, name(joiner));
-        self.boot(node_id).await;
+        self.boot_at(node_id, level).await;
         node_id
     }
 
@@ -245,12 +264,17 @@ impl Federation {
     }
 
     pub(super) async fn boot(&self, node: NodeId) {
+        self.boot_at(node, self.level).await;
+    }
+
+    pub(super) async fn boot_at(&self, node: NodeId, level: u16) {
         let config = StoreConfig {
             data_dir: self.path(node),
             node_id: node,
             cluster: self.clusters[&node].clone(),
             timing: self.timing.clone(),
             budget: self.budget,
+            level,
         };
         let store = open_with(&self.hub, config).await.unwrap();
         self.hub.0.lock().unwrap().stores.insert(node, store);

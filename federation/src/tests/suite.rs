@@ -20,7 +20,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder 
         let snapshots = dir.path().join("snapshots");
         let (snapshots, state) = SnapshotDir::open(&snapshots, log.purged()).unwrap();
         let (machine, _catalog) =
-            Machine::new(state, snapshots, History::default(), Meters::default());
+            Machine::new(state, snapshots, History::default(), Meters::default(), 2);
         Ok((dir, log, machine))
     }
 }
