@@ -5,4 +5,6 @@ mod crash;
 mod damage;
 mod golden;
 mod harness;
+mod powerloss;
 mod suite;
+mod worker;
