@@ -4,7 +4,8 @@
 //! One tree: `m` holds the purge mark, `e<index><part>` the entries, cut into parts.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -43,6 +44,7 @@ impl SledEngine {
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .use_compression(false);
+        remove_unfinished(path)?;
         // sled panics on some kinds of damage; a damaged disk is an error to report, not a crash.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let db = opened
@@ -86,6 +88,24 @@ impl SledEngine {
         }
         Ok(self.db.apply_batch(batch)?)
     }
+}
+
+/// sled writes a snapshot of its page table when it opens, aside and then renamed. What a crash or a full disk left of
+/// one it takes for the newest at the next start, and refuses the whole log for it. Nothing needs an unfinished one.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let files = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        files => files?,
+    };
+    for file in files {
+        let file = file?;
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn prefix(index: u64) -> [u8; 9] {
