@@ -18,7 +18,7 @@ use tradewind_runtime::files;
 
 use crate::{
     engine::{Engine, EngineError},
-    log_store::Tail,
+    log_store::{LOG, Tail},
     marks::MarkFile,
     meters::Meters,
     types::{Entry, LogId, TypeConfig, Vote},
@@ -64,6 +64,8 @@ pub(crate) struct Written {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
     pub(crate) tail: Tail,
+    /// Why nothing more is written, if so.
+    pub(crate) failed: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -148,13 +150,15 @@ impl Disk {
     fn job(&mut self, done: Done, work: impl FnOnce(&mut Self) -> Result<(), String>) {
         let result = match &self.failed {
             Some(why) => Err(EngineError::Stopped(why.clone()).to_string()),
-            None => work(self),
+            None => work(self)
+                .map_err(|why| format!("{why}; this node writes nothing until it starts again")),
         };
         if let Err(why) = &result
             && self.failed.is_none()
         {
             tracing::error!(error = %why, "the store's disk failed; this node stops writing");
             self.failed = Some(why.clone());
+            self.written.lock().failed = Some(why.clone());
         }
         // The asker may have gone; what is written stays written.
         drop(done.send(result));
@@ -175,7 +179,10 @@ impl Disk {
             return Ok(());
         };
         let started = Instant::now();
-        let sizes = self.engine.append_sync(&entries).map_err(text)?;
+        let sizes = self
+            .engine
+            .append_sync(&entries)
+            .map_err(|e| self.text(&e))?;
         // Only after the entries are safe: a mark ahead of the log would refuse a healthy node.
         self.mark(Some(last))?;
         self.meters.flushed(started.elapsed(), entries.len());
@@ -193,7 +200,7 @@ impl Disk {
             Some(index) => self
                 .engine
                 .read_range(index..from, usize::MAX)
-                .map_err(text)?
+                .map_err(|e| self.text(&e))?
                 .first()
                 .map(|e| e.log_id),
         };
@@ -203,7 +210,7 @@ impl Disk {
         }
         // The mark goes down first: a crash in between leaves a log that is longer than it, which is fine.
         self.mark(before)?;
-        self.engine.truncate_from(from).map_err(text)?;
+        self.engine.truncate_from(from).map_err(|e| self.text(&e))?;
         let mut written = self.written.lock();
         written.last = before;
         written.tail.truncate_from(from);
@@ -211,7 +218,7 @@ impl Disk {
     }
 
     fn purge(&mut self, upto: LogId) -> Result<(), String> {
-        self.engine.purge_to(upto).map_err(text)?;
+        self.engine.purge_to(upto).map_err(|e| self.text(&e))?;
         let mut written = self.written.lock();
         written.purged = Some(upto);
         if written.last.is_none_or(|l| l.index < upto.index) {
@@ -231,15 +238,15 @@ impl Disk {
         let path = self.high_water.path().to_owned();
         self.high_water
             .write(mark, true)
-            .map_err(|e| format!("{}: {e}", path.display()))
+            .map_err(|e| format!("{}: {e}{}", path.display(), files::advice(&e)))
+    }
+
+    fn text(&self, error: &EngineError) -> String {
+        format!("{}: {error}", self.vote_path.with_file_name(LOG).display())
     }
 }
 
 fn write_vote(path: &Path, vote: &Vote) -> Result<(), String> {
     let payload = serde_json::to_vec(vote).map_err(|e| e.to_string())?;
     files::write_framed(path, VOTE_MAGIC, VOTE_VERSION, &payload, 0o600).map_err(|e| e.to_string())
-}
-
-fn text(error: EngineError) -> String {
-    error.to_string()
 }

@@ -10,6 +10,7 @@ mod sled_engine;
 use std::{fmt::Debug, io, ops::Range};
 
 pub(crate) use sled_engine::SledEngine;
+use tradewind_runtime::files::advice;
 
 use crate::types::{Entry, LogId};
 
@@ -17,10 +18,10 @@ use crate::types::{Entry, LogId};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
     /// The engine failed.
-    #[error("the log engine failed: {0}")]
+    #[error("the log engine failed: {}{}", .0, sled_advice(.0))]
     Sled(#[from] sled::Error),
     /// The disk failed.
-    #[error("the log's file: {0}")]
+    #[error("the log's file: {}{}", .0, advice(.0))]
     Io(#[from] io::Error),
     /// An entry is not what was written.
     #[error("log entry {index} is corrupt: {what}")]
@@ -53,6 +54,27 @@ pub(crate) enum EngineError {
     /// An earlier write failed; nothing after it may be written.
     #[error("the log stopped after an earlier failure: {0}")]
     Stopped(String),
+}
+
+impl EngineError {
+    /// The disk's own refusal, if that is what failed.
+    pub(crate) fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Sled(sled::Error::Io(error)) | Self::Io(error) => Some(error),
+            Self::Sled(_)
+            | Self::Corrupt { .. }
+            | Self::Version { .. }
+            | Self::TooLarge { .. }
+            | Self::Stopped(_) => None,
+        }
+    }
+}
+
+fn sled_advice(error: &sled::Error) -> &'static str {
+    match error {
+        sled::Error::Io(error) => advice(error),
+        _ => "",
+    }
 }
 
 /// A log engine. Indices are contiguous from the purge mark on; holes are a defect of the caller.

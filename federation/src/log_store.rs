@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     fmt::Debug,
+    io,
     ops::{Bound, Range, RangeBounds},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -166,6 +167,11 @@ impl LogStore {
         self.written.lock().purged
     }
 
+    /// Why the disk thread stopped writing, if it did.
+    pub(crate) fn failed(&self) -> Option<String> {
+        self.written.lock().failed.clone()
+    }
+
     /// Bytes the log takes on disk.
     pub(crate) fn size_on_disk(&self) -> u64 {
         self.engine.size_on_disk()
@@ -217,7 +223,7 @@ impl LogStore {
 }
 
 const VOTE: &str = "vote";
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 const HIGH_WATER: &str = "high-water";
 const COMMITTED: &str = "committed";
 
@@ -225,6 +231,19 @@ fn engine_failed(dir: &Path, cause: &str) -> StoreError {
     StoreError::Engine {
         path: dir.join(LOG),
         cause: cause.to_owned(),
+    }
+}
+
+/// A disk that refuses is no reason to give up what lies on it.
+fn not_opened(dir: &Path, error: EngineError) -> StoreError {
+    match error.io() {
+        Some(e) if !files::advice(e).is_empty() => FileError::Io {
+            path: dir.join(LOG),
+            action: "open",
+            source: io::Error::new(e.kind(), e.to_string()),
+        }
+        .into(),
+        _ => engine_failed(dir, &error.to_string()),
     }
 }
 
@@ -240,14 +259,14 @@ async fn open_engine(dir: &Path) -> Result<Arc<dyn Engine>, StoreError> {
             Err(e) if is_locked(&e) && tokio::time::Instant::now() < until => {
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
-            Err(e) => return Err(engine_failed(dir, &e.to_string())),
+            Err(e) => return Err(not_opened(dir, e)),
         }
     }
 }
 
 fn is_locked(error: &EngineError) -> bool {
     matches!(error, EngineError::Sled(sled::Error::Io(e))
-        if e.kind() == std::io::ErrorKind::WouldBlock || e.to_string().contains("acquire lock"))
+        if e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("acquire lock"))
 }
 
 /// Everything on disk, read once and found consistent.
@@ -297,6 +316,7 @@ impl Loaded {
             // Never beyond the log: a commit that the log lost is the leader's to tell again.
             committed: committed.filter(|c| last.is_some_and(|l| l.index >= c.index)),
             tail: Tail::default(),
+            failed: None,
         };
         Ok(Self {
             written,

@@ -9,6 +9,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
 
+use crate::files::advice;
+
 /// A directory that cannot be used.
 #[derive(Debug, Error)]
 pub enum DirError {
@@ -39,7 +41,7 @@ pub enum DirError {
         path: PathBuf,
     },
     /// Anything else the kernel says.
-    #[error("cannot use {path}: {source}", path = path.display())]
+    #[error("cannot use {path}: {source}{}", advice(source), path = path.display())]
     Io {
         /// The directory.
         path: PathBuf,
@@ -52,9 +54,7 @@ impl DirError {
     fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::NotWritable { path }
-            }
+            io::ErrorKind::PermissionDenied => Self::NotWritable { path },
             io::ErrorKind::NotADirectory => Self::NotADirectory { path },
             _ => Self::Io { path, source },
         }

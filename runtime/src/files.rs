@@ -70,7 +70,7 @@ pub enum FileError {
         bytes: u64,
     },
     /// Anything else the kernel says: a full or read-only disk, a directory in the way.
-    #[error("{path}: cannot {action} it: {source}", path = path.display())]
+    #[error("{path}: cannot {action} it: {source}{}", advice(source), path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -121,6 +121,18 @@ impl FileError {
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         matches!(self, Self::Corrupt { .. })
+    }
+}
+
+/// What helps where the disk itself refuses, to be put behind the error's own text; empty for any other error.
+#[must_use]
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on its disk",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; its file system is read-only: the kernel's log may say why; mount it writable again"
+        }
+        _ => "",
     }
 }
 

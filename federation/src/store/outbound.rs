@@ -189,7 +189,11 @@ impl Store {
                 Err(ProposeError::OverBudget { retry_after })
             }
             Ok(Err(LocalError::Refused(why))) => Err(ProposeError::Rejected(why)),
-            Ok(Err(LocalError::Stopped(why))) => Err(ProposeError::Stopped(why)),
+            Ok(Err(LocalError::Stopped(why))) => {
+                // openraft only says that it is gone; the disk may know why.
+                let cause = self.inner.core.log.failed();
+                Err(ProposeError::Stopped(cause.unwrap_or(why)))
+            }
             Err(_elapsed) => Err(ProposeError::Timeout { after: limit }),
         }
     }
