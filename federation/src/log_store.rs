@@ -287,17 +287,29 @@ impl Loaded {
         let purged = engine.purged().map_err(broken)?;
         let last = engine.last().map_err(broken)?;
         let vote = read_vote(&dir.join(VOTE))?;
-        let (high_water, confirmed, no_mark) = MarkFile::open(&dir.join(HIGH_WATER))?;
-        let (committed_file, committed, _) = MarkFile::open(&dir.join(COMMITTED))?;
 
         let log_found = last.is_some() || purged.is_some();
         if log_found && vote.is_none() {
             let what = "it is missing although the log holds entries".to_owned();
             return Err(corrupt(&dir.join(VOTE), what));
         }
-        if log_found && no_mark {
-            let what = "it was missing although the log holds entries".to_owned();
+        // Before it is made anew: the next start must find it missing, too.
+        if log_found && MarkFile::is_missing(&dir.join(HIGH_WATER)) {
+            let what = "it is missing or empty although the log holds entries".to_owned();
             return Err(corrupt(&dir.join(HIGH_WATER), what));
+        }
+        let (high_water, confirmed) = MarkFile::open(&dir.join(HIGH_WATER))?;
+        let (committed_file, committed) = MarkFile::open(&dir.join(COMMITTED))?;
+        // A vote is saved before anything of its term is written.
+        let newest = last.max(confirmed).map_or(0, |id| id.leader_id.term);
+        if let Some(vote) = vote
+            && vote.leader_id().term < newest
+        {
+            let what = format!(
+                "it is of term {}, but the log has reached term {newest}: the disk brought an older one back, and this node might vote twice",
+                vote.leader_id().term
+            );
+            return Err(corrupt(&dir.join(VOTE), what));
         }
         if let Some(confirmed) = confirmed
             && last.is_none_or(|l| l.index < confirmed.index)
@@ -308,7 +320,7 @@ impl Loaded {
                 confirmed: confirmed.index,
             });
         }
-        check_entries(engine, purged, last).map_err(|what| corrupt(&log_path, what))?;
+        check_entries(engine, purged, last, confirmed).map_err(|what| corrupt(&log_path, what))?;
         let written = Written {
             purged,
             last,
@@ -326,11 +338,12 @@ impl Loaded {
     }
 }
 
-/// Reads the whole log once: every checksum, and no hole.
+/// Reads the whole log once: every checksum, no hole, and where the mark points the entry that was confirmed.
 fn check_entries(
     engine: &dyn Engine,
     purged: Option<LogId>,
     last: Option<LogId>,
+    confirmed: Option<LogId>,
 ) -> Result<(), String> {
     let Some(last) = last else {
         return Ok(());
@@ -354,6 +367,12 @@ fn check_entries(
         for entry in entries {
             if before.is_some_and(|b| b.leader_id > entry.log_id.leader_id) {
                 return Err(format!("the term goes back at log entry {next}"));
+            }
+            if let Some(confirmed) = confirmed.filter(|c| c.index == next && *c != entry.log_id) {
+                return Err(format!(
+                    "log entry {next} is of term {}, but this node confirmed one of term {} there: the disk lost acknowledged writes",
+                    entry.log_id.leader_id.term, confirmed.leader_id.term
+                ));
             }
             before = Some(entry.log_id);
             next += 1;

@@ -26,8 +26,13 @@ pub(crate) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens the file, making an empty one with no mark if it is missing. Says what it holds, and whether it was missing.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<LogId>, bool), FileError> {
+    /// True where no mark was ever written, or somebody removed it.
+    pub(crate) fn is_missing(path: &Path) -> bool {
+        path.metadata().map_or(true, |found| found.len() == 0)
+    }
+
+    /// Opens the file, making an empty one with no mark if it is missing. Says what it holds.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Option<LogId>), FileError> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::PermissionDenied => FileError::Permission {
                 path: path.to_owned(),
@@ -39,7 +44,6 @@ impl MarkFile {
                 source: error,
             },
         };
-        let missing = !path.exists();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -62,7 +66,7 @@ impl MarkFile {
         match newest {
             Some((sequence, mark)) => {
                 this.sequence = sequence;
-                Ok((this, mark, missing))
+                Ok((this, mark))
             }
             None if length == 0 => {
                 // Both slots at once: from here on writes never change the file's length.
@@ -71,7 +75,7 @@ impl MarkFile {
                 if let Some(dir) = path.parent() {
                     File::open(dir).and_then(|d| d.sync_all()).map_err(failed)?;
                 }
-                Ok((this, None, missing))
+                Ok((this, None))
             }
             None => Err(FileError::corrupt(
                 path,
@@ -155,13 +159,14 @@ mod tests {
     fn the_newest_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
-        let (mut file, mark, missing) = MarkFile::open(&path).unwrap();
-        assert_eq!((mark, missing), (None, true));
+        assert!(MarkFile::is_missing(&path));
+        let (mut file, mark) = MarkFile::open(&path).unwrap();
+        assert!(mark.is_none() && !MarkFile::is_missing(&path));
         for index in 1..=5 {
             file.write(Some(id(index)), true).unwrap();
         }
-        let (mut file, mark, missing) = MarkFile::open(&path).unwrap();
-        assert_eq!((mark, missing), (Some(id(5)), false));
+        let (mut file, mark) = MarkFile::open(&path).unwrap();
+        assert_eq!(mark, Some(id(5)));
         file.write(Some(id(6)), true).unwrap();
         // Tear the slot that holds 6: 5 is still there.
         let slot = if file.sequence.is_multiple_of(2) {
