@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -150,7 +151,9 @@ impl Disk {
     fn job(&mut self, done: Done, work: impl FnOnce(&mut Self) -> Result<(), String>) {
         let result = match &self.failed {
             Some(why) => Err(EngineError::Stopped(why.clone()).to_string()),
-            None => work(self)
+            // An engine that panics has failed; the thread must live to say so.
+            None => catch_unwind(AssertUnwindSafe(|| work(self)))
+                .unwrap_or_else(|_panic| Err("the log engine panicked".to_owned()))
                 .map_err(|why| format!("{why}; this node writes nothing until it starts again")),
         };
         if let Err(why) = &result

@@ -9,6 +9,9 @@ use std::{
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use sled::{Batch, Db};
@@ -25,13 +28,16 @@ const PURGE_BATCH: u64 = 500;
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// How often sled writes what nobody waits for (purges).
 const FLUSH_EVERY_MS: u64 = 200;
+/// How long closing may take; a healthy disk needs less than `FLUSH_EVERY_MS`.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 const MARK: &[u8] = b"m";
 const ENTRY: u8 = b'e';
 
 #[derive(Debug)]
 pub(crate) struct SledEngine {
-    db: Db,
+    /// Taken only when this is dropped.
+    db: Option<Db>,
     /// Our own handle of `<path>/db`, for fdatasync.
     file: File,
 }
@@ -51,24 +57,29 @@ impl SledEngine {
             .map_err(|_panic| EngineError::Stopped("sled could not read its files".to_owned()))??;
         let file = File::open(path.join("db"))?;
         File::open(path)?.sync_all()?;
-        Ok(Self { db, file })
+        Ok(Self { db: Some(db), file })
+    }
+
+    fn db(&self) -> Result<&Db, EngineError> {
+        let closed = || EngineError::Stopped("it is closed".to_owned());
+        self.db.as_ref().ok_or_else(closed)
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.db.flush()?;
+        self.db()?.flush()?;
         self.file.sync_data()?;
         Ok(())
     }
 
     /// The index of the last entry present.
     fn last_index(&self) -> Result<Option<u64>, EngineError> {
-        let last = self.db.scan_prefix([ENTRY]).keys().next_back();
+        let last = self.db()?.scan_prefix([ENTRY]).keys().next_back();
         Ok(last.transpose()?.and_then(|key| index_of(&key)))
     }
 
     fn read_one(&self, index: u64) -> Result<Option<Vec<u8>>, EngineError> {
         let mut whole = Vec::new();
-        for part in self.db.scan_prefix(prefix(index)).values() {
+        for part in self.db()?.scan_prefix(prefix(index)).values() {
             let part = part?;
             if whole.len() + part.len() > frame::MAX_ENTRY {
                 return Err(EngineError::Corrupt {
@@ -83,10 +94,36 @@ impl SledEngine {
 
     fn remove(&self, range: Range<u64>) -> Result<(), EngineError> {
         let mut batch = Batch::default();
-        for key in self.db.range(prefix(range.start)..prefix(range.end)).keys() {
+        for key in self
+            .db()?
+            .range(prefix(range.start)..prefix(range.end))
+            .keys()
+        {
             batch.remove(key?);
         }
-        Ok(self.db.apply_batch(batch)?)
+        Ok(self.db()?.apply_batch(batch)?)
+    }
+}
+
+/// sled panics when its last sync fails, and waits without end for a thread of its own that hangs or died. Neither may
+/// reach whoever lets go of the store.
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        let Some(db) = self.db.take() else {
+            return;
+        };
+        let (done, closed) = mpsc::sync_channel(1);
+        let closing = thread::Builder::new()
+            .name("store-log-close".to_owned())
+            .spawn(move || {
+                let clean = catch_unwind(AssertUnwindSafe(|| drop(db))).is_ok();
+                if done.send(clean).is_err() {
+                    tracing::info!("the store's log has closed after all");
+                }
+            });
+        if closing.is_err() || closed.recv_timeout(CLOSE_DEADLINE) != Ok(true) {
+            tracing::warn!("the store's log did not close cleanly");
+        }
     }
 }
 
@@ -126,7 +163,7 @@ impl Engine for SledEngine {
     fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
         let floor = self.purged()?.map_or(0, |p| p.index + 1);
         let from = prefix(range.start.max(floor));
-        let first = self.db.range(from..prefix(range.end)).keys().next();
+        let first = self.db()?.range(from..prefix(range.end)).keys().next();
         let Some(first) = first.transpose()?.and_then(|key| index_of(&key)) else {
             return Ok(Vec::new());
         };
@@ -157,7 +194,7 @@ impl Engine for SledEngine {
             }
             sizes.push(framed.len());
         }
-        self.db.apply_batch(batch)?;
+        self.db()?.apply_batch(batch)?;
         self.sync()?;
         Ok(sizes)
     }
@@ -175,9 +212,9 @@ impl Engine for SledEngine {
         })?;
         let mut framed = crc32c::crc32c(&mark).to_be_bytes().to_vec();
         framed.extend_from_slice(&mark);
-        self.db.insert(MARK, framed)?;
+        self.db()?.insert(MARK, framed)?;
         let first = self
-            .db
+            .db()?
             .scan_prefix([ENTRY])
             .keys()
             .next()
@@ -196,7 +233,7 @@ impl Engine for SledEngine {
     }
 
     fn purged(&self) -> Result<Option<LogId>, EngineError> {
-        let Some(framed) = self.db.get(MARK)? else {
+        let Some(framed) = self.db()?.get(MARK)? else {
             return Ok(None);
         };
         let corrupt = |what: &str| EngineError::Corrupt {
@@ -229,6 +266,9 @@ impl Engine for SledEngine {
     }
 
     fn size_on_disk(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.db()
+            .ok()
+            .and_then(|db| db.size_on_disk().ok())
+            .unwrap_or(0)
     }
 }
