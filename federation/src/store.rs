@@ -13,7 +13,7 @@ use openraft::{Config, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tradewind_api::{
     ClusterName, NodeId,
@@ -23,7 +23,6 @@ use tradewind_runtime::{
     MetricsRegistry, Rng, SharedClock, TaskSet,
     dirs::{self, DirError, DirLock},
     files::{self, FileError},
-    task,
 };
 
 use crate::{
@@ -311,15 +310,23 @@ impl Store {
         if let Some(mut tasks) = tasks {
             tasks.abort_all().await;
         }
-        if let Err(error) = self.inner.core.raft.shutdown().await {
-            tracing::warn!(%error, "the store's consensus did not stop cleanly");
+        // It waits for the disk, and a disk may hang.
+        match timeout(STOP_DEADLINE, self.inner.core.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the store's consensus did not stop cleanly");
+            }
+            Err(_elapsed) => tracing::warn!("the store's consensus did not stop in time"),
         }
         self.inner.core.log.close();
         if let Some(disk) = disk {
-            let joined = task::spawn_blocking(move || disk.join().is_ok());
-            match tokio::time::timeout(STOP_DEADLINE, joined).await {
-                Ok(Ok(true)) => {}
-                _ => tracing::warn!("the store's disk thread did not end cleanly"),
+            let until = Instant::now() + STOP_DEADLINE;
+            // Joined only once it has ended: nothing ends the wait for a thread, not even the runtime's end.
+            while !disk.is_finished() && Instant::now() < until {
+                sleep(LOOK).await;
+            }
+            if !disk.is_finished() || disk.join().is_err() {
+                tracing::warn!("the store's disk thread did not end cleanly");
             }
         }
         drop(lock);
@@ -339,6 +346,16 @@ impl Store {
     /// How often this node asked for votes.
     pub(crate) fn pre_votes(&self) -> u64 {
         self.inner.core.meters.pre_votes.get()
+    }
+
+    /// Asks for a snapshot, which must fail: what the store then says of itself.
+    pub(crate) async fn snapshot_fails(&self) -> String {
+        let raft = &self.inner.core.raft;
+        raft.trigger().snapshot().await.expect("runs");
+        let wait = raft.wait(Some(Duration::from_secs(10)));
+        let stopped = |m: &crate::types::Metrics| m.running_state.is_err();
+        wait.metrics(stopped, "stop").await.expect("in time");
+        self.status().stopped.expect("it stopped")
     }
 
     /// Snapshots now, and drops every log entry the snapshot holds.

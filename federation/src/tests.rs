@@ -6,5 +6,6 @@ mod damage;
 mod golden;
 mod harness;
 mod powerloss;
+mod sick_disk;
 mod suite;
 mod worker;
