@@ -59,6 +59,7 @@ pub(super) fn entry(term: u64, index: u64, size: usize) -> Entry {
             proposer,
             at_ms,
             command,
+            actor: None,
         };
         entry.payload = EntryPayload::Normal(Batch {
             commands: vec![stamped],
