@@ -36,6 +36,7 @@ use crate::{
     exports::{self, Exports, MAX_INTENTS},
     identity_service::WorkloadTokens,
     local::{LocalModel, Own, nearest},
+    reach::Reach,
     registry::Registered,
     server::{Access, caller},
     source::YamlModel,
@@ -71,6 +72,8 @@ pub struct AdminInput {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Signs of life of the others.
     pub leases: watch::Receiver<Arc<Leases>>,
+    /// Whether they answer.
+    pub reach: watch::Receiver<Arc<Reach>>,
     /// What could not be published.
     pub publishing: watch::Receiver<Arc<Vec<String>>>,
     /// Its workload tokens.

@@ -25,7 +25,17 @@ pub const LEASE_EXPIRES_MS: u64 = 10_000;
 /// with each other only, so that clocks that differ between clusters do no harm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leases {
-    seen: BTreeMap<ClusterName, (u64, u64)>,
+    seen: BTreeMap<ClusterName, Seen>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    /// The leader's stamp.
+    stamp_ms: u64,
+    /// From when the lease ages, by this node's clock.
+    ages_from_ms: u64,
+    /// When this stamp came, by this node's clock.
+    renewed_ms: u64,
 }
 
 impl Leases {
@@ -34,12 +44,17 @@ impl Leases {
         self.seen
             .retain(|cluster, _| catalog.clusters.contains_key(cluster));
         for record in catalog.clusters.values() {
-            let seen = self
-                .seen
-                .entry(record.name.clone())
-                .or_insert((record.lease_at_ms, now_ms));
-            if seen.0 != record.lease_at_ms || !hears_leader {
-                *seen = (record.lease_at_ms, now_ms);
+            let seen = self.seen.entry(record.name.clone()).or_insert(Seen {
+                stamp_ms: record.lease_at_ms,
+                ages_from_ms: now_ms,
+                // Both stamps are leaders': what lies between them had passed already.
+                renewed_ms: now_ms.saturating_sub(catalog.at_ms.saturating_sub(record.lease_at_ms)),
+            });
+            if seen.stamp_ms != record.lease_at_ms {
+                seen.stamp_ms = record.lease_at_ms;
+                (seen.ages_from_ms, seen.renewed_ms) = (now_ms, now_ms);
+            } else if !hears_leader {
+                seen.ages_from_ms = now_ms;
             }
         }
     }
@@ -48,7 +63,15 @@ impl Leases {
     pub fn age_ms(&self, cluster: &ClusterName, now_ms: u64) -> u64 {
         self.seen
             .get(cluster)
-            .map_or(0, |(_, seen_ms)| now_ms.saturating_sub(*seen_ms))
+            .map_or(0, |seen| now_ms.saturating_sub(seen.ages_from_ms))
+    }
+
+    /// How old what is known of the cluster is, ms: the time since its last renewal came, also while no renewal could
+    /// have come. For people and metrics; nothing is demoted by it.
+    pub fn data_age_ms(&self, cluster: &ClusterName, now_ms: u64) -> u64 {
+        self.seen
+            .get(cluster)
+            .map_or(0, |seen| now_ms.saturating_sub(seen.renewed_ms))
     }
 
     /// True when it is overdue.

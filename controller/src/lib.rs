@@ -21,6 +21,7 @@ pub mod join;
 pub mod local;
 pub mod publish;
 pub mod raft_net;
+pub mod reach;
 pub mod registry;
 pub mod server;
 pub mod source;

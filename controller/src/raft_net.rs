@@ -4,7 +4,9 @@
 //! certificates and nothing of Raft: payloads are the store's own frames. It must never dial its own cluster.
 
 mod dial;
+mod ping;
 mod service;
+mod stream;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +21,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, sync::watch};
 use tonic::{Code, Request, Status, transport::Channel};
 use tradewind_api::{
     ClusterName, Domain, NodeId,
@@ -33,10 +35,12 @@ use tradewind_transport::{svid::SvidCell, trust::TrustCell};
 
 use crate::datadir::KnownCluster;
 
-pub use dial::DialError;
+pub use dial::{DialError, DialStep, GatewayFailure};
 pub(crate) use dial::{endpoint, within};
+pub use ping::{Layer, Unreached};
 pub use service::RaftService;
 pub(crate) use service::handle_status;
+pub use stream::{PeerStream, Streams};
 
 /// Bytes of a snapshot in one message: large enough to amortise a frame, small enough to share a connection with heartbeats.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -77,6 +81,7 @@ struct Inner {
     trust: TrustCell,
     known: ArcSwap<Known>,
     channels: Mutex<HashMap<ClusterName, Channel>>,
+    streams: watch::Sender<Arc<Streams>>,
 }
 
 impl fmt::Debug for Peers {
@@ -97,6 +102,8 @@ impl Peers {
         trust: TrustCell,
         known: Known,
     ) -> Self {
+        let streams = known.keys().map(|c| (c.clone(), PeerStream::default()));
+        let streams = watch::Sender::new(Arc::new(streams.collect()));
         Self(Arc::new(Inner {
             own,
             node_id,
@@ -105,6 +112,7 @@ impl Peers {
             trust,
             known: ArcSwap::from_pointee(known),
             channels: Mutex::default(),
+            streams,
         }))
     }
 
@@ -116,12 +124,18 @@ impl Peers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         channels.retain(|cluster, _| known.contains_key(cluster));
+        stream::keep(&self.0.streams, &known);
         self.0.known.store(Arc::new(known));
     }
 
     /// What is known.
     pub fn known(&self) -> Arc<Known> {
         self.0.known.load_full()
+    }
+
+    /// The connection to each known cluster's controller, as it comes up and falls.
+    pub fn streams(&self) -> watch::Receiver<Arc<Streams>> {
+        self.0.streams.subscribe()
     }
 
     /// The channel to a cluster's controller. It connects when it is used, and again whenever it broke.
@@ -161,7 +175,8 @@ impl Peers {
                 let (stream, used) =
                     dial::any_gateway(&gateways, start, &to, &this.domain, config).await?;
                 turn.store(used, Ordering::Relaxed);
-                Ok(stream)
+                let gateway = gateways.get(used).cloned().unwrap_or_default();
+                Ok(stream::Watched::new(&this.streams, to, gateway, stream))
             }
         });
         channels.insert(cluster.clone(), channel.clone());

@@ -65,7 +65,9 @@ pub fn clusters_table(clusters: &[v1::ClusterStatus]) -> Table {
         "STATE",
         "GATEWAYS",
         ">EXPORTS",
-        ">LAST SIGN",
+        "STREAM",
+        "FRESH",
+        "REACHABLE",
         "VERSION",
     ]);
     for status in clusters {
@@ -81,7 +83,9 @@ pub fn clusters_table(clusters: &[v1::ClusterStatus]) -> Table {
             view::cluster_state(&cluster).to_owned(),
             or_dash(cluster.gateways.join(",")),
             table::count(status.exported_services.into()),
-            table::age(status.lease_age_ms),
+            view::stream(status.facts.as_ref()),
+            view::fresh(status.facts.as_ref()),
+            view::reach(status.facts.as_ref()),
             or_dash(status.version.clone()),
         ]);
     }

@@ -1,9 +1,14 @@
 //! What the lists and the status say, from the values of this moment. Reads only.
 
-use tradewind_api::proto::v1::{ClusterStatus, Peer, StatusResponse, TokenStatus};
+use tradewind_api::{
+    ClusterName,
+    model::ClusterState,
+    proto::v1::{ClusterFacts, ClusterStatus, Peer, StatusResponse, TokenStatus},
+};
 use tradewind_federation::Catalog;
 
 use super::{AdminInput, join_token_status, problems};
+use crate::compile::LEASE_EXPIRES_MS;
 
 /// What a fresh word of the leader is: several heartbeats may be lost before it is older.
 pub(super) const LEADER_FRESH_MS: u64 = 3_000;
@@ -11,7 +16,7 @@ pub(super) const LEADER_FRESH_MS: u64 = 3_000;
 pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStatus> {
     let now_ms = input.clock.unix_ms();
     let (snapshot, leases) = (input.snapshots.borrow(), input.leases.borrow());
-    let status = |name, cluster: &tradewind_api::model::Cluster| {
+    let status = |name: &ClusterName, cluster: &tradewind_api::model::Cluster| {
         let record = catalog.clusters.get(name);
         ClusterStatus {
             cluster: Some(cluster.into()),
@@ -25,6 +30,12 @@ pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStat
                 .map(|r| r.nodes.iter().copied().collect())
                 .unwrap_or_default(),
             version: record.map_or_else(|| crate::VERSION.to_owned(), |r| r.version.clone()),
+            facts: if cluster.local || cluster.state == ClusterState::Left {
+                None
+            } else {
+                Some(facts(input, name, now_ms))
+            },
+            witness: false,
         }
     };
     snapshot
@@ -32,6 +43,38 @@ pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStat
         .iter()
         .map(|(name, cluster)| status(name, cluster))
         .collect()
+}
+
+/// The three facts of another cluster.
+pub(super) fn facts(input: &AdminInput, cluster: &ClusterName, now_ms: u64) -> ClusterFacts {
+    let data_age_ms = input.leases.borrow().data_age_ms(cluster, now_ms);
+    let mut facts = ClusterFacts {
+        data_age_ms,
+        data_stale: data_age_ms > LEASE_EXPIRES_MS,
+        ..ClusterFacts::default()
+    };
+    let Some(reach) = input.reach.borrow().clusters.get(cluster).cloned() else {
+        return facts;
+    };
+    let since = |at_ms: u64| now_ms.saturating_sub(at_ms);
+    let micros = |d: std::time::Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    facts.stream_up = reach.stream.up;
+    facts.stream_age_ms = since(reach.stream.since_ms);
+    facts.gateway.clone_from(&reach.stream.gateway);
+    facts.trails = reach.trails;
+    facts.reachable = reach.reachable;
+    facts.reach_age_ms = match (reach.reachable, reach.answered_at_ms) {
+        (Some(true), Some(at_ms)) => since(at_ms),
+        _ => since(reach.reach_since_ms),
+    };
+    facts.round_trip_us = reach.round_trip.map(micros);
+    facts.last_round_trip_us = reach.last_round_trip.map(micros);
+    if let Some(error) = &reach.error {
+        error.layer.as_str().clone_into(&mut facts.error_layer);
+        error.short.clone_into(&mut facts.error_short);
+        facts.error.clone_from(&error.text);
+    }
+    facts
 }
 
 pub(super) fn status(input: &AdminInput) -> StatusResponse {

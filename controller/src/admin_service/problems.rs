@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use tradewind_api::model::ClusterState;
+use tradewind_api::{ClusterName, proto::v1::ClusterFacts};
 use tradewind_federation::{Catalog, StoreStatus, catalog::Conflict};
 
-use super::AdminInput;
+use super::{AdminInput, listing};
 
 /// Problems shown. Whoever has more fixes the first ones first.
 const MAX_SHOWN: usize = 200;
+/// A stream that fell is dialled again with the next ping; one that is down for longer is worth a word.
+const STREAM_TOLD_MS: u64 = 5_000;
+/// Revisions behind that are worth a word: entries on their way are far fewer, a snapshot is due at five thousand.
+const TRAILS_TOLD: u64 = 1_000;
 
 pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) -> Vec<String> {
     let mut found = Vec::new();
@@ -49,20 +53,61 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
     found
 }
 
+/// The other clusters' bad facts, each with what to look at next. All of them speak of what is seen from here.
 fn silent_clusters(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String>) {
-    let (leases, now_ms) = (input.leases.borrow(), input.clock.unix_ms());
+    let now_ms = input.clock.unix_ms();
     for record in catalog.members().filter(|r| r.name != input.own.cluster) {
-        if leases.expired(&record.name, now_ms) {
+        let name = &record.name;
+        if input.leases.borrow().expired(name, now_ms) {
+            let age_s = input.leases.borrow().data_age_ms(name, now_ms) / 1000;
             found.push(format!(
-                "cluster {} gave no sign of life for {} s",
-                record.name,
-                leases.age_ms(&record.name, now_ms) / 1000
+                "cluster {name} gave no sign of life for {age_s} s: its endpoints are demoted, none is removed; see there that its controller runs and that `tradewind status` shows a leader"
             ));
         }
-        if record.gateways.is_empty() && record.state != ClusterState::Left {
-            found.push(format!("cluster {} has announced no gateway", record.name));
+        if record.gateways.is_empty() {
+            found.push(format!("cluster {name} has announced no gateway"));
         }
+        let facts = listing::facts(input, name, now_ms);
+        found.extend(unreached(name, &facts));
     }
+}
+
+/// What is wrong with the way to a cluster.
+fn unreached(name: &ClusterName, facts: &ClusterFacts) -> Option<String> {
+    let stream_s = facts.stream_age_ms / 1000;
+    if facts.reachable == Some(false) {
+        let reach_s = facts.reach_age_ms / 1000;
+        let stream = if facts.stream_up {
+            format!("its stream is up for {stream_s} s all the same")
+        } else {
+            format!("its stream is down for {stream_s} s")
+        };
+        let next = match facts.error_layer.as_str() {
+            "address" => {
+                format!("see that a gateway of {name} runs and announces where it is dialled")
+            }
+            "connect" => {
+                format!("see that a gateway of {name} runs and that no firewall stands before it")
+            }
+            "tls" => format!("see that the controller of {name} runs behind that gateway"),
+            "refused" => format!("see in the log of {name}'s controller why"),
+            _ => format!("see how busy the controller of {name} is"),
+        };
+        let (layer, error) = (&facts.error_layer, &facts.error);
+        return Some(format!(
+            "cluster {name} is unreachable for {reach_s} s ({layer}: {error}), {stream}; {next}"
+        ));
+    }
+    if facts.reachable == Some(true) && !facts.stream_up && facts.stream_age_ms > STREAM_TOLD_MS {
+        return Some(format!(
+            "the stream to cluster {name} is down for {stream_s} s though it answered {} s ago; it is dialled again with every ping",
+            facts.reach_age_ms / 1000
+        ));
+    }
+    let trails = facts.trails.filter(|t| *t > TRAILS_TOLD)?;
+    Some(format!(
+        "the store of cluster {name} trails this one by {trails} revisions; `tradewind status` there shows whether it hears the leader"
+    ))
 }
 
 fn silent_proxies(input: &AdminInput, found: &mut Vec<String>) {

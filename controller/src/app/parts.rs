@@ -45,6 +45,7 @@ use crate::{
     local::{LocalModel, Own},
     publish::{PublishInput, Publisher},
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
+    reach::{Pinger, Reach, ReachMeters},
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
     server::Access,
     source::{Manifests, YamlModel},
@@ -306,6 +307,7 @@ impl Parts {
             told: introduced_tx,
         };
         tasks.spawn("introduce", introducer.run(drain.observer()));
+        let reach = self.reach(leases.clone(), tasks, drain);
         let publishing = self.publish(local.clone(), registered.clone(), tasks, drain);
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
@@ -318,6 +320,7 @@ impl Parts {
             registered,
             snapshots: snapshots.clone(),
             leases,
+            reach,
             publishing,
             tokens: self.tokens.clone(),
             configured_gateways: self.configured_gateways.clone(),
@@ -331,6 +334,30 @@ impl Parts {
             snapshots,
             yaml,
         }
+    }
+
+    /// Starts the pings; the receiver holds what they found.
+    fn reach(
+        &mut self,
+        leases: watch::Receiver<Arc<Leases>>,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) -> watch::Receiver<Arc<Reach>> {
+        let clock = Arc::clone(&self.clock);
+        let (pinger, reach) = Pinger::new(
+            self.peers.clone(),
+            self.store.clone(),
+            Arc::clone(&clock),
+            self.rng.fork(),
+        );
+        let meters = ReachMeters {
+            reach: reach.clone(),
+            leases,
+            clock,
+        };
+        meters.register(&self.metrics);
+        tasks.spawn("reach", pinger.run(drain.observer()));
+        reach
     }
 
     /// Starts what tells the federation; the receiver holds what it could not be told.

@@ -2,10 +2,13 @@
 //!
 //! Each step has a deadline of its own, so that a gateway that swallows packets costs a second and no more.
 
-use std::{error::Error as _, io, sync::Arc, time::Duration};
+use std::{error::Error as _, fmt, io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
     Status,
@@ -45,8 +48,50 @@ pub enum DialError {
         cause: String,
     },
     /// Each gateway in turn, with what stopped us there.
-    #[error("{}", .0.join("; "))]
-    AllFailed(Vec<String>),
+    #[error("{}", joined(.0))]
+    AllFailed(Vec<GatewayFailure>),
+}
+
+/// How far a dial came at one gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DialStep {
+    /// TCP to the gateway.
+    Connect,
+    /// TLS with the controller behind it.
+    Tls,
+}
+
+impl fmt::Display for DialStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+        })
+    }
+}
+
+/// What stopped a dial at one gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayFailure {
+    /// `host:port`.
+    pub gateway: String,
+    /// In which step.
+    pub step: DialStep,
+    /// True when the gateway's host said at once that nobody listens.
+    pub refused: bool,
+    /// What the system said.
+    pub cause: String,
+}
+
+impl fmt::Display for GatewayFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gateway {}: {}: {}", self.gateway, self.step, self.cause)
+    }
+}
+
+fn joined(failures: &[GatewayFailure]) -> String {
+    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 /// How to talk to the controller of `cluster`, and to nobody else.
@@ -93,7 +138,12 @@ pub(super) async fn any_gateway(
         };
         match one_gateway(gateway, &connector, name.clone()).await {
             Ok(stream) => return Ok((stream, index)),
-            Err((layer, error)) => failures.push(format!("gateway {gateway}: {layer}: {error}")),
+            Err((step, error)) => failures.push(GatewayFailure {
+                gateway: gateway.clone(),
+                step,
+                refused: error.kind() == io::ErrorKind::ConnectionRefused,
+                cause: error.to_string(),
+            }),
         }
     }
     Err(DialError::AllFailed(failures))
@@ -103,14 +153,14 @@ async fn one_gateway(
     gateway: &str,
     connector: &TlsConnector,
     name: rustls::pki_types::ServerName<'static>,
-) -> Result<TlsStream<TcpStream>, (&'static str, io::Error)> {
+) -> Result<TlsStream<TcpStream>, (DialStep, io::Error)> {
     let tcp = within(CONNECT_DEADLINE, TcpStream::connect(gateway))
         .await
-        .map_err(|e| ("connect", e))?;
-    tcp.set_nodelay(true).map_err(|e| ("connect", e))?;
+        .map_err(|e| (DialStep::Connect, e))?;
+    tcp.set_nodelay(true).map_err(|e| (DialStep::Connect, e))?;
     within(TLS_DEADLINE, connector.connect(name, tcp))
         .await
-        .map_err(|e| ("tls", e))
+        .map_err(|e| (DialStep::Tls, e))
 }
 
 /// An I/O step with its deadline.
@@ -141,10 +191,11 @@ pub(crate) fn endpoint() -> Endpoint {
 
 /// A channel that dials by `dial` when it is first used, and again whenever the connection broke. Calls that wait for
 /// one connection share it.
-pub(super) fn lazy_channel<D, F>(dial: D) -> Channel
+pub(super) fn lazy_channel<D, F, S>(dial: D) -> Channel
 where
     D: Fn() -> F + Send + Clone + 'static,
-    F: Future<Output = Result<TlsStream<TcpStream>, DialError>> + Send + 'static,
+    F: Future<Output = Result<S, DialError>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     endpoint().connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
         let dialled = dial();

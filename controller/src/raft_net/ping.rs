@@ -1,0 +1,172 @@
+//! One question to another cluster's controller, and the layer that it failed in when no answer came.
+
+use std::{fmt, time::Duration};
+
+use tonic::{Code, Status};
+use tradewind_api::{
+    ClusterName,
+    proto::v1::{PingRequest, PingResponse},
+};
+use tradewind_federation::PeerError;
+
+use super::{
+    Peers,
+    dial::{self, DialError, DialStep},
+};
+
+/// How far a ping came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// There is no address to dial.
+    Address,
+    /// TCP to a gateway.
+    Connect,
+    /// TLS with the controller behind it.
+    Tls,
+    /// The controller's answer.
+    Answer,
+    /// It answered that it will not.
+    Refused,
+}
+
+impl Layer {
+    /// The word that listings show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Answer => "answer",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a cluster gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreached {
+    /// Where it failed.
+    pub layer: Layer,
+    /// A few words for a table's cell.
+    pub short: &'static str,
+    /// The whole, with addresses.
+    pub text: String,
+}
+
+impl Peers {
+    /// Asks the controller of `cluster` for a sign of life, within `deadline`.
+    pub async fn ping(
+        &self,
+        cluster: &ClusterName,
+        deadline: Duration,
+    ) -> Result<PingResponse, Unreached> {
+        let mut client = self.federation(cluster).map_err(|e| nowhere(&e))?;
+        match tokio::time::timeout(deadline, client.ping(PingRequest {})).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(unreached(&status)),
+            Err(_) => {
+                let up = self.0.streams.borrow().get(cluster).is_some_and(|s| s.up);
+                Err(silent(up, deadline))
+            }
+        }
+    }
+}
+
+fn nowhere(error: &PeerError) -> Unreached {
+    let text = match error {
+        PeerError::Unreachable { cause, .. }
+        | PeerError::NoAnswer { cause, .. }
+        | PeerError::Refused { cause, .. } => cause.clone(),
+    };
+    Unreached {
+        layer: Layer::Address,
+        short: "no address known",
+        text,
+    }
+}
+
+fn silent(stream_up: bool, deadline: Duration) -> Unreached {
+    let ms = deadline.as_millis();
+    if stream_up {
+        return Unreached {
+            layer: Layer::Answer,
+            short: "controller gives no answer",
+            text: format!("its controller gave no answer within {ms} ms"),
+        };
+    }
+    Unreached {
+        layer: Layer::Connect,
+        short: "gateway gives no answer",
+        text: format!("no gateway led to its controller within {ms} ms"),
+    }
+}
+
+fn unreached(status: &Status) -> Unreached {
+    if let Some(dial) = dial::dial_error(status) {
+        let text = dial.to_string();
+        let (layer, short) = match &dial {
+            DialError::NoGateway(_) => (Layer::Address, "no gateway announced"),
+            DialError::Name { .. } => (Layer::Address, "no address known"),
+            DialError::AllFailed(failures) => {
+                // The furthest that any of them came says most.
+                let furthest = failures.iter().max_by_key(|f| (f.step, f.refused));
+                match furthest.map(|f| (f.step, f.refused)) {
+                    Some((DialStep::Tls, _)) => (Layer::Tls, "gateway leads to no controller"),
+                    Some((DialStep::Connect, true)) => {
+                        (Layer::Connect, "gateway refused the connection")
+                    }
+                    Some((DialStep::Connect, false)) | None => {
+                        (Layer::Connect, "gateway gives no answer")
+                    }
+                }
+            }
+        };
+        return Unreached { layer, short, text };
+    }
+    let text = status.message().to_owned();
+    let denied = matches!(
+        status.code(),
+        Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
+    );
+    if denied {
+        return Unreached {
+            layer: Layer::Refused,
+            short: "controller refused us",
+            text,
+        };
+    }
+    Unreached {
+        layer: Layer::Answer,
+        short: "connection broke",
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layer_tells_who_did_not_answer() {
+        let silent_gateway = silent(false, Duration::from_millis(1500));
+        assert_eq!(silent_gateway.layer, Layer::Connect);
+        let silent_controller = silent(true, Duration::from_millis(1500));
+        assert_eq!(silent_controller.layer, Layer::Answer);
+        assert!(silent_controller.text.contains("1500 ms"));
+        assert_eq!(
+            unreached(&Status::permission_denied("no")).layer,
+            Layer::Refused
+        );
+        assert_eq!(
+            unreached(&Status::unavailable("broken pipe")).layer,
+            Layer::Answer
+        );
+        assert!(Layer::Connect < Layer::Tls && Layer::Tls < Layer::Answer);
+    }
+}
