@@ -4,6 +4,8 @@
 //! holds into commands. The task sends the first change at once and further ones at most every 100 ms, and starts over
 //! from the catalog after every failure, so that a lost answer can do no harm.
 
+mod attest;
+mod meters;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,6 +149,14 @@ pub fn gateways(
     } else {
         chosen
     }
+}
+
+/// The commands that write everything again, whole, whatever the store's copy holds: strays that it shows go first.
+pub fn whole(shown: &Desired, desired: &Desired) -> Vec<Command> {
+    let strays = shown.keys().filter(|name| !desired.contains_key(*name));
+    let strays = strays.map(|name| Command::RemoveExport(name.clone()));
+    let all = desired.values().cloned().map(Command::PutExport);
+    strays.chain(all).collect()
 }
 
 /// The commands that turn what is published into what is desired: withdrawals first, since they free room.

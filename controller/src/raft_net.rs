@@ -37,7 +37,8 @@ use crate::datadir::KnownCluster;
 
 pub use dial::{DialError, DialStep, GatewayFailure};
 pub(crate) use dial::{endpoint, within};
-pub use ping::{Layer, Unreached};
+pub(crate) use ping::vitals;
+pub use ping::{Answer, Layer, Unreached};
 pub use service::RaftService;
 pub(crate) use service::handle_status;
 pub use stream::{PeerStream, Streams};

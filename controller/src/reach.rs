@@ -16,11 +16,11 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
-use tradewind_api::{ClusterName, proto::v1::PingResponse};
+use tradewind_api::ClusterName;
 use tradewind_federation::Store;
 use tradewind_runtime::{Rng, SharedClock, drain};
 
-use crate::raft_net::{Peers, Streams, Unreached};
+use crate::raft_net::{Answer, Peers, Streams, Unreached};
 
 pub use facts::{ClusterReach, Event, Facts, Reach, StreamFact};
 pub use meters::ReachMeters;
@@ -54,7 +54,7 @@ struct Asked {
     cluster: ClusterName,
     sent: Instant,
     round_trip: Duration,
-    answer: Result<PingResponse, Unreached>,
+    answer: Result<Answer, Unreached>,
 }
 
 async fn ask(peers: Peers, cluster: ClusterName) -> Asked {
@@ -234,7 +234,7 @@ mod tests {
             cluster: cluster.clone(),
             sent,
             round_trip: Duration::ZERO,
-            answer: Ok(PingResponse::default()),
+            answer: Ok(Answer::default()),
         }
     }
 

@@ -31,6 +31,37 @@ pub(crate) struct Machine {
     meters: Meters,
     /// The newest level of commands that this node takes.
     level: u16,
+    #[cfg(feature = "testing")]
+    damage: Damage,
+}
+
+/// An export to damage before the next entry is applied, without a word to anybody.
+#[cfg(feature = "testing")]
+pub(crate) type Damage =
+    Arc<std::sync::Mutex<Option<(tradewind_api::ServiceName, tradewind_api::ClusterName)>>>;
+
+#[cfg(feature = "testing")]
+impl Machine {
+    pub(crate) fn damage(&self) -> Damage {
+        Arc::clone(&self.damage)
+    }
+
+    fn do_damage(&mut self) {
+        let mut slot = self
+            .damage
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((service, cluster)) = slot.take() else {
+            return;
+        };
+        let exports = Arc::make_mut(&mut self.state.catalog.exports);
+        if let Some(export) = exports
+            .get_mut(&service)
+            .and_then(|by| Arc::make_mut(by).get_mut(&cluster))
+        {
+            Arc::make_mut(export).endpoints.clear();
+        }
+    }
 }
 
 impl Machine {
@@ -51,6 +82,8 @@ impl Machine {
             history,
             meters,
             level,
+            #[cfg(feature = "testing")]
+            damage: Damage::default(),
         };
         (this, catalog)
     }
@@ -75,6 +108,8 @@ impl Machine {
 
     /// Applies the commands of one entry and tells the watchers what they changed.
     fn apply_batch(&mut self, revision: u64, batch: &Batch) -> Outcomes {
+        #[cfg(feature = "testing")]
+        self.do_damage();
         let catalog = &mut self.state.catalog;
         let mut before = BTreeMap::new();
         let mut outcomes = Outcomes::with_capacity(batch.commands.len());

@@ -140,6 +140,8 @@ struct Inner {
     level: u16,
     waiting: Semaphore,
     owned: Mutex<Owned>,
+    #[cfg(feature = "testing")]
+    damage: crate::machine::Damage,
 }
 
 /// What ends with the store.
@@ -173,6 +175,8 @@ impl Store {
             meters.clone(),
             config.level,
         );
+        #[cfg(feature = "testing")]
+        let damage = machine.damage();
         let contacts = Arc::new(Contacts::new(Instant::now()));
         let net = Net {
             transport: Arc::clone(&transport),
@@ -221,8 +225,25 @@ impl Store {
                 level: config.level,
                 waiting: Semaphore::new(MAX_WAITING),
                 owned: Mutex::new(owned),
+                #[cfg(feature = "testing")]
+                damage,
             }),
         })
+    }
+
+    /// Before the next entry is applied this node's copy of an export loses its endpoints, without a word to anybody.
+    #[cfg(feature = "testing")]
+    pub fn corrupt_export_for_tests(
+        &self,
+        service: tradewind_api::ServiceName,
+        cluster: ClusterName,
+    ) {
+        let mut slot = self
+            .inner
+            .damage
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *slot = Some((service, cluster));
     }
 
     /// Founds a federation: makes this node its single voter and applies `command`, a `Command::Found`. May be repeated

@@ -380,7 +380,7 @@ impl Parts {
             "lease",
             Publisher::keep_lease(input.clone(), drain.observer()),
         );
-        let (publisher, problems) = Publisher::new(input, self.rng.fork());
+        let (publisher, problems) = Publisher::new(input, self.rng.fork(), &self.metrics);
         tasks.spawn("publish", publisher.run(drain.observer()));
         problems
     }

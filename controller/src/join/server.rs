@@ -18,7 +18,7 @@ use tradewind_api::{
     model::ClusterState,
     proto::v1::{
         IntroduceRequest, IntroduceResponse, JoinCheckResponse, JoinRequest, JoinResponse,
-        KnownCluster, PingRequest, PingResponse, ProposeRequest, ProposeResponse, Vitals,
+        KnownCluster, PingRequest, PingResponse, ProposeRequest, ProposeResponse,
         federation_server::Federation,
     },
     store::{Blob, ClusterRecord, Command, Outcome, Refusal, Stamped},
@@ -33,7 +33,7 @@ use crate::{
     VERSION,
     answer::{self, refuse},
     init::check_gateways,
-    raft_net::{Peers, handle_status},
+    raft_net::{Peers, handle_status, vitals},
     server::{Access, Caller, caller},
 };
 
@@ -459,21 +459,8 @@ impl Federation for FederationService {
         Ok(Response::new(PingResponse {
             cluster: self.0.own.to_string(),
             revision,
-            vitals: Some(vitals(&self.0.store)),
+            vitals: Some(vitals(self.0.store.vitals())),
         }))
-    }
-}
-
-fn vitals(store: &Store) -> Vitals {
-    let status = store.status();
-    Vitals {
-        node_id: status.node_id,
-        term: status.term,
-        leader: status.leader,
-        last_log: status.last_log.unwrap_or(0),
-        applied: status.applied.unwrap_or(0),
-        fsync_p99_us: 0,
-        level: 1,
     }
 }
 

@@ -2,18 +2,28 @@
 //!
 //! Owns no truth: what is published is what the catalog says. Its problems are for `tradewind status`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tradewind_api::{
     ServiceName,
     store::{Command, LEVEL, Outcome, Refusal},
 };
-use tradewind_federation::Store;
-use tradewind_runtime::{Backoff, Rng, drain};
+use tradewind_federation::{ProposeError, Store, catalog::digest_exports};
+use tradewind_runtime::{Backoff, MetricsRegistry, Rng, drain};
 
-use super::{Desired, desired, gateways, plan, published, shares_network};
+use super::{
+    Desired,
+    attest::{ATTEST_EVERY, ATTEST_LEVEL, Schedule, expected},
+    desired, gateways,
+    meters::Meters,
+    plan, published, shares_network, whole,
+};
 use crate::{
     VERSION,
     exports::Intents,
@@ -29,6 +39,10 @@ const LEASE_EVERY: Duration = Duration::from_secs(2);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Writes under way at once: the store batches them into one log entry.
 const CONCURRENT: usize = 16;
+/// How often a publisher with nothing to do looks at who leads.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait that a budget used up may cost: a leader that says more is asked again all the same.
+const MAX_BUDGET_WAIT: Duration = Duration::from_secs(60);
 
 /// What the tasks follow.
 #[derive(Clone, Debug)]
@@ -52,46 +66,86 @@ pub struct PublishInput {
 pub struct Publisher {
     input: PublishInput,
     rng: Rng,
+    meters: Meters,
     problems: watch::Sender<Arc<Vec<String>>>,
     /// What the store refused for good, until something else is asked for it.
     refused: BTreeMap<ServiceName, (Command, Refusal)>,
+    /// What the last comparison found wrong.
+    differs: Option<String>,
+    /// Between two comparisons.
+    attest_every: Duration,
+}
+
+/// Why a round did not end well.
+#[derive(Debug)]
+struct Failed {
+    why: String,
+    /// How long to wait before the next, where the store said it.
+    wait: Option<Duration>,
+}
+
+impl From<ProposeError> for Failed {
+    fn from(error: ProposeError) -> Self {
+        let wait = match &error {
+            ProposeError::OverBudget { retry_after } => Some((*retry_after).min(MAX_BUDGET_WAIT)),
+            _ => None,
+        };
+        Self {
+            why: error.to_string(),
+            wait,
+        }
+    }
+}
+
+/// What is published, and what should be.
+struct Both {
+    published: Desired,
+    wanted: Desired,
 }
 
 impl Publisher {
     /// Follows `input`. The receiver holds what is wrong, for people.
-    pub fn new(input: PublishInput, rng: Rng) -> (Self, watch::Receiver<Arc<Vec<String>>>) {
+    pub fn new(
+        input: PublishInput,
+        rng: Rng,
+        metrics: &MetricsRegistry,
+    ) -> (Self, watch::Receiver<Arc<Vec<String>>>) {
         let problems = watch::Sender::new(Arc::new(Vec::new()));
         let seen = problems.subscribe();
         (
             Self {
                 input,
                 rng,
+                meters: Meters::register(metrics),
                 problems,
                 refused: BTreeMap::new(),
+                differs: None,
+                attest_every: ATTEST_EVERY,
             },
             seen,
         )
     }
 
-    fn pending(&mut self) -> Vec<Command> {
+    /// None while nothing can be said: the empty first model says nothing yet, and a cluster that is no member has
+    /// nothing to say.
+    fn both(&self) -> Option<Both> {
         let input = &self.input;
         let catalog = input.store.catalog();
-        // The empty first model says nothing yet, and a cluster that is no member has nothing to say.
         if !input.local.borrow().read || catalog.member(&input.own.cluster).is_none() {
-            return Vec::new();
+            return None;
         }
         let published = published(&catalog, &input.own);
-        let wanted: Desired = {
-            let (intents, local) = (input.intents.borrow(), input.local.borrow());
-            desired(
-                &intents,
-                &local,
-                &published,
-                &input.own,
-                shares_network(&catalog, &input.own),
-            )
+        let (intents, local) = (input.intents.borrow(), input.local.borrow());
+        let shares = shares_network(&catalog, &input.own);
+        let wanted = desired(&intents, &local, &published, &input.own, shares);
+        Some(Both { published, wanted })
+    }
+
+    fn pending(&mut self) -> Vec<Command> {
+        let Some(both) = self.both() else {
+            return Vec::new();
         };
-        let mut commands = plan(&published, &wanted);
+        let mut commands = plan(&both.published, &both.wanted);
         self.refused
             .retain(|_, (refused, _)| commands.contains(refused));
         commands.retain(|c| !self.refused.values().any(|(refused, _)| refused == c));
@@ -103,6 +157,7 @@ impl Publisher {
         let mut catalogs = self.input.store.watch();
         let (mut local, mut intents) = (self.input.local.clone(), self.input.intents.clone());
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut schedule = Schedule::new(self.attest_every, Instant::now());
         loop {
             // Marked as seen before they are read: what comes later wakes the loop again.
             catalogs.mark_unchanged();
@@ -110,27 +165,37 @@ impl Publisher {
             intents.mark_unchanged();
             let commands = self.pending();
             let idle = commands.is_empty();
-            let pause = if idle {
-                self.tell(None);
-                None
-            } else if let Err(error) = self.send(commands).await {
-                tracing::warn!(error, "exports are not published; trying again");
-                self.tell(Some(error));
-                Some(backoff.next(&mut self.rng))
+            let done = if idle {
+                self.attest_if_due(&mut schedule).await
             } else {
-                backoff.reset();
-                self.tell(None);
-                Some(SPACING)
+                self.meters.round(&commands);
+                self.send(commands).await
+            };
+            let pause = match done {
+                Err(failed) => {
+                    tracing::warn!(
+                        error = failed.why,
+                        "exports are not published; trying again"
+                    );
+                    self.tell(Some(failed.why));
+                    Some(failed.wait.unwrap_or_else(|| backoff.next(&mut self.rng)))
+                }
+                Ok(()) => {
+                    backoff.reset();
+                    self.tell(None);
+                    (!idle).then_some(SPACING)
+                }
             };
             let wake = async {
-                match pause {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => tokio::select! {
+                let Some(pause) = pause else {
+                    return tokio::select! {
                         _ = catalogs.changed() => {}
                         _ = local.changed() => {}
                         _ = intents.changed() => {}
-                    },
-                }
+                        () = self.attest_is_due(&mut schedule) => {}
+                    };
+                };
+                tokio::time::sleep(pause).await;
             };
             tokio::select! {
                 biased;
@@ -145,7 +210,7 @@ impl Publisher {
     }
 
     /// Carries commands out. A refusal is remembered and does not stop the others; any other failure does.
-    async fn send(&mut self, commands: Vec<Command>) -> Result<(), String> {
+    async fn send(&mut self, commands: Vec<Command>) -> Result<(), Failed> {
         let (store, own) = (self.input.store.clone(), self.input.own.cluster.clone());
         let mut answers = futures::stream::iter(commands)
             .map(|command| {
@@ -157,19 +222,104 @@ impl Publisher {
             })
             .buffered(CONCURRENT);
         while let Some((command, answer)) = answers.next().await {
-            match answer {
-                Ok(Outcome::Done { .. } | Outcome::Joined { .. }) => {}
-                Ok(Outcome::Refused(refusal)) => {
+            match answer? {
+                Outcome::Done { .. } | Outcome::Joined { .. } => {}
+                Outcome::Refused(refusal) => {
                     let Some(service) = service_of(&command) else {
                         continue;
                     };
                     tracing::warn!(%service, %refusal, "the store refused an export");
                     self.refused.insert(service.clone(), (command, refusal));
                 }
-                Err(error) => return Err(error.to_string()),
             }
         }
         Ok(())
+    }
+
+    fn look(&self, schedule: &mut Schedule) -> bool {
+        let status = self.input.store.status();
+        let now = Instant::now();
+        schedule.look(status.leader.filter(|_| status.can_write), now);
+        schedule.is_due(now)
+    }
+
+    async fn attest_is_due(&self, schedule: &mut Schedule) {
+        while !self.look(schedule) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Compares what should be published with what the store holds, when it is time; where they differ, everything is
+    /// published again.
+    async fn attest_if_due(&mut self, schedule: &mut Schedule) -> Result<(), Failed> {
+        if !self.look(schedule) {
+            return Ok(());
+        }
+        let (now, unit) = (Instant::now(), self.rng.unit());
+        if self.input.store.catalog().level < ATTEST_LEVEL || self.both().is_none() {
+            schedule.failed(now);
+            return Ok(());
+        }
+        let done = self.compare().await;
+        match &done {
+            Ok(()) => schedule.done(now, unit),
+            Err(_) => schedule.failed(now),
+        }
+        done
+    }
+
+    async fn compare(&mut self) -> Result<(), Failed> {
+        let Some(mismatch) = self.attest().await? else {
+            self.differs = None;
+            return Ok(());
+        };
+        self.meters.mismatches.inc();
+        tracing::error!(%mismatch, "the store's copy of this cluster's exports is wrong; publishing all of them again");
+        // Kept until the next comparison, so that somebody sees that it happened.
+        self.differs = Some(format!(
+            "the store's copy of this cluster's exports was not what it publishes ({mismatch}); they are published again whole"
+        ));
+        let shown = self.input.store.linearizable().await?;
+        let shown = published(&shown, &self.input.own);
+        let Some(both) = self.both() else {
+            return Ok(());
+        };
+        let commands = whole(&shown, &both.wanted);
+        self.meters.round(&commands);
+        self.send(commands).await?;
+        self.meters.repairs.inc();
+        if let Some(mismatch) = self.attest().await? {
+            self.differs = Some(format!(
+                "the store's copy of this cluster's exports differs from what it publishes even after all were published again: {mismatch}; compare `tradewind services` here and where the store leads"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Says what this cluster's exports add up to. Gives the difference, if there is one.
+    async fn attest(&self) -> Result<Option<Refusal>, Failed> {
+        let Some(both) = self.both() else {
+            return Ok(None);
+        };
+        let refused: BTreeSet<ServiceName> = self.refused.keys().cloned().collect();
+        let expected = expected(&both.published, both.wanted, &refused);
+        let (digest, count) = digest_exports(expected.values());
+        let command = Command::AttestExports { digest, count };
+        let own = &self.input.own.cluster;
+        match self.input.store.propose(own, command).await? {
+            Outcome::Refused(mismatch @ Refusal::DigestMismatch { .. }) => {
+                self.meters.attests.inc();
+                Ok(Some(mismatch))
+            }
+            Outcome::Refused(refusal) => {
+                tracing::warn!(%refusal, "the store compared nothing");
+                Ok(None)
+            }
+            Outcome::Done { .. } | Outcome::Joined { .. } => {
+                self.meters.attests.inc();
+                Ok(None)
+            }
+        }
     }
 
     fn tell(&self, trouble: Option<String>) {
@@ -178,7 +328,8 @@ impl Publisher {
             .iter()
             .map(|(s, (_, r))| format!("the export of {s} was refused: {r}"));
         let waiting = trouble.map(|t| format!("changes of exports wait to be published: {t}"));
-        let now: Vec<String> = waiting.into_iter().chain(refused).collect();
+        let differs = self.differs.iter().cloned();
+        let now: Vec<String> = waiting.into_iter().chain(differs).chain(refused).collect();
         self.problems.send_if_modified(|current| {
             let new = **current != now;
             if new {
@@ -258,3 +409,6 @@ fn service_of(command: &Command) -> Option<&ServiceName> {
         | Command::AttestExports { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

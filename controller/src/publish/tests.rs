@@ -20,7 +20,7 @@ use crate::{
     source::YamlModel,
 };
 
-fn record(name: &str, network: &str) -> ClusterRecord {
+pub(super) fn record(name: &str, network: &str) -> ClusterRecord {
     ClusterRecord {
         name: ClusterName::new(name).unwrap(),
         region: own().region,
@@ -64,7 +64,7 @@ fn apply(catalog: &mut Catalog, commands: Vec<Command>) {
     }
 }
 
-fn model(all: &[(&str, u16, Health)]) -> LocalModel {
+pub(super) fn model(all: &[(&str, u16, Health)]) -> LocalModel {
     let all = all
         .iter()
         .enumerate()
@@ -72,7 +72,7 @@ fn model(all: &[(&str, u16, Health)]) -> LocalModel {
     merge(&registered(all), &YamlModel::default(), &own())
 }
 
-fn intents(names: &[(&str, bool)]) -> Intents {
+pub(super) fn intents(names: &[(&str, bool)]) -> Intents {
     names
         .iter()
         .map(|(n, by_command)| {
@@ -136,6 +136,23 @@ fn whole_first_then_patches_then_withdrawn() {
         step(&mut catalog, &by_file, &LocalModel::default()).as_slice(),
         [Command::RemoveExport(_)]
     ));
+}
+
+#[test]
+fn everything_again_is_whole_and_takes_strays_away() {
+    let wants = intents(&[("shop/payments", true)]);
+    let local = model(&[("shop/payments", 80, Health::Healthy)]);
+    let wanted = desired(&wants, &local, &Desired::new(), &own(), false);
+    let stray = Export {
+        service: "shop/ledger".parse().unwrap(),
+        ..wanted.values().next().unwrap().clone()
+    };
+    let shown = Desired::from([(stray.service.clone(), stray.clone())]);
+    let commands = whole(&shown, &wanted);
+    assert!(
+        matches!(commands.as_slice(), [Command::RemoveExport(gone), Command::PutExport(_)] if *gone == stray.service),
+        "{commands:?}"
+    );
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::{fmt, time::Duration};
 use tonic::{Code, Status};
 use tradewind_api::{
     ClusterName,
-    proto::v1::{PingRequest, PingResponse},
+    proto::v1::{self, PingRequest},
 };
-use tradewind_federation::PeerError;
+use tradewind_federation::{PeerError, Vitals};
 
 use super::{
     Peers,
@@ -59,16 +59,56 @@ pub struct Unreached {
     pub text: String,
 }
 
+/// What a controller answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Its store's revision.
+    pub revision: u64,
+    /// What its store says of itself; nothing from a version that did not say it.
+    pub vitals: Option<Vitals>,
+}
+
+/// A node's vitals on the wire.
+pub(crate) fn vitals(vitals: Vitals) -> v1::Vitals {
+    v1::Vitals {
+        node_id: vitals.node_id,
+        term: vitals.term,
+        leader: vitals.leader,
+        last_log: vitals.last_log,
+        applied: vitals.applied,
+        fsync_p99_us: vitals.fsync_p99_us,
+        level: vitals.level.into(),
+    }
+}
+
+fn read(vitals: v1::Vitals) -> Vitals {
+    Vitals {
+        node_id: vitals.node_id,
+        term: vitals.term,
+        leader: vitals.leader,
+        last_log: vitals.last_log,
+        applied: vitals.applied,
+        fsync_p99_us: vitals.fsync_p99_us,
+        level: u16::try_from(vitals.level).unwrap_or(u16::MAX),
+    }
+}
+
 impl Peers {
     /// Asks the controller of `cluster` for a sign of life, within `deadline`.
     pub async fn ping(
         &self,
         cluster: &ClusterName,
         deadline: Duration,
-    ) -> Result<PingResponse, Unreached> {
+    ) -> Result<Answer, Unreached> {
         let mut client = self.federation(cluster).map_err(|e| nowhere(&e))?;
         match tokio::time::timeout(deadline, client.ping(PingRequest {})).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                let response = response.into_inner();
+                Ok(Answer {
+                    revision: response.revision,
+                    vitals: response.vitals.map(read),
+                })
+            }
             Ok(Err(status)) => Err(unreached(&status)),
             Err(_) => {
                 let up = self.0.streams.borrow().get(cluster).is_some_and(|s| s.up);
@@ -151,6 +191,20 @@ fn unreached(status: &Status) -> Unreached {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vitals_travel_whole() {
+        let all = Vitals {
+            node_id: 7,
+            term: 3,
+            leader: Some(1),
+            last_log: Some(900),
+            applied: None,
+            fsync_p99_us: Some(1_200),
+            level: 2,
+        };
+        assert_eq!(read(vitals(all.clone())), all);
+    }
 
     #[test]
     fn the_layer_tells_who_did_not_answer() {

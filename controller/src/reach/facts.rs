@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tradewind_api::{ClusterName, proto::v1::Vitals};
+use tradewind_api::ClusterName;
+use tradewind_federation::Vitals;
 
 use crate::raft_net::{Streams, Unreached};
 
