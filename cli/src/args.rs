@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use crate::{
     commands::{
         app, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status, token,
-        version,
+        version, witness,
     },
     exit::EXIT_CODES,
 };
@@ -44,6 +44,8 @@ pub enum Command {
     Gateway(gateway::Gateway),
     /// Run the local proxy beside a workload
     Proxy(proxy::Proxy),
+    /// Run a voter without a cluster, for a federation of two
+    Witness(witness::Witness),
     /// Run the DNS server
     Dns(dns::Dns),
     /// Make, list and revoke tokens
@@ -89,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_flag_of_a_role_has_its_variable() {
-        for role in ["controller", "gateway", "proxy", "dns"] {
+        for role in ["controller", "gateway", "proxy", "dns", "witness"] {
             let command = Cli::command();
             let command = command.find_subcommand(role).unwrap();
             for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {

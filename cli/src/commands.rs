@@ -16,6 +16,7 @@ pub mod role;
 pub mod status;
 pub mod token;
 pub mod version;
+pub mod witness;
 
 use tradewind_api::{Namespace, ServiceName};
 
@@ -40,6 +41,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Controller(args) => controller::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
         Command::Proxy(args) => proxy::run(args).await,
+        Command::Witness(args) => witness::run(context, args).await,
         Command::Dns(args) => dns::run(args).await,
         Command::Token(args) => token::run(context, args).await,
         Command::Export(args) => export::export(context, args).await,

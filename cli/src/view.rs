@@ -19,6 +19,15 @@ pub fn cluster_state(cluster: &v1::Cluster) -> &'static str {
     }
 }
 
+/// The same for a member's row: a witness is one, unless there is more to say of it.
+pub fn standing(status: &v1::ClusterStatus) -> &'static str {
+    let cluster = status.cluster.clone().unwrap_or_default();
+    match cluster_state(&cluster) {
+        "active" if status.witness => "witness",
+        state => state,
+    }
+}
+
 /// An endpoint's health, in the words of the lists.
 pub fn health(endpoint: &v1::Endpoint) -> &'static str {
     convert::health(endpoint.health).as_str()

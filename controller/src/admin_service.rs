@@ -23,7 +23,7 @@ use tradewind_api::{
         admin_server::Admin,
     },
     snapshot::Snapshot,
-    store::{Blob, Command, Outcome, TokenRecord},
+    store::{Blob, Command, Outcome, Refusal, TokenRecord},
 };
 use tradewind_ca::token::JoinToken;
 use tradewind_federation::Store;
@@ -140,6 +140,15 @@ impl AdminService {
     fn operator<T>(&self, request: Request<T>) -> Result<T, Status> {
         self.0.access.require_operator(&caller(&request))?;
         Ok(request.into_inner())
+    }
+
+    /// For what a witness does not do.
+    fn not_for_witnesses(&self) -> Result<(), Status> {
+        if self.0.own.witness {
+            let refusal = Refusal::IsWitness(self.0.own.cluster.clone());
+            return Err(answer::refusal(&refusal));
+        }
+        Ok(())
     }
 
     async fn write(&self, command: Command) -> Result<Outcome, Status> {
@@ -275,6 +284,7 @@ impl Admin for AdminService {
         request: Request<ExportRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
         let name = service_name(&self.operator(request)?.service)?;
+        self.not_for_witnesses()?;
         let local = Arc::clone(&self.0.local.borrow());
         let intents = self.0.exports.current();
         if !local.services.contains_key(&name) && !intents.contains_key(&name) {
@@ -418,6 +428,7 @@ impl Admin for AdminService {
                 .await
                 .map(Response::new);
         }
+        self.not_for_witnesses()?;
         let (tokens, now_ms) = (self.0.tokens.clone(), self.0.clock.unix_ms());
         let path = asked.workload_path.clone();
         let created = task::spawn_blocking(move || tokens.create(&path, lifetime_s, now_ms)).await;
@@ -471,25 +482,5 @@ impl Admin for AdminService {
             revision: self.0.store.catalog().revision,
             changed: true,
         }))
-    }
-}
-
-/// One token, as lists show it.
-pub(crate) fn join_token_status(record: &TokenRecord, now_ms: u64) -> TokenStatus {
-    let state = match &record.used {
-        Some(_) => "used",
-        None if now_ms >= record.expires_at_ms => "expired",
-        None => "unused",
-    };
-    TokenStatus {
-        id: record.id.clone(),
-        cluster: record
-            .cluster
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        expires_at_unix_ms: record.expires_at_ms,
-        workload_path: String::new(),
-        state: state.to_owned(),
     }
 }

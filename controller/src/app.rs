@@ -17,6 +17,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tradewind_api::ClusterName;
 use tradewind_ca::StoredError;
 use tradewind_federation::{Store, StoreError};
 use tradewind_runtime::{
@@ -77,6 +78,16 @@ pub enum BuildError {
     /// The own certificate.
     #[error("this controller's own certificate: {0}")]
     Certificate(#[from] CertificateError),
+    /// It belongs to the other kind of member.
+    #[error("data directory {path} holds the {} {name}, not a {}", kind(*.witness), kind(!*.witness), path = path.display())]
+    Kind {
+        /// Which.
+        path: PathBuf,
+        /// Whose.
+        name: ClusterName,
+        /// True if a witness's.
+        witness: bool,
+    },
     /// The directory of manifests.
     #[error("manifest directory {path} cannot be read: {cause}", path = path.display())]
     Manifests {
@@ -90,6 +101,10 @@ pub enum BuildError {
     Store(#[from] StoreError),
 }
 
+const fn kind(witness: bool) -> &'static str {
+    if witness { "witness" } else { "cluster" }
+}
+
 impl BuildError {
     /// What the operator can do about it.
     pub fn hint(&self) -> String {
@@ -101,6 +116,10 @@ impl BuildError {
             Self::Identities(_) => format!("correct {IDENTITIES_FILE} in the data directory"),
             Self::Listen(_) => "stop what listens there, or choose another with --listen or --socket".into(),
             Self::Admin(_) => "stop what listens there, or choose another with --admin-listen".into(),
+            Self::Kind { witness, .. } => format!(
+                "start it with `tradewind {}`",
+                if *witness { "witness" } else { "controller" }
+            ),
             Self::Certificate(_) => "see that this host's clock is right".into(),
             Self::Manifests { .. } => "make the directory, or start without --manifests".into(),
             Self::Store(_) => "the message says what helps; nothing was changed".into(),
@@ -156,6 +175,13 @@ impl Controller {
         log: Option<LogHandle>,
     ) -> Result<Bound, BuildError> {
         let files = Files::open(&config.data_dir, &clock)?;
+        if files.own.witness != config.witness {
+            return Err(BuildError::Kind {
+                path: config.data_dir,
+                name: files.own.cluster,
+                witness: files.own.witness,
+            });
+        }
         if let Some(path) = &config.manifests {
             // Missing later takes nothing away; missing at the start would say that nothing was ever there.
             std::fs::read_dir(path).map_err(|cause| BuildError::Manifests {

@@ -118,6 +118,8 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
         .catalog
         .clusters
         .values()
+        // A witness is no place to go to.
+        .filter(|record| !record.witness)
         .map(|record| {
             (
                 record.name.clone(),
@@ -155,14 +157,20 @@ fn reuse<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
 }
 
 fn cluster(input: &Input<'_>, record: &ClusterRecord) -> Cluster {
-    let local = record.name == input.own.cluster;
+    let expired = input.leases.expired(&record.name, input.now_ms);
+    cluster_of(record, input.own, expired)
+}
+
+/// What a record says, as seen from `own`.
+pub(crate) fn cluster_of(record: &ClusterRecord, own: &Own, lease_expired: bool) -> Cluster {
+    let local = record.name == own.cluster;
     Cluster {
         name: record.name.clone(),
         region: record.region.clone(),
         network: record.network.clone(),
         state: record.state,
         gateways: record.gateways.clone(),
-        lease_expired: !local && input.leases.expired(&record.name, input.now_ms),
+        lease_expired: !local && lease_expired,
         local,
     }
 }

@@ -31,6 +31,8 @@ pub struct ControllerConfig {
     pub socket: Option<PathBuf>,
     /// How long calls in flight may take once the process is asked to stop.
     pub drain_deadline: Duration,
+    /// A witness is to run, not a cluster's controller. The data directory must agree.
+    pub witness: bool,
 }
 
 impl ControllerConfig {
@@ -43,6 +45,7 @@ impl ControllerConfig {
             manifests: None,
             socket: None,
             drain_deadline: DEFAULT_DRAIN_DEADLINE,
+            witness: false,
         }
     }
 

@@ -74,6 +74,9 @@ pub struct NodeFile {
     /// True once this cluster left: the directory is history.
     #[serde(default)]
     pub left: bool,
+    /// True for a voter without a cluster.
+    #[serde(default)]
+    pub witness: bool,
 }
 
 /// Why a data directory cannot be used. Nothing in it was changed.
@@ -396,6 +399,7 @@ mod tests {
             known_clusters: BTreeMap::new(),
             replicated: false,
             left: false,
+            witness: false,
         }
     }
 

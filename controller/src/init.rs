@@ -201,6 +201,7 @@ pub async fn init(
         known_clusters: std::collections::BTreeMap::new(),
         replicated: true,
         left: false,
+        witness: false,
     };
     let record = ClusterRecord {
         name: options.cluster.clone(),

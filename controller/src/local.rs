@@ -30,6 +30,8 @@ pub struct Own {
     pub network: Network,
     /// The federation's domain.
     pub domain: Domain,
+    /// True for a voter without a cluster.
+    pub witness: bool,
 }
 
 impl From<&NodeFile> for Own {
@@ -39,6 +41,7 @@ impl From<&NodeFile> for Own {
             region: node.region.clone(),
             network: node.network.clone(),
             domain: node.domain.clone(),
+            witness: node.witness,
         }
     }
 }
@@ -277,6 +280,7 @@ pub(crate) mod tests {
             region: Region::new("us-west").unwrap(),
             network: Network::new("west").unwrap(),
             domain: Domain::default(),
+            witness: false,
         }
     }
 

@@ -60,6 +60,7 @@ pub async fn run(args: Controller) -> Outcome {
         manifests: args.manifests,
         socket: args.socket,
         drain_deadline: args.drain_deadline,
+        witness: false,
     };
     let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))
         .await

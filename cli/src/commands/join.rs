@@ -54,6 +54,7 @@ pub async fn run(context: Context, args: Join) -> Outcome {
         data_dir: args.member.data_dir,
         gateway_addresses: gateways.clone(),
         bind_addresses: args.bind,
+        witness: false,
         dry_run: args.dry_run,
     };
     let progress = |step: &tradewind_controller::JoinStep| {
@@ -98,7 +99,8 @@ pub async fn run(context: Context, args: Join) -> Outcome {
     Ok(Exit::Good)
 }
 
-fn failure(error: &JoinError) -> Failure {
+/// How a join that failed is told.
+pub fn failure(error: &JoinError) -> Failure {
     let exit = match error.layer {
         JoinLayer::Token | JoinLayer::Admission | JoinLayer::Sign => Exit::Refused,
         JoinLayer::Resolve | JoinLayer::Connect | JoinLayer::Tls | JoinLayer::WayBack => {

@@ -80,7 +80,7 @@ pub fn clusters_table(clusters: &[v1::ClusterStatus]) -> Table {
             },
             cluster.name.clone(),
             cluster.region.clone(),
-            view::cluster_state(&cluster).to_owned(),
+            view::standing(status).to_owned(),
             or_dash(cluster.gateways.join(",")),
             table::count(status.exported_services.into()),
             view::stream(status.facts.as_ref()),

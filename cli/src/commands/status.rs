@@ -105,10 +105,18 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
         status.term,
         table::age(status.store_age_ms)
     ));
-    printer.data(format_args!(
-        "here      {} proxies, {} gateways connected; {} services known",
-        status.connected_proxies, status.connected_gateways, status.services
-    ));
+    let own = status
+        .clusters
+        .iter()
+        .find(|c| c.cluster.as_ref().is_some_and(|c| c.local));
+    if own.is_some_and(|c| c.witness) {
+        printer.data("here      a witness: it votes, and runs and exports nothing");
+    } else {
+        printer.data(format_args!(
+            "here      {} proxies, {} gateways connected; {} services known",
+            status.connected_proxies, status.connected_gateways, status.services
+        ));
+    }
     printer.data("");
     printer.data(clusters_table(&status.clusters).render());
     printer.data("");
@@ -123,7 +131,11 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
             here.to_owned(),
             peer.node_id.to_string(),
             peer.cluster.clone(),
-            role(peer).to_owned(),
+            if peer.witness {
+                format!("{}, witness", role(peer))
+            } else {
+                role(peer).to_owned()
+            },
             trails,
         ]);
     }
@@ -151,6 +163,7 @@ fn json(status: &v1::StatusResponse) -> Value {
             "node_id": p.node_id,
             "cluster": p.cluster,
             "role": role(p),
+            "witness": p.witness,
             "this_node": p.this_node,
             "trails": p.trails,
         })

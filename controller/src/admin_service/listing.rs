@@ -1,14 +1,17 @@
 //! What the lists and the status say, from the values of this moment. Reads only.
 
+use std::collections::BTreeMap;
+
 use tradewind_api::{
     ClusterName,
-    model::ClusterState,
+    model::{Cluster, ClusterState},
     proto::v1::{ClusterFacts, ClusterStatus, Peer, StatusResponse, TokenStatus},
+    store::TokenRecord,
 };
 use tradewind_federation::Catalog;
 
-use super::{AdminInput, join_token_status, problems};
-use crate::compile::LEASE_EXPIRES_MS;
+use super::{AdminInput, problems};
+use crate::compile::{LEASE_EXPIRES_MS, cluster_of};
 
 /// What a fresh word of the leader is: several heartbeats may be lost before it is older.
 pub(super) const LEADER_FRESH_MS: u64 = 3_000;
@@ -16,7 +19,7 @@ pub(super) const LEADER_FRESH_MS: u64 = 3_000;
 pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStatus> {
     let now_ms = input.clock.unix_ms();
     let (snapshot, leases) = (input.snapshots.borrow(), input.leases.borrow());
-    let status = |name: &ClusterName, cluster: &tradewind_api::model::Cluster| {
+    let status = |name: &ClusterName, cluster: &Cluster| {
         let record = catalog.clusters.get(name);
         ClusterStatus {
             cluster: Some(cluster.into()),
@@ -35,12 +38,21 @@ pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStat
             } else {
                 Some(facts(input, name, now_ms))
             },
-            witness: false,
+            witness: record.is_some_and(|r| r.witness),
         }
     };
-    snapshot
+    // Witnesses are in no snapshot.
+    let witnesses = catalog.clusters.values().filter(|r| r.witness).map(|r| {
+        let expired = leases.expired(&r.name, now_ms);
+        (r.name.clone(), cluster_of(r, &input.own, expired))
+    });
+    let mut all: BTreeMap<ClusterName, Cluster> = snapshot
         .clusters
         .iter()
+        .map(|(name, cluster)| (name.clone(), Cluster::clone(cluster)))
+        .collect();
+    all.extend(witnesses);
+    all.iter()
         .map(|(name, cluster)| status(name, cluster))
         .collect()
 }
@@ -95,6 +107,10 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
             leader: fresh && store.leader == Some(*node),
             this_node: *node == store.node_id,
             trails: store.trails.get(node).copied().flatten(),
+            witness: catalog
+                .cluster_of(*node)
+                .and_then(|c| catalog.clusters.get(c))
+                .is_some_and(|c| c.witness),
         })
         .collect();
     let connected = registered.gateways.values().filter(|g| g.connected).count();
@@ -130,4 +146,24 @@ pub(super) fn tokens(input: &AdminInput) -> Vec<TokenStatus> {
         state: t.state.to_owned(),
     }));
     all
+}
+
+/// One token, as lists show it.
+fn join_token_status(record: &TokenRecord, now_ms: u64) -> TokenStatus {
+    let state = match &record.used {
+        Some(_) => "used",
+        None if now_ms >= record.expires_at_ms => "expired",
+        None => "unused",
+    };
+    TokenStatus {
+        id: record.id.clone(),
+        cluster: record
+            .cluster
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        expires_at_unix_ms: record.expires_at_ms,
+        workload_path: String::new(),
+        state: state.to_owned(),
+    }
 }

@@ -54,7 +54,7 @@ use crate::{
 /// What lies in the data directory, read and found good.
 pub(super) struct Files {
     pub(super) hosts: HostIdentities,
-    own: Own,
+    pub(super) own: Own,
     data_dir: DataDir,
     issuer: Issuer,
     root: Option<Root>,
@@ -264,7 +264,9 @@ impl Parts {
             Arc::clone(&self.hosts),
             geteuid().as_raw(),
         );
-        self.registry.start(tasks);
+        if !self.own.witness {
+            self.registry.start(tasks);
+        }
         let registered = self.registry.watch();
         let (yaml_tx, yaml) = watch::channel(Arc::new(YamlModel::default()));
         let (local_tx, local) = watch::channel(Arc::new(LocalModel::default()));
@@ -380,6 +382,10 @@ impl Parts {
             "lease",
             Publisher::keep_lease(input.clone(), drain.observer()),
         );
+        if self.own.witness {
+            // It has nothing to tell but that it lives.
+            return watch::channel(Arc::new(Vec::new())).1;
+        }
         let (publisher, problems) = Publisher::new(input, self.rng.fork(), &self.metrics);
         tasks.spawn("publish", publisher.run(drain.observer()));
         problems
@@ -426,7 +432,12 @@ impl Parts {
                 FederationServer::new(federation)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
-            )
+            );
+        if self.own.witness {
+            // Nobody has workloads, proxies or gateways here.
+            return routes.routes();
+        }
+        routes
             .add_service(IdentityService::new(identity, &self.metrics).into_service())
             .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
             .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())

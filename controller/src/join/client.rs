@@ -100,7 +100,7 @@ async fn attempt(
         way_back_nonce: nonce,
         authority_csr_der: Vec::new(),
         level: u32::from(tradewind_api::store::LEVEL),
-        witness: false,
+        witness: options.witness,
     };
     check(&mut client, &request, &token, passed).await?;
     let mut joined = Joined {
@@ -470,6 +470,7 @@ fn write(
         known_clusters,
         replicated: false,
         left: false,
+        witness: options.witness,
     };
     staging.commit(&node, &trust).map_err(|e| e.to_string())?;
     Ok(node)

@@ -239,6 +239,7 @@ pub(crate) fn joining(
         data_dir: tmp.path().join(cluster),
         gateway_addresses: vec![gateway.to_owned()],
         bind_addresses: vec![],
+        witness: false,
         dry_run: false,
     }
 }
