@@ -32,7 +32,7 @@ pub enum StoreError {
     },
     /// The log engine does not open.
     #[error(
-        "{path}: the log does not open: {cause}; restore the directory from a backup, or move it away and join again under a new token"
+        "{path}: the log does not open: {cause}\nhint: while other clusters hold the store, `tradewind store rejoin` brings this node back under a new id\nhint: where no majority is left, `tradewind store recover` on a node whose store is whole, or `tradewind store snapshot restore`"
     )]
     Engine {
         /// The log's directory.
@@ -42,7 +42,7 @@ pub enum StoreError {
     },
     /// What lies on disk contradicts itself.
     #[error(
-        "{path}: {what}; move the store's directory away and join again under a new token, so that this node comes back under a new id"
+        "{path}: {what}\nhint: while other clusters hold the store, `tradewind store rejoin` brings this node back under a new id\nhint: where no majority is left, `tradewind store recover` on a node whose store is whole, or `tradewind store snapshot restore`"
     )]
     Corrupt {
         /// The file or directory.
@@ -52,7 +52,7 @@ pub enum StoreError {
     },
     /// The log ends before what this node once confirmed as written: it could vote against its own word.
     #[error(
-        "{path}: the log ends at {last:?}, but this node confirmed entries up to {confirmed}: the disk lost acknowledged writes; this node must not vote. Move the directory away and join again under a new token, so that it comes back under a new node id"
+        "{path}: the log ends at {last:?}, but this node confirmed entries up to {confirmed}: the disk lost acknowledged writes, and this node must not vote under its node id\nhint: `tradewind store rejoin` brings it back under a new one\nhint: where no majority is left, `tradewind store recover` on a node whose store is whole, or `tradewind store snapshot restore`"
     )]
     FellBehind {
         /// The store's directory.

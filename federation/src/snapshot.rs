@@ -20,8 +20,8 @@ use crate::{
     types::{LogId, SnapshotMeta, StoredMembership},
 };
 
-const MAGIC: [u8; 4] = *b"TWSN";
-const VERSION: u16 = 1;
+pub(crate) const MAGIC: [u8; 4] = *b"TWSN";
+pub(crate) const VERSION: u16 = 1;
 const SUFFIX: &str = ".snapshot";
 /// The newest, and the one before it in case the newest is damaged.
 const KEEP: usize = 2;
@@ -165,7 +165,8 @@ impl SnapshotDir {
     }
 }
 
-fn read(path: &Path) -> Result<State, FileError> {
+/// Reads one and checks what it holds.
+pub(crate) fn read(path: &Path) -> Result<State, FileError> {
     let Some((_, payload)) = files::read_framed(path, MAGIC, VERSION)? else {
         return Err(FileError::Missing {
             path: path.to_owned(),

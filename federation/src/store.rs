@@ -10,7 +10,6 @@ use std::{
 };
 
 use openraft::{Config, SnapshotPolicy};
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, sleep, timeout},
@@ -22,7 +21,6 @@ use tradewind_api::{
 use tradewind_runtime::{
     MetricsRegistry, Rng, SharedClock, TaskSet,
     dirs::{self, DirError, DirLock},
-    files::{self, FileError},
 };
 
 use crate::{
@@ -45,6 +43,7 @@ use crate::{
     yielding::Yielding,
 };
 
+pub(crate) mod identity;
 mod inbound;
 mod outbound;
 
@@ -99,17 +98,6 @@ pub struct StoreConfig {
     pub level: u16,
 }
 
-/// Whose store a directory is.
-#[derive(Debug, Serialize, Deserialize)]
-struct Identity {
-    node_id: NodeId,
-    cluster: ClusterName,
-}
-
-const IDENTITY: &str = "identity";
-const IDENTITY_MAGIC: [u8; 4] = *b"TWID";
-const IDENTITY_VERSION: u16 = 1;
-
 /// Entries between two snapshots: replaying as many takes well under a second.
 const SNAPSHOT_EVERY: u64 = 5_000;
 /// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
@@ -163,7 +151,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let dir = config.data_dir.clone();
         let lock = take_dir(&dir).await?;
-        check_identity(&dir, &config)?;
+        identity::check(&dir, &config)?;
         let meters = Meters::new(metrics);
         let (log, disk) = LogStore::open(&dir, meters.clone()).await?;
         let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
@@ -404,31 +392,6 @@ async fn take_dir(dir: &Path) -> Result<DirLock, StoreError> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn check_identity(dir: &Path, config: &StoreConfig) -> Result<(), StoreError> {
-    let path = dir.join(IDENTITY);
-    let Some((_, payload)) = files::read_framed(&path, IDENTITY_MAGIC, IDENTITY_VERSION)? else {
-        let identity = Identity {
-            node_id: config.node_id,
-            cluster: config.cluster.clone(),
-        };
-        let payload = serde_json::to_vec(&identity)
-            .map_err(|e| FileError::corrupt(&path, format!("it cannot be written down: {e}")))?;
-        files::write_framed(&path, IDENTITY_MAGIC, IDENTITY_VERSION, &payload, 0o600)?;
-        return Ok(());
-    };
-    let found: Identity = serde_json::from_slice(&payload)
-        .map_err(|e| FileError::corrupt(&path, format!("it names no node: {e}")))?;
-    if found.node_id != config.node_id || found.cluster != config.cluster {
-        return Err(StoreError::WrongNode {
-            path: dir.to_owned(),
-            found: found.node_id,
-            cluster: found.cluster,
-            expected: config.node_id,
-        });
-    }
-    Ok(())
 }
 
 fn raft_config(timing: &Timing) -> Result<Arc<Config>, StoreError> {

@@ -3,6 +3,7 @@
 mod cluster;
 mod crash;
 mod damage;
+mod disaster;
 mod golden;
 mod harness;
 mod powerloss;

@@ -98,7 +98,10 @@ impl Store {
         }
         let deadline = Duration::from_millis(asked.deadline_ms).min(self.inner.core.timing.propose);
         let bytes = match &asked.ask {
-            Ask::Write(command) => crate::propose::measure(command),
+            // Whoever asks without a store of its own knows no level: the leader does.
+            Ask::Write(command) => self
+                .check_level(command.level())
+                .and_then(|()| crate::propose::measure(command)),
             Ask::ReadIndex | Ask::Transfer(_) | Ask::TakeOver => Ok(0),
         };
         let told = match bytes {

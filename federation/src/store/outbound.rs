@@ -133,7 +133,7 @@ impl Store {
     }
 
     /// Refuses what some member would not understand.
-    fn check_level(&self, needs: u16) -> Result<(), ProposeError> {
+    pub(super) fn check_level(&self, needs: u16) -> Result<(), ProposeError> {
         let catalog = self.catalog();
         // What level 1 wrote names no level, and before the founding there is nobody to misunderstand.
         let has = catalog.level.max(1);

@@ -134,7 +134,7 @@ async fn a_log_that_lost_its_end_may_not_vote() {
     );
     assert!(fell, "{text}");
     assert!(
-        text.contains("new node id") && text.contains("join again"),
+        text.contains("must not vote") && text.contains("tradewind store rejoin"),
         "{text}"
     );
 }
@@ -197,7 +197,10 @@ async fn damage_anywhere_in_the_engines_file_is_an_error_or_harmless() {
             Err(error) => {
                 assert!(step > 0, "{error}");
                 let text = error.to_string();
-                assert!(text.contains("log") && text.contains("away"), "{text}");
+                assert!(
+                    text.contains("log") && text.contains("store rejoin"),
+                    "{text}"
+                );
                 refused += 1;
             }
         }

@@ -259,6 +259,20 @@ impl Federation {
         node_id
     }
 
+    /// The line of a controller of `cluster` whose store is not open.
+    pub(super) fn line(&self, cluster: &str) -> Line {
+        Line {
+            hub: self.hub.clone(),
+            me: 0,
+            cluster: name(cluster),
+        }
+    }
+
+    /// A node whose directory was made by other means; `boot` starts it.
+    pub(super) fn adopt(&mut self, node: NodeId, cluster: ClusterName) {
+        self.clusters.insert(node, cluster);
+    }
+
     pub(super) fn path(&self, node: NodeId) -> PathBuf {
         self.dir.path().join(format!("node-{node}"))
     }
