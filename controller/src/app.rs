@@ -35,7 +35,10 @@ use crate::{
     server::{ListenConfig, ListenError, Listeners, Serving},
 };
 
-use identity::CertificateError;
+pub use identity::CertificateError;
+pub(crate) use identity::KeepCertificate;
+pub(crate) use introduce::{Introduced, read as read_introduction};
+pub(crate) use parts::first_trust;
 use parts::{Files, Parts};
 
 /// Users of this host and the identities they may ask for: optional, in the data directory.
@@ -122,6 +125,9 @@ impl BuildError {
             ),
             Self::Certificate(_) => "see that this host's clock is right".into(),
             Self::Manifests { .. } => "make the directory, or start without --manifests".into(),
+            Self::Store(StoreError::File(_)) => {
+                "while other clusters hold the store, `tradewind store rejoin` brings this node back under a new id".into()
+            }
             Self::Store(_) => "the message says what helps; nothing was changed".into(),
         }
     }

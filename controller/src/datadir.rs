@@ -4,6 +4,7 @@
 //! believe before the store has caught up). It must never change a directory it refuses, and never leave half a cluster
 //! behind: a new one is staged beside and counts only once `node.json` is in place.
 
+mod replace;
 mod staging;
 
 use std::{
@@ -381,7 +382,7 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), DataDirError> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -403,7 +404,7 @@ mod tests {
         }
     }
 
-    fn made(path: &Path) {
+    pub(super) fn made(path: &Path) {
         let staging = Staging::begin(path).unwrap();
         fs::write(staging.path().join("authority.pem"), "x").unwrap();
         staging.commit(&node(), &Trust::default()).unwrap();

@@ -19,6 +19,7 @@ pub mod identity_service;
 pub mod init;
 pub mod join;
 pub mod local;
+pub mod offline;
 pub mod publish;
 pub mod raft_net;
 pub mod reach;

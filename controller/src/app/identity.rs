@@ -37,7 +37,7 @@ pub enum CertificateError {
 
 /// Makes certificates and renews them at half life.
 #[derive(Clone, Debug)]
-pub(super) struct KeepCertificate {
+pub(crate) struct KeepCertificate {
     issuer: Arc<Issuer>,
     own: Own,
     node_id: NodeId,
@@ -46,7 +46,7 @@ pub(super) struct KeepCertificate {
 }
 
 impl KeepCertificate {
-    pub(super) fn new(
+    pub(crate) fn new(
         issuer: Arc<Issuer>,
         own: &Own,
         node_id: NodeId,
@@ -63,7 +63,7 @@ impl KeepCertificate {
     }
 
     /// A new key with a new certificate.
-    pub(super) fn issue(&self) -> Result<Svid, CertificateError> {
+    pub(crate) fn issue(&self) -> Result<Svid, CertificateError> {
         let domain = self.own.domain.trust_domain(&self.own.cluster);
         let path = format!(
             "/tradewind/controller/{}-{}",

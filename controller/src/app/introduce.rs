@@ -30,13 +30,13 @@ const LEADER_LOST_MS: u64 = 3_000;
 
 /// What a member told this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Introduced {
+pub(crate) struct Introduced {
     /// The member's revision.
-    pub(super) revision: u64,
+    pub(crate) revision: u64,
     /// Whom it believes.
-    pub(super) trust: Arc<Trust>,
+    pub(crate) trust: Arc<Trust>,
     /// Where the others are.
-    pub(super) known: Known,
+    pub(crate) known: Known,
 }
 
 /// See the module.
@@ -112,7 +112,8 @@ impl Introducer {
     }
 }
 
-fn read(response: IntroduceResponse) -> Result<Introduced, String> {
+/// Reads what a member answered.
+pub(crate) fn read(response: IntroduceResponse) -> Result<Introduced, String> {
     let trust: Trust = response
         .trust
         .unwrap_or_default()

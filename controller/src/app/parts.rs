@@ -81,7 +81,7 @@ impl Files {
         let hosts = HostIdentities::load(&path.join(IDENTITIES_FILE))?;
         let exports = Exports::open(path)?;
         let registry = RegistryHub::open(path, own.cluster.clone(), Arc::clone(clock), &metrics)?;
-        let first_trust = first_trust(&data_dir, &own, &issuer)?;
+        let first_trust = first_trust(data_dir.trust()?, &own, &issuer);
         let trust = TrustCell::new(&first_trust).map_err(|e| corrupt_trust(path, &e))?;
         Ok(Self {
             hosts,
@@ -100,9 +100,8 @@ impl Files {
 }
 
 /// Whom to believe before the store says so: what was saved last, else this cluster's own authority.
-fn first_trust(data_dir: &DataDir, own: &Own, issuer: &Issuer) -> Result<Trust, BuildError> {
-    let saved = data_dir.trust()?;
-    Ok(saved
+pub(crate) fn first_trust(saved: Option<Trust>, own: &Own, issuer: &Issuer) -> Trust {
+    saved
         .filter(|t| !t.roots.is_empty())
         .unwrap_or_else(|| Trust {
             domain: own.domain.clone(),
@@ -112,7 +111,7 @@ fn first_trust(data_dir: &DataDir, own: &Own, issuer: &Issuer) -> Result<Trust, 
                 [issuer.authority_der().to_vec()].into(),
             )]
             .into(),
-        }))
+        })
 }
 
 fn corrupt_trust(path: &Path, error: &TrustError) -> BuildError {
