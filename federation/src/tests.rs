@@ -7,6 +7,8 @@ mod disaster;
 mod golden;
 mod harness;
 mod powerloss;
+mod reopen;
+mod rot;
 mod sick_disk;
 mod suite;
 mod worker;

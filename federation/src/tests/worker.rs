@@ -198,7 +198,7 @@ fn choose(state: &Model, rng: &mut Rng) -> Op {
     }
 }
 
-async fn carry_out(log: &mut LogStore, snapshots: &SnapshotDir, op: &Op) {
+pub(super) async fn carry_out(log: &mut LogStore, snapshots: &SnapshotDir, op: &Op) {
     match op {
         Op::Append { term, first, sizes } => {
             let entries: Vec<Entry> = (*first..)
