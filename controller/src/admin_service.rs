@@ -19,7 +19,7 @@ use tradewind_api::{
     proto::v1::{
         CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest,
         EndpointsResponse, ExportRequest, ExportResponse, ListClustersResponse,
-        ListServicesResponse, ListTokensResponse, RevokeTokenRequest, StatusResponse, TokenStatus,
+        ListServicesResponse, ListTokensResponse, RevokeTokenRequest, StatusResponse,
         admin_server::Admin,
     },
     snapshot::Snapshot,

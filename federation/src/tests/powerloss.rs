@@ -16,7 +16,7 @@ use tradewind_runtime::Rng;
 
 use super::{
     harness::{Hub, export, found, open, until},
-    worker::{self, Death, Model, dir_of_child, run_child},
+    worker::{self, Death, Model, dir_of_child, run_child, scratch},
 };
 use crate::{catalog::tests::name, log_store::LogStore, meters::Meters};
 
@@ -37,7 +37,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let source = dir.path().join("powerloss.c");
         fs::write(&source, include_str!("powerloss.c")).unwrap();
         let built = Command::new("cc")
@@ -203,7 +203,7 @@ async fn nothing_acknowledged_is_lost_in_a_power_cut() {
     let mut rng = Rng::seeded(1);
     let (mut place, mut state) = (bench.place("0"), Model::default());
     let mut acked = 0;
-    for n in 0..rounds(24) {
+    for n in 0..rounds(18) {
         if n % 6 == 5 {
             (place, state) = (bench.place(&n.to_string()), Model::default());
         }
@@ -223,7 +223,7 @@ async fn nothing_acknowledged_is_lost_when_unsynced_pages_come_through_in_any_or
     let bench = Bench::new();
     let mut rng = Rng::seeded(2);
     let (mut place, mut state) = (bench.place("0"), Model::default());
-    for n in 0..rounds(12) {
+    for n in 0..rounds(8) {
         if n % 6 == 5 {
             (place, state) = (bench.place(&n.to_string()), Model::default());
         }
@@ -357,7 +357,7 @@ async fn a_killed_process_loses_nothing_whatever_it_was_doing() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = Rng::seeded(4);
     let (mut path, mut state) = (PathBuf::new(), Model::default());
-    for n in 0..rounds(10) {
+    for n in 0..rounds(6) {
         if n % 5 == 0 {
             (path, state) = (dir.path().join(n.to_string()), Model::default());
             fs::create_dir(&path).unwrap();

@@ -11,7 +11,8 @@ use openraft::{
 
 use super::worker::{Model, Op, carry_out, entry};
 use crate::{
-    log_store::LogStore, machine::Machine, meters::Meters, snapshot::SnapshotDir, types::TypeConfig,
+    history::History, log_store::LogStore, machine::Machine, meters::Meters, snapshot::SnapshotDir,
+    types::TypeConfig,
 };
 
 fn append(term: u64, first: u64, sizes: &[usize]) -> Op {
@@ -107,7 +108,7 @@ async fn a_hundred_entries_purged_and_written_again_come_back() {
 
 async fn machine(dir: &Path) -> Machine {
     let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), None).unwrap();
-    Machine::new(state, snapshots).0
+    Machine::new(state, snapshots, History::default(), Meters::default(), 2).0
 }
 
 async fn built(machine: &mut Machine) -> Snapshot<TypeConfig> {

@@ -16,7 +16,7 @@ use openraft::{
 use super::{
     harness::{Hub, open},
     reopen::carry_out_all,
-    worker::{Model, Op, entry},
+    worker::{Model, Op, entry, scratch},
 };
 use crate::{catalog::tests::name, log_store::LogStore, meters::Meters};
 
@@ -65,7 +65,7 @@ struct Specimen {
 
 impl Specimen {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let now = dir.path().join("now");
         fs::create_dir(&now).unwrap();
         let append = |term, first, sizes: &[usize]| Op::Append {
@@ -266,10 +266,10 @@ async fn what_an_old_copy_brings_back_is_refused_where_it_can_be_told() {
     copy_tree(&older.join("log"), &copy.join("log"));
     let text = Model::read(&copy).await.unwrap_err().to_string();
     assert!(text.contains("the disk lost acknowledged writes"), "{text}");
-    // An older mark says less, and nothing wrong.
+    // An older mark points to an entry that is of another term now.
     let mark = fs::read(older.join("high-water")).unwrap();
     let file = Path::new("high-water");
-    assert!(!specimen.suffers(file, "older", Some(&mark)).await);
+    assert!(specimen.suffers(file, "older", Some(&mark)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

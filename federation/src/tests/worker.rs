@@ -35,6 +35,16 @@ const OPERATIONS: usize = 3_000;
 /// Body sizes, bytes: small, one part, several parts.
 const SIZES: [usize; 6] = [0, 0, 40, 200, 3_000, 20_000];
 
+/// A directory in memory where the system has one that knows when files were born: what these tests make durable is
+/// decided by them, and hundreds of true syncs would only take their time.
+pub(super) fn scratch() -> tempfile::TempDir {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    match memory.map(|dir| (dir.path().metadata().and_then(|m| m.created()), dir)) {
+        Ok((Ok(_born), dir)) => dir,
+        _ => tempfile::tempdir().unwrap(),
+    }
+}
+
 /// What the child does to the log; log ids as (term, index), all of node 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Op {

@@ -53,7 +53,7 @@ impl World {
             cluster: own().cluster,
             timing: Timing::default(),
             budget,
-            level: tradewind_api::store::LEVEL,
+            level: LEVEL,
         };
         let metrics = MetricsRegistry::new();
         let (clock, rng) = (clock::system(), Rng::seeded(1));
