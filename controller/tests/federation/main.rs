@@ -20,8 +20,8 @@ use tonic::{
 use tradewind_api::{
     SpiffeId,
     proto::v1::{
-        DrainRequest, Empty, ExportRequest, IntroduceRequest, JoinRequest, RaftMessage,
-        RevokeTokenRequest, SnapshotChunk, admin_client::AdminClient,
+        ClusterStatus, DrainRequest, Empty, ExportRequest, IntroduceRequest, JoinRequest,
+        RaftMessage, RevokeTokenRequest, SnapshotChunk, admin_client::AdminClient,
         federation_client::FederationClient, raft_client::RaftClient,
     },
     snapshot::Trust,
@@ -250,6 +250,58 @@ async fn losing_the_leader_stops_nothing_for_long() {
     for node in nodes.into_iter().flatten() {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_dies_shows_in_its_facts_and_not_in_our_readiness() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (at_west, at_east) = (free_address(), free_address());
+    let token = found(&tmp, "west", &at_west).await.unwrap();
+    let west = Node::start(&tmp, "west", &at_west).await;
+    let joining = joining(&tmp, "east", &at_west, &token, &at_east);
+    enter(joining).await.0.unwrap();
+    let facts = |of: &'static str| {
+        let west = &west;
+        async move {
+            let clusters = west.clusters().await.clusters;
+            let named = |c: &&ClusterStatus| c.cluster.as_ref().is_some_and(|c| c.name == of);
+            clusters.iter().find(named).and_then(|c| c.facts.clone())
+        }
+    };
+    // A member that was never there: nothing is claimed but that it does not answer.
+    until(|| async {
+        let seen = facts("east").await;
+        let told = seen.as_ref().is_some_and(|f| {
+            f.reachable == Some(false) && !f.stream_up && f.error_layer == "connect"
+        });
+        told.then_some(()).ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    assert_eq!(facts("west").await, None, "one's own cluster is no other");
+
+    let east = Node::start(&tmp, "east", &at_east).await;
+    until(|| async {
+        let seen = facts("east").await;
+        let well = seen.as_ref().is_some_and(|f| {
+            f.reachable == Some(true) && f.stream_up && !f.data_stale && f.gateway == at_east
+        });
+        well.then_some(()).ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    east.stop().await;
+    until(|| async {
+        let seen = facts("east").await;
+        let told = seen.as_ref().is_some_and(|f| {
+            f.reachable == Some(false) && !f.stream_up && f.round_trip_us.is_some()
+        });
+        told.then_some(()).ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    assert!(west.readiness.is_ready(), "{:?}", west.readiness.pending());
+    let problems = west.status().await.problems;
+    let told = |p: &String| p.starts_with("cluster east is unreachable for ");
+    assert!(problems.iter().any(told), "{problems:?}");
+    west.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use tradewind_controller::{
     Controller, ControllerConfig, InitError, InitOptions, JoinError, JoinLayer, JoinOptions,
     Joined, RunError, init, join,
 };
-use tradewind_runtime::{MetricsRegistry, Rng, clock, drain, task};
+use tradewind_runtime::{MetricsRegistry, Readiness, Rng, clock, drain, task};
 
 /// How long anything may take before a test gives up: far more than it takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,6 +55,7 @@ pub(crate) fn name(cluster: &str) -> ClusterName {
 pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) socket: PathBuf,
+    pub(crate) readiness: Readiness,
     pub(crate) trigger: Option<drain::Trigger>,
     pub(crate) running: JoinHandle<Result<(), RunError>>,
 }
@@ -83,6 +84,7 @@ impl Node {
         Self {
             dir,
             socket,
+            readiness,
             trigger: Some(trigger),
             running,
         }
