@@ -155,16 +155,15 @@ impl Pinger {
     /// Runs until the drain.
     pub async fn run(mut self, mut drain: drain::Observer) {
         let mut streams = self.peers.streams();
-        streams.mark_changed();
         let (mut facts, mut schedule) = (Facts::default(), Schedule::default());
         let mut under_way = FuturesUnordered::new();
-        let (mut changed, mut published_at) = (false, None::<Instant>);
+        let (mut moved, mut changed, mut published_at) = (true, false, None::<Instant>);
         loop {
-            if streams.has_changed().unwrap_or(false) {
+            if moved {
                 let now = Arc::clone(&streams.borrow_and_update());
                 schedule.follow(&now, &facts, Instant::now(), &mut self.rng);
                 facts.observe(Event::Streams(&now), self.clock.unix_ms());
-                changed = true;
+                (moved, changed) = (false, true);
             }
             for cluster in schedule.take_due(Instant::now()) {
                 under_way.push(ask(self.peers.clone(), cluster));
@@ -178,7 +177,12 @@ impl Pinger {
             tokio::select! {
                 biased;
                 () = drain.triggered() => return,
-                more = streams.changed() => if more.is_err() { return },
+                more = streams.changed() => {
+                    if more.is_err() {
+                        return;
+                    }
+                    moved = true;
+                }
                 Some(asked) = under_way.next(), if !under_way.is_empty() => {
                     self.take(&mut facts, &asked);
                     let misses = facts.get(&asked.cluster).map_or(0, |c| c.misses);
