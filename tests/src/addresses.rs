@@ -12,19 +12,33 @@ const BLOCKS: std::ops::RangeInclusive<u8> = 60..=230;
 /// One test's addresses.
 #[derive(Debug)]
 pub struct Block {
+    first: u8,
     octet: u8,
     _lock: File,
 }
 
 impl Block {
-    /// Takes a free block.
+    /// Takes a free block of loopback addresses.
     pub fn take() -> Self {
+        Self::take_in(127)
+    }
+
+    /// The same of addresses that can be routed between network namespaces.
+    pub fn routable() -> Self {
+        Self::take_in(10)
+    }
+
+    fn take_in(first: u8) -> Self {
         let dir = std::env::temp_dir().join("tradewind-test-blocks");
         fs::create_dir_all(&dir).expect("a directory for lock files");
         for octet in BLOCKS {
             let file = File::create(dir.join(octet.to_string())).expect("a lock file");
             if file.try_lock().is_ok() {
-                return Self { octet, _lock: file };
+                return Self {
+                    first,
+                    octet,
+                    _lock: file,
+                };
             }
         }
         panic!(
@@ -35,7 +49,7 @@ impl Block {
 
     /// An address of a cluster.
     pub fn ip(&self, cluster: u8, host: u8) -> IpAddr {
-        Ipv4Addr::new(127, self.octet, cluster, host).into()
+        Ipv4Addr::new(self.first, self.octet, cluster, host).into()
     }
 
     /// The same with a port.

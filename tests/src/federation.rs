@@ -14,6 +14,7 @@ use tokio::process::Command;
 use crate::{
     addresses::Block,
     http,
+    namespaces::Namespaces,
     process::{self, Output, Process, tradewind},
     wait::{USUAL, until},
 };
@@ -64,6 +65,10 @@ pub struct Federation {
     pub clusters: Vec<Cluster>,
     /// Its addresses.
     pub block: Block,
+    /// A network namespace for each cluster, where it was asked for.
+    pub namespaces: Option<Namespaces>,
+    /// Flags that every controller starts with.
+    pub controller_flags: Vec<String>,
     dir: TempDir,
 }
 
@@ -112,6 +117,15 @@ impl Federation {
         federation
     }
 
+    /// No cluster yet; each will have a network namespace of its own. For a test that runs in one itself.
+    pub fn in_namespaces() -> Self {
+        Self {
+            block: Block::routable(),
+            namespaces: Some(Namespaces::default()),
+            ..Self::empty()
+        }
+    }
+
     /// No cluster yet.
     pub fn empty() -> Self {
         let dir = tempfile::Builder::new()
@@ -121,12 +135,20 @@ impl Federation {
         Self {
             clusters: Vec::new(),
             block: Block::take(),
+            namespaces: None,
+            controller_flags: Vec::new(),
             dir,
         }
     }
 
     /// The directory that everything is below.
     pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Leaves the directory where it is when this is dropped: for evidence.
+    pub fn keep_dir(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
         self.dir.path()
     }
 
@@ -182,6 +204,10 @@ impl Federation {
             controller: None,
             gateway: None,
         });
+        if let Some(namespaces) = &mut self.namespaces {
+            let hosts = [host::CONTROLLER, host::GATEWAY, host::DNS];
+            namespaces.add(&self.block, &hosts).await;
+        }
         self.start_controller(number);
         self.start_gateway(number);
         self.ready(self.addr(number, host::CONTROLLER, ADMIN)).await;
@@ -236,7 +262,13 @@ impl Federation {
             "--admin-listen",
             &admin,
         ];
-        let process = self.process(number, "controller", &[&args, more].concat());
+        let common = self.controller_flags.iter().map(String::as_str);
+        let args: Vec<&str> = args
+            .into_iter()
+            .chain(common)
+            .chain(more.iter().copied())
+            .collect();
+        let process = self.process(number, "controller", &args);
         self.clusters[number].controller = Some(process);
     }
 
@@ -290,11 +322,12 @@ impl Federation {
 
     /// Any process of a cluster.
     pub fn process(&self, number: usize, name: &str, args: &[&str]) -> Process {
-        Process::start(
-            &format!("{}-{name}", self.clusters[number].name),
-            self.dir(),
-            args,
-        )
+        let command = match &self.namespaces {
+            Some(namespaces) => namespaces.command(number, &tradewind()),
+            None => Command::new(tradewind()),
+        };
+        let name = format!("{}-{name}", self.clusters[number].name);
+        Process::start_behind(&name, self.dir(), command, args, &[])
     }
 
     /// A cluster's data directory as text.

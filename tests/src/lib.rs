@@ -15,11 +15,13 @@
 pub mod addresses;
 pub mod apps;
 pub mod dns;
+pub mod faults;
 pub mod federation;
 pub mod grpc;
 pub mod http;
 pub mod load;
 pub mod metrics;
+pub mod namespaces;
 pub mod peer;
 pub mod process;
 pub mod wait;

@@ -146,13 +146,24 @@ impl Process {
 
     /// The same with environment variables.
     pub fn start_with(name: &str, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_behind(name, dir, Command::new(tradewind()), args, env)
+    }
+
+    /// The same through `command`, which becomes the binary, such as `nsenter`.
+    pub fn start_behind(
+        name: &str,
+        dir: &Path,
+        mut command: Command,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let log = dir.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .expect("a log file");
-        let child = Command::new(tradewind())
+        let child = command
             .args(args)
             .env("TRADEWIND_PARENT_PID", std::process::id().to_string())
             .envs(env.iter().copied())
@@ -174,6 +185,15 @@ impl Process {
     pub async fn kill(&mut self) {
         // Fails only when it is gone already.
         drop(self.child.kill().await);
+    }
+
+    /// SIGSTOP or SIGCONT.
+    pub fn pause(&self, pause: bool) {
+        use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+        let id = self.child.id().expect("a process that was not reaped");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(id).expect("a pid"));
+        let signal = if pause { SIGSTOP } else { SIGCONT };
+        nix::sys::signal::kill(pid, signal).expect("our own child");
     }
 
     /// SIGTERM, unless it was told already.

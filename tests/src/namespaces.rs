@@ -1,0 +1,200 @@
+//! Network namespaces: one around the whole test, and inside it one for each cluster, joined by a router whose firewall
+//! cuts any direction between any two. Owns the processes that hold them open.
+//!
+//! Never touches the network of the host: everything happens inside of the namespace that [`enter`] makes.
+
+use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::addresses::Block;
+
+/// Set for the run inside of the namespace.
+const INSIDE: &str = "TRADEWIND_TEST_NAMESPACE";
+/// What the namespace is prepared by. Users other than root often lack the directories of these tools.
+const PREPARE: &str =
+    "PATH=$PATH:/usr/sbin:/sbin && ip link set lo up && echo 1 > /proc/sys/net/ipv4/ip_forward";
+/// What has to work inside, beside that.
+const PROBE: &str = "ip link add probe type veth peer name other && nft list ruleset";
+/// The name of a cluster's only network interface.
+const INTERFACE: &str = "eth0";
+/// The last part of the router's address in each cluster's network.
+const ROUTER: u8 = 254;
+/// Setting up takes a moment; what takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Where a test finds itself.
+#[derive(Debug)]
+pub enum Entered {
+    /// In a namespace of its own: do the work.
+    Inside,
+    /// The work was done by this same test in a process inside of one.
+    Ran,
+    /// Not possible here: why, and what to install.
+    Missing(String),
+}
+
+/// Runs the test `name` again in a network namespace of its own, at most for `limit`, unless this is that run. `show`:
+/// its output goes to stderr as it comes, else it is shown when it fails.
+pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
+    if std::env::var_os(INSIDE).is_some() {
+        return Entered::Inside;
+    }
+    if let Err(why) = probe().await {
+        return Entered::Missing(format!(
+            "{why} (needs root or user namespaces, and Debian's nftables, iproute2 and util-linux)"
+        ));
+    }
+    let mut command = unshared("exec \"$@\"");
+    command
+        .arg("sh")
+        .arg(std::env::current_exe().expect("this test's own path"))
+        .args([name, "--exact", "--include-ignored", "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    // Never to stdout: there, the lines of a test runner inside of a test would be counted as its own.
+    if show {
+        command.stdout(Stdio::from(std::io::stderr()));
+        let status = timeout(limit, command.status()).await;
+        let status = status.unwrap_or_else(|_| panic!("{name} took over {limit:?}"));
+        assert!(status.expect("unshare runs").success(), "{name} failed");
+    } else {
+        let output = timeout(limit, command.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{name} took over {limit:?}"));
+        let output = output.expect("unshare runs");
+        assert!(
+            output.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Entered::Ran
+}
+
+fn unshared(script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    // Whatever ends this process ends what is inside.
+    command.args(["--net", "--kill-child=SIGKILL", "--", "sh", "-c"]);
+    command.arg(format!("{PREPARE} && {script}"));
+    command
+}
+
+async fn probe() -> Result<(), String> {
+    let mut command = unshared(PROBE);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(LIMIT, command.output()).await;
+    let output = output.map_err(|_| format!("unshare took over {LIMIT:?}"))?;
+    let output = output.map_err(|e| format!("unshare does not run: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(said.trim().replace('\n', "; "))
+}
+
+/// One namespace for each cluster.
+#[derive(Debug, Default)]
+pub struct Namespaces {
+    holders: Vec<Child>,
+    networks: Vec<String>,
+}
+
+impl Namespaces {
+    /// Makes the next cluster's namespace, with these of its addresses.
+    pub async fn add(&mut self, block: &Block, hosts: &[u8]) {
+        let number = self.holders.len();
+        let cluster = u8::try_from(number).expect("few clusters");
+        // It lives as long as its standard input: it cannot outlive this process.
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--", "sh", "-c", "echo up; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("unshare runs");
+        let mut up = String::new();
+        let said = BufReader::new(holder.stdout.take().expect("a pipe"))
+            .read_line(&mut up)
+            .await;
+        assert_eq!(said.expect("a line"), 3, "unshare made no namespace");
+        let pid = holder.id().expect("it runs");
+        self.holders.push(holder);
+
+        let router = block.ip(cluster, ROUTER);
+        let outside = format!("cluster{number}");
+        sh(&format!(
+            "ip link add {outside} type veth peer name {INTERFACE} netns {pid} && \
+             ip addr add {router}/24 dev {outside} && ip link set {outside} up"
+        ))
+        .await;
+        let own: Vec<String> = hosts
+            .iter()
+            .map(|host| {
+                let address = block.ip(cluster, *host);
+                format!("ip addr add {address}/24 dev {INTERFACE}")
+            })
+            .collect();
+        sh(&format!(
+            "nsenter --net=/proc/{pid}/ns/net -- sh -c 'ip link set lo up && {} && \
+             ip link set {INTERFACE} up && ip route add default via {router}'",
+            own.join(" && ")
+        ))
+        .await;
+        self.networks.push(format!("{}/24", block.ip(cluster, 0)));
+    }
+
+    /// `program` in a cluster's namespace: it takes the place of `nsenter`, process id and all.
+    pub fn command(&self, number: usize, program: &Path) -> Command {
+        let pid = self.holders[number].id().expect("it runs");
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/proc/{pid}/ns/net"))
+            .arg("--")
+            .arg(program);
+        command
+    }
+
+    /// From now on nothing passes in these directions (from, to), and everything else does.
+    pub async fn cut(&self, directions: &BTreeSet<(usize, usize)>) {
+        let mut rules = String::from(
+            "flush ruleset\ntable ip faults {\n chain forward {\n  type filter hook forward priority 0;\n",
+        );
+        for (from, to) in directions {
+            let (from, to) = (&self.networks[*from], &self.networks[*to]);
+            rules.push_str(&format!("  ip saddr {from} ip daddr {to} drop\n"));
+        }
+        rules.push_str(" }\n}\n");
+        let mut nft = Command::new("sh")
+            .args(["-c", "PATH=$PATH:/usr/sbin:/sbin exec nft -f -"])
+            .stdin(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("sh runs");
+        let mut input = nft.stdin.take().expect("a pipe");
+        input.write_all(rules.as_bytes()).await.expect("nft reads");
+        drop(input);
+        let status = timeout(LIMIT, nft.wait()).await.expect("nft ends");
+        assert!(status.expect("a status").success(), "nft refused\n{rules}");
+    }
+}
+
+async fn sh(script: &str) {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin; {script}")])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(LIMIT, command.output()).await;
+    let output = output.expect("it ends").expect("sh runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said}");
+}
