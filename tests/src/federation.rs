@@ -165,6 +165,10 @@ impl Federation {
 
     /// Adds a cluster by `init`, if it is the first, else by token and `join`, and starts its controller and gateway.
     pub async fn add(&mut self, name: &str, region: &str) {
+        if let Some(namespaces) = &mut self.namespaces {
+            let hosts = [host::CONTROLLER, host::GATEWAY, host::DNS];
+            namespaces.add(&self.block, &hosts).await;
+        }
         let number = self.clusters.len();
         let data_dir = self.dir().join(name);
         let dir = data_dir.to_str().expect("a plain path").to_owned();
@@ -204,10 +208,6 @@ impl Federation {
             controller: None,
             gateway: None,
         });
-        if let Some(namespaces) = &mut self.namespaces {
-            let hosts = [host::CONTROLLER, host::GATEWAY, host::DNS];
-            namespaces.add(&self.block, &hosts).await;
-        }
         self.start_controller(number);
         self.start_gateway(number);
         self.ready(self.addr(number, host::CONTROLLER, ADMIN)).await;
@@ -225,7 +225,8 @@ impl Federation {
         let data_dir = self.dir().join(name);
         let dir = data_dir.to_str().expect("a plain path");
         let through = self.gateway_addr(0).to_string();
-        let own = self.gateway_addr(self.clusters.len()).to_string();
+        let number = self.clusters.len();
+        let own = self.gateway_addr(number).to_string();
         let args = [
             "join",
             &through,
@@ -240,7 +241,9 @@ impl Federation {
             "--gateway",
             &own,
         ];
-        process::run(&args).await
+        let mut command = self.binary(number);
+        command.args(args);
+        process::finish(command).await
     }
 
     /// Starts, or starts again, a controller.
@@ -322,12 +325,16 @@ impl Federation {
 
     /// Any process of a cluster.
     pub fn process(&self, number: usize, name: &str, args: &[&str]) -> Process {
-        let command = match &self.namespaces {
+        let name = format!("{}-{name}", self.clusters[number].name);
+        Process::start_behind(&name, self.dir(), self.binary(number), args, &[])
+    }
+
+    /// The binary, where a cluster's processes run.
+    fn binary(&self, number: usize) -> Command {
+        match &self.namespaces {
             Some(namespaces) => namespaces.command(number, &tradewind()),
             None => Command::new(tradewind()),
-        };
-        let name = format!("{}-{name}", self.clusters[number].name);
-        Process::start_behind(&name, self.dir(), command, args, &[])
+        }
     }
 
     /// A cluster's data directory as text.

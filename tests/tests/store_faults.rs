@@ -4,6 +4,12 @@
 //!
 //! `cargo xtask faults` runs the long version.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail by panicking"
+)]
+
 use std::{io::Write as _, time::Duration};
 
 use tradewind_tests::{

@@ -8,6 +8,7 @@
     reason = "a command-line tool speaks there"
 )]
 
+mod faults;
 mod test;
 mod tidy;
 
@@ -23,6 +24,8 @@ commands:
   test    everything continuous integration runs, stopping at the first failure:
           tools, format, clippy, tidy, release build, all tests, the demo
   tidy    the house rules: imports between crates, purity, headers, sizes, links
+  faults  [--faults N] [--seed S]: the store of five clusters of real processes
+          under N faults (100), with its figures
   help    this text
 
 exit codes: 0 good, 1 found problems, 2 bad usage";
@@ -36,10 +39,11 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["test"] => test::run(&root()),
         ["tidy"] => tidy_command(&root()),
-        ["help" | "--help" | "-h"] | ["test" | "tidy", "help" | "--help" | "-h"] => {
+        ["help" | "--help" | "-h"] | ["test" | "tidy" | "faults", "help" | "--help" | "-h"] => {
             println!("{HELP}");
             ExitCode::SUCCESS
         }
+        ["faults", flags @ ..] => faults::run(&root(), flags),
         [] => {
             eprintln!("{HELP}");
             ExitCode::from(2)

@@ -3,7 +3,7 @@
 //! Needs a Rust toolchain and a C compiler, names what is missing, and works on a fresh clone. Its last line is the test
 //! runner's closing line, summed over all test binaries.
 
-mod command;
+pub(crate) mod command;
 mod summary;
 mod tools;
 
@@ -82,7 +82,7 @@ fn steps(root: &Path) -> Result<Summary, Failure> {
     )?;
     step(4, "tidy: cargo xtask tidy", || tidy_step(root))?;
     let binary = step(5, "release build: cargo build --release", || {
-        cargo.build_release("tradewind")
+        cargo.build_release("tradewind", true)
     })?;
     let summary = step(6, "tests: cargo test --workspace", || {
         tests(&cargo, &binary)

@@ -54,8 +54,8 @@ impl Cargo {
         }
     }
 
-    /// Builds the default binary in release and says where it is.
-    pub(crate) fn build_release(&self, name: &str) -> Result<PathBuf, String> {
+    /// Builds the default binary in release, and says where it is if it is to `tell`.
+    pub(crate) fn build_release(&self, name: &str, tell: bool) -> Result<PathBuf, String> {
         let arguments = [
             "build",
             "--release",
@@ -74,7 +74,9 @@ impl Cargo {
             .lines()
             .find_map(|line| executable(line, name))
             .ok_or_else(|| format!("cargo built no binary called {name}"))?;
-        println!("{}", path.display());
+        if tell {
+            println!("{}", path.display());
+        }
         Ok(path)
     }
 }
