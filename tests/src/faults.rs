@@ -11,7 +11,13 @@ mod plan;
 mod report;
 mod watcher;
 
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use tokio::{sync::Mutex, time::Instant};
@@ -21,7 +27,7 @@ use crate::{
     Federation,
     wait::{USUAL, until},
 };
-use lane::Lane;
+use lane::{Lane, Successes};
 use listing::Listing;
 use plan::{Deeds, Fault};
 use report::{Measured, Report};
@@ -76,6 +82,7 @@ pub struct Campaign {
     federation: Federation,
     seen: Arc<Seen>,
     lanes: Lanes,
+    successes: Vec<Successes>,
     probes: Lanes,
     tasks: TaskSet,
     report: Report,
@@ -123,6 +130,7 @@ impl Campaign {
             federation,
             seen,
             lanes: Vec::new(),
+            successes: Vec::new(),
             probes: Vec::new(),
             tasks: TaskSet::new(),
             report: Report {
@@ -173,15 +181,15 @@ impl Campaign {
             let (seen, socket) = (Arc::clone(&self.seen), self.socket(number));
             let new = |lane: String, n: usize, toggles| {
                 let seen = Arc::clone(&seen);
-                let lane = Lane::new(lane, &name, socket.clone(), seed(n), toggles, seen);
-                Arc::new(Mutex::new(lane))
+                Lane::new(lane, &name, socket.clone(), seed(n), toggles, seen)
             };
             for n in 0..LANES {
                 let lane = new(format!("c{number}l{n}"), number * LANES + n, n == 0);
-                self.lanes.push(lane);
+                self.successes.push(Arc::clone(&lane.successes));
+                self.lanes.push(Arc::new(Mutex::new(lane)));
             }
-            self.probes
-                .push(new(format!("c{number}p"), 100 + number, false));
+            let probe = new(format!("c{number}p"), 100 + number, false);
+            self.probes.push(Arc::new(Mutex::new(probe)));
             watched.push((name, socket));
         }
         watcher::watch(&self.seen, watched, &mut self.tasks);
@@ -225,14 +233,14 @@ impl Campaign {
         let deeds = fault.deeds(self.leader().await);
         let lasts = fault.lasts;
         self.say(&format!(
-            "fault {number}: {} for {lasts:?}: {deeds:?}",
+            "fault {number}: {} for {lasts:?}: {deeds}",
             fault.kind
         ));
         let began = Instant::now();
         self.inject(&deeds).await;
         // The fault's own length, drawn by the dice.
         tokio::time::sleep_until(began + lasts).await;
-        let silence = self.silence(&deeds, began).await;
+        let silence = self.silence(&deeds, began);
         let healed = Instant::now();
         self.heal(&deeds).await;
         let writes_again = self.write_everywhere(healed).await;
@@ -301,19 +309,15 @@ impl Campaign {
     }
 
     /// The longest time since `began` in which no lane of an untouched cluster wrote.
-    async fn silence(&self, deeds: &Deeds, began: Instant) -> Option<Duration> {
+    fn silence(&self, deeds: &Deeds, began: Instant) -> Option<Duration> {
         let touched = deeds.touched(self.plan.clusters);
         let now = Instant::now();
         let mut longest = None;
         for number in (0..self.plan.clusters).filter(|n| !touched.contains(n)) {
             let mut writes = vec![began, now];
-            for lane in &self.lanes[number * LANES..(number + 1) * LANES] {
-                let lane = lane.lock().await;
-                writes.extend(
-                    lane.successes
-                        .iter()
-                        .filter(|at| **at > began && **at < now),
-                );
+            for lane in &self.successes[number * LANES..(number + 1) * LANES] {
+                let lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+                writes.extend(lane.iter().filter(|at| **at > began && **at < now));
             }
             writes.sort();
             let gaps = writes.windows(2).map(|w| w[1].duration_since(w[0]));

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::time::Instant;
@@ -28,6 +28,9 @@ const KEPT: usize = 12;
 const LIFETIME_S: u64 = 24 * 3600;
 /// The service that every cluster has, and exports or not.
 pub const SERVICE: &str = "shop/ledger";
+
+/// When writes of one lane succeeded.
+pub type Successes = Arc<Mutex<Vec<Instant>>>;
 
 /// One call.
 #[derive(Clone, Debug)]
@@ -91,8 +94,8 @@ pub struct Lane {
     pub violations: Vec<String>,
     /// All its calls.
     pub history: Vec<Op>,
-    /// When its writes succeeded.
-    pub successes: Vec<Instant>,
+    /// When its writes succeeded. Shared, since a lane that waits for an answer cannot be looked at.
+    pub successes: Successes,
     socket: PathBuf,
     clock: SharedClock,
     rng: fastrand::Rng,
@@ -127,7 +130,7 @@ impl Lane {
             cluster: cluster.to_owned(),
             violations: Vec::new(),
             history: Vec::new(),
-            successes: Vec::new(),
+            successes: Successes::default(),
             socket,
             clock: clock::system(),
             rng: fastrand::Rng::with_seed(seed),
@@ -330,7 +333,11 @@ impl Lane {
     fn note(&mut self, begun: (u64, Instant), what: String, end: &Result<(), Failed>) {
         let write = what != "read";
         if write && end.is_ok() {
-            self.successes.push(Instant::now());
+            let mut successes = self
+                .successes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            successes.push(Instant::now());
         }
         self.history.push(Op {
             began_ms: begun.0,
@@ -360,5 +367,66 @@ impl fmt::Display for Op {
             end,
         } = self;
         write!(f, "{began_ms} +{took_ms} ms {what}: {end}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> Lane {
+        let seen = Arc::new(Seen::default());
+        let mut lane = Lane::new("c0l0".into(), "west", PathBuf::new(), 1, true, seen);
+        let stands = Token::Stands("id".to_owned());
+        lane.tokens.insert("c0l0-1".to_owned(), stands);
+        lane.tokens.insert("c0l0-2".to_owned(), Token::Maybe);
+        lane.tokens
+            .insert("c0l0-3".to_owned(), Token::MaybeGone("id3".to_owned()));
+        lane
+    }
+
+    fn list(tags: &[&str]) -> BTreeMap<String, String> {
+        tags.iter()
+            .map(|t| ((*t).to_owned(), "id".to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_lost_write_and_one_that_was_refused_are_found() {
+        let mut lane = lane();
+        lane.compare("a read", &list(&["c0l0-1", "c9l9-7"]));
+        lane.compare("a read", &list(&["c0l0-1", "c0l0-2", "c0l0-3"]));
+        assert_eq!(lane.violations, Vec::<String>::new());
+        // Once seen it stands.
+        lane.compare("a read", &list(&["c0l0-1"]));
+        assert!(lane.violations[0].contains("lacks c0l0-2"), "{lane:?}");
+        lane.compare("a read", &list(&["c0l0-1", "c0l0-2", "c0l0-9"]));
+        assert!(lane.violations[1].contains("shows c0l0-9"), "{lane:?}");
+    }
+
+    #[test]
+    fn a_register_is_what_was_last_acknowledged_or_what_may_still_come() {
+        let mut lane = lane();
+        let at_rest = |draining: bool| Listing {
+            tokens: list(&["c0l0-1"]),
+            draining: draining.then(|| "west".to_owned()).into_iter().collect(),
+            exported: BTreeSet::new(),
+        };
+        let unknown = Err(Failed::Unknown(String::new()));
+        lane.draining.set(true, &unknown);
+        lane.settle(&at_rest(true));
+        lane.draining.set(false, &Ok(()));
+        assert_eq!(lane.violations, Vec::<String>::new());
+        lane.settle(&at_rest(true));
+        assert!(lane.violations[0].contains("draining is true"));
+    }
+
+    #[test]
+    fn a_call_is_found_by_its_name() {
+        let mut lane = lane();
+        let begun = lane.begin();
+        lane.note(begun, "create c0l0-1".to_owned(), &Ok(()));
+        assert_eq!(lane.calls_about("lacks c0l0-1, which").len(), 1);
+        assert_eq!(lane.calls_about("lacks c0l0-11, which").len(), 0);
     }
 }

@@ -220,6 +220,24 @@ impl Fault {
     }
 }
 
+impl fmt::Display for Deeds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sets = [
+            ("killed controllers", &self.kill_controllers),
+            ("killed gateways", &self.kill_gateways),
+            ("paused controllers", &self.pause_controllers),
+            ("paused gateways", &self.pause_gateways),
+        ];
+        for (what, set) in sets.iter().filter(|(_, set)| !set.is_empty()) {
+            write!(f, "{what} {set:?} ")?;
+        }
+        if !self.cuts.is_empty() {
+            write!(f, "cuts {:?}", self.cuts)?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

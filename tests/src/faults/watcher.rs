@@ -135,3 +135,49 @@ pub fn watch(seen: &Arc<Seen>, controllers: Vec<(String, PathBuf)>, tasks: &mut 
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_go_back_across_a_restart_alone() {
+        let seen = Seen::default();
+        let look = |revision| seen.shown("west", seen.before("west"), revision, None);
+        look(5);
+        look(5);
+        seen.acknowledged("west", 5);
+        seen.restarted("west");
+        look(3);
+        look(4);
+        assert_eq!(seen.violations(), Vec::<String>::new());
+        assert_eq!(
+            seen.counts().2.len(),
+            1,
+            "less than acknowledged, noted once"
+        );
+        look(5);
+        look(4);
+        let wrong = seen.violations();
+        assert!(wrong[0].contains("back from revision 5 to 4"), "{wrong:?}");
+        // A look that a restart fell into says nothing.
+        let before = seen.before("west");
+        seen.restarted("west");
+        seen.shown("west", before, 1, None);
+        assert_eq!(seen.violations().len(), wrong.len());
+    }
+
+    #[test]
+    fn a_term_has_one_leader() {
+        let seen = Seen::default();
+        let look = |term, leader: &str| {
+            seen.shown("west", (0, 0), 1, Some((term, leader.to_owned())));
+        };
+        look(1, "west");
+        look(1, "west");
+        look(2, "east");
+        assert_eq!(seen.violations(), Vec::<String>::new());
+        look(1, "east");
+        assert_eq!(seen.violations().len(), 1);
+    }
+}
