@@ -4,11 +4,7 @@
 //!
 //! `cargo xtask faults` runs the long version.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail by panicking"
-)]
+#![expect(clippy::panic, reason = "a test's helpers fail by panicking")]
 
 use std::{io::Write as _, time::Duration};
 
