@@ -89,21 +89,12 @@ impl Machine {
     }
 
     /// An entry of a level above this node's own must not be there, and must not be skipped either.
-    fn check_level(&self, entry: &Entry) -> Result<(), StorageError> {
+    fn above_own_level(&self, entry: &Entry) -> Option<u16> {
         let EntryPayload::Normal(batch) = &entry.payload else {
-            return Ok(());
+            return None;
         };
         let needs = batch.commands.iter().map(|c| c.command.level()).max();
-        match needs {
-            Some(needs) if needs > self.level => {
-                let error = AnyError::error(format!(
-                    "the entry needs level {needs}, this version knows {}: upgrade it",
-                    self.level
-                ));
-                Err(StorageIOError::apply(entry.log_id, error).into())
-            }
-            Some(_) | None => Ok(()),
-        }
+        needs.filter(|needs| *needs > self.level)
     }
 
     /// Applies the commands of one entry and tells the watchers what they changed.
@@ -151,7 +142,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut all = Vec::new();
         for entry in entries {
             let id = entry.log_id;
-            self.check_level(&entry)?;
+            if let Some(needs) = self.above_own_level(&entry) {
+                let error = AnyError::error(format!(
+                    "the entry needs level {needs}, this version knows {}: upgrade it",
+                    self.level
+                ));
+                return Err(StorageIOError::apply(id, error).into());
+            }
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(batch) => self.apply_batch(id.index, batch),

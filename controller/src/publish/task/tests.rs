@@ -161,7 +161,7 @@ async fn a_crash_loop_is_published_in_small_rounds_and_few() {
     let start = Instant::now();
     let mut flaps = 0_u64;
     while start.elapsed() < Duration::from_secs(3) {
-        let health = [Health::Healthy, Health::Unhealthy][usize::from(flaps % 2 == 0)];
+        let health = [Health::Healthy, Health::Unhealthy][usize::from(flaps.is_multiple_of(2))];
         world.local.send_replace(fifty(health));
         flaps += 1;
         tokio::time::sleep(Duration::from_millis(4)).await;
