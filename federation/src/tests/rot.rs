@@ -167,7 +167,7 @@ impl Specimen {
                 let named = text.contains(&copy.join(top).display().to_string());
                 let lost = text.contains("the disk lost acknowledged writes");
                 assert!(named || lost, "{case}: {text}");
-                let helps = ["move", "Move", "backup", "use a newer one"];
+                let helps = ["tradewind store rejoin", "backup", "use a newer one"];
                 assert!(helps.iter().any(|h| text.contains(h)), "{case}: {text}");
                 Err(text)
             }
