@@ -12,7 +12,7 @@ mod report;
 mod watcher;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::PathBuf,
     sync::{Arc, PoisonError},
@@ -47,6 +47,8 @@ const LANES: usize = 2;
 const PAUSE: Duration = Duration::from_millis(30);
 /// After a fault's end every controller writes again within this, and everybody has caught up within it again.
 const RECOVERS: Duration = Duration::from_secs(20);
+/// Letters by which the ends of calls are told apart when they are counted.
+const SHOWN: usize = 56;
 /// Everything there is to offer.
 const MANIFEST: &str = "\
 apiVersion: v1
@@ -528,14 +530,23 @@ impl Campaign {
     }
 
     async fn finish(mut self, took: Duration) -> String {
+        let mut ends: BTreeMap<(String, String), usize> = BTreeMap::new();
         for lane in self.lanes.iter().chain(&self.probes) {
             for op in &lane.lock().await.history {
-                match op.end.split(' ').next() {
-                    Some("ok") => self.report.ok += 1,
-                    Some("refused") => self.report.refused += 1,
-                    _ => self.report.unknown += 1,
+                let report = &mut self.report;
+                match op.end.as_str() {
+                    "ok" => report.ok += 1,
+                    end if end.starts_with("refused (not sent") => report.not_sent += 1,
+                    end if end.starts_with("refused") => report.refused += 1,
+                    _ => report.unknown += 1,
                 }
+                let verb = op.what.split(' ').next().unwrap_or_default();
+                let end: String = op.end.chars().take(SHOWN).collect();
+                *ends.entry((verb.to_owned(), end)).or_default() += 1;
             }
+        }
+        for ((verb, end), count) in &ends {
+            self.say(&format!("{count} x {verb}: {end}"));
         }
         let (terms, looks, stale) = self.seen.counts();
         for start in &stale {

@@ -52,8 +52,8 @@ enum Token {
     Maybe,
     /// Acknowledged, or seen in a list.
     Stands(String),
-    /// Nobody knows whether it was revoked.
-    MaybeGone(String),
+    /// Nobody knows whether it was revoked. Without its id once it was not found: then it is not asked for again.
+    MaybeGone(Option<String>),
 }
 
 /// A value that one lane alone sets.
@@ -190,8 +190,8 @@ impl Lane {
             .tokens
             .iter()
             .filter_map(|(tag, token)| match token {
-                Token::Maybe => None,
-                Token::Stands(id) | Token::MaybeGone(id) => Some((tag.clone(), id.clone())),
+                Token::Maybe | Token::MaybeGone(None) => None,
+                Token::Stands(id) | Token::MaybeGone(Some(id)) => Some((tag.clone(), id.clone())),
             })
             .collect();
         let Some((tag, id)) = self.rng.choice(known) else {
@@ -208,9 +208,13 @@ impl Lane {
         let stood = matches!(self.tokens.get(&tag), Some(Token::Stands(_)));
         match end {
             Ok(()) => drop(self.tokens.remove(&tag)),
-            Err(Failed::Unknown(_)) => drop(self.tokens.insert(tag, Token::MaybeGone(id))),
-            Err(Failed::Refused(why)) if stood && why.starts_with("NotFound") => {
-                self.wrong(format!("{tag} stands and was not found: {why}"));
+            Err(Failed::Unknown(_)) => drop(self.tokens.insert(tag, Token::MaybeGone(Some(id)))),
+            Err(Failed::Refused(why)) if why.starts_with("NotFound") => {
+                if stood {
+                    self.wrong(format!("{tag} stands and was not found: {why}"));
+                } else {
+                    self.tokens.insert(tag, Token::MaybeGone(None));
+                }
             }
             Err(Failed::Refused(_)) => {}
         }
@@ -381,7 +385,7 @@ mod tests {
         lane.tokens.insert("c0l0-1".to_owned(), stands);
         lane.tokens.insert("c0l0-2".to_owned(), Token::Maybe);
         lane.tokens
-            .insert("c0l0-3".to_owned(), Token::MaybeGone("id3".to_owned()));
+            .insert("c0l0-3".to_owned(), Token::MaybeGone(None));
         lane
     }
 

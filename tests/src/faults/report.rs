@@ -31,6 +31,8 @@ pub struct Report {
     pub ok: usize,
     /// Certainly not carried out.
     pub refused: usize,
+    /// Nobody listened: the controller was down.
+    pub not_sent: usize,
     /// Nobody knows.
     pub unknown: usize,
     /// Terms in which a leader was seen.
@@ -86,11 +88,12 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "calls: {} ok, {} refused, {} unknown; {} comparisons at rest; {} looks, {} terms with a leader; \
-             {} restarts showed less than was acknowledged, for a while",
+            "calls: {} ok, {} refused, {} unknown, {} with nobody listening; {} comparisons at rest; {} looks, \
+             {} terms with a leader; {} restarts showed less than was acknowledged, for a while",
             self.ok,
             self.refused,
             self.unknown,
+            self.not_sent,
             self.rests,
             self.looks,
             self.terms,
