@@ -202,7 +202,7 @@ async fn a_budget_used_up_is_waited_for() {
     world.until("the export", |w| w.published().is_some()).await;
     // Each round takes one; the third or so has to wait for half a second.
     for flap in 0..2_000_u32 {
-        let health = [Health::Healthy, Health::Unhealthy][usize::from(flap % 2 == 0)];
+        let health = [Health::Healthy, Health::Unhealthy][usize::from(flap.is_multiple_of(2))];
         world.local.send_replace(fifty(health));
         let waits = |p: &String| p.contains("more than its share");
         if world.problems.borrow().iter().any(waits) {
