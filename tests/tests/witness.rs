@@ -1,7 +1,6 @@
 //! A witness makes a majority with either of two clusters, and does nothing else.
 
 #![expect(
-    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "a test's helpers fail by panicking"
 )]
