@@ -18,7 +18,11 @@ pub(super) const LEADER_FRESH_MS: u64 = 3_000;
 
 pub(super) fn clusters(input: &AdminInput, catalog: &Catalog) -> Vec<ClusterStatus> {
     let now_ms = input.clock.unix_ms();
-    let (snapshot, leases) = (input.snapshots.borrow(), input.leases.borrow());
+    // Taken out, not borrowed over all of this: who borrows twice waits for ever once a writer waits in between.
+    let (snapshot, leases) = (
+        input.snapshots.borrow().clone(),
+        input.leases.borrow().clone(),
+    );
     let status = |name: &ClusterName, cluster: &Cluster| {
         let record = catalog.clusters.get(name);
         ClusterStatus {

@@ -1,5 +1,5 @@
-//! Looks at every controller's status all the time: revisions that one controller shows never go back while it runs, and no
-//! term has two leaders. Owns what was seen.
+//! Looks at every controller's status all the time: revisions that one controller shows never go back while it runs, nor
+//! does the leader that it follows: leaders are ordered by term and node id, as openraft orders votes. Owns what was seen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ pub struct Seen(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     controllers: BTreeMap<String, Controller>,
-    leaders: BTreeMap<u64, BTreeSet<String>>,
+    terms: BTreeSet<u64>,
     violations: Vec<String>,
     stale_starts: Vec<String>,
     looks: u64,
@@ -34,6 +34,8 @@ struct Controller {
     life: u64,
     revision: u64,
     acknowledged: u64,
+    /// Term and node id of the newest leader that it followed, across restarts: votes are on disk.
+    leader: (u64, u64),
     /// It has not yet shown again what it had acknowledged before it was killed.
     starting: bool,
     /// That was noted.
@@ -65,7 +67,7 @@ impl Seen {
     /// Terms in which a leader was seen, looks at controllers, and starts that showed less than was acknowledged.
     pub fn counts(&self) -> (usize, u64, Vec<String>) {
         let inner = self.lock();
-        (inner.leaders.len(), inner.looks, inner.stale_starts.clone())
+        (inner.terms.len(), inner.looks, inner.stale_starts.clone())
     }
 
     /// What was found wrong.
@@ -80,7 +82,7 @@ impl Seen {
     }
 
     /// A look that began at `before` showed this.
-    fn shown(&self, cluster: &str, before: (u64, u64), revision: u64, lead: Option<(u64, String)>) {
+    fn shown(&self, cluster: &str, before: (u64, u64), revision: u64, lead: Option<(u64, u64)>) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.looks += 1;
@@ -108,12 +110,14 @@ impl Seen {
                 controller.starting = false;
             }
         }
-        if let Some((term, leader)) = lead {
-            let leaders = inner.leaders.entry(term).or_default();
-            if leaders.insert(leader) && leaders.len() > 1 {
-                let what = format!("{now_ms} term {term} has the leaders {leaders:?}");
+        if let Some(leader) = lead {
+            inner.terms.insert(leader.0);
+            let newest = controller.leader;
+            if leader < newest {
+                let what = format!("{now_ms} {cluster} follows {leader:?} after {newest:?}");
                 inner.violations.push(what);
             }
+            controller.leader = leader.max(newest);
         }
     }
 }
@@ -127,7 +131,7 @@ pub fn watch(seen: &Arc<Seen>, controllers: Vec<(String, PathBuf)>, tasks: &mut 
                 let before = seen.before(&cluster);
                 if let Ok(status) = listing::status(&socket).await {
                     let leader = status.peers.iter().find(|p| p.leader);
-                    let lead = leader.map(|p| (status.term, p.cluster.clone()));
+                    let lead = leader.map(|p| (status.term, p.node_id));
                     seen.shown(&cluster, before, status.revision, lead);
                 }
                 tokio::time::sleep(PERIOD).await;
@@ -168,16 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_term_has_one_leader() {
+    fn nobody_follows_an_older_leader_again() {
         let seen = Seen::default();
-        let look = |term, leader: &str| {
-            seen.shown("west", (0, 0), 1, Some((term, leader.to_owned())));
-        };
-        look(1, "west");
-        look(1, "west");
-        look(2, "east");
+        let look = |term, node| seen.shown("west", (0, 0), 1, Some((term, node)));
+        look(1, 1);
+        look(1, 3);
+        look(2, 2);
         assert_eq!(seen.violations(), Vec::<String>::new());
-        look(1, "east");
+        look(2, 1);
         assert_eq!(seen.violations().len(), 1);
     }
 }
