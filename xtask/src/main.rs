@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask test` is the whole continuous integration, `cargo xtask tidy` the house
-//! rules that no compiler knows. No product code lives here, and no product crate imports it.
+//! rules that no compiler knows, `cargo xtask bench` the benchmarks. No product code lives here, and no product crate imports it.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -8,6 +8,7 @@
     reason = "a command-line tool speaks there"
 )]
 
+mod bench;
 mod faults;
 mod test;
 mod tidy;
@@ -26,6 +27,9 @@ commands:
   tidy    the house rules: imports between crates, purity, headers, sizes, links
   faults  [--faults N] [--seed S]: the store of five clusters of real processes
           under N faults (100), with its figures
+  bench store    the federation store against etcd: same load, same disk, same run
+  bench scale    what a large federation costs: memory, snapshot, one change
+          both take --json, and --help for the rest
   help    this text
 
 exit codes: 0 good, 1 found problems, 2 bad usage";
@@ -39,6 +43,10 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["test"] => test::run(&root()),
         ["tidy"] => tidy_command(&root()),
+        ["bench", what @ ("store" | "scale"), rest @ ..] => {
+            let words: Vec<&str> = std::iter::once(*what).chain(rest.iter().copied()).collect();
+            bench::run(&root(), &words)
+        }
         ["help" | "--help" | "-h"] | ["test" | "tidy" | "faults", "help" | "--help" | "-h"] => {
             println!("{HELP}");
             ExitCode::SUCCESS

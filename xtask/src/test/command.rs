@@ -54,11 +54,13 @@ impl Cargo {
         }
     }
 
-    /// Builds the default binary in release, and says where it is if it is to `tell`.
+    /// Builds the binary `name` of the package of that name in release, and says where it is if it is to `tell`.
     pub(crate) fn build_release(&self, name: &str, tell: bool) -> Result<PathBuf, String> {
         let arguments = [
             "build",
             "--release",
+            "--package",
+            name,
             "--message-format=json-render-diagnostics",
         ];
         let output = self

@@ -1,0 +1,62 @@
+//! Benchmarks against named peers, and the arithmetic of large federations with measured figures. `cargo xtask bench`
+//! builds and starts it. Results go to standard output, progress to standard error. No product crate imports it.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks there"
+)]
+
+mod client;
+mod failover;
+mod load;
+mod node;
+mod peers;
+mod proto;
+mod report;
+mod scale;
+mod store;
+mod trio;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "tradewind-bench", about = "Measures Tradewind")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The federation store against etcd.
+    Store(store::StoreArguments),
+    /// What a large federation costs.
+    Scale(scale::ScaleArguments),
+    /// One node of the federation store, as `store` starts it.
+    #[command(hide = true)]
+    Node(node::NodeArguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().what {
+        What::Store(arguments) => store::run(arguments).await,
+        What::Scale(arguments) => scale::run(&arguments),
+        What::Node(arguments) => node::run(arguments).await.map(|()| String::new()),
+    };
+    match done {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

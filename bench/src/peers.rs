@@ -1,0 +1,185 @@
+//! The store's calls between nodes over plain gRPC on loopback, as the controllers carry them but without gateways and
+//! TLS: etcd is measured without TLS, too. Owns one channel for each other node; knows nothing of Raft.
+
+use std::{collections::BTreeMap, error::Error as _, io, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use tokio::io::AsyncReadExt as _;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tradewind_api::{ClusterName, NodeId};
+use tradewind_federation::{PeerError, PeerTransport};
+
+use crate::proto::tradewind::bench::v1::{Frame, node_client::NodeClient};
+
+/// Largest message: a store frame (just below 4 MiB) with its envelope.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Bytes of a snapshot in one message, as the controllers send it.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks read ahead of the wire.
+const CHUNKS_AHEAD: usize = 4;
+
+/// The other nodes, as this one reaches them.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    own: ClusterName,
+    nodes: BTreeMap<NodeId, NodeClient<Channel>>,
+}
+
+impl Peers {
+    /// Channels that connect when they are used.
+    pub(crate) fn new(
+        own: ClusterName,
+        addresses: &BTreeMap<NodeId, String>,
+    ) -> Result<Self, String> {
+        let mut nodes = BTreeMap::new();
+        for (id, address) in addresses {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))
+                .map_err(|e| format!("{address} is no address: {e}"))?;
+            let client = NodeClient::new(endpoint.connect_lazy())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            nodes.insert(*id, client);
+        }
+        Ok(Self { own, nodes })
+    }
+
+    fn client(&self, to: NodeId, cluster: &ClusterName) -> Result<NodeClient<Channel>, PeerError> {
+        self.nodes
+            .get(&to)
+            .cloned()
+            .ok_or_else(|| PeerError::Unreachable {
+                cluster: cluster.clone(),
+                cause: format!("node {to} has no address"),
+            })
+    }
+
+    fn frame(&self, payload: Vec<u8>) -> Request<Frame> {
+        Request::new(Frame {
+            cluster: self.own.to_string(),
+            payload,
+        })
+    }
+}
+
+async fn call(
+    cluster: &ClusterName,
+    deadline: Duration,
+    call: impl Future<Output = Result<Response<Frame>, Status>>,
+) -> Result<Vec<u8>, PeerError> {
+    let cluster = cluster.clone();
+    match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner().payload),
+        Ok(Err(status)) => {
+            let cause = status.to_string();
+            Err(if was_refused(&status) {
+                PeerError::Unreachable { cluster, cause }
+            } else {
+                PeerError::NoAnswer { cluster, cause }
+            })
+        }
+        Err(_elapsed) => Err(PeerError::NoAnswer {
+            cluster,
+            cause: "nothing in time".to_owned(),
+        }),
+    }
+}
+
+/// Whether nobody listened there, so that the request was certainly not delivered.
+fn was_refused(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::ConnectionRefused;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[async_trait]
+impl PeerTransport for Peers {
+    async fn append_entries(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let mut client = self.client(to, cluster)?;
+        call(cluster, deadline, client.append(self.frame(payload))).await
+    }
+
+    async fn vote(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let mut client = self.client(to, cluster)?;
+        call(cluster, deadline, client.vote(self.frame(payload))).await
+    }
+
+    async fn pre_vote(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let mut client = self.client(to, cluster)?;
+        call(cluster, deadline, client.pre_vote(self.frame(payload))).await
+    }
+
+    async fn install_snapshot(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        header: Vec<u8>,
+        file: &Path,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let mut client = self.client(to, cluster)?;
+        let opened = tokio::fs::File::open(file).await;
+        let mut opened = opened.map_err(|e| PeerError::Unreachable {
+            cluster: cluster.clone(),
+            cause: format!("the snapshot {} cannot be read: {e}", file.display()),
+        })?;
+        let own = self.own.to_string();
+        let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let read = async move {
+            let mut payload = header;
+            loop {
+                let frame = Frame {
+                    cluster: own.clone(),
+                    payload,
+                };
+                if chunks.send(frame).await.is_err() {
+                    return;
+                }
+                payload = vec![0; CHUNK_BYTES];
+                let Ok(got @ 1..) = opened.read(&mut payload).await else {
+                    return;
+                };
+                payload.truncate(got);
+            }
+        };
+        let stream = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let both = async { tokio::join!(read, client.snapshot(stream)).1 };
+        call(cluster, deadline, both).await
+    }
+
+    async fn propose(
+        &self,
+        to: NodeId,
+        cluster: &ClusterName,
+        payload: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let mut client = self.client(to, cluster)?;
+        call(cluster, deadline, client.propose(self.frame(payload))).await
+    }
+}

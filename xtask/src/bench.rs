@@ -1,0 +1,40 @@
+//! `cargo xtask bench`: builds the benchmarks in release and starts one of them, with its data on the disk of the target
+//! directory. What they print on standard output is passed on untouched; everything else goes to standard error.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use crate::test::command::Cargo;
+
+/// The binary that holds all benchmarks.
+const BINARY: &str = "tradewind-bench";
+
+/// Runs the benchmark `words` begin with; the other words are its own.
+pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
+    match start(root, words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(root: &Path, words: &[&str]) -> Result<(), String> {
+    let program = Cargo::new(root).build_release(BINARY, false)?;
+    let target = program.ancestors().nth(2).unwrap_or(root);
+    let mut command = Command::new(&program);
+    command.args(words);
+    let asks = words.iter().any(|w| ["--help", "-h", "--dir"].contains(w));
+    if !asks {
+        command.arg("--dir").arg(target.join("bench"));
+    }
+    let status = command
+        .status()
+        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{BINARY} failed ({status})"))
+    }
+}
