@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use openraft::storage::LogFlushed;
@@ -27,6 +28,9 @@ use crate::{
 
 /// Jobs that may wait. openraft waits for each of its own, so a handful is the truth.
 const QUEUE: usize = 64;
+/// How far the high-water mark on the disk may trail what was acknowledged when the power fails. Its own sync with every
+/// append would double what a write costs; what it is there to notice, a log that lost its tail, loses more than this.
+const MARK_TRAILS: Duration = Duration::from_millis(50);
 /// Entries that share one flush; bounds the time the first of them waits.
 const GROUP: usize = 4_096;
 
@@ -86,6 +90,8 @@ pub(crate) struct Disk {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) vote_path: PathBuf,
     pub(crate) high_water: MarkFile,
+    /// When the mark was last synced.
+    pub(crate) marked_at: Option<Instant>,
     pub(crate) committed: MarkFile,
     pub(crate) written: SharedWritten,
     pub(crate) meters: Meters,
@@ -186,8 +192,12 @@ impl Disk {
             .engine
             .append_sync(&entries)
             .map_err(|e| self.text(&e))?;
-        // Only after the entries are safe: a mark ahead of the log would refuse a healthy node.
-        self.mark(Some(last))?;
+        // Only after the entries are safe: a mark ahead of the log would refuse a healthy node. Before they are
+        // acknowledged, so that the death of the process alone never leaves it behind.
+        let due = self
+            .marked_at
+            .is_none_or(|at| at.elapsed() >= MARK_TRAILS);
+        self.mark(Some(last), due)?;
         self.meters.flushed(started.elapsed(), entries.len());
         let mut written = self.written.lock();
         written.last = Some(last);
@@ -212,7 +222,7 @@ impl Disk {
             return Ok(());
         }
         // The mark goes down first: a crash in between leaves a log that is longer than it, which is fine.
-        self.mark(before)?;
+        self.mark(before, true)?;
         self.engine.truncate_from(from).map_err(|e| self.text(&e))?;
         let mut written = self.written.lock();
         written.last = before;
@@ -237,11 +247,15 @@ impl Disk {
         Ok(())
     }
 
-    fn mark(&mut self, mark: Option<LogId>) -> Result<(), String> {
+    fn mark(&mut self, mark: Option<LogId>, sync: bool) -> Result<(), String> {
         let path = self.high_water.path().to_owned();
         self.high_water
-            .write(mark, true)
-            .map_err(|e| format!("{}: {e}{}", path.display(), files::advice(&e)))
+            .write(mark, sync)
+            .map_err(|e| format!("{}: {e}{}", path.display(), files::advice(&e)))?;
+        if sync {
+            self.marked_at = Some(Instant::now());
+        }
+        Ok(())
     }
 
     fn text(&self, error: &EngineError) -> String {

@@ -135,6 +135,7 @@ impl LogStore {
             engine: Arc::clone(&engine),
             vote_path: dir.join(VOTE),
             high_water: loaded.high_water,
+            marked_at: None,
             committed: loaded.committed,
             written: written.clone(),
             meters,
