@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use openraft::error::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use tradewind_api::{
     ClusterName, NodeId,
     store::{Command, Outcome, Stamped},
@@ -29,6 +32,10 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Batches under way: one on this disk, one on the followers'.
 const UNDER_WAY: usize = 2;
+
+/// How long a batch that is smaller than the ones before it waits for company. The writers of one batch are answered
+/// together and write again together; without this the first of them would take an entry, and its fsyncs, for itself.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// A follower's request to the leader.
 #[derive(Debug, Serialize, Deserialize)]
@@ -175,35 +182,63 @@ pub(crate) fn measure(command: &Command) -> Result<usize, ProposeError> {
     Ok(bytes)
 }
 
-async fn run(raft: Raft, clock: SharedClock, mut queue: mpsc::Receiver<Waiting>) {
-    let slots = Arc::new(Semaphore::new(UNDER_WAY));
-    let mut under_way = TaskSet::new();
-    // What did not fit the last batch.
-    let mut left_over = None;
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
-        let first = match left_over.take() {
+/// What is taken from the queue for one entry.
+struct Gathering {
+    queue: mpsc::Receiver<Waiting>,
+    /// What did not fit the last batch.
+    left_over: Option<Waiting>,
+    /// The sizes of the last two batches: so many writers may be about to write again.
+    sizes: [usize; 2],
+}
+
+impl Gathering {
+    /// The next batch; `None` at the end.
+    async fn next(&mut self) -> Option<Vec<Waiting>> {
+        let first = match self.left_over.take() {
             Some(first) => first,
-            None => match queue.recv().await {
-                Some(first) => first,
-                None => return,
-            },
+            None => self.queue.recv().await?,
         };
         let mut bytes = first.write.bytes;
         let mut batch = vec![first];
+        let [before, last] = self.sizes;
+        let expected = before.max(last);
+        let until = Instant::now() + GATHER;
         while batch.len() < BATCH {
-            let Ok(next) = queue.try_recv() else {
-                break;
+            let next = match self.queue.try_recv() {
+                Ok(next) => next,
+                Err(_) if batch.len() >= expected => break,
+                Err(_) => match timeout_at(until, self.queue.recv()).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) | Err(_) => break,
+                },
             };
             bytes += next.write.bytes;
             if bytes > BATCH_BYTES {
-                left_over = Some(next);
+                self.left_over = Some(next);
                 break;
             }
             batch.push(next);
         }
+        self.sizes = [last, batch.len()];
+        Some(batch)
+    }
+}
+
+async fn run(raft: Raft, clock: SharedClock, queue: mpsc::Receiver<Waiting>) {
+    let slots = Arc::new(Semaphore::new(UNDER_WAY));
+    let mut under_way = TaskSet::new();
+    let mut gathering = Gathering {
+        queue,
+        left_over: None,
+        sizes: [1, 1],
+    };
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let Some(batch) = gathering.next().await else {
+            return;
+        };
         let at_ms = clock.unix_ms();
         let mut commands = Vec::with_capacity(batch.len());
         let mut askers = Vec::with_capacity(batch.len());
