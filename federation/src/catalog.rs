@@ -10,6 +10,7 @@ mod audit;
 mod changes;
 mod digest;
 mod limits;
+mod map;
 mod merge;
 mod nodes;
 mod validate;
@@ -36,6 +37,7 @@ pub use limits::{
     MAX_LEFT_CLUSTERS, MAX_NODES_PER_CLUSTER, MAX_PORTS_PER_EXPORT, MAX_SERVICES,
     MAX_SPARE_ADDRESSES, MAX_TEXT, MAX_TOKENS,
 };
+pub use map::SharedMap;
 pub use merge::{Conflict, Merged};
 pub use validate::Violation;
 
@@ -51,8 +53,8 @@ pub struct Spare {
     pub since_ms: u64,
 }
 
-/// What every member knows of the federation. Cloning copies a few reference counts; a later change copies only the
-/// map it touches.
+/// What every member knows of the federation. Cloning copies a few reference counts; a later change copies only
+/// what it touches: a small map, or the path to one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalog {
     /// The log index this state reflects.
@@ -68,13 +70,13 @@ pub struct Catalog {
     /// Members by name, those that left among them (for a while).
     pub clusters: Arc<BTreeMap<ClusterName, ClusterRecord>>,
     /// Exports by service, then by exporter. No service without an exporter stands here.
-    pub exports: Arc<BTreeMap<ServiceName, Arc<ByExporter>>>,
+    pub exports: SharedMap<ServiceName, Arc<ByExporter>>,
     /// How many services each cluster exports.
     pub export_counts: Arc<BTreeMap<ClusterName, u32>>,
     /// Stable addresses of the services in `exports`.
-    pub clusterset_ips: Arc<BTreeMap<ServiceName, Vec<IpAddr>>>,
+    pub clusterset_ips: SharedMap<ServiceName, Vec<IpAddr>>,
     /// Addresses of services that were exported once, kept for their return.
-    pub spare_ips: Arc<BTreeMap<ServiceName, Spare>>,
+    pub spare_ips: SharedMap<ServiceName, Spare>,
     /// Join tokens by id.
     pub tokens: Arc<BTreeMap<String, TokenRecord>>,
     /// The next node id to give away; ids below it are never given again.

@@ -1,11 +1,7 @@
 //! Clusterset addresses: which one a service gets, and for how long it keeps it. Deterministic: the place where the
 //! search starts is a hash of the name, so that two federations tend to give the same service the same address.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tradewind_api::{ServiceName, store::Refusal};
 
@@ -58,26 +54,23 @@ impl Catalog {
             self.clusterset_ips.len() + 1,
             MAX_SERVICES,
         )?;
-        let kept = if self.spare_ips.contains_key(service) {
-            Arc::make_mut(&mut self.spare_ips).remove(service)
-        } else {
-            None
-        };
-        let ips = match kept {
-            Some(spare) => spare.ips,
+        let ips = match self.spare_ips.get(service) {
+            Some(spare) => spare.ips.clone(),
             None => addresses(self.free_host(service)?),
         };
-        Arc::make_mut(&mut self.clusterset_ips).insert(service.clone(), ips);
+        self.spare_ips.remove(service);
+        self.clusterset_ips.insert(service.clone(), ips);
         Ok(())
     }
 
     /// Puts the address of a service that nobody exports any more aside, for its return.
     pub(super) fn release_address(&mut self, service: &ServiceName) {
-        let Some(ips) = Arc::make_mut(&mut self.clusterset_ips).remove(service) else {
+        let Some(ips) = self.clusterset_ips.get(service).cloned() else {
             return;
         };
+        self.clusterset_ips.remove(service);
         let since_ms = self.at_ms;
-        let spares = Arc::make_mut(&mut self.spare_ips);
+        let spares = &mut self.spare_ips;
         spares.insert(service.clone(), Spare { ips, since_ms });
         if spares.len() > MAX_SPARE_ADDRESSES {
             let oldest = spares
@@ -92,16 +85,17 @@ impl Catalog {
 
     fn free_host(&self, service: &ServiceName) -> Result<u16, Refusal> {
         let spare = self.spare_ips.values().map(|s| &s.ips);
-        let taken: BTreeSet<u16> = self
-            .clusterset_ips
-            .values()
-            .chain(spare)
-            .filter_map(|ips| host_of(ips))
-            .collect();
+        let all = self.clusterset_ips.values().chain(spare);
+        let mut taken = vec![false; usize::from(u16::MAX) + 1];
+        for host in all.filter_map(|ips| host_of(ips)) {
+            if let Some(taken) = taken.get_mut(usize::from(host)) {
+                *taken = true;
+            }
+        }
         let first = start(service);
         (0..HOSTS)
             .filter_map(|step| u16::try_from((first + step) % HOSTS + 1).ok())
-            .find(|host| !taken.contains(host))
+            .find(|host| taken.get(usize::from(*host)) == Some(&false))
             .ok_or_else(|| Refusal::TooMuch {
                 what: "clusterset addresses".to_owned(),
                 limit: u64::from(HOSTS),

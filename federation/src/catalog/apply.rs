@@ -342,10 +342,10 @@ impl Catalog {
     }
 
     fn set_export(&mut self, proposer: &ClusterName, export: Arc<Export>) {
-        let by = Arc::make_mut(&mut self.exports)
-            .entry(export.service.clone())
-            .or_default();
-        Arc::make_mut(by).insert(proposer.clone(), export);
+        let service = export.service.clone();
+        let mut by = self.exports.get(&service).cloned().unwrap_or_default();
+        Arc::make_mut(&mut by).insert(proposer.clone(), export);
+        self.exports.insert(service, by);
     }
 
     fn remove_export(
@@ -365,16 +365,17 @@ impl Catalog {
 
     /// Takes one export out, and the service's address with the last of them.
     fn withdraw(&mut self, cluster: &ClusterName, service: &ServiceName) {
-        let exports = Arc::make_mut(&mut self.exports);
-        let Some(by) = exports.get_mut(service) else {
+        let Some(mut by) = self.exports.get(service).cloned() else {
             return;
         };
-        if Arc::make_mut(by).remove(cluster).is_none() {
+        if Arc::make_mut(&mut by).remove(cluster).is_none() {
             return;
         }
         if by.is_empty() {
-            exports.remove(service);
+            self.exports.remove(service);
             self.release_address(service);
+        } else {
+            self.exports.insert(service.clone(), by);
         }
         let counts = Arc::make_mut(&mut self.export_counts);
         if let Some(count) = counts.get_mut(cluster) {

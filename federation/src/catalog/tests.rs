@@ -391,7 +391,12 @@ fn an_address_stays_with_its_service() {
     let mut log = Log::with(&["east"]);
     let put = |s: &str| Command::PutExport(export(s, 1, vec![]));
     log.done("west", put("a"));
-    let first = log.catalog.clusterset_ips[&service("a")].clone();
+    let first = log
+        .catalog
+        .clusterset_ips
+        .get(&service("a"))
+        .unwrap()
+        .clone();
     assert_eq!(first.len(), 2);
     let std::net::IpAddr::V4(v4) = first[0] else {
         panic!("{first:?}");
@@ -400,7 +405,7 @@ fn an_address_stays_with_its_service() {
     log.done("east", put("a"));
     log.done("west", Command::RemoveExport(service("a")));
     assert_eq!(
-        log.catalog.clusterset_ips[&service("a")],
+        log.catalog.clusterset_ips.get(&service("a")).cloned().unwrap(),
         first,
         "east still exports it"
     );
@@ -409,7 +414,7 @@ fn an_address_stays_with_its_service() {
     log.done("west", put("b"));
     log.done("east", put("a"));
     assert_eq!(
-        log.catalog.clusterset_ips[&service("a")],
+        log.catalog.clusterset_ips.get(&service("a")).cloned().unwrap(),
         first,
         "kept for its return"
     );
