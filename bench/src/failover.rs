@@ -24,9 +24,10 @@ pub(crate) async fn measure(trio: &mut Trio) -> Result<Duration, String> {
     let mut survivors = Vec::new();
     for place in (0..trio.len()).filter(|p| *p != leader) {
         let mut client = trio.client(place, ATTEMPT)?;
-        client.put("failover", "before").await.map_err(|e| {
-            format!("{} takes no write before the kill: {e}", trio.system.name())
-        })?;
+        client
+            .put("failover", "before")
+            .await
+            .map_err(|e| format!("{} takes no write before the kill: {e}", trio.system.name()))?;
         survivors.push(client);
     }
     let killed = trio.kill(leader).await?;

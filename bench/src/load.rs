@@ -149,8 +149,5 @@ fn value(rng: &mut Rng) -> String {
     let mut bytes = [0; VALUE_BYTES];
     rng.bytes(&mut bytes);
     // Letters, so that JSON writes each as one byte and etcd gets the very same.
-    bytes
-        .iter()
-        .map(|b| char::from(b'a' + b % 26))
-        .collect()
+    bytes.iter().map(|b| char::from(b'a' + b % 26)).collect()
 }

@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use tradewind_api::{
     ClusterName, Domain, EndpointId, Network, NodeId, Region, ServiceName,
     model::{AppProtocol, ClusterState, Health, ServiceKind, ServicePort},
-    store::{Blob, ClusterRecord, Command, EndpointSummary, Export, Outcome, TokenRecord},
+    store::{Blob, ClusterRecord, Command, EndpointSummary, Export, LEVEL, Outcome, TokenRecord},
 };
-use tradewind_federation::{HandleError, Store, StoreConfig, Timing};
+use tradewind_federation::{Budget, HandleError, Store, StoreConfig, Timing};
 use tradewind_runtime::{MetricsRegistry, Rng, clock};
 
 use crate::{
@@ -64,6 +64,9 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<(), String> {
         node_id: arguments.id,
         cluster: cluster.clone(),
         timing: Timing::default(),
+        // etcd bounds nobody either.
+        budget: Budget::unlimited(),
+        level: LEVEL,
     };
     let metrics = MetricsRegistry::new();
     let rng = Rng::from_entropy();
@@ -162,6 +165,8 @@ pub(crate) fn record(cluster: &ClusterName) -> Result<ClusterRecord, String> {
         version: "0.1.0".to_owned(),
         joined_at_ms: 0,
         lease_at_ms: 0,
+        level: LEVEL,
+        witness: false,
     })
 }
 

@@ -4,12 +4,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-use openraft::{
-    CommittedLeaderId, Entry, EntryPayload, LogId, Vote, raft::AppendEntriesRequest,
-};
+use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, Vote, raft::AppendEntriesRequest};
 use serde::Serialize;
 use tokio::time::Instant;
 use tradewind_api::{
@@ -97,15 +96,14 @@ fn measure(arguments: &ScaleArguments) -> Result<Found, String> {
     eprintln!("snapshot written and read");
     let change = change(arguments, 0)?;
     let batch = Batch {
-        commands: vec![change],
+        commands: Arc::new(vec![change]),
     };
     let entry_bytes = codec::encode(&batch, "a batch").map_err(|e| e.to_string())?;
     let message = message(batch);
     let frame = codec::encode(&message, "entries").map_err(|e| e.to_string())?;
     let encode_us = timed(|_| codec::encode(&message, "entries").is_ok())?;
-    let decode_us = timed(|_| {
-        codec::decode::<AppendEntriesRequest<TypeConfig>>(&frame, "entries").is_ok()
-    })?;
+    let decode_us =
+        timed(|_| codec::decode::<AppendEntriesRequest<TypeConfig>>(&frame, "entries").is_ok())?;
     let apply = |catalog: &mut Catalog, command: &Stamped| {
         let revision = catalog.revision + 1;
         matches!(
@@ -228,6 +226,7 @@ fn stamped(proposer: &ClusterName, command: Command) -> Stamped {
         proposer: proposer.clone(),
         at_ms: 1_700_000_000_000,
         command,
+        actor: None,
     }
 }
 

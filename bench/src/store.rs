@@ -160,7 +160,11 @@ impl Rounds {
         self.rate.push(loaded.rate());
         self.p50_ms.push(ms(0.5));
         self.p99_ms.push(ms(0.99));
-        let cpu: f64 = before.iter().zip(after).map(|(b, a)| a.cpu_s - b.cpu_s).sum();
+        let cpu: f64 = before
+            .iter()
+            .zip(after)
+            .map(|(b, a)| a.cpu_s - b.cpu_s)
+            .sum();
         self.cpu_s.push(cpu / writes * 10_000.0);
         let disk: u64 = before
             .iter()
@@ -296,9 +300,11 @@ async fn restart(trio: &mut Trio, writes: u64, report: &mut Report) -> Result<Re
             let mut client = trio.client(place, Duration::from_secs(10))?;
             client.put(LAST, &value).await.map_err(|e| e.to_string())?;
         }
-        trio.wait(place, "holds the last write", async |client| {
-            matches!(client.get(LAST).await, Ok(Some(found)) if found == value)
-        })
+        trio.wait(
+            place,
+            "holds the last write",
+            async |client| matches!(client.get(LAST).await, Ok(Some(found)) if found == value),
+        )
         .await?;
     }
     let mut found = Restart {
@@ -316,9 +322,11 @@ async fn restart(trio: &mut Trio, writes: u64, report: &mut Report) -> Result<Re
         trio.spawn(place)?;
     }
     for place in 0..trio.len() {
-        trio.wait(place, "holds the last write again", async |client| {
-            matches!(client.get(LAST).await, Ok(Some(found)) if found == value)
-        })
+        trio.wait(
+            place,
+            "holds the last write again",
+            async |client| matches!(client.get(LAST).await, Ok(Some(found)) if found == value),
+        )
         .await?;
         found.data_s.push(started.elapsed().as_secs_f64());
     }

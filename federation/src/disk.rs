@@ -194,9 +194,7 @@ impl Disk {
             .map_err(|e| self.text(&e))?;
         // Only after the entries are safe: a mark ahead of the log would refuse a healthy node. Before they are
         // acknowledged, so that the death of the process alone never leaves it behind.
-        let due = self
-            .marked_at
-            .is_none_or(|at| at.elapsed() >= MARK_TRAILS);
+        let due = self.marked_at.is_none_or(|at| at.elapsed() >= MARK_TRAILS);
         self.mark(Some(last), due)?;
         self.meters.flushed(started.elapsed(), entries.len());
         let mut written = self.written.lock();

@@ -104,7 +104,7 @@ impl Machine {
         let catalog = &mut self.state.catalog;
         let mut before = BTreeMap::new();
         let mut outcomes = Outcomes::with_capacity(batch.commands.len());
-        for stamped in &batch.commands {
+        for stamped in batch.commands.iter() {
             for key in catalog.touched(&stamped.proposer, &stamped.command) {
                 let value = catalog.value(&key);
                 before.entry(key).or_insert(value);

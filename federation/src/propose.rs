@@ -260,7 +260,10 @@ async fn run(raft: Raft, clock: SharedClock, queue: mpsc::Receiver<Waiting>) {
         }
         let raft = raft.clone();
         // Handed over here, so that batches enter the log in order.
-        match raft.client_write_ff(Batch { commands }).await {
+        let batch = Batch {
+            commands: Arc::new(commands),
+        };
+        match raft.client_write_ff(batch).await {
             Ok(answer) => under_way.spawn("store-batch", async move {
                 let answer = match answer.await {
                     Ok(answer) => answer.map_err(RaftError::APIError),

@@ -1,6 +1,8 @@
 //! The types that bind openraft to this store: what a log entry carries, what a node is, and openraft's own types under
 //! short names. No logic; a later openraft changes this file and the adapters beside it, not what lies on disk.
 
+use std::sync::Arc;
+
 use openraft::declare_raft_types;
 use serde::{Deserialize, Serialize};
 use tradewind_api::{
@@ -12,8 +14,8 @@ use tradewind_api::{
 /// order and share a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// The commands, oldest first.
-    pub commands: Vec<Stamped>,
+    /// The commands, oldest first. Shared: replication to each follower and apply all read the entry from memory.
+    pub commands: Arc<Vec<Stamped>>,
 }
 
 /// What a log entry gave: one outcome for each command, in order; nothing for entries of openraft's own.

@@ -405,7 +405,11 @@ fn an_address_stays_with_its_service() {
     log.done("east", put("a"));
     log.done("west", Command::RemoveExport(service("a")));
     assert_eq!(
-        log.catalog.clusterset_ips.get(&service("a")).cloned().unwrap(),
+        log.catalog
+            .clusterset_ips
+            .get(&service("a"))
+            .cloned()
+            .unwrap(),
         first,
         "east still exports it"
     );
@@ -414,7 +418,11 @@ fn an_address_stays_with_its_service() {
     log.done("west", put("b"));
     log.done("east", put("a"));
     assert_eq!(
-        log.catalog.clusterset_ips.get(&service("a")).cloned().unwrap(),
+        log.catalog
+            .clusterset_ips
+            .get(&service("a"))
+            .cloned()
+            .unwrap(),
         first,
         "kept for its return"
     );

@@ -1,6 +1,6 @@
 //! What lies on disk after a restart, and what is said when it is not what was written.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{blank_ent, log_id};
@@ -83,7 +83,7 @@ async fn large_entries_come_back_whole_and_stay_in_the_synced_file() {
         };
         let mut entry: Entry = blank_ent(2, 1, index);
         entry.payload = openraft::EntryPayload::Normal(crate::Batch {
-            commands: (0..commands).map(command).collect(),
+            commands: Arc::new((0..commands).map(command).collect()),
         });
         entry
     };

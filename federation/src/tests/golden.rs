@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use openraft::{
@@ -64,7 +65,7 @@ fn check(catalog: &crate::Catalog) {
     let export = catalog.export(&service, &name("west")).unwrap();
     let ids: Vec<String> = export.endpoints.keys().map(ToString::to_string).collect();
     assert_eq!(ids, ["ep-2"]);
-    assert_eq!(catalog.clusterset_ips[&service].len(), 2);
+    assert_eq!(catalog.clusterset_ips.get(&service).map(Vec::len), Some(2));
     assert_eq!(catalog.tokens["t1"].used.as_ref().unwrap().0, name("east"));
     assert!(!catalog.tokens.contains_key("t2"));
     assert_eq!(catalog.next_node_id, 3);
@@ -244,7 +245,7 @@ fn entries_of_level_2_are_written_as_ever() {
         let entry = Entry {
             log_id: id(3, index),
             payload: EntryPayload::Normal(Batch {
-                commands: vec![command],
+                commands: Arc::new(vec![command]),
             }),
         };
         let bytes = frame::encode(&entry).unwrap();

@@ -8,6 +8,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use openraft::{
@@ -72,7 +73,7 @@ pub(super) fn entry(term: u64, index: u64, size: usize) -> Entry {
             actor: None,
         };
         entry.payload = EntryPayload::Normal(Batch {
-            commands: vec![stamped],
+            commands: Arc::new(vec![stamped]),
         });
     }
     entry
