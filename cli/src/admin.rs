@@ -11,10 +11,12 @@ use std::{
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
-use tradewind_api::proto::v1::{self, admin_client::AdminClient};
+use tradewind_api::proto::v1::{
+    self, admin_client::AdminClient, store_admin_client::StoreAdminClient,
+};
 
 use crate::exit::{Exit, Failure};
 
@@ -63,6 +65,7 @@ pub fn socket_in(data_dir: &Path) -> PathBuf {
 #[derive(Clone, Debug)]
 pub struct Admin {
     client: AdminClient<Channel>,
+    store: StoreAdminClient<Channel>,
 }
 
 impl Admin {
@@ -84,7 +87,8 @@ impl Admin {
             .timeout(CALL_DEADLINE);
         match endpoint.connect_with_connector(connector).await {
             Ok(channel) => Ok(Self {
-                client: AdminClient::new(channel),
+                client: AdminClient::new(channel.clone()),
+                store: StoreAdminClient::new(channel),
             }),
             Err(e) => Err(unreachable(socket, io_kind(&e), &e)),
         }
@@ -101,6 +105,32 @@ impl Admin {
         Ok(method(self.client.clone(), request).await?.into_inner())
     }
 
+    /// One call about the store.
+    pub async fn store<Req, Res, F, Fut>(&self, request: Req, method: F) -> Result<Res, Failure>
+    where
+        F: FnOnce(StoreAdminClient<Channel>, Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
+        let mut request = Request::new(request);
+        request.set_timeout(CALL_DEADLINE);
+        Ok(method(self.store.clone(), request).await?.into_inner())
+    }
+
+    /// A call about the store whose answer comes in many parts and goes on until the caller has enough. Only its
+    /// beginning has the channel's deadline.
+    pub async fn stream<Req, Res, F, Fut>(
+        &self,
+        request: Req,
+        method: F,
+    ) -> Result<Streaming<Res>, Failure>
+    where
+        F: FnOnce(StoreAdminClient<Channel>, Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Streaming<Res>>, Status>>,
+    {
+        let begun = method(self.store.clone(), Request::new(request));
+        Ok(begun.await?.into_inner())
+    }
+
     /// What the controller says of itself and the federation.
     pub async fn status(&self) -> Result<v1::StatusResponse, Failure> {
         self.call(v1::Empty {}, async |mut c, r| c.status(r).await)
@@ -108,21 +138,30 @@ impl Admin {
     }
 
     /// All members.
-    pub async fn clusters(&self) -> Result<v1::ListClustersResponse, Failure> {
-        self.call(v1::Empty {}, async |mut c, r| c.list_clusters(r).await)
-            .await
+    pub async fn clusters(&self, consistent: bool) -> Result<v1::ListClustersResponse, Failure> {
+        self.call(v1::ListRequest { consistent }, async |mut c, r| {
+            c.list_clusters(r).await
+        })
+        .await
     }
 
     /// All services that this cluster knows.
-    pub async fn services(&self) -> Result<v1::ListServicesResponse, Failure> {
-        self.call(v1::Empty {}, async |mut c, r| c.list_services(r).await)
-            .await
+    pub async fn services(&self, consistent: bool) -> Result<v1::ListServicesResponse, Failure> {
+        self.call(v1::ListRequest { consistent }, async |mut c, r| {
+            c.list_services(r).await
+        })
+        .await
     }
 
     /// One service with its endpoints.
-    pub async fn endpoints(&self, service: &str) -> Result<v1::EndpointsResponse, Failure> {
+    pub async fn endpoints(
+        &self,
+        service: &str,
+        consistent: bool,
+    ) -> Result<v1::EndpointsResponse, Failure> {
         let request = v1::EndpointsRequest {
             service: service.to_owned(),
+            consistent,
         };
         self.call(request, async |mut c, r| c.list_endpoints(r).await)
             .await

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        app, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status, token,
-        version, witness,
+        app, audit, controller, demo, dns, drain, export, gateway, init, join, list, proxy, status,
+        store, token, version, witness,
     },
     exit::EXIT_CODES,
 };
@@ -63,6 +63,11 @@ pub enum Command {
     Endpoints(list::Endpoints),
     /// Show whether the federation is well, or wait until it is
     Status(status::Status),
+    /// Look after the federation store
+    #[command(subcommand)]
+    Store(store::Store),
+    /// Show who changed what, when
+    Audit(audit::Audit),
     /// Take a cluster out of service
     Drain(drain::Drain),
     /// Bring a drained cluster back

@@ -2,6 +2,7 @@
 //! how it ended; none of them ends the process.
 
 pub mod app;
+pub mod audit;
 pub mod controller;
 pub mod demo;
 pub mod dns;
@@ -14,6 +15,7 @@ pub mod list;
 pub mod proxy;
 pub mod role;
 pub mod status;
+pub mod store;
 pub mod token;
 pub mod version;
 pub mod witness;
@@ -50,6 +52,8 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Services(args) => list::services(context, args).await,
         Command::Endpoints(args) => list::endpoints(context, args).await,
         Command::Status(args) => status::run(context, args).await,
+        Command::Store(args) => store::run(context, args).await,
+        Command::Audit(args) => audit::run(context, args).await,
         Command::Drain(args) => drain::drain(context, args, false).await,
         Command::Undrain(args) => drain::drain(context, args, true).await,
         Command::Leave(args) => drain::leave(context, args).await,

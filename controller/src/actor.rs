@@ -35,6 +35,9 @@ mod tests {
         assert_eq!(of_uid(0), "uid 0 (root)");
         assert_eq!(of_uid(4_000_000_123), "uid 4000000123");
         assert_eq!(of(&Caller::Anonymous), None);
-        assert_eq!(of(&Caller::Local { uid: 0 }).as_deref(), Some("uid 0 (root)"));
+        assert_eq!(
+            of(&Caller::Local { uid: 0 }).as_deref(),
+            Some("uid 0 (root)")
+        );
     }
 }

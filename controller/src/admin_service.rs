@@ -5,6 +5,9 @@
 
 mod listing;
 mod problems;
+mod reading;
+mod store;
+mod tokens;
 
 use std::{
     fmt,
@@ -18,18 +21,18 @@ use tradewind_api::{
     ClusterName, ServiceName,
     proto::v1::{
         CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest,
-        EndpointsResponse, ExportRequest, ExportResponse, ListClustersResponse,
+        EndpointsResponse, ExportRequest, ExportResponse, ListClustersResponse, ListRequest,
         ListServicesResponse, ListTokensResponse, RevokeTokenRequest, StatusResponse,
         admin_server::Admin,
     },
     snapshot::Snapshot,
-    store::{Blob, Command, Outcome, Refusal, TokenRecord},
+    store::{Command, Outcome, Refusal},
 };
-use tradewind_ca::token::JoinToken;
 use tradewind_federation::Store;
-use tradewind_runtime::{SharedClock, task};
+use tradewind_runtime::{SharedClock, drain, task};
 
 use crate::{
+    actor,
     answer::{self, refuse},
     compile::Leases,
     datadir::DataDir,
@@ -42,10 +45,6 @@ use crate::{
     source::YamlModel,
 };
 
-/// A token's life when none is asked for.
-const DEFAULT_TOKEN_S: u64 = 15 * 60;
-/// The longest life of a token: a week. What lives longer is a password.
-const MAX_TOKEN_S: u64 = 7 * 24 * 3600;
 /// How long `export` waits to see its change in the store before it answers that it was taken.
 const PUBLISH_WAIT: Duration = Duration::from_secs(2);
 
@@ -84,6 +83,8 @@ pub struct AdminInput {
     pub data_dir: Arc<Mutex<DataDir>>,
     /// Set once the cluster has left; the process then stops.
     pub left: watch::Sender<bool>,
+    /// Ends what would go on for ever.
+    pub drain: drain::Observer,
     /// Time.
     pub clock: SharedClock,
 }
@@ -151,10 +152,17 @@ impl AdminService {
         Ok(())
     }
 
-    async fn write(&self, command: Command) -> Result<Outcome, Status> {
+    /// The same, with who it is, for the log of changes.
+    fn operator_as<T>(&self, request: Request<T>) -> Result<(Option<String>, T), Status> {
+        let caller = caller(&request);
+        self.0.access.require_operator(&caller)?;
+        Ok((actor::of(&caller), request.into_inner()))
+    }
+
+    async fn write(&self, actor: Option<String>, command: Command) -> Result<Outcome, Status> {
         self.0
             .store
-            .propose(&self.0.own.cluster, command)
+            .propose_as(&self.0.own.cluster, actor, command)
             .await
             .map_err(|e| answer::propose(&e))
     }
@@ -187,41 +195,6 @@ impl AdminService {
         }
         self.0.store.catalog().revision
     }
-
-    fn join_address(&self) -> String {
-        let catalog = self.0.store.catalog();
-        let announced = catalog
-            .member(&self.0.own.cluster)
-            .and_then(|c| c.gateways.first().cloned());
-        announced
-            .or_else(|| self.0.configured_gateways.first().cloned())
-            .unwrap_or_default()
-    }
-
-    async fn join_token(
-        &self,
-        cluster: Option<ClusterName>,
-        lifetime_s: u64,
-    ) -> Result<CreateTokenResponse, Status> {
-        let (token, secret_sha256) =
-            JoinToken::mint(&self.0.own.cluster, &self.0.own.domain, self.0.root_sha256)
-                .map_err(|e| Status::internal(e.to_string()))?;
-        let expires_at_ms = self.0.clock.unix_ms().saturating_add(lifetime_s * 1000);
-        let record = TokenRecord {
-            id: token.id.clone(),
-            secret_sha256: Blob(secret_sha256.to_vec()),
-            cluster,
-            expires_at_ms,
-            used: None,
-        };
-        done(self.write(Command::PutToken(record)).await?)?;
-        Ok(CreateTokenResponse {
-            id: token.id.clone(),
-            token: token.to_string(),
-            expires_at_unix_ms: expires_at_ms,
-            join_address: self.join_address(),
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -233,24 +206,26 @@ impl Admin for AdminService {
 
     async fn list_clusters(
         &self,
-        request: Request<Empty>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListClustersResponse>, Status> {
-        self.operator(request)?;
+        let age_ms = self.read(self.operator(request)?.consistent).await?;
         let catalog = self.0.store.catalog();
         Ok(Response::new(ListClustersResponse {
             revision: catalog.revision,
+            age_ms,
             clusters: listing::clusters(&self.0, &catalog),
         }))
     }
 
     async fn list_services(
         &self,
-        request: Request<Empty>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
-        self.operator(request)?;
+        let age_ms = self.read(self.operator(request)?.consistent).await?;
         let snapshot = Arc::clone(&self.0.snapshots.borrow());
         Ok(Response::new(ListServicesResponse {
             revision: snapshot.revision.0,
+            age_ms,
             services: snapshot.services.values().map(|s| (&**s).into()).collect(),
         }))
     }
@@ -259,7 +234,9 @@ impl Admin for AdminService {
         &self,
         request: Request<EndpointsRequest>,
     ) -> Result<Response<EndpointsResponse>, Status> {
-        let name = service_name(&self.operator(request)?.service)?;
+        let asked = self.operator(request)?;
+        let name = service_name(&asked.service)?;
+        let age_ms = self.read(asked.consistent).await?;
         let snapshot = Arc::clone(&self.0.snapshots.borrow());
         let Some(service) = snapshot.services.get(&name) else {
             let hint = match nearest(&name, snapshot.services.keys()) {
@@ -276,6 +253,7 @@ impl Admin for AdminService {
         Ok(Response::new(EndpointsResponse {
             revision: snapshot.revision.0,
             service,
+            age_ms,
         }))
     }
 
@@ -357,7 +335,7 @@ impl Admin for AdminService {
         &self,
         request: Request<DrainRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
-        let asked = self.operator(request)?;
+        let (actor, asked) = self.operator_as(request)?;
         let cluster = ClusterName::new(&asked.cluster).map_err(|e| {
             refuse(
                 Code::InvalidArgument,
@@ -367,14 +345,14 @@ impl Admin for AdminService {
         })?;
         let draining = !asked.undo;
         done(
-            self.write(Command::SetDraining { cluster, draining })
+            self.write(actor, Command::SetDraining { cluster, draining })
                 .await?,
         )
     }
 
     async fn leave(&self, request: Request<Empty>) -> Result<Response<ExportResponse>, Status> {
-        self.operator(request)?;
-        let response = done(self.write(Command::Leave).await?)?;
+        let (actor, Empty {}) = self.operator_as(request)?;
+        let response = done(self.write(actor, Command::Leave).await?)?;
         let data_dir = Arc::clone(&self.0.data_dir);
         let marked = task::spawn_blocking(move || {
             data_dir
@@ -397,64 +375,18 @@ impl Admin for AdminService {
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
-        let asked = self.operator(request)?;
-        let lifetime_s = if asked.lifetime_s == 0 {
-            DEFAULT_TOKEN_S
-        } else {
-            asked.lifetime_s
-        };
-        if lifetime_s > MAX_TOKEN_S {
-            let sentence =
-                format!("a token may live for {MAX_TOKEN_S} s at most, not {lifetime_s} s");
-            return Err(refuse(
-                Code::InvalidArgument,
-                sentence,
-                "make a new one when it is needed",
-            ));
-        }
-        if asked.workload_path.is_empty() {
-            let cluster = match asked.cluster.as_str() {
-                "" => None,
-                name => Some(ClusterName::new(name).map_err(|e| {
-                    refuse(
-                        Code::InvalidArgument,
-                        e.to_string(),
-                        "give the name that the new cluster will have",
-                    )
-                })?),
-            };
-            return self
-                .join_token(cluster, lifetime_s)
-                .await
-                .map(Response::new);
-        }
-        self.not_for_witnesses()?;
-        let (tokens, now_ms) = (self.0.tokens.clone(), self.0.clock.unix_ms());
-        let path = asked.workload_path.clone();
-        let created = task::spawn_blocking(move || tokens.create(&path, lifetime_s, now_ms)).await;
-        let (token, info) = created
-            .map_err(|e| Status::internal(e.to_string()))?
-            .map_err(|e| {
-                refuse(
-                    Code::InvalidArgument,
-                    e.to_string(),
-                    "give a path such as /ns/shop/sa/payments",
-                )
-            })?;
-        Ok(Response::new(CreateTokenResponse {
-            id: info.id,
-            token: token.to_string(),
-            expires_at_unix_ms: info.expires_at_ms,
-            join_address: String::new(),
-        }))
+        let (actor, asked) = self.operator_as(request)?;
+        self.make_token(actor, asked).await.map(Response::new)
     }
 
     async fn list_tokens(
         &self,
-        request: Request<Empty>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
-        self.operator(request)?;
+        let age_ms = self.read(self.operator(request)?.consistent).await?;
         Ok(Response::new(ListTokensResponse {
+            revision: self.0.store.catalog().revision,
+            age_ms,
             tokens: listing::tokens(&self.0),
         }))
     }
@@ -463,24 +395,7 @@ impl Admin for AdminService {
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
-        let id = self.operator(request)?.id;
-        if self.0.store.catalog().tokens.contains_key(&id) {
-            return done(self.write(Command::RevokeToken(id)).await?);
-        }
-        let (tokens, wanted) = (self.0.tokens.clone(), id.clone());
-        let revoked = task::spawn_blocking(move || tokens.revoke(&wanted)).await;
-        revoked
-            .map_err(|e| Status::internal(e.to_string()))?
-            .map_err(|_| {
-                refuse(
-                    Code::NotFound,
-                    format!("there is no token {id:.40}"),
-                    "`tradewind token list` lists them",
-                )
-            })?;
-        Ok(Response::new(ExportResponse {
-            revision: self.0.store.catalog().revision,
-            changed: true,
-        }))
+        let (actor, RevokeTokenRequest { id }) = self.operator_as(request)?;
+        self.take_token_back(actor, id).await.map(Response::new)
     }
 }

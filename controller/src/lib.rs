@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actor;
 pub mod admin_service;
 pub mod ads;
 mod answer;

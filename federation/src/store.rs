@@ -46,6 +46,9 @@ use crate::{
 pub(crate) mod identity;
 mod inbound;
 mod outbound;
+mod saving;
+
+pub use saving::Saved;
 
 /// How fast the store notices and reacts.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,14 +8,42 @@ use crate::{
     admin::{Admin, Where},
     exit::{Exit, Failure, Outcome},
     output::{Listing, Output},
+    printer::Printer,
     suggest,
     table::{self, Table, or_dash},
     view,
 };
 
+/// A list older than this is called old: a leader is heard of several times a second.
+const OLD_MS: u64 = 3_000;
+
+/// How fresh a list has to be.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Freshness {
+    /// Show everything that was written before this was asked; needs the store's leader
+    #[arg(long)]
+    pub consistent: bool,
+}
+
+impl Freshness {
+    /// Warns of what may be old.
+    pub fn tell(self, printer: Printer, age_ms: u64) {
+        if age_ms == u64::MAX {
+            printer.warn("this controller has heard of no leader of the store; this may be old");
+        } else if age_ms > OLD_MS {
+            let age = table::age(age_ms);
+            printer.warn(format_args!(
+                "this is what was known {age} ago: no leader has been heard of since"
+            ));
+        }
+    }
+}
+
 /// A listing of everything.
 #[derive(Debug, clap::Args)]
 pub struct List {
+    #[command(flatten)]
+    fresh: Freshness,
     #[command(flatten)]
     place: Where,
     #[command(flatten)]
@@ -29,6 +57,8 @@ pub struct Endpoints {
     #[arg(value_name = "NAMESPACE/NAME")]
     service: ServiceName,
     #[command(flatten)]
+    fresh: Freshness,
+    #[command(flatten)]
     place: Where,
     #[command(flatten)]
     output: Output,
@@ -36,11 +66,13 @@ pub struct Endpoints {
 
 /// The members.
 pub async fn clusters(context: Context, args: List) -> Outcome {
-    let found = Admin::connect(&args.place).await?.clusters().await?;
+    let found = Admin::connect(&args.place).await?;
+    let found = found.clusters(args.fresh.consistent).await?;
     Listing {
         schema: "tradewind.clusters/v1",
         json: json!({
             "revision": found.revision,
+            "age_ms": found.age_ms,
             "clusters": found.clusters.iter().map(view::cluster_json).collect::<Vec<_>>(),
         }),
         table: clusters_table(&found.clusters),
@@ -53,6 +85,7 @@ pub async fn clusters(context: Context, args: List) -> Outcome {
         empty: "no clusters; found a federation with `tradewind init`",
     }
     .show(context.printer, args.output);
+    args.fresh.tell(context.printer, found.age_ms);
     Ok(Exit::Good)
 }
 
@@ -94,7 +127,8 @@ pub fn clusters_table(clusters: &[v1::ClusterStatus]) -> Table {
 
 /// The services.
 pub async fn services(context: Context, args: List) -> Outcome {
-    let found = Admin::connect(&args.place).await?.services().await?;
+    let found = Admin::connect(&args.place).await?;
+    let found = found.services(args.fresh.consistent).await?;
     let mut table = Table::new(&[
         "SERVICE",
         "PORTS",
@@ -115,6 +149,7 @@ pub async fn services(context: Context, args: List) -> Outcome {
         schema: "tradewind.services/v1",
         json: json!({
             "revision": found.revision,
+            "age_ms": found.age_ms,
             "services": found.services.iter().map(view::service_json).collect::<Vec<_>>(),
         }),
         table,
@@ -122,6 +157,7 @@ pub async fn services(context: Context, args: List) -> Outcome {
         empty: "no services; start one with `tradewind proxy --serve …`, offer it with `tradewind export`",
     }
     .show(context.printer, args.output);
+    args.fresh.tell(context.printer, found.age_ms);
     Ok(Exit::Good)
 }
 
@@ -129,7 +165,7 @@ pub async fn services(context: Context, args: List) -> Outcome {
 pub async fn endpoints(context: Context, args: Endpoints) -> Outcome {
     let admin = Admin::connect(&args.place).await?;
     let name = args.service.to_string();
-    let found = match admin.endpoints(&name).await {
+    let found = match admin.endpoints(&name, args.fresh.consistent).await {
         Ok(found) => found,
         Err(failure) if failure.exit == Exit::Problems => {
             return Err(with_nearest(&admin, &name, failure).await);
@@ -157,6 +193,7 @@ pub async fn endpoints(context: Context, args: Endpoints) -> Outcome {
         schema: "tradewind.endpoints/v1",
         json: json!({
             "revision": found.revision,
+            "age_ms": found.age_ms,
             "service": view::service_json(&service),
             "endpoints": service.endpoints.iter().map(view::endpoint_json).collect::<Vec<_>>(),
         }),
@@ -165,6 +202,7 @@ pub async fn endpoints(context: Context, args: Endpoints) -> Outcome {
         empty: "no endpoints; start one with `tradewind proxy --serve …`",
     }
     .show(context.printer, args.output);
+    args.fresh.tell(context.printer, found.age_ms);
     Ok(Exit::Good)
 }
 
@@ -173,7 +211,7 @@ async fn with_nearest(admin: &Admin, name: &str, failure: Failure) -> Failure {
     if !failure.hints.is_empty() {
         return failure;
     }
-    let Ok(all) = admin.services().await else {
+    let Ok(all) = admin.services(false).await else {
         return failure;
     };
     let names: Vec<String> = all.services.iter().map(view::service_name).collect();

@@ -6,7 +6,7 @@ use serde_json::json;
 use tradewind_api::{ClusterName, proto::v1};
 use tradewind_runtime::clock;
 
-use super::Context;
+use super::{Context, list::Freshness};
 use crate::{
     admin::{Admin, Where},
     duration,
@@ -48,6 +48,8 @@ pub struct Create {
 /// `tradewind token list`
 #[derive(Debug, clap::Args)]
 pub struct List {
+    #[command(flatten)]
+    fresh: Freshness,
     #[command(flatten)]
     place: Where,
     #[command(flatten)]
@@ -123,8 +125,11 @@ async fn create(context: Context, args: Create) -> Outcome {
 
 async fn list(context: Context, args: List) -> Outcome {
     let admin = Admin::connect(&args.place).await?;
+    let request = v1::ListRequest {
+        consistent: args.fresh.consistent,
+    };
     let found = admin
-        .call(v1::Empty {}, async |mut c, r| c.list_tokens(r).await)
+        .call(request, async |mut c, r| c.list_tokens(r).await)
         .await?;
     let mut table = Table::new(&["ID", "FOR", "STATE", ">EXPIRES IN"]);
     for token in &found.tokens {
@@ -150,12 +155,13 @@ async fn list(context: Context, args: List) -> Outcome {
     };
     Listing {
         schema: "tradewind.tokens/v1",
-        json: json!({ "tokens": found.tokens.iter().map(json).collect::<Vec<_>>() }),
+        json: json!({ "revision": found.revision, "age_ms": found.age_ms, "tokens": found.tokens.iter().map(json).collect::<Vec<_>>() }),
         table,
         names: found.tokens.iter().map(|t| t.id.clone()).collect(),
         empty: "no tokens; make one with `tradewind token create`",
     }
     .show(context.printer, args.output);
+    args.fresh.tell(context.printer, found.age_ms);
     Ok(Exit::Good)
 }
 

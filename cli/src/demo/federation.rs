@@ -311,7 +311,7 @@ impl Federation<'_> {
 }
 
 async fn payments(admin: &Admin) -> Result<v1::Service, String> {
-    let found = admin.endpoints(PAYMENTS).await.map_err(|e| e.what)?;
+    let found = admin.endpoints(PAYMENTS, false).await.map_err(|e| e.what)?;
     found
         .service
         .ok_or_else(|| format!("{PAYMENTS} is unknown"))

@@ -367,7 +367,7 @@ impl Story<'_> {
             STEP_LIMIT,
             async || {
                 let admin = Admin::connect_to(&socket).await.map_err(|e| e.what)?;
-                let found = admin.endpoints(service).await.map_err(|e| e.what)?;
+                let found = admin.endpoints(service, false).await.map_err(|e| e.what)?;
                 at_least(
                     found.service.as_ref().map_or(0, view::healthy),
                     1,
@@ -396,7 +396,7 @@ impl Story<'_> {
                         status.revision
                     ));
                 }
-                let services = admin.services().await.map_err(|e| e.what)?;
+                let services = admin.services(false).await.map_err(|e| e.what)?;
                 let known = services
                     .services
                     .iter()

@@ -14,7 +14,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use tradewind_api::{
     proto::v1::{
         admin_server::AdminServer as AdminGrpc, federation_server::FederationServer,
-        raft_server::RaftServer,
+        raft_server::RaftServer, store_admin_server::StoreAdminServer,
     },
     snapshot::{Snapshot, Trust},
 };
@@ -327,6 +327,7 @@ impl Parts {
             configured_gateways: self.configured_gateways.clone(),
             data_dir: Arc::clone(&self.data_dir),
             left,
+            drain: drain.observer(),
             clock: Arc::clone(&self.clock),
         });
         let routes = self.routes(&access, admin, snapshots.clone());
@@ -421,6 +422,7 @@ impl Parts {
         };
         let mut routes = RoutesBuilder::default();
         routes
+            .add_service(StoreAdminServer::new(admin.clone()))
             .add_service(AdminGrpc::new(admin))
             .add_service(
                 RaftServer::new(raft)

@@ -20,7 +20,7 @@ use tonic::{
 use tradewind_api::{
     SpiffeId,
     proto::v1::{
-        ClusterStatus, DrainRequest, Empty, ExportRequest, IntroduceRequest, JoinRequest,
+        ClusterStatus, DrainRequest, Empty, ExportRequest, IntroduceRequest, JoinRequest, ListRequest,
         RaftMessage, RevokeTokenRequest, SnapshotChunk, admin_client::AdminClient,
         federation_client::FederationClient, raft_client::RaftClient,
     },
@@ -384,7 +384,7 @@ async fn joins_that_cannot_be_say_why_and_change_nothing() {
         let tokens = west
             .admin()
             .await
-            .list_tokens(Empty {})
+            .list_tokens(ListRequest::default())
             .await
             .unwrap()
             .into_inner()

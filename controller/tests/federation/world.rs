@@ -9,7 +9,7 @@ use tradewind_api::{
     ClusterName, Domain, Region,
     proto::v1::{
         CreateTokenRequest, Empty, EndpointsRequest, ExportRequest, ListClustersResponse,
-        StatusResponse, admin_client::AdminClient,
+        ListRequest, StatusResponse, admin_client::AdminClient,
     },
 };
 use tradewind_controller::{
@@ -119,7 +119,7 @@ impl Node {
     pub(crate) async fn clusters(&self) -> ListClustersResponse {
         self.admin()
             .await
-            .list_clusters(Empty {})
+            .list_clusters(ListRequest::default())
             .await
             .unwrap()
             .into_inner()

@@ -263,7 +263,7 @@ impl Lane {
         let end = list.as_ref().map(|_| ()).map_err(Clone::clone);
         self.note(begun, "read".to_owned(), &end);
         // A read may fail as it likes while its controller is away.
-        let Ok(ListTokensResponse { tokens }) = list else {
+        let Ok(ListTokensResponse { tokens, .. }) = list else {
             return;
         };
         let seen = tokens.into_iter().map(|t| (t.cluster, t.id)).collect();

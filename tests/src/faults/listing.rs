@@ -6,7 +6,7 @@ use std::{
 };
 
 use tradewind_api::proto::v1::{
-    ClusterState, Empty, ListClustersResponse, ListTokensResponse, StatusResponse,
+    ClusterState, Empty, ListClustersResponse, ListRequest, ListTokensResponse, StatusResponse,
 };
 
 use super::{
@@ -46,12 +46,12 @@ impl Listing {
 
 /// All tokens.
 pub async fn tokens(socket: &Path) -> Result<ListTokensResponse, Failed> {
-    ask(socket, Empty {}, async |mut c, r| c.list_tokens(r).await).await
+    ask(socket, ListRequest::default(), async |mut c, r| c.list_tokens(r).await).await
 }
 
 /// All clusters, with the revision that a controller has applied.
 pub async fn clusters(socket: &Path) -> Result<ListClustersResponse, Failed> {
-    ask(socket, Empty {}, async |mut c, r| c.list_clusters(r).await).await
+    ask(socket, ListRequest::default(), async |mut c, r| c.list_clusters(r).await).await
 }
 
 /// What a controller says of itself and the store.

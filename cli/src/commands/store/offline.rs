@@ -58,10 +58,8 @@ fn go_on(printer: Printer, args: &Offline, what: &str) -> Result<bool, Failure> 
         return Ok(false);
     }
     printer.say("nothing was changed");
-    Err(
-        Failure::new(Exit::Refused, format!("{what} needs --yes"))
-            .hint("to go on, repeat the command with --yes"),
-    )
+    Err(Failure::new(Exit::Refused, format!("{what} needs --yes"))
+        .hint("to go on, repeat the command with --yes"))
 }
 
 /// One survivor becomes a federation.
@@ -74,7 +72,9 @@ pub async fn recover(context: Context, args: Offline) -> Outcome {
     printer.say("  limits");
     printer.say("    - what a majority acknowledged without this node is lost");
     printer.say("    - the other nodes' old stores must never run again: stop their controllers first, and bring");
-    printer.say("      each back with `tradewind store rejoin`. Until then there may be two federations");
+    printer.say(
+        "      each back with `tradewind store rejoin`. Until then there may be two federations",
+    );
     if !go_on(printer, &args, "recovering")? {
         return Ok(Exit::Good);
     }
@@ -136,7 +136,10 @@ fn show_plan(printer: Printer, data_dir: &Path, recovery: &Recovery) {
         None => id.to_string(),
     };
     let forgotten: Vec<String> = recovery.forgotten().iter().map(name).collect();
-    printer.say(format_args!("  - nodes {}   forgotten for good", forgotten.join(", ")));
+    printer.say(format_args!(
+        "  - nodes {}   forgotten for good",
+        forgotten.join(", ")
+    ));
     let members: Vec<&str> = recovery.members().iter().map(ClusterName::as_str).collect();
     printer.say(format_args!(
         "    clusters {} stay members, with their exports and authorities",
@@ -159,7 +162,9 @@ async fn act(printer: Printer, args: &Offline, recovery: Recovery) -> Outcome {
         printer.say(format_args!("the old store is in {}", kept.display()));
     }
     let dir = args.data_dir.display();
-    printer.say(format_args!("start it: tradewind controller --data-dir {dir}"));
+    printer.say(format_args!(
+        "start it: tradewind controller --data-dir {dir}"
+    ));
     printer.say("then, in every other cluster, with its controller stopped: tradewind store rejoin --data-dir <dir> --yes");
     let fields = json!({
         "cluster": cluster,
@@ -167,7 +172,13 @@ async fn act(printer: Printer, args: &Offline, recovery: Recovery) -> Outcome {
         "revision": revision,
         "kept": kept,
     });
-    show(printer, args.output, "tradewind.store-recovered/v1", fields, node_id);
+    show(
+        printer,
+        args.output,
+        "tradewind.store-recovered/v1",
+        fields,
+        node_id,
+    );
     Ok(Exit::Good)
 }
 
@@ -193,7 +204,8 @@ pub async fn rejoin(context: Context, args: Offline) -> Outcome {
         "  ~ node {old}   gets a new id from the store's leader, asked through {}",
         known.join(", ")
     ));
-    printer.say("  - its store   is put aside; a new one is filled by the leader at the next start");
+    printer
+        .say("  - its store   is put aside; a new one is filled by the leader at the next start");
     printer.say("    what only this node holds is lost, unless `tradewind store recover` is run here instead");
     if !go_on(printer, &args, "rejoining")? {
         return Ok(Exit::Good);
@@ -213,8 +225,15 @@ pub async fn rejoin(context: Context, args: Offline) -> Outcome {
         "start it: tradewind controller --data-dir {}",
         args.data_dir.display()
     ));
-    let fields = json!({ "cluster": cluster, "node_id": done.node_id, "replaces": old, "kept": done.kept });
-    show(printer, args.output, "tradewind.store-rejoined/v1", fields, done.node_id);
+    let fields =
+        json!({ "cluster": cluster, "node_id": done.node_id, "replaces": old, "kept": done.kept });
+    show(
+        printer,
+        args.output,
+        "tradewind.store-rejoined/v1",
+        fields,
+        done.node_id,
+    );
     Ok(Exit::Good)
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use serde_json::json;
-use tonic::Request;
 use tradewind_api::{ClusterName, proto::v1};
 use tradewind_controller::offline::Inspected;
 use tradewind_runtime::clock;
@@ -115,9 +114,7 @@ async fn save(context: Context, args: Save) -> Outcome {
     let request = v1::SnapshotRequest { stale: args.stale };
     let receiving = async {
         let mut chunks = admin
-            .stream(request, SAVE_DEADLINE, async |mut c, r: Request<_>| {
-                c.save_snapshot(r).await
-            })
+            .stream(request, async |mut c, r| c.save_snapshot(r).await)
             .await?;
         while let Some(chunk) = chunks.message().await? {
             let written = temporary.file.write_all(&chunk.data);
@@ -125,7 +122,14 @@ async fn save(context: Context, args: Save) -> Outcome {
         }
         Ok::<(), Failure>(())
     };
-    receiving.await?;
+    let received = tokio::time::timeout(SAVE_DEADLINE, receiving).await;
+    received.unwrap_or_else(|_late| {
+        let s = SAVE_DEADLINE.as_secs();
+        Err(Failure::new(
+            Exit::TimedOut,
+            format!("the snapshot did not end within {s} s"),
+        ))
+    })?;
     // What came is looked at before it takes the place of anything: a cut stream is no snapshot.
     let found = Inspected::read(&temporary.path).map_err(|e| offline::failure(&e))?;
     temporary.put(&args.file)?;
@@ -208,13 +212,24 @@ fn inspect(context: Context, args: &Inspect) -> Outcome {
             line("format", found.facts.format.to_string());
             line(
                 "revision",
-                format!("{}, term {}, {} old", count(summary.revision), summary.term, age(ago)),
+                format!(
+                    "{}, term {}, {} old",
+                    count(summary.revision),
+                    summary.term,
+                    age(ago)
+                ),
             );
             line("domain", catalog.domain.to_string());
-            line("clusters", format!("{} ({})", names.len(), names.join(", ")));
+            line(
+                "clusters",
+                format!("{} ({})", names.len(), names.join(", ")),
+            );
             line(
                 "exports",
-                format!("{exports} of {} services, {endpoints} endpoints", catalog.exports.len()),
+                format!(
+                    "{exports} of {} services, {endpoints} endpoints",
+                    catalog.exports.len()
+                ),
             );
             line("tokens", catalog.tokens.len().to_string());
             line("voters", voters.join(", "));
