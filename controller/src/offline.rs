@@ -155,11 +155,11 @@ impl Recovery {
     ) -> Result<Self, OfflineError> {
         let data_dir = open(data_dir)?;
         let held = disaster::read_store(&data_dir.store()).await?;
-        Self::of(data_dir, held, "recover", actor, clock)
+        Self::of(data_dir, held, ("recover", 0), actor, clock)
     }
 
     /// From a snapshot file. Changes nothing.
-    pub fn of_snapshot(
+    pub async fn of_snapshot(
         data_dir: &Path,
         file: &Path,
         actor: Option<String>,
@@ -168,13 +168,16 @@ impl Recovery {
         let data_dir = open(data_dir)?;
         let held = disaster::read_snapshot(file)?;
         check_federation(&data_dir, file, held.catalog())?;
-        Self::of(data_dir, held, "restore", actor, clock)
+        // The store that is here now reaches further, as a rule; a damaged one tells nothing.
+        let present = disaster::read_store(&data_dir.store()).await;
+        let written = present.map_or(0, |p| p.summary().revision);
+        Self::of(data_dir, held, ("restore", written), actor, clock)
     }
 
     fn of(
         data_dir: DataDir,
         held: Held,
-        action: &'static str,
+        (action, written): (&'static str, u64),
         actor: Option<String>,
         clock: &SharedClock,
     ) -> Result<Self, OfflineError> {
@@ -182,6 +185,7 @@ impl Recovery {
             action,
             actor,
             used: data_dir.node().node_id,
+            written,
             now_ms: clock.unix_ms(),
         };
         let (summary, cluster) = (held.summary(), data_dir.node().cluster.clone());

@@ -250,7 +250,7 @@ impl Held {
         let term = self.term.saturating_add(1);
         let last = LogId::new(
             CommittedLeaderId::new(term, node_id),
-            revision.saturating_add(REVISION_GAP),
+            revision.max(why.written).saturating_add(REVISION_GAP),
         );
         let catalog = &mut state.catalog;
         catalog.revision = last.index;
@@ -297,6 +297,8 @@ pub struct Why {
     pub actor: Option<String>,
     /// The highest node id that the caller knows was given away.
     pub used: NodeId,
+    /// The highest revision that the caller knows was written.
+    pub written: u64,
     /// Now, Unix ms.
     pub now_ms: u64,
 }

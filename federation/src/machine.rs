@@ -54,13 +54,14 @@ impl Machine {
         let Some((service, cluster)) = slot.take() else {
             return;
         };
-        let exports = Arc::make_mut(&mut self.state.catalog.exports);
-        if let Some(export) = exports
-            .get_mut(&service)
-            .and_then(|by| Arc::make_mut(by).get_mut(&cluster))
-        {
+        let exports = &mut self.state.catalog.exports;
+        let Some(mut by) = exports.get(&service).cloned() else {
+            return;
+        };
+        if let Some(export) = Arc::make_mut(&mut by).get_mut(&cluster) {
             Arc::make_mut(export).endpoints.clear();
         }
+        exports.insert(service, by);
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 
 use tradewind_api::{ClusterName, NodeId, proto::v1::IntroduceRequest, snapshot::Trust};
 use tradewind_ca::AuthorityKey;
-use tradewind_federation::{disaster, rejoin::NewNode};
+use tradewind_federation::{
+    disaster,
+    rejoin::{NewNode, RejoinError},
+};
 use tradewind_runtime::{Rng, SharedClock};
 use tradewind_transport::{svid::SvidCell, trust::TrustCell};
 
@@ -48,9 +51,11 @@ pub struct Rejoined {
 impl Rejoin {
     /// Takes the directory. Changes nothing.
     pub fn of(data_dir: &Path) -> Result<Self, OfflineError> {
-        Ok(Self {
-            data_dir: open(data_dir)?,
-        })
+        let data_dir = open(data_dir)?;
+        if data_dir.node().known_clusters.is_empty() {
+            return Err(RejoinError::Alone(data_dir.node().cluster.clone()).into());
+        }
+        Ok(Self { data_dir })
     }
 
     /// Whose node it is.

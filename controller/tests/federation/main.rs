@@ -20,8 +20,8 @@ use tonic::{
 use tradewind_api::{
     SpiffeId,
     proto::v1::{
-        ClusterStatus, DrainRequest, Empty, ExportRequest, IntroduceRequest, JoinRequest, ListRequest,
-        RaftMessage, RevokeTokenRequest, SnapshotChunk, admin_client::AdminClient,
+        ClusterStatus, DrainRequest, Empty, ExportRequest, IntroduceRequest, JoinRequest,
+        ListRequest, RaftMessage, RevokeTokenRequest, SnapshotChunk, admin_client::AdminClient,
         federation_client::FederationClient, raft_client::RaftClient,
     },
     snapshot::Trust,

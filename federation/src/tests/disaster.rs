@@ -25,6 +25,7 @@ fn why(used: NodeId) -> Why {
         action: "recover",
         actor: Some("uid 0 (root)".to_owned()),
         used,
+        written: 0,
         now_ms: 1_000,
     }
 }
@@ -172,6 +173,12 @@ async fn a_snapshot_file_is_enough() {
         matches!(stranger, DisasterError::NotMember { .. }),
         "{stranger}"
     );
+    let later = Why {
+        written: 5_000_000,
+        ..why(1)
+    };
+    let later = held.clone().alone(&name("east"), &later).unwrap();
+    assert!(later.revision() > 6_000_000 - 1, "beyond what was written");
     let alone = held.alone(&name("east"), &why(7_000)).unwrap();
     assert!(alone.node_id() > 7_000, "beyond what the caller knows of");
     let dir = federation.path(alone.node_id());

@@ -46,12 +46,18 @@ impl Listing {
 
 /// All tokens.
 pub async fn tokens(socket: &Path) -> Result<ListTokensResponse, Failed> {
-    ask(socket, ListRequest::default(), async |mut c, r| c.list_tokens(r).await).await
+    ask(socket, ListRequest::default(), async |mut c, r| {
+        c.list_tokens(r).await
+    })
+    .await
 }
 
 /// All clusters, with the revision that a controller has applied.
 pub async fn clusters(socket: &Path) -> Result<ListClustersResponse, Failed> {
-    ask(socket, ListRequest::default(), async |mut c, r| c.list_clusters(r).await).await
+    ask(socket, ListRequest::default(), async |mut c, r| {
+        c.list_clusters(r).await
+    })
+    .await
 }
 
 /// What a controller says of itself and the store.
@@ -63,7 +69,7 @@ pub async fn status(socket: &Path) -> Result<StatusResponse, Failed> {
 pub async fn whole(socket: &Path) -> Result<(u64, Listing), Failed> {
     let clusters = clusters(socket).await?;
     let tokens = tokens(socket).await?;
-    let services = ask(socket, Empty {}, async |mut c, r| c.list_services(r).await).await?;
+    let services = ask(socket, ListRequest::default(), async |mut c, r| c.list_services(r).await).await?;
     let draining = |c: &tradewind_api::proto::v1::Cluster| c.state() == ClusterState::Draining;
     let ledger = services
         .services

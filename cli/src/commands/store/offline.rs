@@ -86,6 +86,7 @@ pub async fn restore(context: Context, args: Restore) -> Outcome {
     let (file, args) = (args.file, args.offline);
     let here = Some(actor::here());
     let recovery = Recovery::of_snapshot(&args.data_dir, &file, here, &clock::system())
+        .await
         .map_err(|e| failure(&e))?;
     let printer = context.printer;
     show_plan(printer, &args.data_dir, &recovery);

@@ -38,9 +38,11 @@ fn said(input: &AdminInput, store: &StoreStatus, node: NodeId, home: Option<&Clu
     });
     let (vitals, pinged_ms) = pinged.map_or((None, None), |(v, ms)| (Some(v), ms));
     let replied_ms = store.answered_ms.get(&node).copied();
+    // Whoever leads says so several times a second.
+    let led_ms = store.leader_age_ms.filter(|_| store.leader == Some(node));
     Said {
         vitals,
-        ago_ms: pinged_ms.into_iter().chain(replied_ms).min(),
+        ago_ms: pinged_ms.into_iter().chain(replied_ms).chain(led_ms).min(),
     }
 }
 
