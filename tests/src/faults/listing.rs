@@ -69,7 +69,10 @@ pub async fn status(socket: &Path) -> Result<StatusResponse, Failed> {
 pub async fn whole(socket: &Path) -> Result<(u64, Listing), Failed> {
     let clusters = clusters(socket).await?;
     let tokens = tokens(socket).await?;
-    let services = ask(socket, ListRequest::default(), async |mut c, r| c.list_services(r).await).await?;
+    let services = ask(socket, ListRequest::default(), async |mut c, r| {
+        c.list_services(r).await
+    })
+    .await?;
     let draining = |c: &tradewind_api::proto::v1::Cluster| c.state() == ClusterState::Draining;
     let ledger = services
         .services

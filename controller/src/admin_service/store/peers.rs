@@ -46,7 +46,7 @@ fn said(input: &AdminInput, store: &StoreStatus, node: NodeId, home: Option<&Clu
     }
 }
 
-fn home<'a>(catalog: &'a Catalog, node: NodeId) -> Option<&'a ClusterName> {
+fn home(catalog: &Catalog, node: NodeId) -> Option<&ClusterName> {
     catalog.cluster_of(node)
 }
 
