@@ -157,7 +157,7 @@ pub(crate) fn record(cluster: &ClusterName) -> Result<ClusterRecord, String> {
     Ok(ClusterRecord {
         name: cluster.clone(),
         region: Region::new("r1").map_err(|e| e.to_string())?,
-        network: Network::new(&cluster.to_string()).map_err(|e| e.to_string())?,
+        network: Network::new(cluster.as_ref()).map_err(|e| e.to_string())?,
         gateways: vec![format!("{cluster}.example:15443")],
         state: ClusterState::Active,
         nodes: BTreeSet::new(),

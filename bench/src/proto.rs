@@ -2,8 +2,9 @@
 
 #![expect(
     unused_qualifications,
-    clippy::all,
+    clippy::too_many_lines,
     clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
 

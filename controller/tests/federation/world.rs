@@ -156,6 +156,7 @@ impl Node {
     pub(crate) async fn exporters(&self, service: &str) -> (Vec<String>, Vec<String>) {
         let request = EndpointsRequest {
             service: service.into(),
+            consistent: false,
         };
         let Ok(found) = self.admin().await.list_endpoints(request).await else {
             return (vec![], vec![]);

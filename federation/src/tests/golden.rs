@@ -124,7 +124,7 @@ fn entries_of_level_1_apply_as_they_did() {
     let entries = entries_of_level_1();
     for entry in &entries[..12] {
         if let EntryPayload::Normal(batch) = &entry.payload {
-            for command in &batch.commands {
+            for command in batch.commands.iter() {
                 let outcome = catalog.apply(entry.log_id.index, command);
                 assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
             }
@@ -135,7 +135,7 @@ fn entries_of_level_1_apply_as_they_did() {
     let EntryPayload::Normal(last) = &entries[12].payload else {
         panic!("{:?}", entries[12]);
     };
-    for command in &last.commands {
+    for command in last.commands.iter() {
         let outcome = catalog.apply(12, command);
         assert!(matches!(outcome, Outcome::Done { changed: true, .. }));
     }

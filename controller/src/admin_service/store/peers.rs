@@ -46,10 +46,6 @@ fn said(input: &AdminInput, store: &StoreStatus, node: NodeId, home: Option<&Clu
     }
 }
 
-fn home(catalog: &Catalog, node: NodeId) -> Option<&ClusterName> {
-    catalog.cluster_of(node)
-}
-
 fn nodes(catalog: &Catalog, store: &StoreStatus) -> BTreeSet<NodeId> {
     let listed = catalog.members().flat_map(|c| c.nodes.iter().copied());
     listed
@@ -62,7 +58,7 @@ fn nodes(catalog: &Catalog, store: &StoreStatus) -> BTreeSet<NodeId> {
 pub(super) fn answering(input: &AdminInput) -> BTreeSet<NodeId> {
     let (catalog, store) = (input.store.catalog(), input.store.status());
     let fresh = |node: &NodeId| {
-        let said = said(input, &store, *node, home(&catalog, *node));
+        let said = said(input, &store, *node, catalog.cluster_of(*node));
         said.ago_ms.is_some_and(|ms| ms < ANSWER_FRESH_MS)
     };
     nodes(&catalog, &store).into_iter().filter(fresh).collect()
@@ -74,10 +70,14 @@ pub(super) fn all(input: &AdminInput) -> StorePeersResponse {
     let fresh = store.leader_age_ms.is_some_and(|ms| ms < LEADER_FRESH_MS);
     let leader = store.leader.filter(|_| fresh);
     let leads = leader == Some(store.node_id);
-    let led_to = leader.and_then(|l| said(input, &store, l, home(&catalog, l)).vitals?.last_log);
+    let led_to = leader.and_then(|l| {
+        said(input, &store, l, catalog.cluster_of(l))
+            .vitals?
+            .last_log
+    });
     let mut peers = Vec::new();
     for node in nodes(&catalog, &store) {
-        let cluster = home(&catalog, node);
+        let cluster = catalog.cluster_of(node);
         let record = cluster.and_then(|c| catalog.clusters.get(c));
         let Said { vitals, ago_ms } = said(input, &store, node, cluster);
         let last_log = vitals.as_ref().and_then(|v| v.last_log);
