@@ -112,7 +112,7 @@ mod tests {
                 prop_assert_eq!(serde_json::to_string(&before).unwrap(), written);
             }
             let written = serde_json::to_string(&plain).unwrap();
-            prop_assert_eq!(serde_json::to_string(&shared).unwrap(), written.clone());
+            prop_assert_eq!(&serde_json::to_string(&shared).unwrap(), &written);
             prop_assert_eq!(serde_json::from_str::<SharedMap<u8, u32>>(&written).unwrap(), shared);
         }
     }
