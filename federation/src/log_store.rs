@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     fmt::Debug,
     ops::{Bound, Range, RangeBounds},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -16,16 +16,12 @@ use openraft::{
     storage::{LogFlushed, RaftLogStorage},
 };
 use tokio::sync::{mpsc, oneshot};
-use tradewind_runtime::{
-    files::{self, FileError},
-    task,
-};
 
 use crate::{
-    disk::{Disk, Done, Job, SharedWritten, VOTE_MAGIC, VOTE_VERSION, Written},
-    engine::{Engine, EngineError, SledEngine},
+    disk::{Disk, Done, Job, SharedWritten, Written},
+    engine::{Engine, EngineError},
     error::StoreError,
-    marks::MarkFile,
+    medium::{COMMITTED, HIGH_WATER, Hands, LOG, Mark, Medium, VOTE, Writer},
     meters::Meters,
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
@@ -109,7 +105,7 @@ impl Tail {
 /// The log, the vote and the marks of one node. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
-    dir: PathBuf,
+    medium: Arc<dyn Medium>,
     engine: Arc<dyn Engine>,
     written: SharedWritten,
     /// `None` once closed: the thread ends when the last sender is gone.
@@ -118,37 +114,72 @@ pub(crate) struct LogStore {
 
 impl LogStore {
     /// Opens the files in `dir` and checks them against each other.
+    #[cfg(test)]
     pub(crate) async fn open(
         dir: &Path,
         meters: Meters,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
-        let engine = open_engine(dir).await?;
-        let path = dir.to_owned();
-        let checking = Arc::clone(&engine);
-        let loaded = task::spawn_blocking(move || Loaded::read(&path, &*checking));
-        let loaded = loaded
-            .await
-            .map_err(|e| engine_failed(dir, &e.to_string()))??;
+        let (mut this, disk) = Self::load(Arc::new(crate::medium::Files::new(dir)), meters).await?;
+        let thread = this.start(disk)?;
+        Ok((this, thread))
+    }
+
+    /// Opens what lies on `medium` and checks it, part against part. The medium also says who writes from now on.
+    pub(crate) async fn open_on(
+        medium: Arc<dyn Medium>,
+        meters: Meters,
+    ) -> Result<(Self, Writer), StoreError> {
+        let hands = medium.hands();
+        let (mut this, disk) = Self::load(medium, meters).await?;
+        let writer = match hands {
+            Hands::Threads => Writer::Thread(this.start(disk)?),
+            #[cfg(any(test, feature = "simulation"))]
+            Hands::Tasks(pace) => {
+                let (jobs, task) = disk.spawn_task(pace);
+                this.jobs = Arc::new(Mutex::new(Some(jobs)));
+                Writer::Task(task)
+            }
+        };
+        Ok((this, writer))
+    }
+
+    async fn load(medium: Arc<dyn Medium>, meters: Meters) -> Result<(Self, Disk), StoreError> {
+        let engine = open_engine(&medium).await?;
+        let (reading, checking) = (Arc::clone(&medium), Arc::clone(&engine));
+        let loaded = medium.hands();
+        let loaded = loaded.run(move || Loaded::read(&*reading, &*checking));
+        let failed = |e: tokio::task::JoinError| engine_failed(medium.dir(), &e.to_string());
+        let loaded = loaded.await.map_err(failed)??;
         let written = SharedWritten::new(loaded.written);
         let disk = Disk {
+            medium: Arc::clone(&medium),
             engine: Arc::clone(&engine),
-            vote_path: dir.join(VOTE),
             high_water: loaded.high_water,
             committed: loaded.committed,
             written: written.clone(),
             meters,
             failed: None,
         };
-        let (jobs, thread) = disk
-            .spawn()
-            .map_err(|e| engine_failed(dir, &e.to_string()))?;
         let this = Self {
-            dir: dir.to_owned(),
+            medium,
             engine,
             written,
-            jobs: Arc::new(Mutex::new(Some(jobs))),
+            jobs: Arc::default(),
         };
-        Ok((this, thread))
+        Ok((this, disk))
+    }
+
+    fn start(&mut self, disk: Disk) -> Result<JoinHandle<()>, StoreError> {
+        let started = disk.spawn();
+        let (jobs, thread) =
+            started.map_err(|e| engine_failed(self.medium.dir(), &e.to_string()))?;
+        self.jobs = Arc::new(Mutex::new(Some(jobs)));
+        Ok(thread)
+    }
+
+    /// Who does what blocks, for this node.
+    pub(crate) fn hands(&self) -> Hands {
+        self.medium.hands()
     }
 
     /// The last log id on disk, the purge mark if the log is empty.
@@ -205,21 +236,20 @@ impl LogStore {
             return Ok(entries);
         }
         let engine = Arc::clone(&self.engine);
-        let (start, dir) = (range.start, self.dir.clone());
-        let read = task::spawn_blocking(move || engine.read_range(range, max_bytes)).await;
+        let start = range.start;
+        let hands = self.hands();
+        let read = hands
+            .run(move || engine.read_range(range, max_bytes))
+            .await;
         let failed = |why: String| {
-            let error = AnyError::error(format!("{}: {why}", dir.join(LOG).display()));
+            let path = self.medium.dir().join(LOG);
+            let error = AnyError::error(format!("{}: {why}", path.display()));
             StorageError::from(StorageIOError::read_log_at_index(start, error))
         };
         read.map_err(|e| failed(e.to_string()))?
             .map_err(|e| failed(e.to_string()))
     }
 }
-
-const VOTE: &str = "vote";
-const LOG: &str = "log";
-const HIGH_WATER: &str = "high-water";
-const COMMITTED: &str = "committed";
 
 fn engine_failed(dir: &Path, cause: &str) -> StoreError {
     StoreError::Engine {
@@ -228,19 +258,18 @@ fn engine_failed(dir: &Path, cause: &str) -> StoreError {
     }
 }
 
-async fn open_engine(dir: &Path) -> Result<Arc<dyn Engine>, StoreError> {
+async fn open_engine(medium: &Arc<dyn Medium>) -> Result<Arc<dyn Engine>, StoreError> {
     let until = tokio::time::Instant::now() + LOCK_RETRY;
+    let failed = |why: String| engine_failed(medium.dir(), &why);
     loop {
-        let path = dir.join(LOG);
-        let opened = task::spawn_blocking(move || SledEngine::open(&path))
-            .await
-            .map_err(|e| engine_failed(dir, &e.to_string()))?;
-        match opened {
-            Ok(engine) => return Ok(Arc::new(engine)),
+        let opening = Arc::clone(medium);
+        let opened = medium.hands().run(move || opening.open_log()).await;
+        match opened.map_err(|e| failed(e.to_string()))? {
+            Ok(engine) => return Ok(engine),
             Err(e) if is_locked(&e) && tokio::time::Instant::now() < until => {
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
-            Err(e) => return Err(engine_failed(dir, &e.to_string())),
+            Err(e) => return Err(failed(e.to_string())),
         }
     }
 }
@@ -253,12 +282,13 @@ fn is_locked(error: &EngineError) -> bool {
 /// Everything on disk, read once and found consistent.
 struct Loaded {
     written: Written,
-    high_water: MarkFile,
-    committed: MarkFile,
+    high_water: Box<dyn Mark>,
+    committed: Box<dyn Mark>,
 }
 
 impl Loaded {
-    fn read(dir: &Path, engine: &dyn Engine) -> Result<Self, StoreError> {
+    fn read(medium: &dyn Medium, engine: &dyn Engine) -> Result<Self, StoreError> {
+        let dir = medium.dir();
         let log_path = dir.join(LOG);
         let corrupt = |path: &Path, what: String| StoreError::Corrupt {
             path: path.to_owned(),
@@ -267,20 +297,20 @@ impl Loaded {
         let broken = |e: EngineError| corrupt(&log_path, e.to_string());
         let purged = engine.purged().map_err(broken)?;
         let last = engine.last().map_err(broken)?;
-        let vote = read_vote(&dir.join(VOTE))?;
-        let (high_water, confirmed, no_mark) = MarkFile::open(&dir.join(HIGH_WATER))?;
-        let (committed_file, committed, _) = MarkFile::open(&dir.join(COMMITTED))?;
+        let vote = medium.read_vote()?;
+        let high_water = medium.open_mark(HIGH_WATER)?;
+        let committed = medium.open_mark(COMMITTED)?;
 
         let log_found = last.is_some() || purged.is_some();
         if log_found && vote.is_none() {
             let what = "it is missing although the log holds entries".to_owned();
             return Err(corrupt(&dir.join(VOTE), what));
         }
-        if log_found && no_mark {
+        if log_found && high_water.was_missing {
             let what = "it was missing although the log holds entries".to_owned();
             return Err(corrupt(&dir.join(HIGH_WATER), what));
         }
-        if let Some(confirmed) = confirmed
+        if let Some(confirmed) = high_water.holds
             && last.is_none_or(|l| l.index < confirmed.index)
         {
             return Err(StoreError::FellBehind {
@@ -295,13 +325,13 @@ impl Loaded {
             last,
             vote,
             // Never beyond the log: a commit that the log lost is the leader's to tell again.
-            committed: committed.filter(|c| last.is_some_and(|l| l.index >= c.index)),
+            committed: committed.holds.filter(|c| last.is_some_and(|l| l.index >= c.index)),
             tail: Tail::default(),
         };
         Ok(Self {
             written,
-            high_water,
-            committed: committed_file,
+            high_water: high_water.mark,
+            committed: committed.mark,
         })
     }
 }
@@ -340,15 +370,6 @@ fn check_entries(
         }
     }
     Ok(())
-}
-
-fn read_vote(path: &Path) -> Result<Option<Vote>, StoreError> {
-    let Some((_, payload)) = files::read_framed(path, VOTE_MAGIC, VOTE_VERSION)? else {
-        return Ok(None);
-    };
-    let vote = serde_json::from_slice(&payload)
-        .map_err(|e| FileError::corrupt(path, format!("it does not hold a vote: {e}")))?;
-    Ok(Some(vote))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
