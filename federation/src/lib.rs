@@ -23,6 +23,8 @@ mod meters;
 mod net;
 pub mod peer;
 mod propose;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod snapshot;
 pub mod status;
 pub mod store;
@@ -36,6 +38,9 @@ pub use snapshot::Content as SnapshotContent;
 pub use status::StoreStatus;
 pub use store::{Store, StoreConfig, Timing};
 pub use types::{Batch, Outcomes, RaftNode, TypeConfig};
+
+#[cfg(all(feature = "planted-bug", not(feature = "simulation")))]
+compile_error!("the planted bug loses acknowledged writes: it is for the simulation alone");
 
 #[cfg(test)]
 mod tests;

@@ -238,9 +238,7 @@ impl LogStore {
         let engine = Arc::clone(&self.engine);
         let start = range.start;
         let hands = self.hands();
-        let read = hands
-            .run(move || engine.read_range(range, max_bytes))
-            .await;
+        let read = hands.run(move || engine.read_range(range, max_bytes)).await;
         let failed = |why: String| {
             let path = self.medium.dir().join(LOG);
             let error = AnyError::error(format!("{}: {why}", path.display()));
@@ -325,7 +323,9 @@ impl Loaded {
             last,
             vote,
             // Never beyond the log: a commit that the log lost is the leader's to tell again.
-            committed: committed.holds.filter(|c| last.is_some_and(|l| l.index >= c.index)),
+            committed: committed
+                .holds
+                .filter(|c| last.is_some_and(|l| l.index >= c.index)),
             tail: Tail::default(),
         };
         Ok(Self {

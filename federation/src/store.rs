@@ -318,6 +318,18 @@ impl Store {
     }
 }
 
+/// For the simulation's oracle.
+#[cfg(any(test, feature = "simulation"))]
+impl Store {
+    pub(crate) fn raft_metrics(&self) -> watch::Receiver<crate::types::Metrics> {
+        self.inner.core.raft.metrics()
+    }
+
+    pub(crate) fn last_log(&self) -> Option<crate::types::LogId> {
+        self.inner.core.log.last()
+    }
+}
+
 #[cfg(test)]
 impl Store {
     /// Who votes, as far as this node knows; none while a change of that is under way.

@@ -8,6 +8,7 @@
     reason = "a command-line tool speaks there"
 )]
 
+mod sim;
 mod test;
 mod tidy;
 
@@ -23,6 +24,9 @@ commands:
   test    everything continuous integration runs, stopping at the first failure:
           tools, format, clippy, tidy, release build, all tests, the demo
   tidy    the house rules: imports between crates, purity, headers, sizes, links
+  sim     simulations of the federation store, each from one seed: a fixed list, or
+          [--from SEED] [--seeds N], or one with --seed S [--trace];
+          --planted-bug builds in a disk that lies, which must be found
   help    this text
 
 exit codes: 0 good, 1 found problems, 2 bad usage";
@@ -36,7 +40,10 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["test"] => test::run(&root()),
         ["tidy"] => tidy_command(&root()),
-        ["help" | "--help" | "-h"] | ["test" | "tidy", "help" | "--help" | "-h"] => {
+        ["sim", words @ ..] if !words.iter().any(|w| matches!(*w, "help" | "--help" | "-h")) => {
+            sim::run(&root(), words)
+        }
+        ["help" | "--help" | "-h"] | ["test" | "tidy" | "sim", "help" | "--help" | "-h"] => {
             println!("{HELP}");
             ExitCode::SUCCESS
         }
