@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask test` is the whole continuous integration, `cargo xtask tidy` the house
-//! rules that no compiler knows. No product code lives here, and no product crate imports it.
+//! rules that no compiler knows, `cargo xtask sim` simulations of the store. No product code lives here, and no product crate imports it.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -22,7 +22,7 @@ usage: cargo xtask <command>
 
 commands:
   test    everything continuous integration runs, stopping at the first failure:
-          tools, format, clippy, tidy, release build, all tests, the demo
+          tools, format, clippy, tidy, release build, all tests, simulations, the demo
   tidy    the house rules: imports between crates, purity, headers, sizes, links
   sim     simulations of the federation store, each from one seed: a fixed list, or
           [--from SEED] [--seeds N], or one with --seed S [--trace];

@@ -342,3 +342,68 @@ impl Engine for SimMedium {
         self.lock().current.log.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::testing::{blank_ent, log_id};
+
+    use super::*;
+    use crate::medium::HIGH_WATER;
+
+    fn disk(seed: u64) -> SimMedium {
+        SimMedium::new(PathBuf::from("disk"), Rng::seeded(seed))
+    }
+
+    fn entries(range: Range<u64>) -> Vec<Entry> {
+        range.map(|index| blank_ent(2, 1, index)).collect()
+    }
+
+    fn last(disk: &SimMedium) -> Option<u64> {
+        Engine::last(disk).unwrap().map(|id| id.index)
+    }
+
+    #[test]
+    fn what_was_synced_survives_and_of_the_rest_a_beginning() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..60 {
+            let disk = disk(seed);
+            disk.append_sync(&entries(0..5)).unwrap();
+            disk.sync();
+            disk.append_sync(&entries(5..7)).unwrap();
+            disk.purge_to(log_id(2, 1, 1)).unwrap();
+            disk.append_sync(&entries(7..8)).unwrap();
+            assert_eq!(last(&disk), Some(7), "readers see all of it");
+            disk.crash();
+            let purged = disk.purged().unwrap().map(|id| id.index);
+            if last(&disk) == Some(7) {
+                assert_eq!(purged, Some(1), "the log is written in order");
+            }
+            seen.insert((last(&disk), purged));
+        }
+        for left in [(Some(4), None), (Some(6), None), (Some(7), Some(1))] {
+            assert!(seen.contains(&left), "{left:?} in {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_comes_only_after_the_synced_ones_before_it() {
+        let mut torn = 0;
+        for seed in 0..60 {
+            let disk = disk(seed);
+            let mut mark = disk.open_mark(HIGH_WATER).unwrap().mark;
+            disk.append_sync(&entries(0..9)).unwrap();
+            mark.write(Some(log_id(2, 1, 8)), true).unwrap();
+            disk.sync();
+            // A truncation in flight: first the mark, then the log.
+            mark.write(Some(log_id(2, 1, 3)), true).unwrap();
+            disk.truncate_from(4).unwrap();
+            disk.crash();
+            let mark = disk.open_mark(HIGH_WATER).unwrap();
+            assert!(!mark.was_missing);
+            let mark = mark.holds.map(|id| id.index);
+            assert!(last(&disk) >= mark, "{:?} and {mark:?}", last(&disk));
+            torn += usize::from(last(&disk) > mark);
+        }
+        assert!(torn > 0, "some crashes come in between");
+    }
+}
