@@ -42,6 +42,8 @@ const CLUSTERS: [&str; 7] = [
 const FAULTS_MS: u64 = 12_000;
 /// How long a healed federation may take until everybody wrote again and all agree: several elections and a deadline.
 const SETTLE_MS: u64 = 30_000;
+/// How long a founder that crashes at once stays down.
+const EARLY_DOWN_MS: u64 = 50;
 /// How often seats are given and the end is looked for.
 const LOOK_MS: u64 = 20;
 
@@ -103,6 +105,8 @@ struct Run<'a> {
     oracle: Oracle,
     root: &'a Path,
     tick_ms: u64,
+    /// When the founder crashes while it is alone; 0 for not at all.
+    early_crash_ms: u64,
 }
 
 impl<'a> Run<'a> {
@@ -143,6 +147,7 @@ impl<'a> Run<'a> {
             oracle: Oracle::default(),
             root,
             tick_ms,
+            early_crash_ms: rng.below(2) * rng.below(120),
         }
     }
 
@@ -199,7 +204,19 @@ impl<'a> Run<'a> {
     fn admit_everybody(&mut self) {
         let clusters: Vec<ClusterName> = self.shared.lock().places.keys().cloned().collect();
         let until = self.now() + SETTLE_MS;
+        let mut early = clusters
+            .first()
+            .cloned()
+            .filter(|_| self.early_crash_ms > 0);
         while self.now() < until && self.step() {
+            self.chaos.mend(&mut self.sim, &self.shared);
+            if self.now() >= self.early_crash_ms
+                && let Some(founder) = early.take()
+            {
+                let until = self.now() + EARLY_DOWN_MS;
+                self.chaos
+                    .crash(&mut self.sim, &self.shared, founder, until);
+            }
             let Some(newest) = self.oracle.newest().filter(|c| c.is_founded()) else {
                 continue;
             };

@@ -235,21 +235,21 @@ fn build(root: &Path, planted: bool) -> Result<PathBuf, String> {
         .into_owned();
     flags.push_str(" --cfg tokio_unstable");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
+    let status = Command::new(cargo)
         .args(["build", "--locked", "--profile", "simulation"])
-        .args(["-p", "tradewind-federation", "--example", "simulate"])
+        .args(["-p", "tradewind-federation", "--bin", "simulate"])
         .args(["--features", features, "--target-dir"])
         .arg(&target)
         .env("RUSTFLAGS", flags.trim())
         .current_dir(root)
         .status()
         .map_err(|e| format!("cannot run cargo: {e}"))?;
-    if !built.success() {
+    if !status.success() {
         return Err("the simulation does not build".to_owned());
     }
     // Kept apart, so that the next build of the other one does not replace it while it runs.
-    let example = target.join("simulation").join("examples").join("simulate");
+    let built = target.join("simulation").join("simulate");
     let binary = target.join(name);
-    std::fs::copy(&example, &binary).map_err(|e| format!("{}: {e}", example.display()))?;
+    std::fs::copy(&built, &binary).map_err(|e| format!("{}: {e}", built.display()))?;
     Ok(binary)
 }

@@ -58,6 +58,23 @@ impl Chaos {
 
     /// Breaks something when it is time, and mends what is due.
     pub(crate) fn tick(&mut self, sim: &mut Sim<'_>, shared: &Shared, newest: Option<&Catalog>) {
+        self.mend(sim, shared);
+        let now = shared.lock().now_ms;
+        if now < self.next_ms {
+            return;
+        }
+        self.next_ms = now + 50 + self.rng.below(PAUSE_MS);
+        match self.rng.below(100) {
+            0..40 => self.break_network(sim, shared, now),
+            40..72 => self.crash_some(sim, shared, now),
+            72..80 => self.slow_disk(shared, now),
+            80..88 => self.wrong_clock(shared),
+            _ => self.come_or_go(shared, newest),
+        }
+    }
+
+    /// Mends what is due.
+    pub(crate) fn mend(&mut self, sim: &mut Sim<'_>, shared: &Shared) {
         let now = shared.lock().now_ms;
         if self.net.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.mend_network(sim, shared);
@@ -72,17 +89,6 @@ impl Chaos {
         for cluster in due(&self.slow_disks) {
             self.slow_disks.remove(&cluster);
             disk(shared, &cluster, false);
-        }
-        if now < self.next_ms {
-            return;
-        }
-        self.next_ms = now + 50 + self.rng.below(PAUSE_MS);
-        match self.rng.below(100) {
-            0..40 => self.break_network(sim, shared, now),
-            40..72 => self.crash(sim, shared, now),
-            72..80 => self.slow_disk(shared, now),
-            80..88 => self.wrong_clock(shared),
-            _ => self.come_or_go(shared, newest),
         }
     }
 
@@ -223,7 +229,7 @@ impl Chaos {
         self.net = Some((until, net));
     }
 
-    fn crash(&mut self, sim: &mut Sim<'_>, shared: &Shared, now: u64) {
+    fn crash_some(&mut self, sim: &mut Sim<'_>, shared: &Shared, now: u64) {
         let up: Vec<ClusterName> = {
             let world = shared.lock();
             let up = world.places.iter().filter(|(_, p)| p.seat.is_some());
@@ -242,28 +248,39 @@ impl Chaos {
             _ => self.pick(&up).into_iter().collect(),
         };
         for victim in victims {
-            let power = self.rng.below(2) == 0;
             let until = now + 20 + self.rng.below(DOWN_MS);
-            let others = pairs(shared).into_iter();
-            let others = others.filter(|(a, b)| *a == victim || *b == victim);
-            let others: Vec<_> = others.filter(|_| power && self.net.is_none()).collect();
-            for (a, b) in &others {
-                // Without power nobody says goodbye.
-                sim.partition(a.as_str(), b.as_str());
-            }
-            let kept = shared.place(&victim, |place| {
-                place.store = None;
-                place.seat.as_ref().map(|seat| seat.medium.crash())
-            });
-            sim.crash(victim.as_str());
-            for (a, b) in &others {
-                sim.repair(a.as_str(), b.as_str());
-            }
-            shared.note(format_args!(
-                "{victim} crashes until {until}, power lost: {power}, writes under way and kept: {kept:?}"
-            ));
-            self.down.insert(victim, until);
+            self.crash(sim, shared, victim, until);
         }
+    }
+
+    /// Ends everything on a host at once, until then.
+    pub(crate) fn crash(
+        &mut self,
+        sim: &mut Sim<'_>,
+        shared: &Shared,
+        victim: ClusterName,
+        until: u64,
+    ) {
+        let power = self.rng.below(2) == 0;
+        let others = pairs(shared).into_iter();
+        let others = others.filter(|(a, b)| *a == victim || *b == victim);
+        let others: Vec<_> = others.filter(|_| power && self.net.is_none()).collect();
+        for (a, b) in &others {
+            // Without power nobody says goodbye.
+            sim.partition(a.as_str(), b.as_str());
+        }
+        let kept = shared.place(&victim, |place| {
+            place.store = None;
+            place.seat.as_ref().map(|seat| seat.medium.crash())
+        });
+        sim.crash(victim.as_str());
+        for (a, b) in &others {
+            sim.repair(a.as_str(), b.as_str());
+        }
+        shared.note(format_args!(
+            "{victim} crashes until {until}, power lost: {power}, writes under way and kept: {kept:?}"
+        ));
+        self.down.insert(victim, until);
     }
 
     fn restart(&mut self, sim: &mut Sim<'_>, shared: &Shared, cluster: &ClusterName) {
