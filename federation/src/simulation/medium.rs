@@ -88,7 +88,8 @@ impl Content {
     }
 }
 
-/// What was appended and after what, for the oracle.
+/// What became durable and after what, for the oracle. What was only written may be lost and written anew: nobody else
+/// has heard of it.
 #[derive(Debug)]
 pub(crate) struct Appended {
     pub(crate) after: Option<LogId>,
@@ -106,6 +107,22 @@ struct Inner {
     appended: Vec<Appended>,
     rng: Rng,
     slow: bool,
+}
+
+impl Inner {
+    /// Makes a change durable.
+    fn keep(&mut self, step: &Step) {
+        if let Step::Append(entries) = step {
+            let mut after = self.durable.last();
+            for (id, framed) in entries {
+                if let Ok(entry) = frame::decode(id.index, framed) {
+                    self.appended.push(Appended { after, entry });
+                }
+                after = Some(*id);
+            }
+        }
+        self.durable.apply(step);
+    }
 }
 
 /// One node's disk. Clones are the same.
@@ -157,7 +174,7 @@ impl SimMedium {
         let mut survived = 0;
         for (at, (step, _)) in done.iter().enumerate() {
             if lost_from.get(&step.place()).is_some_and(|from| at < *from) {
-                inner.durable.apply(step);
+                inner.keep(step);
                 survived += 1;
             }
         }
@@ -192,7 +209,7 @@ impl SimMedium {
         }
         for (at, (step, synced)) in pending.into_iter().enumerate() {
             if synced_to.get(&step.place()).is_some_and(|to| at <= *to) {
-                inner.durable.apply(&step);
+                inner.keep(&step);
             } else {
                 inner.pending.push((step, synced));
             }
@@ -305,14 +322,8 @@ impl Engine for SimMedium {
 
     fn append_sync(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let mut framed = Vec::with_capacity(entries.len());
-        let mut after = self.lock().current.last();
         for entry in entries {
             framed.push((entry.log_id, frame::encode(entry)?));
-            self.lock().appended.push(Appended {
-                after,
-                entry: entry.clone(),
-            });
-            after = Some(entry.log_id);
         }
         let sizes = framed.iter().map(|(_, bytes)| bytes.len()).collect();
         self.write(Step::Append(framed), true);

@@ -20,7 +20,7 @@ use crate::{
     types::{LogId, Metrics},
 };
 
-/// An entry as it was first appended anywhere.
+/// An entry as it first became durable anywhere.
 #[derive(Debug)]
 struct Seen {
     after: Option<LogId>,
@@ -182,7 +182,12 @@ impl Oracle {
         }
         let mut line = None;
         if applied != followed.applied {
-            line = Some(format!("{cluster} applied {applied:?}"));
+            let membership = metrics.membership_config.membership();
+            line = Some(format!(
+                "{cluster} applied {applied:?}, voters {:?}, learners {:?}",
+                membership.get_joint_config(),
+                membership.learner_ids().collect::<Vec<_>>()
+            ));
         }
         followed.applied = applied;
         let leads = metrics.state == ServerState::Leader;
