@@ -17,6 +17,8 @@ use openraft::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use tradewind_api::NodeId;
+
 use crate::{
     disk::{Disk, Done, Job, SharedWritten, Written},
     engine::{Engine, EngineError},
@@ -190,6 +192,18 @@ impl LogStore {
     /// The vote on disk.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.written.lock().vote
+    }
+
+    /// Forgets, before consensus starts, that `me` was leading. openraft would let a leader that restarts lead on in its
+    /// old term, with the commit index that it had noted last: its reads would miss what was acknowledged since, and new
+    /// entries could take the place of lost ones under the same ids. Having voted for itself stands; it must be elected anew.
+    pub(crate) fn stand_down(&self, me: NodeId) {
+        let mut written = self.written.lock();
+        if let Some(vote) = &mut written.vote
+            && vote.leader_id.voted_for() == Some(me)
+        {
+            vote.committed = false;
+        }
     }
 
     /// Up to where the log was purged.

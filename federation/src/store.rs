@@ -193,6 +193,7 @@ impl Store {
         let (log, disk) = LogStore::open_on(ground.medium, meters.clone()).await?;
         let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
         let snapshots = snapshots.with_hands(log.hands());
+        log.stand_down(config.node_id);
         let (machine, catalog) = Machine::new(state, snapshots.clone());
         let contacts = Arc::new(Contacts::new(Instant::now()));
         let net = Net {
