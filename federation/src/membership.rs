@@ -84,7 +84,9 @@ fn promotion(
     let voting: BTreeSet<_> = voters.iter().filter_map(|v| homes.get(v)).collect();
     let ready = |node: &NodeId| {
         let trail = view.trails.get(node).copied().flatten();
-        trail.is_some_and(|t| t <= CAUGHT_UP) && view.answering.contains(node)
+        let follows = trail.is_some_and(|t| t <= CAUGHT_UP) && view.answering.contains(node);
+        // A leader that was to leave, and did not, votes again.
+        *node == view.me || follows
     };
     let candidate = homes
         .iter()
