@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use openraft::storage::LogFlushed;
+use openraft::{EntryPayload, storage::LogFlushed};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -281,6 +281,10 @@ impl Disk {
             return Ok(Effect::Nothing);
         };
         let started = Instant::now();
+        let reshapes = |e: &Entry| matches!(e.payload, EntryPayload::Membership(_));
+        if entries.iter().any(reshapes) {
+            self.note_commit()?;
+        }
         let sizes = self.engine.append_sync(&entries).map_err(text)?;
         // Only after the entries are safe: a mark ahead of the log would refuse a healthy node.
         self.mark(Some(last))?;
@@ -320,6 +324,14 @@ impl Disk {
     fn save_vote(&self, vote: Vote) -> Result<Effect, String> {
         self.medium.write_vote(&vote).map_err(|e| e.to_string())?;
         Ok(Effect::Voted(vote))
+    }
+
+    /// Before a new membership is durable, so is the admission of whom it names: a node that restarts would else need the
+    /// voices of members that it does not know yet, and so would not believe.
+    fn note_commit(&mut self) -> Result<(), String> {
+        let committed = self.written.lock().committed;
+        let noted = self.committed.write(committed, true);
+        noted.map_err(|e| format!("{}: {e}", self.committed.path().display()))
     }
 
     fn mark(&mut self, mark: Option<LogId>) -> Result<(), String> {
