@@ -1,17 +1,16 @@
-//! The one thread that writes the log, the vote and the marks, in the order asked. Appends that wait together share one
+//! The one thread (in simulations, task) that writes the log, the vote and the marks, in the order asked. Appends that wait together share one
 //! flush. After a failed write nothing more is written: the disk's state is unknown from then on, and a node in doubt must
 //! not acknowledge anything.
 
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
-use openraft::storage::LogFlushed;
+use openraft::{EntryPayload, storage::LogFlushed};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -20,8 +19,8 @@ use tradewind_runtime::files;
 
 use crate::{
     engine::{Engine, EngineError},
-    log_store::{LOG, Tail},
-    marks::MarkFile,
+    log_store::Tail,
+    medium::{LOG, Mark, Medium},
     meters::Meters,
     types::{Entry, LogId, TypeConfig, Vote},
 };
@@ -33,9 +32,6 @@ const QUEUE: usize = 64;
 const MARK_TRAILS: Duration = Duration::from_millis(50);
 /// Entries that share one flush; bounds the time the first of them waits.
 const GROUP: usize = 4_096;
-
-pub(crate) const VOTE_MAGIC: [u8; 4] = *b"TWVT";
-pub(crate) const VOTE_VERSION: u16 = 1;
 
 pub(crate) type Done = oneshot::Sender<Result<(), String>>;
 
@@ -85,14 +81,84 @@ impl SharedWritten {
     }
 }
 
-/// The thread's side.
+/// One job, or the appends that share one flush.
+enum Work {
+    Append {
+        entries: Vec<Entry>,
+        waiting: Vec<(LogFlushed<TypeConfig>, Done)>,
+    },
+    Truncate {
+        from: u64,
+        done: Done,
+    },
+    Purge {
+        upto: LogId,
+        done: Done,
+    },
+    SaveVote {
+        vote: Vote,
+        done: Done,
+    },
+    Committed(Option<LogId>),
+}
+
+impl Work {
+    /// Starts with `job` and takes the appends that wait behind it; gives the job that did not fit.
+    fn gather(job: Job, jobs: &mut mpsc::Receiver<Job>) -> (Self, Option<Job>) {
+        let (entries, first) = match job {
+            Job::Append {
+                entries,
+                flushed,
+                done,
+            } => (entries, (flushed, done)),
+            Job::Truncate { from, done } => return (Self::Truncate { from, done }, None),
+            Job::Purge { upto, done } => return (Self::Purge { upto, done }, None),
+            Job::SaveVote { vote, done } => return (Self::SaveVote { vote, done }, None),
+            Job::Committed(mark) => return (Self::Committed(mark), None),
+        };
+        let (mut all, mut waiting, mut next) = (entries, vec![first], None);
+        while all.len() < GROUP {
+            match jobs.try_recv() {
+                Ok(Job::Append {
+                    entries,
+                    flushed,
+                    done,
+                }) => {
+                    all.extend(entries);
+                    waiting.push((flushed, done));
+                }
+                Ok(other) => {
+                    next = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let work = Self::Append {
+            entries: all,
+            waiting,
+        };
+        (work, next)
+    }
+}
+
+/// What a piece of work changed, for those who read.
+enum Effect {
+    Nothing,
+    Appended(Vec<(Entry, usize)>),
+    Truncated { from: u64, last: Option<LogId> },
+    Purged(LogId),
+    Voted(Vote),
+}
+
+/// The writer's side.
 pub(crate) struct Disk {
+    pub(crate) medium: Arc<dyn Medium>,
     pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) vote_path: PathBuf,
-    pub(crate) high_water: MarkFile,
+    pub(crate) high_water: Box<dyn Mark>,
     /// When the mark was last synced.
     pub(crate) marked_at: Option<Instant>,
-    pub(crate) committed: MarkFile,
+    pub(crate) committed: Box<dyn Mark>,
     pub(crate) written: SharedWritten,
     pub(crate) meters: Meters,
     pub(crate) failed: Option<String>,
@@ -111,83 +177,129 @@ impl Disk {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
-            match job {
-                Job::Append {
-                    entries,
-                    flushed,
-                    done,
-                } => {
-                    let mut all = entries;
-                    let mut waiting = vec![(flushed, done)];
-                    while all.len() < GROUP {
-                        match jobs.try_recv() {
-                            Ok(Job::Append {
-                                entries,
-                                flushed,
-                                done,
-                            }) => {
-                                all.extend(entries);
-                                waiting.push((flushed, done));
-                            }
-                            Ok(other) => {
-                                next = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    self.append(all, waiting);
-                }
-                Job::Truncate { from, done } => self.job(done, |disk| disk.truncate(from)),
-                Job::Purge { upto, done } => self.job(done, |disk| disk.purge(upto)),
-                Job::SaveVote { vote, done } => self.job(done, |disk| disk.save_vote(vote)),
-                Job::Committed(mark) => {
-                    // Not worth stopping for: it is a hint for the next start.
-                    if let Err(error) = self.committed.write(mark, false) {
-                        tracing::warn!(%error, path = %self.committed.path().display(), "cannot note the commit");
-                    }
-                }
-            }
-            if next.is_none() {
-                next = jobs.blocking_recv();
-            }
+            let (mut work, left) = Work::gather(job, &mut jobs);
+            let result = self.perform(&mut work);
+            self.finish(work, result);
+            next = left.or_else(|| jobs.blocking_recv());
         }
     }
 
-    fn job(&mut self, done: Done, work: impl FnOnce(&mut Self) -> Result<(), String>) {
-        let result = match &self.failed {
-            Some(why) => Err(EngineError::Stopped(why.clone()).to_string()),
-            // An engine that panics has failed; the thread must live to say so.
-            None => catch_unwind(AssertUnwindSafe(|| work(self)))
-                .unwrap_or_else(|_panic| Err("the log engine panicked".to_owned()))
-                .map_err(|why| format!("{why}; this node writes nothing until it starts again")),
+    /// Starts a task on this runtime instead, which waits as long as the simulated medium takes.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn spawn_task(
+        self,
+        pace: Arc<dyn crate::medium::Pace>,
+    ) -> (mpsc::Sender<Job>, tokio::task::JoinHandle<()>) {
+        let (sender, jobs) = mpsc::channel(QUEUE);
+        let task = tradewind_runtime::task::spawn("store-disk", self.run_paced(jobs, pace));
+        (sender, task)
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    async fn run_paced(
+        mut self,
+        mut jobs: mpsc::Receiver<Job>,
+        pace: Arc<dyn crate::medium::Pace>,
+    ) {
+        let mut next = jobs.recv().await;
+        while let Some(job) = next.take() {
+            let (mut work, left) = Work::gather(job, &mut jobs);
+            let result = self.perform(&mut work);
+            if cfg!(feature = "planted-bug") {
+                self.finish(work, result);
+                pace.settle().await;
+            } else {
+                pace.settle().await;
+                self.finish(work, result);
+            }
+            next = match left {
+                Some(job) => Some(job),
+                None => jobs.recv().await,
+            };
+        }
+    }
+
+    /// Brings `work` onto the medium.
+    fn perform(&mut self, work: &mut Work) -> Result<Effect, String> {
+        if let Work::Committed(mark) = work {
+            // Not worth stopping for: it is a hint for the next start.
+            if let Err(error) = self.committed.write(*mark, false) {
+                tracing::warn!(%error, path = %self.committed.path().display(), "cannot note the commit");
+            }
+            return Ok(Effect::Nothing);
+        }
+        if let Some(why) = &self.failed {
+            return Err(EngineError::Stopped(why.clone()).to_string());
+        }
+        let carry_out = || match work {
+            Work::Append { entries, .. } => self.append(std::mem::take(entries)),
+            Work::Truncate { from, .. } => self.truncate(*from),
+            Work::Purge { upto, .. } => self.purge(*upto),
+            Work::SaveVote { vote, .. } => self.save_vote(*vote),
+            Work::Committed(_) => Ok(Effect::Nothing),
         };
-        if let Err(why) = &result
-            && self.failed.is_none()
-        {
+        // An engine that panics has failed; the thread must live to say so.
+        let result = catch_unwind(AssertUnwindSafe(carry_out))
+            .unwrap_or_else(|_panic| Err("the log engine panicked".to_owned()))
+            .map_err(|why| format!("{why}; this node writes nothing until it starts again"));
+        if let Err(why) = &result {
             tracing::error!(error = %why, "the store's disk failed; this node stops writing");
             self.failed = Some(why.clone());
             self.written.lock().failed = Some(why.clone());
         }
-        // The asker may have gone; what is written stays written.
-        drop(done.send(result));
+        result
     }
 
-    fn append(&mut self, entries: Vec<Entry>, waiting: Vec<(LogFlushed<TypeConfig>, Done)>) {
-        let (all_done, result) = oneshot::channel();
-        self.job(all_done, |disk| disk.append_now(entries));
-        let result = result.blocking_recv().unwrap_or(Ok(()));
-        for (flushed, done) in waiting {
-            flushed.log_io_completed(result.clone().map_err(io::Error::other));
-            drop(done.send(result.clone()));
+    /// Shows and acknowledges what is durable now.
+    fn finish(&self, work: Work, result: Result<Effect, String>) {
+        let result = result.map(|effect| self.show(effect));
+        match work {
+            Work::Append { waiting, .. } => {
+                for (flushed, done) in waiting {
+                    flushed.log_io_completed(result.clone().map_err(io::Error::other));
+                    drop(done.send(result.clone()));
+                }
+            }
+            // The asker may have gone; what is written stays written.
+            Work::Truncate { done, .. }
+            | Work::Purge { done, .. }
+            | Work::SaveVote { done, .. } => drop(done.send(result)),
+            Work::Committed(_) => {}
         }
     }
 
-    fn append_now(&mut self, entries: Vec<Entry>) -> Result<(), String> {
+    fn show(&self, effect: Effect) {
+        let mut written = self.written.lock();
+        match effect {
+            Effect::Nothing => {}
+            Effect::Appended(entries) => {
+                written.last = entries.last().map(|(e, _)| e.log_id).or(written.last);
+                written.tail.extend(entries.into_iter());
+            }
+            Effect::Truncated { from, last } => {
+                written.last = last;
+                written.tail.truncate_from(from);
+            }
+            Effect::Purged(upto) => {
+                written.purged = Some(upto);
+                if written.last.is_none_or(|l| l.index < upto.index) {
+                    written.last = Some(upto);
+                }
+                written.tail.purge_to(upto.index);
+            }
+            Effect::Voted(vote) => written.vote = Some(vote),
+        }
+    }
+
+    fn append(&mut self, entries: Vec<Entry>) -> Result<Effect, String> {
         let Some(last) = entries.last().map(|e| e.log_id) else {
-            return Ok(());
+            return Ok(Effect::Nothing);
         };
         let started = Instant::now();
+        let reshapes = |e: &Entry| matches!(e.payload, EntryPayload::Membership(_));
+        if entries.iter().any(reshapes) {
+            self.note_commit()?;
+        }
         let sizes = self
             .engine
             .append_sync(&entries)
@@ -197,14 +309,14 @@ impl Disk {
         let due = self.marked_at.is_none_or(|at| at.elapsed() >= MARK_TRAILS);
         self.mark(Some(last), due)?;
         self.meters.flushed(started.elapsed(), entries.len());
-        let mut written = self.written.lock();
-        written.last = Some(last);
-        written.tail.extend(entries.into_iter().zip(sizes));
-        Ok(())
+        Ok(Effect::Appended(entries.into_iter().zip(sizes).collect()))
     }
 
-    fn truncate(&mut self, from: u64) -> Result<(), String> {
-        let purged = self.written.lock().purged;
+    fn truncate(&mut self, from: u64) -> Result<Effect, String> {
+        let (purged, last) = {
+            let written = self.written.lock();
+            (written.purged, written.last)
+        };
         let before = match from.checked_sub(1) {
             None => None,
             Some(index) if purged.is_some_and(|p| p.index >= index) => purged,
@@ -215,34 +327,31 @@ impl Disk {
                 .first()
                 .map(|e| e.log_id),
         };
-        let last = self.written.lock().last;
         if last.is_none_or(|l| l.index < from) {
-            return Ok(());
+            return Ok(Effect::Nothing);
         }
         // The mark goes down first: a crash in between leaves a log that is longer than it, which is fine.
         self.mark(before, true)?;
         self.engine.truncate_from(from).map_err(|e| self.text(&e))?;
-        let mut written = self.written.lock();
-        written.last = before;
-        written.tail.truncate_from(from);
-        Ok(())
+        Ok(Effect::Truncated { from, last: before })
     }
 
-    fn purge(&mut self, upto: LogId) -> Result<(), String> {
+    fn purge(&self, upto: LogId) -> Result<Effect, String> {
         self.engine.purge_to(upto).map_err(|e| self.text(&e))?;
-        let mut written = self.written.lock();
-        written.purged = Some(upto);
-        if written.last.is_none_or(|l| l.index < upto.index) {
-            written.last = Some(upto);
-        }
-        written.tail.purge_to(upto.index);
-        Ok(())
+        Ok(Effect::Purged(upto))
     }
 
-    fn save_vote(&mut self, vote: Vote) -> Result<(), String> {
-        write_vote(&self.vote_path, &vote)?;
-        self.written.lock().vote = Some(vote);
-        Ok(())
+    fn save_vote(&self, vote: Vote) -> Result<Effect, String> {
+        self.medium.write_vote(&vote).map_err(|e| e.to_string())?;
+        Ok(Effect::Voted(vote))
+    }
+
+    /// Before a new membership is durable, so is the admission of whom it names: a node that restarts would else need the
+    /// voices of members that it does not know yet, and so would not believe.
+    fn note_commit(&mut self) -> Result<(), String> {
+        let committed = self.written.lock().committed;
+        let noted = self.committed.write(committed, true);
+        noted.map_err(|e| format!("{}: {e}", self.committed.path().display()))
     }
 
     fn mark(&mut self, mark: Option<LogId>, sync: bool) -> Result<(), String> {
@@ -257,11 +366,6 @@ impl Disk {
     }
 
     fn text(&self, error: &EngineError) -> String {
-        format!("{}: {error}", self.vote_path.with_file_name(LOG).display())
+        format!("{}: {error}", self.medium.dir().join(LOG).display())
     }
-}
-
-fn write_vote(path: &Path, vote: &Vote) -> Result<(), String> {
-    let payload = serde_json::to_vec(vote).map_err(|e| e.to_string())?;
-    files::write_framed(path, VOTE_MAGIC, VOTE_VERSION, &payload, 0o600).map_err(|e| e.to_string())
 }

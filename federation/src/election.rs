@@ -57,10 +57,8 @@ pub(crate) fn answer(standing: &Standing, asked: &PreVote, lease: Duration) -> P
             None => format!("I started or heard a leader {age_ms} ms ago"),
         });
     }
-    if asked.term <= standing.term && asked.candidate != standing.me {
-        let why = format!("term {} is not above mine, {}", asked.term, standing.term);
-        return no(why);
-    }
+    // Its term is no reason: one behind learns ours from the vote itself, and asks again above it. Refused here, the one
+    // with the longest log would never learn, and nobody else could win.
     if asked.last_log < standing.last_log {
         return no("the candidate's log is behind mine".to_owned());
     }
@@ -192,10 +190,13 @@ mod tests {
         };
         assert!(!answer(&later_term, &asked, LEASE).granted);
         let ahead = Standing {
-            term: 5,
+            term: 9,
             ..standing(3)
         };
-        assert!(answer(&ahead, &asked, LEASE).reason.contains("term"));
+        assert!(
+            answer(&ahead, &asked, LEASE).granted,
+            "it must learn of term 9 by asking for a vote"
+        );
         assert!(answer(&standing(2), &asked, LEASE).granted, "oneself");
     }
 

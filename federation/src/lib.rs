@@ -20,6 +20,7 @@ mod leaving;
 mod log_store;
 mod machine;
 mod marks;
+mod medium;
 mod membership;
 mod meters;
 mod net;
@@ -27,6 +28,8 @@ pub mod peer;
 mod propose;
 mod quorum;
 pub mod rejoin;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod snapshot;
 pub mod status;
 pub mod store;
@@ -40,9 +43,13 @@ pub use history::{Compacted, Step, Watch};
 pub use peer::{PeerError, PeerTransport};
 pub use propose::{MAX_COMMAND, MAX_WAITING};
 pub use quorum::{Quorum, quorum};
+pub use snapshot::Content as SnapshotContent;
 pub use status::{StoreStatus, Vitals};
 pub use store::{Store, StoreConfig, Timing};
 pub use types::{Batch, Outcomes, RaftNode, TypeConfig};
+
+#[cfg(all(feature = "planted-bug", not(feature = "simulation")))]
+compile_error!("the planted bug loses acknowledged writes: it is for the simulation alone");
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, Range, RangeBounds},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -17,16 +17,14 @@ use openraft::{
     storage::{LogFlushed, RaftLogStorage},
 };
 use tokio::sync::{mpsc, oneshot};
-use tradewind_runtime::{
-    files::{self, FileError},
-    task,
-};
+use tradewind_api::NodeId;
+use tradewind_runtime::files::{self, FileError};
 
 use crate::{
-    disk::{Disk, Done, Job, SharedWritten, VOTE_MAGIC, VOTE_VERSION, Written},
-    engine::{Engine, EngineError, SledEngine},
+    disk::{Disk, Done, Job, SharedWritten, Written},
+    engine::{Engine, EngineError},
     error::StoreError,
-    marks::MarkFile,
+    medium::{COMMITTED, HIGH_WATER, Hands, LOG, Mark, Medium, VOTE, Writer},
     meters::Meters,
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
@@ -110,7 +108,7 @@ impl Tail {
 /// The log, the vote and the marks of one node. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
-    dir: PathBuf,
+    medium: Arc<dyn Medium>,
     engine: Arc<dyn Engine>,
     written: SharedWritten,
     /// `None` once closed: the thread ends when the last sender is gone.
@@ -123,17 +121,41 @@ impl LogStore {
         dir: &Path,
         meters: Meters,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
-        let engine = open_engine(dir).await?;
-        let path = dir.to_owned();
-        let checking = Arc::clone(&engine);
-        let loaded = task::spawn_blocking(move || Loaded::read(&path, &*checking));
-        let loaded = loaded
-            .await
-            .map_err(|e| engine_failed(dir, &e.to_string()))??;
+        let (mut this, disk) = Self::load(Arc::new(crate::medium::Files::new(dir)), meters).await?;
+        let thread = this.start(disk)?;
+        Ok((this, thread))
+    }
+
+    /// Opens what lies on `medium` and checks it, part against part. The medium also says who writes from now on.
+    pub(crate) async fn open_on(
+        medium: Arc<dyn Medium>,
+        meters: Meters,
+    ) -> Result<(Self, Writer), StoreError> {
+        let hands = medium.hands();
+        let (mut this, disk) = Self::load(medium, meters).await?;
+        let writer = match hands {
+            Hands::Threads => Writer::Thread(this.start(disk)?),
+            #[cfg(any(test, feature = "simulation"))]
+            Hands::Tasks(pace) => {
+                let (jobs, task) = disk.spawn_task(pace);
+                this.jobs = Arc::new(Mutex::new(Some(jobs)));
+                Writer::Task(task)
+            }
+        };
+        Ok((this, writer))
+    }
+
+    async fn load(medium: Arc<dyn Medium>, meters: Meters) -> Result<(Self, Disk), StoreError> {
+        let engine = open_engine(&medium).await?;
+        let (reading, checking) = (Arc::clone(&medium), Arc::clone(&engine));
+        let loaded = medium.hands();
+        let loaded = loaded.run(move || Loaded::read(&*reading, &*checking));
+        let failed = |e: tokio::task::JoinError| engine_failed(medium.dir(), &e.to_string());
+        let loaded = loaded.await.map_err(failed)??;
         let written = SharedWritten::new(loaded.written);
         let disk = Disk {
+            medium: Arc::clone(&medium),
             engine: Arc::clone(&engine),
-            vote_path: dir.join(VOTE),
             high_water: loaded.high_water,
             marked_at: None,
             committed: loaded.committed,
@@ -141,16 +163,26 @@ impl LogStore {
             meters,
             failed: None,
         };
-        let (jobs, thread) = disk
-            .spawn()
-            .map_err(|e| engine_failed(dir, &e.to_string()))?;
         let this = Self {
-            dir: dir.to_owned(),
+            medium,
             engine,
             written,
-            jobs: Arc::new(Mutex::new(Some(jobs))),
+            jobs: Arc::default(),
         };
-        Ok((this, thread))
+        Ok((this, disk))
+    }
+
+    fn start(&mut self, disk: Disk) -> Result<JoinHandle<()>, StoreError> {
+        let started = disk.spawn();
+        let (jobs, thread) =
+            started.map_err(|e| engine_failed(self.medium.dir(), &e.to_string()))?;
+        self.jobs = Arc::new(Mutex::new(Some(jobs)));
+        Ok(thread)
+    }
+
+    /// Who does what blocks, for this node.
+    pub(crate) fn hands(&self) -> Hands {
+        self.medium.hands()
     }
 
     /// The last log id on disk, the purge mark if the log is empty.
@@ -161,6 +193,18 @@ impl LogStore {
     /// The vote on disk.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.written.lock().vote
+    }
+
+    /// Forgets, before consensus starts, that `me` was leading. openraft would let a leader that restarts lead on in its
+    /// old term, with the commit index that it had noted last: its reads would miss what was acknowledged since, and new
+    /// entries could take the place of lost ones under the same ids. Having voted for itself stands; it must be elected anew.
+    pub(crate) fn stand_down(&self, me: NodeId) {
+        let mut written = self.written.lock();
+        if let Some(vote) = &mut written.vote
+            && vote.leader_id.voted_for() == Some(me)
+        {
+            vote.committed = false;
+        }
     }
 
     /// Up to where the log was purged.
@@ -212,21 +256,18 @@ impl LogStore {
             return Ok(entries);
         }
         let engine = Arc::clone(&self.engine);
-        let (start, dir) = (range.start, self.dir.clone());
-        let read = task::spawn_blocking(move || engine.read_range(range, max_bytes)).await;
+        let start = range.start;
+        let hands = self.hands();
+        let read = hands.run(move || engine.read_range(range, max_bytes)).await;
         let failed = |why: String| {
-            let error = AnyError::error(format!("{}: {why}", dir.join(LOG).display()));
+            let path = self.medium.dir().join(LOG);
+            let error = AnyError::error(format!("{}: {why}", path.display()));
             StorageError::from(StorageIOError::read_log_at_index(start, error))
         };
         read.map_err(|e| failed(e.to_string()))?
             .map_err(|e| failed(e.to_string()))
     }
 }
-
-const VOTE: &str = "vote";
-pub(crate) const LOG: &str = "log";
-const HIGH_WATER: &str = "high-water";
-const COMMITTED: &str = "committed";
 
 fn engine_failed(dir: &Path, cause: &str) -> StoreError {
     StoreError::Engine {
@@ -248,19 +289,18 @@ fn not_opened(dir: &Path, error: EngineError) -> StoreError {
     }
 }
 
-async fn open_engine(dir: &Path) -> Result<Arc<dyn Engine>, StoreError> {
+async fn open_engine(medium: &Arc<dyn Medium>) -> Result<Arc<dyn Engine>, StoreError> {
     let until = tokio::time::Instant::now() + LOCK_RETRY;
+    let failed = |why: String| engine_failed(medium.dir(), &why);
     loop {
-        let path = dir.join(LOG);
-        let opened = task::spawn_blocking(move || SledEngine::open(&path))
-            .await
-            .map_err(|e| engine_failed(dir, &e.to_string()))?;
-        match opened {
-            Ok(engine) => return Ok(Arc::new(engine)),
+        let opening = Arc::clone(medium);
+        let opened = medium.hands().run(move || opening.open_log()).await;
+        match opened.map_err(|e| failed(e.to_string()))? {
+            Ok(engine) => return Ok(engine),
             Err(e) if is_locked(&e) && tokio::time::Instant::now() < until => {
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
-            Err(e) => return Err(not_opened(dir, e)),
+            Err(e) => return Err(not_opened(medium.dir(), e)),
         }
     }
 }
@@ -273,12 +313,13 @@ fn is_locked(error: &EngineError) -> bool {
 /// Everything on disk, read once and found consistent.
 struct Loaded {
     written: Written,
-    high_water: MarkFile,
-    committed: MarkFile,
+    high_water: Box<dyn Mark>,
+    committed: Box<dyn Mark>,
 }
 
 impl Loaded {
-    fn read(dir: &Path, engine: &dyn Engine) -> Result<Self, StoreError> {
+    fn read(medium: &dyn Medium, engine: &dyn Engine) -> Result<Self, StoreError> {
+        let dir = medium.dir();
         let log_path = dir.join(LOG);
         let corrupt = |path: &Path, what: String| StoreError::Corrupt {
             path: path.to_owned(),
@@ -287,7 +328,7 @@ impl Loaded {
         let broken = |e: EngineError| corrupt(&log_path, e.to_string());
         let purged = engine.purged().map_err(broken)?;
         let last = engine.last().map_err(broken)?;
-        let vote = read_vote(&dir.join(VOTE))?;
+        let vote = medium.read_vote()?;
 
         let log_found = last.is_some() || purged.is_some();
         if log_found && vote.is_none() {
@@ -295,12 +336,12 @@ impl Loaded {
             return Err(corrupt(&dir.join(VOTE), what));
         }
         // Before it is made anew: the next start must find it missing, too.
-        if log_found && MarkFile::is_missing(&dir.join(HIGH_WATER)) {
+        if log_found && medium.lacks_mark(HIGH_WATER) {
             let what = "it is missing or empty although the log holds entries".to_owned();
             return Err(corrupt(&dir.join(HIGH_WATER), what));
         }
-        let (high_water, confirmed) = MarkFile::open(&dir.join(HIGH_WATER))?;
-        let (committed_file, committed) = MarkFile::open(&dir.join(COMMITTED))?;
+        let (high_water, confirmed) = medium.open_mark(HIGH_WATER)?;
+        let (committed_file, committed) = medium.open_mark(COMMITTED)?;
         // A vote is saved before anything of its term is written.
         let newest = last.max(confirmed).map_or(0, |id| id.leader_id.term);
         if let Some(vote) = vote
@@ -380,15 +421,6 @@ fn check_entries(
         }
     }
     Ok(())
-}
-
-fn read_vote(path: &Path) -> Result<Option<Vote>, StoreError> {
-    let Some((_, payload)) = files::read_framed(path, VOTE_MAGIC, VOTE_VERSION)? else {
-        return Ok(None);
-    };
-    let vote = serde_json::from_slice(&payload)
-        .map_err(|e| FileError::corrupt(path, format!("it does not hold a vote: {e}")))?;
-    Ok(Some(vote))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

@@ -9,13 +9,13 @@ use openraft::{
 };
 use tokio::sync::watch;
 use tradewind_api::store::{Outcome, Refusal};
-use tradewind_runtime::{files::FileError, task};
+use tradewind_runtime::files::FileError;
 
 use crate::{
     catalog::Catalog,
     history::History,
     meters::Meters,
-    snapshot::{self, SnapshotDir, State},
+    snapshot::{Content, SnapshotDir, State},
     types::{
         Batch, Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership,
         TypeConfig,
@@ -173,25 +173,21 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError> {
-        let mut options = tokio::fs::OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(true);
-        match options.open(self.snapshots.receiving()).await {
-            Ok(file) => Ok(Box::new(file)),
-            Err(e) => Err(failed(None, &e)),
-        }
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Content>, StorageError> {
+        // Asked for only where openraft moves snapshots itself; ours arrive whole.
+        Ok(Box::new(Content::file(self.snapshots.receiving())))
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        snapshot: Box<tokio::fs::File>,
+        snapshot: Box<Content>,
     ) -> Result<(), StorageError> {
-        let file = snapshot.into_std().await;
         let snapshots = self.snapshots.clone();
         let expected = meta.last_log_id;
-        let installing = task::spawn_blocking(move || -> Result<State, FileError> {
-            let state = snapshot::read_open(&file, expected)?;
+        let installing = self.snapshots.hands();
+        let installing = installing.run(move || -> Result<State, FileError> {
+            let state = snapshot.state(expected)?;
             snapshots.write(&state)?;
             Ok(state)
         });
@@ -208,7 +204,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let Some((meta, path)) = self.snapshots.current() else {
             return Ok(None);
         };
-        open(meta, path).await.map(Some)
+        Ok(Some(whole(meta, path)))
     }
 }
 
@@ -222,23 +218,21 @@ pub(crate) struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
-        let building = task::spawn_blocking(move || snapshots.write(&state));
+        let building = self.snapshots.hands();
+        let building = building.run(move || snapshots.write(&state));
         let meta = self.state.meta();
         let (meta, path) = building
             .await
             .map_err(|e| failed(Some(&meta), &e))?
             .map_err(|e| failed(Some(&meta), &e))?;
-        open(meta, path).await
+        Ok(whole(meta, path))
     }
 }
 
-async fn open(meta: SnapshotMeta, path: PathBuf) -> Result<Snapshot, StorageError> {
-    match tokio::fs::File::open(&path).await {
-        Ok(file) => Ok(Snapshot {
-            meta,
-            snapshot: Box::new(file),
-        }),
-        Err(e) => Err(failed(Some(&meta), &e)),
+fn whole(meta: SnapshotMeta, path: PathBuf) -> Snapshot {
+    Snapshot {
+        meta,
+        snapshot: Box::new(Content::file(path)),
     }
 }
 

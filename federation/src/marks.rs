@@ -11,7 +11,7 @@ use std::{
 use openraft::CommittedLeaderId;
 use tradewind_runtime::files::FileError;
 
-use crate::types::LogId;
+use crate::{medium::Mark, types::LogId};
 
 /// One sector: disks write it whole or not at all.
 const SLOT: usize = 512;
@@ -83,9 +83,11 @@ impl MarkFile {
             )),
         }
     }
+}
 
-    /// Overwrites the older slot; `sync` waits until it is on the disk.
-    pub(crate) fn write(&mut self, mark: Option<LogId>, sync: bool) -> io::Result<()> {
+impl Mark for MarkFile {
+    /// Overwrites the older slot.
+    fn write(&mut self, mark: Option<LogId>, sync: bool) -> io::Result<()> {
         let sequence = self.sequence + 1;
         let mut slot = Vec::with_capacity(SLOT);
         slot.extend_from_slice(&MAGIC);
@@ -113,7 +115,7 @@ impl MarkFile {
         Ok(())
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -108,7 +108,10 @@ impl Place<'_> {
     fn candidates(&self) -> Vec<NodeId> {
         let ready = |node: &NodeId| {
             let trail = self.view.trails.get(node).copied().flatten();
-            trail.is_some_and(|t| t <= CAUGHT_UP) && self.view.answering.contains(node)
+            let follows =
+                trail.is_some_and(|t| t <= CAUGHT_UP) && self.view.answering.contains(node);
+            // A leader that was to leave, and did not, votes again.
+            *node == self.view.me || follows
         };
         let mut all: Vec<NodeId> = self
             .homes

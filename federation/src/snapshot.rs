@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -17,6 +16,7 @@ use tradewind_runtime::{
 use crate::{
     catalog::Catalog,
     error::StoreError,
+    medium::Hands,
     types::{LogId, SnapshotMeta, StoredMembership},
 };
 
@@ -52,10 +52,53 @@ impl State {
     }
 }
 
+/// What openraft hands from hand to hand. It never looks inside.
+#[derive(Debug)]
+pub struct Content(Inside);
+
+#[derive(Debug)]
+enum Inside {
+    /// One of our own, where it lies.
+    File(PathBuf),
+    /// One that came from the leader, read and found good.
+    State(Box<State>),
+}
+
+impl Content {
+    pub(crate) const fn file(path: PathBuf) -> Self {
+        Self(Inside::File(path))
+    }
+
+    pub(crate) fn received(state: State) -> Self {
+        Self(Inside::State(Box::new(state)))
+    }
+
+    /// Where it lies, if it is one of our own.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Inside::File(path) => Some(path),
+            Inside::State(_) => None,
+        }
+    }
+
+    /// The state inside, which must end at `expected`. Reads the file if there is one.
+    pub(crate) fn state(self, expected: Option<LogId>) -> Result<State, FileError> {
+        match self.0 {
+            Inside::File(path) => read_expected(&path, expected),
+            Inside::State(state) if state.applied == expected => Ok(*state),
+            Inside::State(_) => Err(FileError::corrupt(
+                Path::new("the received snapshot"),
+                "it belongs to another snapshot",
+            )),
+        }
+    }
+}
+
 /// The directory of one node's snapshots. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotDir {
     path: PathBuf,
+    hands: Hands,
     current: Arc<Mutex<Option<SnapshotMeta>>>,
 }
 
@@ -69,6 +112,7 @@ impl SnapshotDir {
         dirs::ensure_dir(path, 0o700)?;
         let this = Self {
             path: path.to_owned(),
+            hands: Hands::default(),
             current: Arc::default(),
         };
         let floor = purged.map(|p| p.index);
@@ -99,6 +143,15 @@ impl SnapshotDir {
             // The log is whole from its start: it alone rebuilds everything.
             (_, None) => Ok((this, None)),
         }
+    }
+
+    /// The same, its files read and written by `hands`.
+    pub(crate) fn with_hands(self, hands: Hands) -> Self {
+        Self { hands, ..self }
+    }
+
+    pub(crate) fn hands(&self) -> Hands {
+        self.hands.clone()
     }
 
     /// The newest snapshot's meta data and file.
@@ -181,12 +234,11 @@ pub(crate) fn read(path: &Path) -> Result<State, FileError> {
     Ok(state)
 }
 
-/// Reads the snapshot that ends at `expected` from an open file, which may have lost its name already.
-pub(crate) fn read_open(file: &fs::File, expected: Option<LogId>) -> Result<State, FileError> {
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let state = read(&path)?;
+/// Reads the snapshot in `path`, which must end at `expected`.
+pub(crate) fn read_expected(path: &Path, expected: Option<LogId>) -> Result<State, FileError> {
+    let state = read(path)?;
     if state.applied != expected {
-        return Err(FileError::corrupt(&path, "it belongs to another snapshot"));
+        return Err(FileError::corrupt(path, "it belongs to another snapshot"));
     }
     Ok(state)
 }

@@ -5,7 +5,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -33,6 +32,7 @@ use crate::{
     leaving::Leaving,
     log_store::LogStore,
     machine::Machine,
+    medium::{Files, Medium, Writer},
     meters::Meters,
     net::Net,
     peer::PeerTransport,
@@ -101,6 +101,31 @@ pub struct StoreConfig {
     pub level: u16,
 }
 
+/// When the log is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compaction {
+    /// Entries between two snapshots.
+    pub(crate) snapshot_every: u64,
+    /// Entries kept behind a snapshot.
+    pub(crate) keep_entries: u64,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self {
+            snapshot_every: SNAPSHOT_EVERY,
+            keep_entries: KEEP_ENTRIES,
+        }
+    }
+}
+
+/// What a store stands on.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) medium: Arc<dyn Medium>,
+    pub(crate) compaction: Compaction,
+}
+
 /// Entries between two snapshots: replaying as many takes well under a second.
 const SNAPSHOT_EVERY: u64 = 5_000;
 /// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
@@ -139,7 +164,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Owned {
     tasks: Option<TaskSet>,
-    disk: Option<JoinHandle<()>>,
+    disk: Option<Writer>,
     lock: Option<DirLock>,
 }
 
@@ -152,12 +177,29 @@ impl Store {
         rng: Rng,
         metrics: &MetricsRegistry,
     ) -> Result<Self, StoreError> {
+        let ground = Ground {
+            medium: Arc::new(Files::new(&config.data_dir)),
+            compaction: Compaction::default(),
+        };
+        Self::open_on(config, ground, transport, (clock, rng), metrics).await
+    }
+
+    /// The same on any ground.
+    pub(crate) async fn open_on(
+        config: StoreConfig,
+        ground: Ground,
+        transport: Arc<dyn PeerTransport>,
+        (clock, rng): (SharedClock, Rng),
+        metrics: &MetricsRegistry,
+    ) -> Result<Self, StoreError> {
         let dir = config.data_dir.clone();
         let lock = take_dir(&dir).await?;
         identity::check(&dir, &config)?;
         let meters = Meters::new(metrics);
-        let (log, disk) = LogStore::open(&dir, meters.clone()).await?;
+        let (log, disk) = LogStore::open_on(ground.medium, meters.clone()).await?;
         let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
+        let snapshots = snapshots.with_hands(log.hands());
+        log.stand_down(config.node_id);
         let history = History::default();
         let (machine, catalog) = Machine::new(
             state,
@@ -174,7 +216,7 @@ impl Store {
             snapshots,
             contacts: Arc::clone(&contacts),
         };
-        let raft_config = raft_config(&config.timing)?;
+        let raft_config = raft_config(&config.timing, ground.compaction)?;
         let raft = Raft::new(config.node_id, raft_config, net, log.clone(), machine)
             .await
             .map_err(|e| StoreError::Consensus(e.to_string()))?;
@@ -332,16 +374,24 @@ impl Store {
         }
         self.inner.core.log.close();
         if let Some(disk) = disk {
-            let until = Instant::now() + STOP_DEADLINE;
-            // Joined only once it has ended: nothing ends the wait for a thread, not even the runtime's end.
-            while !disk.is_finished() && Instant::now() < until {
-                sleep(LOOK).await;
-            }
-            if !disk.is_finished() || disk.join().is_err() {
-                tracing::warn!("the store's disk thread did not end cleanly");
+            match timeout(STOP_DEADLINE, disk.ended()).await {
+                Ok(true) => {}
+                _ => tracing::warn!("the store's disk thread did not end cleanly"),
             }
         }
         drop(lock);
+    }
+}
+
+/// For the simulation's oracle.
+#[cfg(any(test, feature = "simulation"))]
+impl Store {
+    pub(crate) fn raft_metrics(&self) -> watch::Receiver<crate::types::Metrics> {
+        self.inner.core.raft.metrics()
+    }
+
+    pub(crate) fn last_log(&self) -> Option<crate::types::LogId> {
+        self.inner.core.log.last()
     }
 }
 
@@ -397,7 +447,7 @@ async fn take_dir(dir: &Path) -> Result<DirLock, StoreError> {
     }
 }
 
-fn raft_config(timing: &Timing) -> Result<Arc<Config>, StoreError> {
+fn raft_config(timing: &Timing, compaction: Compaction) -> Result<Arc<Config>, StoreError> {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "tradewind".to_owned(),
@@ -410,9 +460,9 @@ fn raft_config(timing: &Timing) -> Result<Arc<Config>, StoreError> {
         // The lease.
         election_timeout_max: ms(timing.lease).max(ms(timing.rpc) + 2),
         max_payload_entries: RPC_ENTRIES,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: KEEP_ENTRIES,
-        replication_lag_threshold: SNAPSHOT_EVERY + KEEP_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every),
+        max_in_snapshot_log_to_keep: compaction.keep_entries,
+        replication_lag_threshold: compaction.snapshot_every + compaction.keep_entries,
         install_snapshot_timeout: ms(SNAPSHOT_DEADLINE),
         ..Config::default()
     };

@@ -44,7 +44,7 @@ declare_raft_types!(
         R = Outcomes,
         NodeId = NodeId,
         Node = RaftNode,
-        SnapshotData = tokio::fs::File,
+        SnapshotData = crate::snapshot::Content,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig>;

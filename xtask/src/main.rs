@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask test` is the whole continuous integration, `cargo xtask tidy` the house
-//! rules that no compiler knows, `cargo xtask bench` the benchmarks. No product code lives here, and no product crate imports it.
+//! rules that no compiler knows, `cargo xtask sim` simulations of the store, `cargo xtask bench` the benchmarks. No product
+//! code lives here, and no product crate imports it.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -10,6 +11,7 @@
 
 mod bench;
 mod faults;
+mod sim;
 mod test;
 mod tidy;
 
@@ -23,13 +25,16 @@ usage: cargo xtask <command>
 
 commands:
   test    everything continuous integration runs, stopping at the first failure:
-          tools, format, clippy, tidy, release build, all tests, the demo
+          tools, format, clippy, tidy, release build, all tests, simulations, the demo
   tidy    the house rules: imports between crates, purity, headers, sizes, links
   faults  [--faults N] [--seed S]: the store of five clusters of real processes
           under N faults (100), with its figures
   bench store    the federation store against etcd: same load, same disk, same run
   bench scale    what a large federation costs: memory, snapshot, one change
           both take --json, and --help for the rest
+  sim     simulations of the federation store, each from one seed: a fixed list, or
+          [--from SEED] [--seeds N], or one with --seed S [--trace];
+          --planted-bug builds in a disk that lies, which must be found
   help    this text
 
 exit codes: 0 good, 1 found problems, 2 bad usage";
@@ -47,7 +52,11 @@ fn main() -> ExitCode {
             let words: Vec<&str> = std::iter::once(*what).chain(rest.iter().copied()).collect();
             bench::run(&root(), &words)
         }
-        ["help" | "--help" | "-h"] | ["test" | "tidy" | "faults", "help" | "--help" | "-h"] => {
+        ["sim", words @ ..] if !words.iter().any(|w| matches!(*w, "help" | "--help" | "-h")) => {
+            sim::run(&root(), words)
+        }
+        ["help" | "--help" | "-h"]
+        | ["test" | "tidy" | "faults" | "sim", "help" | "--help" | "-h"] => {
             println!("{HELP}");
             ExitCode::SUCCESS
         }

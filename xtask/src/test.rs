@@ -14,7 +14,7 @@ use std::time::Duration;
 use command::{Cargo, run_bounded, run_echoing};
 use summary::Summary;
 
-use crate::tidy;
+use crate::{sim, tidy};
 
 /// A test run that takes longer hangs; it takes a few minutes on two cores.
 const TESTS_DEADLINE: Duration = Duration::from_secs(45 * 60);
@@ -26,7 +26,7 @@ const DEMO_DEADLINE: Duration = Duration::from_secs(5 * 60);
 const BINARY_VARIABLE: &str = "TRADEWIND_BIN";
 
 /// Steps of the run, for the headlines.
-const STEPS: usize = 7;
+const STEPS: usize = 8;
 
 /// Runs every step; the exit code says whether all were good.
 pub(crate) fn run(root: &Path) -> ExitCode {
@@ -87,7 +87,8 @@ fn steps(root: &Path) -> Result<Summary, Failure> {
     let summary = step(6, "tests: cargo test --workspace", || {
         tests(&cargo, &binary)
     })?;
-    step(7, "demo: tradewind demo --json", || demo(root, &binary))?;
+    step(7, "simulations: cargo xtask sim", || sim::quick(root))?;
+    step(8, "demo: tradewind demo --json", || demo(root, &binary))?;
     Ok(summary)
 }
 

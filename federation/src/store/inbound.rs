@@ -5,7 +5,6 @@ use std::{path::PathBuf, time::Duration};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use tokio::time::{Instant, timeout};
 use tradewind_api::ClusterName;
-use tradewind_runtime::task;
 
 use super::{Store, outbound::Request};
 use crate::{
@@ -60,18 +59,17 @@ impl Store {
     ) -> Result<Vec<u8>, HandleError> {
         let header: SnapshotHeader =
             codec::decode(&header, "a snapshot's header").map_err(HandleError::Request)?;
-        let file = tokio::fs::File::open(&file).await?.into_std().await;
         let expected = header.meta.last_log_id;
+        let hands = self.inner.core.log.hands();
         // Looked at before openraft gets it: it would take a damaged one for a failure of our own disk.
-        let checked =
-            task::spawn_blocking(move || snapshot::read_open(&file, expected).map(|_state| file));
-        let file = checked
+        let read = hands.run(move || snapshot::read_expected(&file, expected));
+        let state = read
             .await
             .map_err(std::io::Error::other)?
             .map_err(std::io::Error::other)?;
         let snapshot = Snapshot {
             meta: header.meta,
-            snapshot: Box::new(tokio::fs::File::from_std(file)),
+            snapshot: Box::new(snapshot::Content::received(state)),
         };
         let core = &self.inner.core;
         let answer = core.raft.install_full_snapshot(header.vote, snapshot).await;

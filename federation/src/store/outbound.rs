@@ -49,8 +49,10 @@ impl Request {
 
 /// One try's result when it is not final.
 enum Again {
-    /// Nothing was done, or nothing that may not be done twice; look for the leader again.
+    /// Nothing was done; look for the leader again.
     NotDone,
+    /// Perhaps it was done, and it may be done twice; look for the leader again.
+    Unanswered,
 }
 
 impl Store {
@@ -152,8 +154,14 @@ impl Store {
 
     async fn ask_leader(&self, request: &Request, until: Instant) -> Result<Told, ProposeError> {
         let core = &self.inner.core;
+        // Once a try may have been taken, no later one can say that nothing was written.
+        let mut unanswered = false;
+        let limit = core.timing.propose;
         loop {
             let now = Instant::now();
+            if now >= until && unanswered {
+                return Err(ProposeError::Timeout { after: limit });
+            }
             if now >= until {
                 let since = core.standing().leader_age;
                 return Err(ProposeError::NoLeader { since });
@@ -162,13 +170,20 @@ impl Store {
                 return Err(ProposeError::Stopped(stopped.to_string()));
             }
             let tried = match core.live_leader() {
-                None => Err(Again::NotDone),
-                Some(leader) if leader == core.me => self.ask_here(request, until).await?,
-                Some(leader) => self.ask_peer(leader, request, until).await?,
+                None => Ok(Err(Again::NotDone)),
+                Some(leader) if leader == core.me => self.ask_here(request, until).await,
+                Some(leader) => self.ask_peer(leader, request, until).await,
             };
             match tried {
-                Ok(told) => return Ok(told),
-                Err(Again::NotDone) => sleep(LOOK).await,
+                Ok(Ok(told)) => return Ok(told),
+                Ok(Err(again)) => {
+                    unanswered |= matches!(again, Again::Unanswered);
+                    sleep(LOOK).await;
+                }
+                Err(error) if unanswered && !error.is_unknown() => {
+                    return Err(ProposeError::Timeout { after: limit });
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -227,7 +242,7 @@ impl Store {
             Ok(Ok(answer)) => answer,
             Ok(Err(PeerError::Unreachable { .. })) => return Ok(Err(Again::NotDone)),
             Ok(Err(PeerError::NoAnswer { .. })) if ask.may_repeat() => {
-                return Ok(Err(Again::NotDone));
+                return Ok(Err(Again::Unanswered));
             }
             Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => return Err(timed_out()),
             Ok(Err(PeerError::Refused { cause, .. })) => return Err(ProposeError::Rejected(cause)),

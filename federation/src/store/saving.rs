@@ -40,9 +40,16 @@ impl Store {
         let Some(newest) = newest else {
             return Err(ProposeError::Rejected("this node has no snapshot".into()));
         };
+        let unread = |e: &dyn std::fmt::Display| {
+            ProposeError::Rejected(format!("this node's snapshot cannot be read: {e}"))
+        };
+        let Some(path) = newest.snapshot.path() else {
+            return Err(unread(&"it was not written yet"));
+        };
+        let file = tokio::fs::File::open(path).await.map_err(|e| unread(&e))?;
         Ok(Saved {
             revision: newest.meta.last_log_id.map_or(0, |id| id.index),
-            file: *newest.snapshot,
+            file,
         })
     }
 }
