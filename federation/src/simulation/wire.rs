@@ -79,6 +79,9 @@ impl Request {
     }
 }
 
+/// How often a connection is tried.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
 type Response = Result<Vec<u8>, String>;
 
 /// One node's way out.
@@ -160,11 +163,24 @@ impl Wire {
         };
         *sent = true;
         send(&mut stream, &frame).await?;
-        let answer = receive(&mut stream).await?;
+        let answer = tokio::select! {
+            biased;
+            answer = receive(&mut stream) => answer?,
+            () = self.restarted(cluster) => return Err("the other side started anew".to_owned()),
+        };
         match answer.split_first() {
             Some((0, answer)) => Ok(Ok(answer.to_vec())),
             Some((_, cause)) => Ok(Err(String::from_utf8_lossy(cause).into_owned())),
             None => Err("an empty answer".to_owned()),
+        }
+    }
+
+    /// Ends when the other side started anew: keepalive finds that out, which the simulated network does not have.
+    async fn restarted(&self, cluster: &ClusterName) {
+        let boots = || self.shared.place(cluster, |place| place.boots);
+        let first = boots();
+        while boots() == first {
+            sleep(KEEPALIVE).await;
         }
     }
 
