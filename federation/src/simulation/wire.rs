@@ -79,6 +79,8 @@ impl Request {
     }
 }
 
+/// The longest silence on a connection. The simulated network never sends again what it lost, where TCP would, or break.
+const SILENCE: Duration = Duration::from_secs(6);
 /// How often a connection is tried.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 
@@ -111,6 +113,7 @@ impl Wire {
             self.own
         ));
         let mut sent = false;
+        let deadline = deadline.min(SILENCE);
         let done = timeout(deadline, self.exchange(cluster, &request, &mut sent)).await;
         let answer = match done {
             Ok(Ok(Ok(answer))) => Ok(answer),
