@@ -239,7 +239,7 @@ impl Oracle {
             let Some(seen) = self.entries.get(&id) else {
                 // The very first entry is openraft's own.
                 if id.index > 0 {
-                    self.fail(format!("{cluster} applied {id}, which nobody appended"));
+                    self.fail(format!("{cluster} applied {id}, which no disk holds"));
                 }
                 return;
             };

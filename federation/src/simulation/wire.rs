@@ -79,6 +79,11 @@ impl Request {
     }
 }
 
+/// The longest silence on a connection. The simulated network never sends again what it lost, where TCP would, or break.
+const SILENCE: Duration = Duration::from_secs(6);
+/// How often a connection is tried.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
 type Response = Result<Vec<u8>, String>;
 
 /// One node's way out.
@@ -108,6 +113,7 @@ impl Wire {
             self.own
         ));
         let mut sent = false;
+        let deadline = deadline.min(SILENCE);
         let done = timeout(deadline, self.exchange(cluster, &request, &mut sent)).await;
         let answer = match done {
             Ok(Ok(Ok(answer))) => Ok(answer),
@@ -160,11 +166,24 @@ impl Wire {
         };
         *sent = true;
         send(&mut stream, &frame).await?;
-        let answer = receive(&mut stream).await?;
+        let answer = tokio::select! {
+            biased;
+            answer = receive(&mut stream) => answer?,
+            () = self.restarted(cluster) => return Err("the other side started anew".to_owned()),
+        };
         match answer.split_first() {
             Some((0, answer)) => Ok(Ok(answer.to_vec())),
             Some((_, cause)) => Ok(Err(String::from_utf8_lossy(cause).into_owned())),
             None => Err("an empty answer".to_owned()),
+        }
+    }
+
+    /// Ends when the other side started anew: keepalive finds that out, which the simulated network does not have.
+    async fn restarted(&self, cluster: &ClusterName) {
+        let boots = || self.shared.place(cluster, |place| place.boots);
+        let first = boots();
+        while boots() == first {
+            sleep(KEEPALIVE).await;
         }
     }
 
