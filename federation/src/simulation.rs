@@ -27,7 +27,7 @@ use self::{
     checker::Verdict,
     faults::Chaos,
     oracle::Oracle,
-    world::{KEYS, Phase, Shared, shown},
+    world::{Phase, Shared, shown},
 };
 use crate::{membership::MAX_VOTERS, store::Compaction};
 
@@ -316,7 +316,6 @@ impl<'a> Run<'a> {
                 self.shared.fail(why);
             }
         }
-        debug_assert!(KEYS > 0);
     }
 }
 
