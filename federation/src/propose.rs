@@ -32,6 +32,9 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Batches under way: one on this disk, one on the followers'.
 const UNDER_WAY: usize = 2;
+/// How long a batch keeps its slot, longer than anybody waits for it. openraft never answers for entries of a leader that
+/// was unseated and then caught up by a snapshot; kept for good, two such slots would end all writing here.
+const ANSWER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(8);
 
 /// How long a batch that is smaller than the ones before it waits for company. The writers of one batch are answered
 /// together and write again together; without this the first of them would take an entry, and its fsyncs, for itself.
@@ -265,11 +268,15 @@ async fn run(raft: Raft, clock: SharedClock, queue: mpsc::Receiver<Waiting>) {
         };
         match raft.client_write_ff(batch).await {
             Ok(answer) => under_way.spawn("store-batch", async move {
-                let answer = match answer.await {
-                    Ok(answer) => answer.map_err(RaftError::APIError),
-                    Err(_dropped) => {
+                let answer = match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
+                    Ok(Ok(answer)) => answer.map_err(RaftError::APIError),
+                    Ok(Err(_dropped)) => {
                         let stopped = LocalError::Stopped("consensus has stopped".to_owned());
                         return tell(askers, &stopped);
+                    }
+                    Err(_elapsed) => {
+                        let unknown = LocalError::Stopped("consensus gave no answer".to_owned());
+                        return tell(askers, &unknown);
                     }
                 };
                 drop(slot);
