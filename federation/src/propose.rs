@@ -9,7 +9,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tradewind_api::{
     ClusterName, NodeId,
@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 const UNDER_WAY: usize = 2;
 /// How long a batch keeps its slot, longer than anybody waits for it. openraft never answers for entries of a leader that
 /// was unseated and then caught up by a snapshot; kept for good, two such slots would end all writing here.
-const ANSWER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(8);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
 
 /// How long a batch that is smaller than the ones before it waits for company. The writers of one batch are answered
 /// together and write again together; without this the first of them would take an entry, and its fsyncs, for itself.
@@ -268,7 +268,7 @@ async fn run(raft: Raft, clock: SharedClock, queue: mpsc::Receiver<Waiting>) {
         };
         match raft.client_write_ff(batch).await {
             Ok(answer) => under_way.spawn("store-batch", async move {
-                let answer = match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
+                let answer = match timeout(ANSWER_DEADLINE, answer).await {
                     Ok(Ok(answer)) => answer.map_err(RaftError::APIError),
                     Ok(Err(_dropped)) => {
                         let stopped = LocalError::Stopped("consensus has stopped".to_owned());
