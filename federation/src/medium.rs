@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use tokio::task::JoinError;
@@ -150,6 +151,9 @@ impl Hands {
     }
 }
 
+/// Between two looks whether the writing thread has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Whoever writes the log.
 #[derive(Debug)]
 pub(crate) enum Writer {
@@ -163,8 +167,11 @@ impl Writer {
     pub(crate) async fn ended(self) -> bool {
         match self {
             Self::Thread(thread) => {
-                let joined = task::spawn_blocking(move || thread.join().is_ok());
-                joined.await.is_ok_and(|ok| ok)
+                // Joined only once it has ended: nothing ends the wait for a thread, not even the runtime's end.
+                while !thread.is_finished() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                thread.join().is_ok()
             }
             #[cfg(any(test, feature = "simulation"))]
             Self::Task(task) => task.await.is_ok(),
