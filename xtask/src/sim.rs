@@ -219,9 +219,9 @@ fn command(binary: &Path, seed: u64, trace: bool) -> Command {
 /// Builds the simulation apart from everything else: tokio must be told to take its random numbers from a seed.
 fn build(root: &Path, planted: bool) -> Result<PathBuf, String> {
     let name = if planted {
-        "simulation-planted"
+        "simulate-planted"
     } else {
-        "simulation"
+        "simulate"
     };
     let target = root.join("target").join("simulation");
     let features = if planted {
