@@ -174,13 +174,19 @@ impl SnapshotDir {
 
     /// Writes `state` durably and makes it the newest.
     pub(crate) fn write(&self, state: &State) -> Result<(SnapshotMeta, PathBuf), FileError> {
+        let kept = self.keep(state)?;
+        self.set_current(state);
+        self.prune();
+        Ok(kept)
+    }
+
+    /// Writes `state` durably, for the next start to find it.
+    pub(crate) fn keep(&self, state: &State) -> Result<(SnapshotMeta, PathBuf), FileError> {
         let meta = state.meta();
         let path = self.file(&meta);
         let payload = serde_json::to_vec(state)
             .map_err(|e| FileError::corrupt(&path, format!("it cannot be written down: {e}")))?;
         files::write_framed(&path, MAGIC, VERSION, &payload, 0o600)?;
-        self.set_current(state);
-        self.prune();
         Ok((meta, path))
     }
 

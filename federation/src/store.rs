@@ -213,7 +213,7 @@ impl Store {
         let contacts = Arc::new(Contacts::new(Instant::now()));
         let net = Net {
             transport: Arc::clone(&transport),
-            snapshots,
+            snapshots: snapshots.clone(),
             contacts: Arc::clone(&contacts),
         };
         let raft_config = raft_config(&config.timing, ground.compaction)?;
@@ -224,6 +224,7 @@ impl Store {
             me: config.node_id,
             raft: raft.clone(),
             log,
+            snapshots,
             contacts,
             transport,
             catalog,

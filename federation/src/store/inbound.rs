@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use tokio::time::{Instant, timeout};
 use tradewind_api::ClusterName;
+use tradewind_runtime::files::FileError;
 
 use super::{Store, outbound::Request};
 use crate::{
@@ -60,9 +61,19 @@ impl Store {
         let header: SnapshotHeader =
             codec::decode(&header, "a snapshot's header").map_err(HandleError::Request)?;
         let expected = header.meta.last_log_id;
-        let hands = self.inner.core.log.hands();
+        let core = &self.inner.core;
+        let hands = core.log.hands();
+        // openraft purges the log while the machine still installs: only what lies in our own directory by then survives a
+        // crash in between. What a leader of an older term sends is not kept.
+        let kept = (core.log.vote() <= Some(header.vote)).then(|| core.snapshots.clone());
         // Looked at before openraft gets it: it would take a damaged one for a failure of our own disk.
-        let read = hands.run(move || snapshot::read_expected(&file, expected));
+        let read = hands.run(move || {
+            let state = snapshot::read_expected(&file, expected)?;
+            if let Some(snapshots) = kept {
+                snapshots.keep(&state)?;
+            }
+            Ok::<_, FileError>(state)
+        });
         let state = read
             .await
             .map_err(std::io::Error::other)?
@@ -71,7 +82,6 @@ impl Store {
             meta: header.meta,
             snapshot: Box::new(snapshot::Content::received(state)),
         };
-        let core = &self.inner.core;
         let answer = core.raft.install_full_snapshot(header.vote, snapshot).await;
         let answer = answer.map_err(|e| HandleError::Stopped(e.to_string()))?;
         if answer.vote <= header.vote {

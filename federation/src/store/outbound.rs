@@ -175,6 +175,10 @@ impl Store {
                 Some(leader) => self.ask_peer(leader, request, until).await,
             };
             match tried {
+                // What is refused now may have been done by the try before: a cluster that left meanwhile, say.
+                Ok(Ok(Told::Outcome(Outcome::Refused(_)))) if unanswered => {
+                    return Err(ProposeError::Timeout { after: limit });
+                }
                 Ok(Ok(told)) => return Ok(told),
                 Ok(Err(again)) => {
                     unanswered |= matches!(again, Again::Unanswered);
