@@ -110,7 +110,12 @@ async fn takes_writes(federation: &Federation, number: usize) {
 #[tokio::test]
 async fn votes_and_the_lead_move_and_everybody_sees_who_did_it() {
     let federation = Federation::start(&THREE).await;
-    let seen = peers(&federation, EAST, "three voters", is_whole).await;
+    // And each was asked how it is, which takes a round of pings.
+    let told = |json: &Value| {
+        let said = |p: &Value| p["fsync_p99_us"].as_u64() > Some(0);
+        is_whole(json) && rows(json).iter().all(said)
+    };
+    let seen = peers(&federation, EAST, "three voters", told).await;
     assert_eq!(seen["can_lose"], 1, "{seen}");
     assert_eq!(seen["can_write"], true, "{seen}");
     for peer in rows(&seen) {

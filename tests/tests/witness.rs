@@ -116,15 +116,18 @@ async fn with_a_witness_either_of_two_clusters_may_die() {
     for number in [WEST, EAST, WITNESS] {
         federation.is_well(number).await;
     }
-    let table = federation.cli(WEST, &["clusters"]).await.good().stdout;
-    let row = table
-        .lines()
-        .find(|l| l.contains(" witness "))
-        .expect("a row");
-    assert!(
-        row.contains("us-central") && row.contains("reachable"),
-        "{table}"
-    );
+    // It is asked with the next round of pings.
+    until("the witness answers pings", USUAL, || async {
+        let table = federation.cli(WEST, &["clusters"]).await.good().stdout;
+        let row = table.lines().find(|l| l.contains(" witness "));
+        let row = row.expect("a row").to_owned();
+        if row.contains("us-central") && row.contains("reachable") {
+            Ok(())
+        } else {
+            Err(row)
+        }
+    })
+    .await;
 
     // It is no place to go to, and believed as any member.
     let admin = federation.addr(WEST, host::CONTROLLER, ADMIN);
