@@ -5,11 +5,13 @@
 //! they know nothing of votes, snapshots or commands.
 
 pub(crate) mod frame;
+mod journal;
+mod layered;
 mod sled_engine;
 
 use std::{fmt::Debug, io, ops::Range};
 
-pub(crate) use sled_engine::SledEngine;
+pub(crate) use layered::Layered;
 use tradewind_runtime::files::advice;
 
 use crate::types::{Entry, LogId};

@@ -18,7 +18,7 @@ use tradewind_runtime::{
 };
 
 use crate::{
-    engine::{Engine, EngineError, SledEngine},
+    engine::{Engine, EngineError, Layered},
     marks::MarkFile,
     types::{LogId, Vote},
 };
@@ -77,7 +77,7 @@ impl Medium for Files {
     }
 
     fn open_log(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        let engine = SledEngine::open(&self.dir.join(LOG))?;
+        let engine = Layered::open(&self.dir.join(LOG))?;
         Ok(Arc::new(engine))
     }
 

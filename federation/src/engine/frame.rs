@@ -13,14 +13,20 @@ pub(crate) const MAX_ENTRY: usize = 1024 * 1024 + 64 * 1024;
 
 const HEADER: usize = 1 + 8 + 8 + 4 + 4;
 
-pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, EngineError> {
+/// Puts the frame of `entry` behind what `out` holds.
+pub(crate) fn encode_into(entry: &Entry, out: &mut Vec<u8>) -> Result<(), EngineError> {
     let index = entry.log_id.index;
-    let body = serde_json::to_vec(entry).map_err(|e| EngineError::Corrupt {
+    let start = out.len();
+    out.push(VERSION);
+    out.extend_from_slice(&index.to_be_bytes());
+    out.extend_from_slice(&entry.log_id.leader_id.term.to_be_bytes());
+    // Length and checksum follow when the body is there.
+    out.extend_from_slice(&[0; 8]);
+    serde_json::to_writer(&mut *out, entry).map_err(|e| EngineError::Corrupt {
         index,
         what: e.to_string(),
     })?;
-    let bytes = body.len() + HEADER;
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let bytes = out.len() - start;
     if bytes > MAX_ENTRY {
         return Err(EngineError::TooLarge {
             index,
@@ -28,15 +34,24 @@ pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, EngineError> {
             limit: MAX_ENTRY,
         });
     }
-    let mut out = Vec::with_capacity(bytes);
-    out.push(VERSION);
-    out.extend_from_slice(&index.to_be_bytes());
-    out.extend_from_slice(&entry.log_id.leader_id.term.to_be_bytes());
-    out.extend_from_slice(&length.to_be_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&out), &body);
-    out.extend_from_slice(&crc.to_be_bytes());
-    out.extend_from_slice(&body);
-    Ok(out)
+    let (header, body) = out
+        .get_mut(start..)
+        .unwrap_or_default()
+        .split_at_mut(HEADER);
+    let (head, crc_place) = header.split_at_mut(HEADER - 4);
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    if let Some(place) = head.last_chunk_mut::<4>() {
+        *place = length.to_be_bytes();
+    }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(head), body);
+    crc_place.copy_from_slice(&crc.to_be_bytes());
+    Ok(())
+}
+
+/// Which entry `framed` claims to hold.
+pub(crate) fn index(framed: &[u8]) -> Option<u64> {
+    let bytes = framed.get(1..)?.first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*bytes))
 }
 
 pub(crate) fn decode(index: u64, bytes: &[u8]) -> Result<Entry, EngineError> {
@@ -86,7 +101,9 @@ mod tests {
     #[test]
     fn any_flipped_bit_is_noticed() {
         let entry: Entry = blank_ent(3, 1, 17);
-        let good = encode(&entry).unwrap();
+        let mut good = b"before".to_vec();
+        encode_into(&entry, &mut good).unwrap();
+        let good = good.split_off(6);
         assert_eq!(decode(17, &good).unwrap(), entry);
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();

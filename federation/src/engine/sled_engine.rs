@@ -16,7 +16,7 @@ use std::{
 
 use sled::{Batch, Db};
 
-use super::{Engine, EngineError, frame};
+use super::{EngineError, frame};
 use crate::types::{Entry, LogId};
 
 /// One value, bytes. sled moves any page larger than a quarter of a segment (128 KiB) to a file of its own that it never
@@ -35,7 +35,7 @@ const MARK: &[u8] = b"m";
 const ENTRY: u8 = b'e';
 
 #[derive(Debug)]
-pub(crate) struct SledEngine {
+pub(super) struct SledEngine {
     /// Taken only when this is dropped.
     db: Option<Db>,
     /// Our own handle of `<path>/db`, for fdatasync.
@@ -44,7 +44,7 @@ pub(crate) struct SledEngine {
 
 impl SledEngine {
     /// Opens or makes the log in `path`. The caller retries while the last owner's lock lingers.
-    pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
+    pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
@@ -65,7 +65,7 @@ impl SledEngine {
         self.db.as_ref().ok_or_else(closed)
     }
 
-    fn sync(&self) -> Result<(), EngineError> {
+    pub(super) fn sync(&self) -> Result<(), EngineError> {
         self.db()?.flush()?;
         self.file.sync_data()?;
         Ok(())
@@ -159,13 +159,31 @@ fn index_of(key: &[u8]) -> Option<u64> {
     (*kind == ENTRY).then(|| u64::from_be_bytes(*index))
 }
 
-impl Engine for SledEngine {
-    fn read_range(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
+impl SledEngine {
+    /// Puts framed entries down; durable after the next `sync`.
+    pub(super) fn put(&self, framed: &[(u64, Vec<u8>)]) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        for (index, framed) in framed {
+            for (number, part) in (0_u16..).zip(framed.chunks(PART)) {
+                let mut key = prefix(*index).to_vec();
+                key.extend_from_slice(&number.to_be_bytes());
+                batch.insert(key, part);
+            }
+        }
+        Ok(self.db()?.apply_batch(batch)?)
+    }
+
+    /// Entries of `range`, as [`super::Engine`] says, and how many bytes they have.
+    pub(super) fn read_range(
+        &self,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> Result<(Vec<Entry>, usize), EngineError> {
         let floor = self.purged()?.map_or(0, |p| p.index + 1);
         let from = prefix(range.start.max(floor));
         let first = self.db()?.range(from..prefix(range.end)).keys().next();
         let Some(first) = first.transpose()?.and_then(|key| index_of(&key)) else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         };
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -173,39 +191,22 @@ impl Engine for SledEngine {
             let Some(framed) = self.read_one(index)? else {
                 break;
             };
-            bytes += framed.len();
-            if bytes > max_bytes && !entries.is_empty() {
+            if bytes + framed.len() > max_bytes && !entries.is_empty() {
                 break;
             }
+            bytes += framed.len();
             entries.push(frame::decode(index, &framed)?);
         }
-        Ok(entries)
+        Ok((entries, bytes))
     }
 
-    fn append_sync(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
-        let mut batch = Batch::default();
-        let mut sizes = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let framed = frame::encode(entry)?;
-            for (number, part) in (0_u16..).zip(framed.chunks(PART)) {
-                let mut key = prefix(entry.log_id.index).to_vec();
-                key.extend_from_slice(&number.to_be_bytes());
-                batch.insert(key, part);
-            }
-            sizes.push(framed.len());
-        }
-        self.db()?.apply_batch(batch)?;
-        self.sync()?;
-        Ok(sizes)
-    }
-
-    fn truncate_from(&self, index: u64) -> Result<(), EngineError> {
+    pub(super) fn truncate_from(&self, index: u64) -> Result<(), EngineError> {
         // One atomic batch: a crash leaves all of them or none, never a hole.
         self.remove(index..u64::MAX)?;
         self.sync()
     }
 
-    fn purge_to(&self, upto: LogId) -> Result<(), EngineError> {
+    pub(super) fn purge_to(&self, upto: LogId) -> Result<(), EngineError> {
         let mark = serde_json::to_vec(&upto).map_err(|e| EngineError::Corrupt {
             index: upto.index,
             what: e.to_string(),
@@ -232,7 +233,7 @@ impl Engine for SledEngine {
         Ok(())
     }
 
-    fn purged(&self) -> Result<Option<LogId>, EngineError> {
+    pub(super) fn purged(&self) -> Result<Option<LogId>, EngineError> {
         let Some(framed) = self.db()?.get(MARK)? else {
             return Ok(None);
         };
@@ -251,7 +252,7 @@ impl Engine for SledEngine {
             .map_err(|_| corrupt("does not hold a log id"))
     }
 
-    fn last(&self) -> Result<Option<LogId>, EngineError> {
+    pub(super) fn last(&self) -> Result<Option<LogId>, EngineError> {
         let purged = self.purged()?;
         let Some(index) = self.last_index()? else {
             return Ok(purged);
@@ -265,7 +266,7 @@ impl Engine for SledEngine {
         }
     }
 
-    fn size_on_disk(&self) -> u64 {
+    pub(super) fn size_on_disk(&self) -> u64 {
         self.db()
             .ok()
             .and_then(|db| db.size_on_disk().ok())

@@ -324,7 +324,9 @@ impl Engine for SimMedium {
     fn append_sync(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let mut framed = Vec::with_capacity(entries.len());
         for entry in entries {
-            framed.push((entry.log_id, frame::encode(entry)?));
+            let mut bytes = Vec::new();
+            frame::encode_into(entry, &mut bytes)?;
+            framed.push((entry.log_id, bytes));
         }
         let sizes = framed.iter().map(|(_, bytes)| bytes.len()).collect();
         self.write(Step::Append(framed), true);

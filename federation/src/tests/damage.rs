@@ -7,8 +7,8 @@ use openraft::testing::{blank_ent, log_id};
 
 use super::harness::{Hub, export, found, open, until};
 use crate::{
-    Store, StoreError, catalog::tests::name, log_store::LogStore, meters::Meters, types::Entry,
-    types::Vote,
+    Store, StoreError, catalog::tests::name, engine::Layered, log_store::LogStore, meters::Meters,
+    types::Entry, types::Vote,
 };
 
 async fn log(dir: &Path) -> Result<(LogStore, std::thread::JoinHandle<()>), StoreError> {
@@ -108,6 +108,7 @@ async fn large_entries_come_back_whole_and_stay_in_the_synced_file() {
 async fn a_log_that_lost_its_end_may_not_vote() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path()).await;
+    settle(dir.path());
     // What sled without our fdatasync does in a power cut: the tail is gone, the mark is not.
     let db = sled::open(dir.path().join("log")).unwrap();
     for key in db
@@ -143,6 +144,7 @@ async fn a_log_that_lost_its_end_may_not_vote() {
 async fn a_flipped_bit_in_an_entry_is_named() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path()).await;
+    settle(dir.path());
     let db = sled::open(dir.path().join("log")).unwrap();
     let key = db.scan_prefix(b"e").keys().nth(4).unwrap().unwrap();
     let mut value = db.get(&key).unwrap().unwrap().to_vec();
@@ -158,6 +160,11 @@ async fn a_flipped_bit_in_an_entry_is_named() {
     );
 }
 
+/// Moves the log out of its journal.
+fn settle(dir: &Path) {
+    Layered::open(&dir.join("log")).unwrap().settle().unwrap();
+}
+
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -171,15 +178,22 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn damage_anywhere_in_the_engines_file_is_an_error_or_harmless() {
+async fn damage_anywhere_in_the_engines_files_is_an_error_or_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
     written(&whole).await;
+    damage(&whole, "log/journal/00000000000000000001.segment").await;
+    settle(&whole);
+    damage(&whole, "log/db").await;
+}
+
+async fn damage(whole: &Path, file: &str) {
+    let dir = tempfile::tempdir().unwrap();
     let (mut refused, mut harmless) = (0, 0);
     for step in 0..24 {
         let copy = dir.path().join(format!("copy-{step}"));
-        copy_tree(&whole, &copy);
-        let path = copy.join("log/db");
+        copy_tree(whole, &copy);
+        let path = copy.join(file);
         let mut bytes = fs::read(&path).unwrap();
         let used = bytes.iter().rposition(|b| *b != 0).unwrap();
         // The first round only copies: it shows that the rest of this test means something.
@@ -205,7 +219,7 @@ async fn damage_anywhere_in_the_engines_file_is_an_error_or_harmless() {
             }
         }
     }
-    println!("{refused} refused, {harmless} harmless");
+    println!("{file}: {refused} refused, {harmless} harmless");
     assert!(refused > 0);
 }
 
@@ -213,6 +227,7 @@ async fn damage_anywhere_in_the_engines_file_is_an_error_or_harmless() {
 async fn a_hole_in_the_log_is_named() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path()).await;
+    settle(dir.path());
     let db = sled::open(dir.path().join("log")).unwrap();
     let key = db.scan_prefix(b"e").keys().nth(4).unwrap().unwrap();
     db.remove(key).unwrap();

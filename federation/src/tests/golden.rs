@@ -248,7 +248,8 @@ fn entries_of_level_2_are_written_as_ever() {
                 commands: Arc::new(vec![command]),
             }),
         };
-        let bytes = frame::encode(&entry).unwrap();
+        let mut bytes = Vec::new();
+        frame::encode_into(&entry, &mut bytes).unwrap();
         assert_eq!(frame::decode(index, &bytes).unwrap(), entry);
         written.push((format!("entry-{index:02}"), bytes));
     }

@@ -22,6 +22,8 @@ use crate::{catalog::tests::name, log_store::LogStore, meters::Meters};
 
 /// How many power cuts each test makes, for longer runs.
 const ROUNDS: &str = "TRADEWIND_TEST_POWER_CUTS";
+/// The file that the log begins in.
+const FIRST_SEGMENT: &str = "00000000000000000001.segment";
 /// What the disk writes at once; the unit in which unsynced bytes reach it or not.
 const PAGE: usize = 4096;
 
@@ -250,12 +252,12 @@ async fn cut_without_sync_of(files: &str) -> Vec<Result<Model, String>> {
     all
 }
 
-/// The test of the tests above: with sled as it comes, whose flush is no fsync, they would fail; and a node whose disk
-/// lost what it acknowledged may not vote.
+/// The test of the tests above: without the syncs of the journal they would fail; and a node whose disk lost what it
+/// acknowledged may not vote.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_without_our_sync_is_caught_by_its_mark() {
     let mut caught = 0;
-    for found in cut_without_sync_of("/db/").await {
+    for found in cut_without_sync_of(&format!("/{FIRST_SEGMENT}/")).await {
         // The engine's own thread may have synced just before; otherwise the loss is noticed.
         if let Err(text) = found {
             assert!(text.contains("the disk lost acknowledged writes"), "{text}");
@@ -265,7 +267,7 @@ async fn a_log_without_our_sync_is_caught_by_its_mark() {
     }
     assert!(caught > 0, "the shim shows nothing");
     // And with no mark either, it is these tests that notice.
-    let found = cut_without_sync_of("/db/high-water/").await;
+    let found = cut_without_sync_of(&format!("/{FIRST_SEGMENT}/high-water/")).await;
     let lost = |f: &&Result<Model, String>| f.as_ref().is_err_and(|e| e.starts_with("last: "));
     assert!(found.iter().filter(lost).count() > 0, "{found:?}");
 }

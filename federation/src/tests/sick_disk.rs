@@ -281,9 +281,9 @@ const FAULTS: [(&str, &str); 6] = [
     ("30 wos /", "mount it writable again"),
     // A failed sync must never be tried again: the kernel may have dropped the pages, and says yes the second time.
     ("5 s- /high-water", "Input/output error"),
-    ("5 s /log/db", "Input/output error"),
-    ("5 w- /log/db", "Input/output error"),
-    ("28 w- /log/db", "free space on its disk"),
+    ("5 s /log/journal", "Input/output error"),
+    ("5 w- /log/journal", "Input/output error"),
+    ("28 w- /log/journal", "free space on its disk"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -325,7 +325,7 @@ async fn child_meets_faults() {
     }
     // Calls that never return: the last, for they cannot be taken back.
     let store = well(&dir, acked).await;
-    fs::write(&when, "0 s /log/db").unwrap();
+    fs::write(&when, "0 s /log/journal").unwrap();
     let error = propose(&store, acked).await.unwrap_err();
     assert!(matches!(error, ProposeError::Timeout { .. }), "{error}");
     println!("hanging: {error}");
