@@ -19,7 +19,8 @@ use crate::{
 /// |---|---|
 /// | 1 | founding, joining, exports, leases, draining, tokens |
 /// | 2 | voting preferences, nodes that go and come, attested exports, the audit log |
-pub const LEVEL: u16 = 2;
+/// | 3 | writes that go to the leader together |
+pub const LEVEL: u16 = 3;
 
 /// What a record that names no level was written by.
 const fn first_level() -> u16 {

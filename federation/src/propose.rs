@@ -26,6 +26,8 @@ use crate::{
 pub const MAX_COMMAND: usize = 1024 * 1024;
 /// Writes waiting on one node. Beyond it callers are told so at once.
 pub const MAX_WAITING: usize = 1_024;
+/// Writes that come in one call.
+pub(crate) const MAX_TOGETHER: usize = 256;
 /// Commands in one log entry.
 const BATCH: usize = 256;
 /// Bytes after which a batch takes no further command.
@@ -63,6 +65,17 @@ pub(crate) enum Ask {
     Transfer(Option<NodeId>),
     /// From the leader, which has fallen silent for it: stand for election now. From level 2 on.
     TakeOver,
+    /// Several writes, each with its own answer, at most [`MAX_TOGETHER`]. From level 3 on.
+    Writes(Vec<One>),
+}
+
+/// One of several writes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct One {
+    pub(crate) command: Box<Command>,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) actor: Option<String>,
 }
 
 impl Ask {
@@ -71,7 +84,8 @@ impl Ask {
     pub(crate) const fn may_repeat(&self) -> bool {
         match self {
             Self::ReadIndex | Self::TakeOver => true,
-            Self::Transfer(_) => false,
+            // Each of them is judged by itself.
+            Self::Transfer(_) | Self::Writes(_) => false,
             Self::Write(command) => match **command {
                 Command::Announce { .. }
                 | Command::RenewLease
@@ -94,7 +108,7 @@ impl Ask {
 }
 
 /// The leader's answer, or that of one who is not the leader.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Told {
     Outcome(Outcome),
@@ -113,6 +127,8 @@ pub(crate) enum Told {
     Unknown,
     /// Nothing was done, and asking again will not help.
     Failed(String),
+    /// To `Writes`: one for each, in order.
+    Each(Vec<Told>),
 }
 
 /// What is to be written, and for whom.

@@ -28,6 +28,7 @@ use crate::{
     contacts::Contacts,
     driver::{self, Core},
     error::{ProposeError, StoreError},
+    forward::Forwarder,
     history::{Compacted, History, Watch},
     leaving::Leaving,
     log_store::LogStore,
@@ -152,6 +153,7 @@ struct Inner {
     cluster: ClusterName,
     core: Arc<Core>,
     batcher: Batcher,
+    forwarder: Forwarder,
     history: History,
     level: u16,
     waiting: Semaphore,
@@ -245,6 +247,11 @@ impl Store {
             driver::drive_membership(Arc::clone(&core)),
         );
         let batcher = Batcher::start(raft, clock, &mut tasks);
+        let forwarder = Forwarder::start(
+            config.cluster.clone(),
+            Arc::clone(&core.transport),
+            &mut tasks,
+        );
         let owned = Owned {
             tasks: Some(tasks),
             disk: Some(disk),
@@ -255,6 +262,7 @@ impl Store {
                 cluster: config.cluster,
                 core,
                 batcher,
+                forwarder,
                 history,
                 level: config.level,
                 waiting: Semaphore::new(MAX_WAITING),

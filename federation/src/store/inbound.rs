@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use futures::future::join_all;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use tokio::time::{Instant, timeout};
 use tradewind_api::ClusterName;
@@ -13,7 +14,7 @@ use crate::{
     election::{self, PreVote},
     error::HandleError,
     net::SnapshotHeader,
-    propose::{Ask, Forwarded, LocalError, Told},
+    propose::{Ask, Forwarded, LocalError, MAX_TOGETHER, Told},
     snapshot,
     types::{Snapshot, TypeConfig},
 };
@@ -105,26 +106,45 @@ impl Store {
             });
         }
         let deadline = Duration::from_millis(asked.deadline_ms).min(self.inner.core.timing.propose);
-        let bytes = match &asked.ask {
+        let told = match asked.ask {
+            Ask::Writes(writes) if writes.len() > MAX_TOGETHER => Told::Failed(format!(
+                "{} writes came together, at most {MAX_TOGETHER} may",
+                writes.len()
+            )),
+            Ask::Writes(writes) => {
+                let each = writes
+                    .into_iter()
+                    .map(|one| self.answer(proposer, Ask::Write(one.command), one.actor, deadline));
+                Told::Each(join_all(each).await)
+            }
+            ask => self.answer(proposer, ask, asked.actor, deadline).await,
+        };
+        codec::encode(&told, "an answer to a proposal").map_err(HandleError::Answer)
+    }
+
+    /// Does the one thing that was asked for.
+    async fn answer(
+        &self,
+        proposer: &ClusterName,
+        ask: Ask,
+        actor: Option<String>,
+        deadline: Duration,
+    ) -> Told {
+        let bytes = match &ask {
             // Whoever asks without a store of its own knows no level: the leader does.
             Ask::Write(command) => self
                 .check_level(command.level())
                 .and_then(|()| crate::propose::measure(command)),
-            Ask::ReadIndex | Ask::Transfer(_) | Ask::TakeOver => Ok(0),
+            Ask::ReadIndex | Ask::Transfer(_) | Ask::TakeOver | Ask::Writes(_) => Ok(0),
         };
-        let told = match bytes {
+        match bytes {
             Err(error) => Told::Failed(error.to_string()),
             Ok(bytes) => {
-                let request = Request {
-                    ask: asked.ask,
-                    actor: asked.actor,
-                    bytes,
-                };
-                let doing = self.do_here(asked.proposer, request);
+                let request = Request { ask, actor, bytes };
+                let doing = self.do_here(proposer.clone(), request);
                 self.tell(timeout(deadline, doing).await.ok())
             }
-        };
-        codec::encode(&told, "an answer to a proposal").map_err(HandleError::Answer)
+        }
     }
 
     /// `None`: the time was up.

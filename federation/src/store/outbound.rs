@@ -16,11 +16,11 @@ use super::{LOOK, Store};
 use crate::{
     budget,
     catalog::Catalog,
-    codec,
     error::ProposeError,
+    forward::{self, Leader},
     leaving,
     peer::PeerError,
-    propose::{self, Ask, Forwarded, LocalError, MAX_WAITING, Told, Write},
+    propose::{self, Ask, Forwarded, LocalError, MAX_WAITING, One, Told, Write},
     yielding,
 };
 
@@ -229,21 +229,17 @@ impl Store {
         let Some(cluster) = membership.get_node(&leader).and_then(|n| n.cluster.clone()) else {
             return Ok(Err(Again::NotDone));
         };
-        let deadline = until.saturating_duration_since(Instant::now());
-        let ask = &request.ask;
-        let forwarded = Forwarded {
-            proposer: self.inner.cluster.clone(),
-            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-            ask: ask.clone(),
-            actor: request.actor.clone(),
+        let leader = Leader {
+            node: leader,
+            cluster,
         };
-        let frame = codec::encode(&forwarded, "a proposal")?;
-        let call = core.transport.propose(leader, &cluster, frame, deadline);
+        let ask = &request.ask;
+        let asked = self.forward(leader, request, until);
         let timed_out = || ProposeError::Timeout {
             after: core.timing.propose,
         };
-        let answer = match timeout_at(until, call).await {
-            Ok(Ok(answer)) => answer,
+        let told = match timeout_at(until, asked).await {
+            Ok(Ok(told)) => told,
             Ok(Err(PeerError::Unreachable { .. })) => return Ok(Err(Again::NotDone)),
             Ok(Err(PeerError::NoAnswer { .. })) if ask.may_repeat() => {
                 return Ok(Err(Again::Unanswered));
@@ -251,7 +247,7 @@ impl Store {
             Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => return Err(timed_out()),
             Ok(Err(PeerError::Refused { cause, .. })) => return Err(ProposeError::Rejected(cause)),
         };
-        match codec::decode(&answer, "an answer to a proposal")? {
+        match told {
             Told::NotLeader(_) => Ok(Err(Again::NotDone)),
             Told::Busy => Err(ProposeError::Busy { limit: MAX_WAITING }),
             Told::OverBudget { retry_ms } => Err(ProposeError::OverBudget {
@@ -259,8 +255,36 @@ impl Store {
             }),
             Told::Unknown => Err(timed_out()),
             Told::Failed(why) => Err(ProposeError::Rejected(why)),
-            told @ (Told::Outcome(_) | Told::ReadIndex(_) | Told::Leads(_)) => Ok(Ok(told)),
+            told @ (Told::Outcome(_) | Told::ReadIndex(_) | Told::Leads(_) | Told::Each(_)) => {
+                Ok(Ok(told))
+            }
         }
+    }
+
+    /// One call to the leader, shared with others where that may be.
+    async fn forward(
+        &self,
+        leader: Leader,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Told, PeerError> {
+        let actor = request.actor.clone();
+        if let Ask::Write(command) = &request.ask
+            && forward::may_share(command, self.catalog().level)
+        {
+            let command = command.clone();
+            let one = One { command, actor };
+            let forwarder = &self.inner.forwarder;
+            return forwarder.write(leader, one, request.bytes, until).await;
+        }
+        let deadline = until.saturating_duration_since(Instant::now());
+        let forwarded = Forwarded {
+            proposer: self.inner.cluster.clone(),
+            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            ask: request.ask.clone(),
+            actor,
+        };
+        forward::ask(&*self.inner.core.transport, &leader, &forwarded, deadline).await
     }
 
     /// Does here what the leader is asked for. The caller bounds the wait.
@@ -283,6 +307,8 @@ impl Store {
             Ask::ReadIndex => self.read_index_here().await.map(Told::ReadIndex),
             Ask::Transfer(to) => yielding::transfer(core, to).await.map(Told::Leads),
             Ask::TakeOver => self.take_over(&proposer).await.map(Told::Leads),
+            // Taken apart where they arrive.
+            Ask::Writes(_) => Err(LocalError::Refused("writes that came together".to_owned())),
         }
     }
 

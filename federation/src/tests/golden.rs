@@ -30,7 +30,7 @@ use crate::{
     engine::frame,
     log_store::LogStore,
     meters::Meters,
-    propose::{Ask, Forwarded, Told},
+    propose::{Ask, Forwarded, One, Told},
     types::{Entry, LogId, TypeConfig, Vote},
 };
 
@@ -220,8 +220,6 @@ fn level_2() -> Vec<Command> {
 
 #[test]
 fn entries_of_level_2_are_written_as_ever() {
-    assert_eq!(LEVEL, 2, "a new level needs golden files of its own");
-    let dir = golden(2);
     let commands: Vec<Stamped> = level_2()
         .into_iter()
         .map(|command| Stamped {
@@ -253,18 +251,60 @@ fn entries_of_level_2_are_written_as_ever() {
         assert_eq!(frame::decode(index, &bytes).unwrap(), entry);
         written.push((format!("entry-{index:02}"), bytes));
     }
+    compare(2, written);
+}
+
+/// Compares what is written now with what the first version of the level wrote.
+fn compare(level: u16, written: Vec<(String, Vec<u8>)>) {
+    let dir = golden(level);
     for (file, bytes) in written {
         if std::env::var_os(WRITE).is_some() {
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join(&file), &bytes).unwrap();
         }
-        let golden = read(2, &file);
+        let golden = read(level, &file);
         assert_eq!(
             String::from_utf8_lossy(&bytes),
             String::from_utf8_lossy(&golden),
             "{file}"
         );
     }
+}
+
+#[test]
+fn calls_of_level_3_are_written_as_ever() {
+    assert_eq!(LEVEL, 3, "a new level needs golden files of its own");
+    let one = |command, actor: Option<&str>| One {
+        command: Box::new(command),
+        actor: actor.map(ToOwned::to_owned),
+    };
+    let asked = Forwarded {
+        proposer: name("east"),
+        deadline_ms: 5_000,
+        ask: Ask::Writes(vec![
+            one(Command::RenewLease, None),
+            one(Command::RevokeToken("t1".to_owned()), Some("uid 0 (root)")),
+        ]),
+        actor: None,
+    };
+    let done = Outcome::Done {
+        revision: 7,
+        changed: true,
+    };
+    let told = Told::Each(vec![
+        Told::Outcome(done),
+        Told::OverBudget { retry_ms: 20 },
+        Told::NotLeader(Some(2)),
+    ]);
+    let asked = codec::encode(&asked, "proposals").unwrap();
+    let told = codec::encode(&told, "answers").unwrap();
+    codec::decode::<Forwarded>(&asked, "proposals").unwrap();
+    codec::decode::<Told>(&told, "answers").unwrap();
+    let written = [("wire-writes", asked), ("wire-each", told)];
+    compare(
+        3,
+        written.map(|(file, bytes)| (file.to_owned(), bytes)).into(),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
