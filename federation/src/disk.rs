@@ -12,13 +12,14 @@ use std::{
 
 use openraft::{EntryPayload, storage::LogFlushed};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tradewind_runtime::files;
 
 use crate::{
     engine::{Engine, EngineError},
+    flush::{Flushed, Reached, Sharing},
     log_store::Tail,
     medium::{LOG, Mark, Medium},
     meters::Meters,
@@ -33,13 +34,16 @@ const MARK_TRAILS: Duration = Duration::from_millis(50);
 /// Entries that share one flush; bounds the time the first of them waits.
 const GROUP: usize = 4_096;
 
+/// Who waits for an append: openraft, in two ways.
+pub(crate) type Asker = (LogFlushed<TypeConfig>, Done);
+
 pub(crate) type Done = oneshot::Sender<Result<(), String>>;
 
 pub(crate) enum Job {
+    /// Nobody to be told where openraft was told already.
     Append {
         entries: Vec<Entry>,
-        flushed: LogFlushed<TypeConfig>,
-        done: Done,
+        asker: Option<Asker>,
     },
     Truncate {
         from: u64,
@@ -65,19 +69,46 @@ pub(crate) struct Written {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
     pub(crate) tail: Tail,
+    pub(crate) sharing: Sharing,
     /// Why nothing more is written, if so.
     pub(crate) failed: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SharedWritten(Arc<Mutex<Written>>);
+pub(crate) struct SharedWritten {
+    written: Arc<Mutex<Written>>,
+    reached: watch::Sender<Reached>,
+}
 
 impl SharedWritten {
+    /// `written` is on the disk.
     pub(crate) fn new(written: Written) -> Self {
-        Self(Arc::new(Mutex::new(written)))
+        let (reached, _) = watch::channel(Reached {
+            last: written.last,
+            failed: false,
+        });
+        Self {
+            written: Arc::new(Mutex::new(written)),
+            reached,
+        }
     }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Written> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For whoever waits until something is durable.
+    pub(crate) fn flushed(&self) -> Flushed {
+        Flushed::new(self.reached.subscribe())
+    }
+
+    fn reach(&self, last: Option<LogId>) {
+        self.reached.send_modify(|reached| reached.last = last);
+    }
+
+    fn fail(&self, why: &str) {
+        self.lock().failed = Some(why.to_owned());
+        self.reached.send_modify(|reached| reached.failed = true);
     }
 }
 
@@ -85,7 +116,7 @@ impl SharedWritten {
 enum Work {
     Append {
         entries: Vec<Entry>,
-        waiting: Vec<(LogFlushed<TypeConfig>, Done)>,
+        waiting: Vec<Asker>,
     },
     Truncate {
         from: u64,
@@ -106,26 +137,18 @@ impl Work {
     /// Starts with `job` and takes the appends that wait behind it; gives the job that did not fit.
     fn gather(job: Job, jobs: &mut mpsc::Receiver<Job>) -> (Self, Option<Job>) {
         let (entries, first) = match job {
-            Job::Append {
-                entries,
-                flushed,
-                done,
-            } => (entries, (flushed, done)),
+            Job::Append { entries, asker } => (entries, asker),
             Job::Truncate { from, done } => return (Self::Truncate { from, done }, None),
             Job::Purge { upto, done } => return (Self::Purge { upto, done }, None),
             Job::SaveVote { vote, done } => return (Self::SaveVote { vote, done }, None),
             Job::Committed(mark) => return (Self::Committed(mark), None),
         };
-        let (mut all, mut waiting, mut next) = (entries, vec![first], None);
+        let (mut all, mut waiting, mut next) = (entries, Vec::from_iter(first), None);
         while all.len() < GROUP {
             match jobs.try_recv() {
-                Ok(Job::Append {
-                    entries,
-                    flushed,
-                    done,
-                }) => {
+                Ok(Job::Append { entries, asker }) => {
                     all.extend(entries);
-                    waiting.push((flushed, done));
+                    waiting.extend(asker);
                 }
                 Ok(other) => {
                     next = Some(other);
@@ -245,7 +268,7 @@ impl Disk {
         if let Err(why) = &result {
             tracing::error!(error = %why, "the store's disk failed; this node stops writing");
             self.failed = Some(why.clone());
-            self.written.lock().failed = Some(why.clone());
+            self.written.fail(why);
         }
         result
     }
@@ -273,17 +296,22 @@ impl Disk {
         match effect {
             Effect::Nothing => {}
             Effect::Appended(entries) => {
-                written.last = entries.last().map(|(e, _)| e.log_id).or(written.last);
+                let last = entries.last().map(|(e, _)| e.log_id);
+                // A leader's further entries may stand there already.
+                written.last = written.last.max(last);
                 written.tail.extend(entries.into_iter());
+                self.written.reach(last);
             }
             Effect::Truncated { from, last } => {
                 written.last = last;
                 written.tail.truncate_from(from);
+                self.written.reach(last);
             }
             Effect::Purged(upto) => {
                 written.purged = Some(upto);
                 if written.last.is_none_or(|l| l.index < upto.index) {
                     written.last = Some(upto);
+                    self.written.reach(Some(upto));
                 }
                 written.tail.purge_to(upto.index);
             }

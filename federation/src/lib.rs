@@ -15,6 +15,7 @@ mod driver;
 mod election;
 mod engine;
 pub mod error;
+mod flush;
 mod forward;
 mod history;
 mod leaving;

@@ -24,9 +24,10 @@ use crate::{
     disk::{Disk, Done, Job, SharedWritten, Written},
     engine::{Engine, EngineError},
     error::StoreError,
+    flush::{Flushed, Sharing},
     medium::{COMMITTED, HIGH_WATER, Hands, LOG, Mark, Medium, VOTE, Writer},
     meters::Meters,
-    types::{Entry, LogId, StorageError, TypeConfig, Vote},
+    types::{Entry, LogId, StorageError, StoredMembership, TypeConfig, Vote},
 };
 
 /// How long a lock of a process that just died is waited for.
@@ -50,18 +51,42 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
+    /// Adds entries, or says what those take that were added before they were written.
     pub(crate) fn extend(&mut self, entries: impl Iterator<Item = (Entry, usize)>) {
         for (entry, bytes) in entries {
+            if let Some(known) = self.place_of(entry.log_id) {
+                let before = std::mem::replace(known, bytes);
+                self.bytes = self.bytes.saturating_sub(before).saturating_add(bytes);
+                self.shrink();
+                continue;
+            }
+            let first = self.entries.front();
+            if first.is_some_and(|(first, _)| entry.log_id < first.log_id) {
+                // Written late: newer ones took its place meanwhile.
+                continue;
+            }
             let last = self.entries.back();
             if last.is_some_and(|(last, _)| last.log_id.index + 1 != entry.log_id.index) {
                 *self = Self::default();
             }
             self.entries.push_back((entry, bytes));
             self.bytes += bytes;
-            while self.entries.len() > TAIL || self.bytes > TAIL_BYTES {
-                let dropped = self.entries.pop_front();
-                self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
-            }
+            self.shrink();
+        }
+    }
+
+    /// What the entry counts for, if it is here.
+    fn place_of(&mut self, id: LogId) -> Option<&mut usize> {
+        let first = self.entries.front()?.0.log_id.index;
+        let nth = usize::try_from(id.index.checked_sub(first)?).ok()?;
+        let found = self.entries.get_mut(nth).filter(|(e, _)| e.log_id == id);
+        found.map(|(_, bytes)| bytes)
+    }
+
+    fn shrink(&mut self) {
+        while self.entries.len() > TAIL || self.bytes > TAIL_BYTES {
+            let dropped = self.entries.pop_front();
+            self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
         }
     }
 
@@ -210,6 +235,35 @@ impl LogStore {
     /// Up to where the log was purged.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.written.lock().purged
+    }
+
+    /// For whoever waits until something is durable.
+    pub(crate) fn flushed(&self) -> Flushed {
+        self.written.flushed()
+    }
+
+    /// Takes note of a membership that lies in a snapshot.
+    pub(crate) fn note_membership(&self, stored: &StoredMembership) {
+        let Some(id) = stored.log_id() else {
+            return;
+        };
+        let mut written = self.written.lock();
+        written.sharing.note(id.index, stored.membership());
+    }
+
+    /// Shows `entries` to readers before they are durable, where `flush` says that this may be.
+    fn let_go(&self, entries: &[Entry]) -> Option<mpsc::Sender<Job>> {
+        let mut written = self.written.lock();
+        written.sharing.read(entries);
+        let lets_go = written.sharing.lets_go(entries, written.vote.as_ref());
+        if !lets_go || written.failed.is_some() {
+            return None;
+        }
+        let jobs = self.jobs()?;
+        written.last = entries.last().map(|e| e.log_id).or(written.last);
+        // What they take on the disk is known when they are there.
+        written.tail.extend(entries.iter().cloned().map(|e| (e, 0)));
+        Some(jobs)
     }
 
     /// Why the disk thread stopped writing, if it did.
@@ -362,7 +416,8 @@ impl Loaded {
                 confirmed: confirmed.index,
             });
         }
-        check_entries(engine, purged, last, confirmed).map_err(|what| corrupt(&log_path, what))?;
+        let sharing = check_entries(engine, purged, last, confirmed)
+            .map_err(|what| corrupt(&log_path, what))?;
         let written = Written {
             purged,
             last,
@@ -370,6 +425,7 @@ impl Loaded {
             // Never beyond the log: a commit that the log lost is the leader's to tell again.
             committed: committed.filter(|c| last.is_some_and(|l| l.index >= c.index)),
             tail: Tail::default(),
+            sharing,
             failed: None,
         };
         Ok(Self {
@@ -380,15 +436,16 @@ impl Loaded {
     }
 }
 
-/// Reads the whole log once: every checksum, no hole, and where the mark points the entry that was confirmed.
+/// Reads the whole log once, and what memberships it holds: every checksum, no hole, and where the mark points the entry that was confirmed.
 fn check_entries(
     engine: &dyn Engine,
     purged: Option<LogId>,
     last: Option<LogId>,
     confirmed: Option<LogId>,
-) -> Result<(), String> {
+) -> Result<Sharing, String> {
+    let mut sharing = Sharing::default();
     let Some(last) = last else {
-        return Ok(());
+        return Ok(sharing);
     };
     let mut next = purged.map_or(0, |p| p.index + 1);
     let mut before = purged;
@@ -406,6 +463,7 @@ fn check_entries(
         if entries.first().is_none_or(|e| e.log_id.index != next) {
             return Err(missing());
         }
+        sharing.read(&entries);
         for entry in entries {
             if before.is_some_and(|b| b.leader_id > entry.log_id.leader_id) {
                 return Err(format!("the term goes back at log entry {next}"));
@@ -420,7 +478,7 @@ fn check_entries(
             next += 1;
         }
     }
-    Ok(())
+    Ok(sharing)
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -509,11 +567,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().collect();
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        if let Some(jobs) = self.let_go(&entries) {
+            let gone = |_closed| AnyError::error("the store's disk thread has ended");
+            let job = Job::Append {
+                entries,
+                asker: None,
+            };
+            let sent = jobs.send(job).await.map_err(gone);
+            sent.map_err(|e| StorageError::from(StorageIOError::write_logs(e)))?;
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        }
         let appended = self.run(|done| Job::Append {
             entries,
-            flushed: callback,
-            done,
+            asker: Some((callback, done)),
         });
         appended
             .await
@@ -522,6 +590,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let from = log_id.index;
+        self.written.lock().sharing.truncate_from(from);
         let truncated = self.run(|done| Job::Truncate { from, done }).await;
         truncated.map_err(|e| StorageIOError::write_logs(e).into())
     }

@@ -18,6 +18,7 @@ use tradewind_api::{ClusterName, NodeId};
 use crate::{
     codec,
     contacts::Contacts,
+    flush::Flushed,
     peer::PeerTransport,
     snapshot::SnapshotDir,
     types::{RaftNode, Snapshot, SnapshotMeta, TypeConfig, Vote},
@@ -39,6 +40,7 @@ pub(crate) struct Net {
     pub(crate) transport: Arc<dyn PeerTransport>,
     pub(crate) snapshots: SnapshotDir,
     pub(crate) contacts: Arc<Contacts>,
+    pub(crate) flushed: Flushed,
 }
 
 #[derive(Debug)]
@@ -93,8 +95,16 @@ impl RaftNetwork<TypeConfig> for Peer {
         let cluster = self.cluster()?;
         let frame = codec::encode(&rpc, "entries").map_err(|e| unreachable(&e))?;
         let transport = Arc::clone(&self.net.transport);
-        let answer = transport.append_entries(self.id, &cluster, frame, option.hard_ttl());
-        Ok(self.answer(answer.await, "an answer to entries")?)
+        let limit = option.hard_ttl();
+        let answer = transport.append_entries(self.id, &cluster, frame, limit);
+        let answer = self.answer(answer.await, "an answer to entries")?;
+        // See `flush`: openraft takes this node's own entries for durable before they are.
+        let about = rpc.entries.last().map(|e| e.log_id).or(rpc.prev_log_id);
+        if !self.net.flushed.reaches(about, limit).await {
+            let slow = AnyError::error("this node's own disk does not have the entries yet");
+            return Err(unreachable(&slow).into());
+        }
+        Ok(answer)
     }
 
     async fn vote(

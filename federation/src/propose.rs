@@ -128,7 +128,7 @@ pub(crate) enum Told {
     /// Nothing was done, and asking again will not help.
     Failed(String),
     /// To `Writes`: one for each, in order.
-    Each(Vec<Told>),
+    Each(Vec<Self>),
 }
 
 /// What is to be written, and for whom.

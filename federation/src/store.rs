@@ -202,6 +202,9 @@ impl Store {
         let (snapshots, state) = SnapshotDir::open(&dir.join("snapshots"), log.purged())?;
         let snapshots = snapshots.with_hands(log.hands());
         log.stand_down(config.node_id);
+        if let Some(state) = &state {
+            log.note_membership(&state.membership);
+        }
         let history = History::default();
         let (machine, catalog) = Machine::new(
             state,
@@ -217,6 +220,7 @@ impl Store {
             transport: Arc::clone(&transport),
             snapshots: snapshots.clone(),
             contacts: Arc::clone(&contacts),
+            flushed: log.flushed(),
         };
         let raft_config = raft_config(&config.timing, ground.compaction)?;
         let raft = Raft::new(config.node_id, raft_config, net, log.clone(), machine)

@@ -79,6 +79,7 @@ impl Store {
             .await
             .map_err(std::io::Error::other)?
             .map_err(std::io::Error::other)?;
+        let membership = header.meta.last_membership.clone();
         let snapshot = Snapshot {
             meta: header.meta,
             snapshot: Box::new(snapshot::Content::received(state)),
@@ -86,6 +87,7 @@ impl Store {
         let answer = core.raft.install_full_snapshot(header.vote, snapshot).await;
         let answer = answer.map_err(|e| HandleError::Stopped(e.to_string()))?;
         if answer.vote <= header.vote {
+            core.log.note_membership(&membership);
             core.contacts.leader_spoke(Instant::now());
         }
         codec::encode(&answer, "an answer to a snapshot").map_err(HandleError::Answer)

@@ -9,6 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::{SEGMENT_BYTES, places::Place};
 
 /// Segments kept for reuse, so that a full one costs a rename and not the filling of a new one.
@@ -17,8 +19,9 @@ const SPARES: usize = 2;
 const USED: &str = "segment";
 /// The same for one that is being made or waits for its next use.
 const SPARE: &str = "spare";
-/// Written at a time when a segment is filled with zeros.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+/// Written at a time when a segment is filled with zeros: one page. The page cache keeps what came in one write in one
+/// piece, and later writes all of that piece out again for each record in it.
+const ZEROS: [u8; 4096] = [0; 4096];
 
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -59,6 +62,9 @@ impl Segment {
             }
         }
         bytes.truncate(read);
+        // For the same reason as with `ZEROS`: what was read ahead lies in large pieces. A hint, as good as it is.
+        let forget = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        let _hinted = posix_fadvise(&self.file, 0, 0, forget);
         Ok(bytes)
     }
 }
