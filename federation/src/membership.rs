@@ -67,7 +67,8 @@ pub(crate) enum Change {
 
 /// The next change, if any is due and safe.
 pub(crate) fn plan(catalog: &Catalog, view: &View) -> Option<Change> {
-    if !catalog.is_founded() {
+    // Whoever removed itself leaves the rest to the next leader.
+    if !catalog.is_founded() || !view.nodes.contains(&view.me) {
         return None;
     }
     if let [_, .., wanted] = view.voters.as_slice() {
@@ -490,6 +491,15 @@ mod tests {
         alone.nodes.insert(2);
         alone.leaving.insert(name("west"));
         assert_eq!(plan(&catalog, &alone), None, "nobody would be left to vote");
+    }
+
+    #[test]
+    fn a_leader_that_removed_itself_changes_nothing_more() {
+        let catalog = catalog(&["west", "central", "east"]);
+        let mut removed = view(&[2], &[2, 3]);
+        assert_eq!(plan(&catalog, &removed), None);
+        removed.nodes.insert(removed.me);
+        assert!(plan(&catalog, &removed).is_some());
     }
 
     #[test]
