@@ -33,13 +33,15 @@ use crate::{
     status::StoreStatus,
     store::Timing,
     types::{Membership, Metrics, Raft},
-    yielding::Yielding,
+    yielding::{self, Yielding},
 };
 
 /// How often the leader looks at the membership when nothing nudges it.
 const MEMBERSHIP_PERIOD: Duration = Duration::from_millis(500);
 /// One membership change must end within this, or the next look starts afresh.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a leader without a vote leads on when nobody took over: it takes no writes while it lets another lead.
+const STEP_BACK_PAUSE: Duration = Duration::from_secs(10);
 /// A node that answered within this many heartbeats counts as answering.
 const ANSWERING_HEARTBEATS: u32 = 10;
 
@@ -322,7 +324,7 @@ async fn ask_one(
 pub(crate) async fn drive_membership(core: Arc<Core>) {
     let mut period = interval(MEMBERSHIP_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut led_since = None;
+    let (mut led_since, mut stepped_back) = (None, None::<Instant>);
     loop {
         tokio::select! {
             biased;
@@ -342,11 +344,30 @@ pub(crate) async fn drive_membership(core: Arc<Core>) {
             let Some(change) = next_change(&core, led_since, &look) else {
                 break;
             };
+            if change == Change::StepBack {
+                drop(look);
+                let lately = stepped_back.is_some_and(|at| at.elapsed() < STEP_BACK_PAUSE);
+                if !lately {
+                    stepped_back = Some(Instant::now());
+                    step_back(&core).await;
+                }
+                break;
+            }
             tracing::info!(node = core.me, ?change, "changing the store's membership");
             if !carry_out(&core, change).await {
                 break;
             }
         }
+    }
+}
+
+async fn step_back(core: &Core) {
+    tracing::info!(node = core.me, "leading without a vote");
+    let deadline = core.timing.propose;
+    match timeout(deadline, yielding::transfer(core, None)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(?error, "nobody else took the lead"),
+        Err(_elapsed) => tracing::warn!("nobody else took the lead in time"),
     }
 }
 
@@ -431,6 +452,7 @@ async fn carry_out(core: &Core, change: Change) -> bool {
                 raft.change_membership(ChangeMembers::RemoveNodes(ids), false)
                     .await
             }
+            Change::StepBack => return Ok(false),
         };
         changed.map(|_| true)
     });
