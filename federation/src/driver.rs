@@ -114,8 +114,7 @@ impl Core {
         metrics.borrow_and_update();
         self.raft.with_raft_state(|_| ()).await.ok()?;
         metrics.changed().await.ok()?;
-        let last = metrics.borrow().last_log_index;
-        last
+        metrics.borrow().last_log_index
     }
 
     /// On a leader: a majority confirmed it within the lease.
