@@ -23,22 +23,25 @@ use crate::{
     codec,
     contacts::Contacts,
     election::{self, PreVote, PreVoteAnswer, Standing, Step},
-    leaving::Leaving,
+    leaving::{Leaving, Look},
     log_store::LogStore,
     membership::{self, Change, View},
     meters::Meters,
     peer::PeerTransport,
+    propose::LocalError,
     snapshot::SnapshotDir,
     status::StoreStatus,
     store::Timing,
-    types::{Metrics, Raft},
-    yielding::Yielding,
+    types::{Membership, Metrics, Raft},
+    yielding::{self, Yielding},
 };
 
 /// How often the leader looks at the membership when nothing nudges it.
 const MEMBERSHIP_PERIOD: Duration = Duration::from_millis(500);
 /// One membership change must end within this, or the next look starts afresh.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a leader without a vote leads on when nobody took over: it takes no writes while it lets another lead.
+const STEP_BACK_PAUSE: Duration = Duration::from_secs(10);
 /// A node that answered within this many heartbeats counts as answering.
 const ANSWERING_HEARTBEATS: u32 = 10;
 
@@ -92,6 +95,26 @@ impl Core {
             leader: metrics.current_leader,
             voters: membership.get_joint_config().clone(),
         }
+    }
+
+    /// Who is a member, and who votes, as consensus itself has it behind all that it was handed before.
+    pub(crate) async fn membership(&self) -> Result<Membership, LocalError> {
+        let asked = self
+            .raft
+            .with_raft_state(|state| state.membership_state.effective().membership().clone());
+        let answer = asked.await;
+        answer.map_err(|e| LocalError::Stopped(e.to_string()))
+    }
+
+    /// The end of the log behind all that consensus was handed before.
+    async fn end_of_log(&self) -> Option<u64> {
+        let mut metrics = self.raft.metrics();
+        // Questions are answered in order: behind this one it has everything, and shows it behind the next one.
+        self.raft.with_raft_state(|_| ()).await.ok()?;
+        metrics.borrow_and_update();
+        self.raft.with_raft_state(|_| ()).await.ok()?;
+        metrics.changed().await.ok()?;
+        metrics.borrow().last_log_index
     }
 
     /// On a leader: a majority confirmed it within the lease.
@@ -300,7 +323,7 @@ async fn ask_one(
 pub(crate) async fn drive_membership(core: Arc<Core>) {
     let mut period = interval(MEMBERSHIP_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut led_since = None;
+    let (mut led_since, mut stepped_back) = (None, None::<Instant>);
     loop {
         tokio::select! {
             biased;
@@ -313,7 +336,22 @@ pub(crate) async fn drive_membership(core: Arc<Core>) {
         }
         let led_since = *led_since.get_or_insert_with(Instant::now);
         // One change at a time; each look starts from what is true then.
-        while let Some(change) = next_change(&core, led_since) {
+        loop {
+            forget_who_left(&core).await;
+            // Over the change, too: whoever is to leave waits for its end.
+            let look = core.leaving.look();
+            let Some(change) = next_change(&core, led_since, &look) else {
+                break;
+            };
+            if change == Change::StepBack {
+                drop(look);
+                let lately = stepped_back.is_some_and(|at| at.elapsed() < STEP_BACK_PAUSE);
+                if !lately {
+                    stepped_back = Some(Instant::now());
+                    step_back(&core).await;
+                }
+                break;
+            }
             tracing::info!(node = core.me, ?change, "changing the store's membership");
             if !carry_out(&core, change).await {
                 break;
@@ -322,7 +360,28 @@ pub(crate) async fn drive_membership(core: Arc<Core>) {
     }
 }
 
-fn next_change(core: &Core, led_since: Instant) -> Option<Change> {
+async fn step_back(core: &Core) {
+    tracing::info!(node = core.me, "leading without a vote");
+    let deadline = core.timing.propose;
+    match timeout(deadline, yielding::transfer(core, None)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(?error, "nobody else took the lead"),
+        Err(_elapsed) => tracing::warn!("nobody else took the lead in time"),
+    }
+}
+
+/// Lets those vote again who were to leave and did not.
+async fn forget_who_left(core: &Core) {
+    let last = if core.leaving.has_let_go() {
+        core.end_of_log().await
+    } else {
+        None
+    };
+    let applied = core.metrics().last_applied;
+    core.leaving.forget(last, applied.map(|id| id.index));
+}
+
+fn next_change(core: &Core, led_since: Instant, look: &Look) -> Option<Change> {
     let metrics = core.metrics();
     let leads = metrics.state == ServerState::Leader;
     // Before its own first entry is applied, a new leader's catalog may be old.
@@ -356,7 +415,7 @@ fn next_change(core: &Core, led_since: Instant) -> Option<Change> {
         answering: answering.into_iter().collect(),
         away,
         replace_after: core.timing.replace_after,
-        leaving: core.leaving.now(),
+        leaving: look.names.clone(),
     };
     membership::plan(&catalog, &view)
 }
@@ -364,7 +423,13 @@ fn next_change(core: &Core, led_since: Instant) -> Option<Change> {
 async fn carry_out(core: &Core, change: Change) -> bool {
     let raft = &core.raft;
     let done = timeout(CHANGE_DEADLINE, async {
-        match change {
+        // openraft lets a leader that is out of the membership lead on until its next tick, and must not be asked for
+        // another change by then. All changes are sent here, so that none comes between this answer and the next one.
+        match core.membership().await {
+            Ok(now) if now.get_node(&core.me).is_some() => {}
+            Ok(_) | Err(_) => return Ok(false),
+        }
+        let changed = match change {
             Change::AddLearner(id, node) => raft.add_learner(id, node, false).await,
             Change::Promote(id) => {
                 let add = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
@@ -386,10 +451,12 @@ async fn carry_out(core: &Core, change: Change) -> bool {
                 raft.change_membership(ChangeMembers::RemoveNodes(ids), false)
                     .await
             }
-        }
+            Change::StepBack => return Ok(false),
+        };
+        changed.map(|_| true)
     });
     match done.await {
-        Ok(Ok(_)) => true,
+        Ok(Ok(done)) => done,
         Ok(Err(error)) => {
             tracing::warn!(%error, "a membership change did not happen");
             false

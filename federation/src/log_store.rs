@@ -13,7 +13,7 @@ use std::{
 };
 
 use openraft::{
-    AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -416,14 +416,16 @@ impl Loaded {
                 confirmed: confirmed.index,
             });
         }
-        let sharing = check_entries(engine, purged, last, confirmed)
+        let (sharing, settled) = check_entries(engine, purged, last, confirmed)
             .map_err(|what| corrupt(&log_path, what))?;
         let written = Written {
             purged,
             last,
             vote,
             // Never beyond the log: a commit that the log lost is the leader's to tell again.
-            committed: committed.filter(|c| last.is_some_and(|l| l.index >= c.index)),
+            committed: committed
+                .filter(|c| last.is_some_and(|l| l.index >= c.index))
+                .max(settled),
             tail: Tail::default(),
             sharing,
             failed: None,
@@ -436,17 +438,20 @@ impl Loaded {
     }
 }
 
-/// Reads the whole log once, and what memberships it holds: every checksum, no hole, and where the mark points the entry that was confirmed.
+/// Reads the whole log once: every checksum, no hole, and where the mark points the entry that was confirmed. Gives the
+/// memberships it holds, and which is the last but one: it was committed before the last was written, also where the note
+/// of that is lost. What is applied up to there knows everybody whose vote the last membership needs.
 fn check_entries(
     engine: &dyn Engine,
     purged: Option<LogId>,
     last: Option<LogId>,
     confirmed: Option<LogId>,
-) -> Result<Sharing, String> {
+) -> Result<(Sharing, Option<LogId>), String> {
     let mut sharing = Sharing::default();
     let Some(last) = last else {
-        return Ok(sharing);
+        return Ok((sharing, None));
     };
+    let (mut before_last, mut last_membership) = (None, None);
     let mut next = purged.map_or(0, |p| p.index + 1);
     let mut before = purged;
     while next <= last.index {
@@ -474,11 +479,14 @@ fn check_entries(
                     entry.log_id.leader_id.term, confirmed.leader_id.term
                 ));
             }
+            if matches!(entry.payload, EntryPayload::Membership(_)) {
+                before_last = last_membership.replace(entry.log_id);
+            }
             before = Some(entry.log_id);
             next += 1;
         }
     }
-    Ok(sharing)
+    Ok((sharing, before_last))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

@@ -3,7 +3,7 @@
 //! Every member's nodes become learners; one of each cluster becomes a voter once it has caught up, up to five and an odd
 //! number of them, since a fourth voter makes writes slower and protects nothing more. A voter that stays away is
 //! replaced by a learner that is there. Nodes of clusters that left go. No change is planned unless those who answer are
-//! a majority before it and after it.
+//! a majority before it and after it. A leader that does not vote takes no vote away: it lets a voter lead.
 
 use std::{
     cmp::Reverse,
@@ -19,6 +19,9 @@ use crate::{catalog::Catalog, types::RaftNode};
 pub(crate) const MAX_VOTERS: usize = 5;
 /// A learner within this many entries of the leader has caught up; the last ones are always on their way.
 pub(crate) const CAUGHT_UP: u64 = 100;
+
+/// From which level of the federation on a node can be asked to lead.
+const STEP_BACK_LEVEL: u16 = 2;
 
 /// What the leader sees.
 #[derive(Clone, Debug)]
@@ -63,11 +66,14 @@ pub(crate) enum Change {
     RemoveVoter(NodeId),
     /// Learners go, for good.
     RemoveLearners(BTreeSet<NodeId>),
+    /// No change: the leader does not vote, and lets a voter lead.
+    StepBack,
 }
 
 /// The next change, if any is due and safe.
 pub(crate) fn plan(catalog: &Catalog, view: &View) -> Option<Change> {
-    if !catalog.is_founded() {
+    // Whoever removed itself leaves the rest to the next leader.
+    if !catalog.is_founded() || !view.nodes.contains(&view.me) {
         return None;
     }
     if let [_, .., wanted] = view.voters.as_slice() {
@@ -88,6 +94,9 @@ pub(crate) fn plan(catalog: &Catalog, view: &View) -> Option<Change> {
         voters,
         homes,
     };
+    if !voters.contains(&view.me) {
+        return place.without_vote();
+    }
     place
         .promotion()
         .or_else(|| place.replacement())
@@ -144,6 +153,23 @@ impl Place<'_> {
     fn home_votes(&self, node: NodeId) -> bool {
         let home = self.homes.get(&node);
         self.voters.iter().any(|v| self.homes.get(v) == home)
+    }
+
+    /// What a leader may do that does not vote. Were it to take a vote away and be gone half way, the one that lost its vote
+    /// could be alone with the longest log: it stands for no election, and who does needs its vote and cannot get it.
+    fn without_vote(&self) -> Option<Change> {
+        let me = self.view.me;
+        let own = self.promotion();
+        if let Some(Change::Promote(node)) = own
+            && node == me
+        {
+            return own;
+        }
+        // One whose cluster leaves writes that first, and is gone then.
+        let home = self.homes.get(&me)?;
+        let steps_back =
+            !self.view.leaving.contains(*home) && self.catalog.level >= STEP_BACK_LEVEL;
+        steps_back.then_some(Change::StepBack)
     }
 
     fn promotion(&self) -> Option<Change> {
@@ -490,6 +516,40 @@ mod tests {
         alone.nodes.insert(2);
         alone.leaving.insert(name("west"));
         assert_eq!(plan(&catalog, &alone), None, "nobody would be left to vote");
+    }
+
+    #[test]
+    fn a_leader_that_removed_itself_changes_nothing_more() {
+        let catalog = catalog(&["west", "central", "east"]);
+        let mut removed = view(&[2], &[2, 3]);
+        assert_eq!(plan(&catalog, &removed), None);
+        removed.nodes.insert(removed.me);
+        assert!(plan(&catalog, &removed).is_some());
+    }
+
+    #[test]
+    fn a_leader_without_a_vote_takes_none_away() {
+        let mut catalog = catalog(&["west", "central", "east", "north"]);
+        catalog.level = STEP_BACK_LEVEL;
+        let listens = |voters: &[NodeId]| view(voters, &[1, 2, 3, 4]);
+        assert_eq!(plan(&catalog, &listens(&[2])), Some(Change::Promote(1)));
+        assert_eq!(
+            plan(&catalog, &listens(&[2, 3, 4])),
+            Some(Change::StepBack),
+            "it is not needed"
+        );
+        let mut east_leaves = listens(&[2, 3, 4]);
+        east_leaves.leaving.insert(name("east"));
+        assert_eq!(plan(&catalog, &east_leaves), Some(Change::StepBack));
+        let mut both_leave = east_leaves;
+        both_leave.leaving.insert(name("west"));
+        assert_eq!(plan(&catalog, &both_leave), None, "it goes by itself");
+        catalog.level = 1;
+        assert_eq!(
+            plan(&catalog, &listens(&[2, 3, 4])),
+            None,
+            "nobody would understand"
+        );
     }
 
     #[test]

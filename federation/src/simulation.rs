@@ -9,6 +9,7 @@ mod faults;
 mod host;
 mod medium;
 mod oracle;
+mod trust;
 mod wire;
 mod world;
 
@@ -138,7 +139,10 @@ impl<'a> Run<'a> {
         if let Some(founder) = clusters.first() {
             let disk = shared.lock().rng("disk of the founder");
             let seat = faults::seat(1, disk, root);
-            shared.place(founder, |place| place.seat = Some(seat));
+            shared.place(founder, |place| {
+                place.seat = Some(seat);
+                place.kept = BTreeSet::from([founder.clone()]);
+            });
         }
         Self {
             sim,

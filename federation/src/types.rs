@@ -51,6 +51,7 @@ pub(crate) type Raft = openraft::Raft<TypeConfig>;
 pub(crate) type Entry = openraft::Entry<TypeConfig>;
 pub(crate) type LogId = openraft::LogId<NodeId>;
 pub(crate) type Vote = openraft::Vote<NodeId>;
+pub(crate) type Membership = openraft::Membership<NodeId, RaftNode>;
 pub(crate) type StoredMembership = openraft::StoredMembership<NodeId, RaftNode>;
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<NodeId, RaftNode>;
 pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;

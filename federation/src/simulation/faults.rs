@@ -7,7 +7,10 @@ use tradewind_api::ClusterName;
 use tradewind_runtime::Rng;
 use turmoil::Sim;
 
-use super::world::{Errand, Seat, Shared};
+use super::{
+    trust::members,
+    world::{Errand, Seat, Shared},
+};
 use crate::Catalog;
 
 /// The longest pause between two faults.
@@ -131,6 +134,7 @@ impl Chaos {
                 }
             } else if let Some(node_id) = node.filter(|_| sits.is_none() && place.store.is_none()) {
                 place.seat = Some(seat(node_id, rng, root));
+                place.kept = members(newest);
             }
         }
     }

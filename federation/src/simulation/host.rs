@@ -13,6 +13,7 @@ use tradewind_runtime::{MetricsRegistry, Rng, TaskSet};
 
 use super::{
     checker::{Action, Value},
+    trust::Trust,
     wire::{self, Wire},
     world::{Errand, KEYS, Key, Phase, Seat, Shared},
 };
@@ -77,18 +78,25 @@ async fn node(
         medium: Arc::new(seat.medium.clone()),
         compaction,
     };
+    let trust = Trust::new(shared.clone(), cluster.clone());
     let way_out = Arc::new(Wire {
         shared: shared.clone(),
         own: cluster.clone(),
         me: seat.node_id,
+        trust: trust.clone(),
     });
     let chances = (Arc::new(clock) as _, rng("store"));
     let metrics = MetricsRegistry::new();
-    let store = Store::open_on(config, ground, way_out, chances, &metrics).await?;
+    let store =
+        Store::open_on(config, ground, Arc::clone(&way_out) as _, chances, &metrics).await?;
     shared.place(cluster, |place| place.store = Some(store.clone()));
     let mut tasks = TaskSet::new();
-    let serving = wire::serve(shared.clone(), seat.clone(), store.clone());
+    let serving = wire::serve(shared.clone(), seat.clone(), store.clone(), trust.clone());
     tasks.spawn("sim-serve", serving);
+    let keeping = trust.clone().keep(store.clone(), rng("keeping"));
+    tasks.spawn("sim-keep", keeping);
+    let introducing = trust.introduce(store.clone(), way_out, seat.node_id, rng("introductions"));
+    tasks.spawn("sim-introduce", introducing);
     let client = |what: &str| Client {
         shared: shared.clone(),
         own: cluster.clone(),

@@ -13,8 +13,11 @@ use tradewind_api::{ClusterName, NodeId};
 use tradewind_runtime::TaskSet;
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::world::{Seat, Shared};
-use crate::{Catalog, HandleError, PeerError, PeerTransport, Store};
+use super::{
+    trust::{Introduced, Trust},
+    world::{Seat, Shared},
+};
+use crate::{HandleError, PeerError, PeerTransport, Store};
 
 /// Where every simulated node listens; inside the simulation only.
 const PORT: u16 = 15_012;
@@ -30,6 +33,7 @@ enum Call {
     PreVote,
     Snapshot,
     Propose,
+    Introduce,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,6 +83,8 @@ impl Request {
     }
 }
 
+/// How long one introduction may take, as in the controller.
+const INTRODUCE_DEADLINE: Duration = Duration::from_secs(3);
 /// The longest silence on a connection. The simulated network never sends again what it lost, where TCP would, or break.
 const SILENCE: Duration = Duration::from_secs(6);
 /// How often a connection is tried.
@@ -92,14 +98,17 @@ pub(crate) struct Wire {
     pub(crate) shared: Shared,
     pub(crate) own: ClusterName,
     pub(crate) me: NodeId,
-}
-
-/// Before a node knows of any federation it must believe whoever speaks to it.
-fn believes(catalog: &Catalog, cluster: &ClusterName) -> bool {
-    !catalog.is_founded() || catalog.member(cluster).is_some()
+    pub(crate) trust: Trust,
 }
 
 impl Wire {
+    /// Says to a member that this node is there, and gives whom that member believes.
+    pub(crate) async fn introduce(&self, cluster: &ClusterName) -> Option<Introduced> {
+        let request = self.request(Call::Introduce, 0, self.own.clone(), Vec::new());
+        let answer = self.call(cluster, request, INTRODUCE_DEADLINE).await;
+        serde_json::from_slice(&answer.ok()?).ok()
+    }
+
     async fn call(
         &self,
         cluster: &ClusterName,
@@ -149,7 +158,7 @@ impl Wire {
         sent: &mut bool,
     ) -> Result<Response, String> {
         let own = self.shared.store(&self.own);
-        if own.is_some_and(|store| !believes(&store.catalog(), cluster)) {
+        if own.is_some_and(|s| !self.trust.believed(&s.catalog()).contains(cluster)) {
             return Err(format!("{cluster} is no member"));
         }
         let frame = request.encode()?;
@@ -285,7 +294,7 @@ impl PeerTransport for Wire {
 }
 
 /// Answers calls until it is dropped.
-pub(crate) async fn serve(shared: Shared, seat: Seat, store: Store) {
+pub(crate) async fn serve(shared: Shared, seat: Seat, store: Store, trust: Trust) {
     let listener = match TcpListener::bind(("0.0.0.0", PORT)).await {
         Ok(listener) => listener,
         Err(error) => return shared.fail(format!("a simulated node cannot listen: {error}")),
@@ -295,28 +304,54 @@ pub(crate) async fn serve(shared: Shared, seat: Seat, store: Store) {
     while let Ok((stream, _)) = listener.accept().await {
         number += 1;
         let spool = seat.dir.join(format!("incoming-{number}"));
-        let serving = answer(stream, seat.node_id, store.clone(), spool);
+        let node = Node {
+            id: seat.node_id,
+            store: store.clone(),
+            trust: trust.clone(),
+        };
+        let serving = answer(stream, node, spool);
         calls.spawn("sim-call", async move {
             drop(timeout(SERVE_DEADLINE, serving).await);
         });
     }
 }
 
+/// Who answers.
+struct Node {
+    id: NodeId,
+    store: Store,
+    trust: Trust,
+}
+
+impl Node {
+    /// Why a request is not handled at all.
+    fn refusal(&self, request: &Request) -> Option<String> {
+        let catalog = self.store.catalog();
+        let (to, from, caller) = (request.to, request.from, &request.caller);
+        // An introduction is for whoever runs the cluster.
+        if to != self.id && request.call != Call::Introduce {
+            return Some(format!("this is node {}, not node {to}", self.id));
+        }
+        if !self.trust.believed(&catalog).contains(caller) {
+            return Some(format!("{caller} is no member"));
+        }
+        // Who proposes is no node. One that this catalog does not know yet may be newer than the catalog.
+        let owner = catalog.cluster_of(from).filter(|owner| *owner != caller);
+        let owner = owner.filter(|_| request.call != Call::Propose);
+        owner.map(|owner| format!("node {from} belongs to cluster {owner}, not to {caller}"))
+    }
+}
+
 async fn answer(
     mut stream: TcpStream,
-    me: NodeId,
-    store: Store,
+    node: Node,
     spool: std::path::PathBuf,
 ) -> Result<(), String> {
     let frame = receive(&mut stream).await?;
     let request = Request::decode(&frame)?;
-    let response = if request.to != me {
-        Err(format!("this is node {me}, not node {}", request.to))
-    } else if !believes(&store.catalog(), &request.caller) {
-        Err(format!("{} is no member", request.caller))
-    } else {
-        let handled = handle(&store, request, &spool).await;
-        handled.map_err(|e| e.to_string())
+    let response = match node.refusal(&request) {
+        Some(refusal) => Err(refusal),
+        None => handle(&node.store, request, &spool).await,
     };
     let (tag, body) = match response {
         Ok(answer) => (0, answer),
@@ -331,20 +366,33 @@ async fn answer(
     Ok(())
 }
 
-async fn handle(store: &Store, request: Request, spool: &Path) -> Result<Vec<u8>, HandleError> {
-    match request.call {
+async fn introduce(store: &Store, request: &Request) -> Result<Vec<u8>, String> {
+    let catalog = store.catalog();
+    // It is told whom to believe also where the leader cannot be told of it.
+    drop(store.introduce(request.from, &request.caller).await);
+    let unknown = || "this node knows nothing itself yet".to_owned();
+    let told = Introduced::by(&catalog).ok_or_else(unknown)?;
+    serde_json::to_vec(&told).map_err(|e| e.to_string())
+}
+
+async fn handle(store: &Store, request: Request, spool: &Path) -> Result<Vec<u8>, String> {
+    let handled = match request.call {
         Call::Append => store.handle_append(request.payload).await,
         Call::Vote => store.handle_vote(request.payload).await,
         Call::PreVote => store.handle_pre_vote(request.payload).await,
         Call::Propose => store.handle_propose(&request.caller, request.payload).await,
-        Call::Snapshot => {
-            std::fs::write(spool, &request.file)?;
-            // As a disk would: the crash may come before it is installed.
-            sleep(Duration::from_millis(1)).await;
-            let installed = store.handle_install_snapshot(request.payload, spool.to_owned());
-            let installed = installed.await;
-            std::fs::remove_file(spool)?;
-            installed
-        }
-    }
+        Call::Snapshot => install(store, request, spool).await,
+        Call::Introduce => return introduce(store, &request).await,
+    };
+    handled.map_err(|e| e.to_string())
+}
+
+async fn install(store: &Store, request: Request, spool: &Path) -> Result<Vec<u8>, HandleError> {
+    std::fs::write(spool, &request.file)?;
+    // As a disk would: the crash may come before it is installed.
+    sleep(Duration::from_millis(1)).await;
+    let installed = store.handle_install_snapshot(request.payload, spool.to_owned());
+    let installed = installed.await;
+    std::fs::remove_file(spool)?;
+    installed
 }

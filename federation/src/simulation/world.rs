@@ -2,7 +2,7 @@
 //! trace of everything. One thread runs it all, so the lock is never waited for; it is never held over an await.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -59,6 +59,8 @@ pub(crate) struct Seat {
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) seat: Option<Seat>,
+    /// Whom its data directory says to believe: those of the join, then of what it knew last.
+    pub(crate) kept: BTreeSet<ClusterName>,
     /// While its node is up.
     pub(crate) store: Option<Store>,
     /// How often its node was started.
@@ -159,6 +161,7 @@ impl Shared {
     pub(crate) fn new(seed: u64, clusters: &[ClusterName], keep_text: bool) -> Self {
         let place = || Place {
             seat: None,
+            kept: BTreeSet::new(),
             store: None,
             boots: 0,
             clock: SimClock::new(),

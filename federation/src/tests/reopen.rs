@@ -4,15 +4,19 @@
 use std::path::Path;
 
 use openraft::{
-    RaftSnapshotBuilder,
-    storage::{RaftStateMachine, Snapshot},
+    EntryPayload, Membership, RaftSnapshotBuilder,
+    storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine, Snapshot},
     testing::log_id,
 };
 
 use super::worker::{Model, Op, carry_out, entry};
 use crate::{
-    history::History, log_store::LogStore, machine::Machine, meters::Meters, snapshot::SnapshotDir,
-    types::TypeConfig,
+    history::History,
+    log_store::LogStore,
+    machine::Machine,
+    meters::Meters,
+    snapshot::SnapshotDir,
+    types::{Entry, TypeConfig, Vote},
 };
 
 fn append(term: u64, first: u64, sizes: &[usize]) -> Op {
@@ -103,6 +107,38 @@ async fn a_hundred_entries_purged_and_written_again_come_back() {
         ops.drain(..).for_each(|op| state.apply(&op));
         let found = Model::read(dir.path()).await.unwrap();
         assert_eq!(found, exactly(state.clone()), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_membership_that_another_followed_is_known_to_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let voters = |all: &[u64]| {
+        let all = all.iter().copied().collect();
+        EntryPayload::Membership(Membership::new(vec![all], ()))
+    };
+    let meets = [
+        (0, &[1][..], None),
+        (2, &[1, 2], Some(0)),
+        (5, &[2], Some(2)),
+    ];
+    for (index, all, committed) in meets {
+        let (mut log, disk) = LogStore::open(dir.path(), Meters::default()).await.unwrap();
+        log.save_vote(&Vote::new(1, 1)).await.unwrap();
+        let first = log.last().map_or(0, |l| l.index + 1);
+        let mut entries: Vec<Entry> = (first..index + 2).map(|i| entry(1, i, 0)).collect();
+        let named = entries.iter_mut().find(|e| e.log_id.index == index);
+        named.unwrap().payload = voters(all);
+        log.blocking_append(entries).await.unwrap();
+        log.close();
+        drop(log);
+        tokio::task::spawn_blocking(|| disk.join().unwrap())
+            .await
+            .unwrap();
+        // Nothing was noted of any commit.
+        let found = Model::read(dir.path()).await.unwrap();
+        let committed = committed.map(|index| log_id(1, 1, index));
+        assert_eq!(found.committed, committed, "with {all:?} at {index}");
     }
 }
 
