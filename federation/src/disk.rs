@@ -70,6 +70,8 @@ pub(crate) struct Written {
     pub(crate) committed: Option<LogId>,
     pub(crate) tail: Tail,
     pub(crate) sharing: Sharing,
+    /// Since when the thread has been at what it does now.
+    pub(crate) busy_since: Option<Instant>,
     /// Why nothing more is written, if so.
     pub(crate) failed: Option<String>,
 }
@@ -254,6 +256,7 @@ impl Disk {
         if let Some(why) = &self.failed {
             return Err(EngineError::Stopped(why.clone()).to_string());
         }
+        self.written.lock().busy_since = Some(Instant::now());
         let carry_out = || match work {
             Work::Append { entries, .. } => self.append(std::mem::take(entries)),
             Work::Truncate { from, .. } => self.truncate(*from),
@@ -275,6 +278,7 @@ impl Disk {
 
     /// Shows and acknowledges what is durable now.
     fn finish(&self, work: Work, result: Result<Effect, String>) {
+        self.written.lock().busy_since = None;
         let result = result.map(|effect| self.show(effect));
         match work {
             Work::Append { waiting, .. } => {

@@ -22,6 +22,7 @@ use crate::{
     catalog::Catalog,
     codec,
     contacts::Contacts,
+    differing::Differing,
     election::{self, PreVote, PreVoteAnswer, Standing, Step},
     leaving::{Leaving, Look},
     log_store::LogStore,
@@ -60,6 +61,7 @@ pub(crate) struct Core {
     pub(crate) leaving: Leaving,
     pub(crate) budgets: Mutex<Budgets>,
     pub(crate) yielding: Yielding,
+    pub(crate) differing: Differing,
 }
 
 // openraft's handle has no Debug.
@@ -164,6 +166,11 @@ impl Core {
                 BTreeMap::new()
             },
             fsync_p99_us: None,
+            disk_busy_ms: self
+                .log
+                .disk_busy()
+                .map(|busy| u64::try_from(busy.as_millis()).unwrap_or(u64::MAX)),
+            differs: self.differing.now(),
             leader_age_ms: known.then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             can_write: known && age <= self.timing.lease,
             stopped: metrics.running_state.err().map(|e| e.to_string()),

@@ -9,6 +9,7 @@ mod budget;
 pub mod catalog;
 pub mod codec;
 mod contacts;
+mod differing;
 pub mod disaster;
 mod disk;
 mod driver;

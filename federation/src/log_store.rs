@@ -271,6 +271,11 @@ impl LogStore {
         self.written.lock().failed.clone()
     }
 
+    /// How long the disk has been at the write that it does now.
+    pub(crate) fn disk_busy(&self) -> Option<Duration> {
+        self.written.lock().busy_since.map(|since| since.elapsed())
+    }
+
     /// Bytes the log takes on disk.
     pub(crate) fn size_on_disk(&self) -> u64 {
         self.engine.size_on_disk()
@@ -343,6 +348,17 @@ fn not_opened(dir: &Path, error: EngineError) -> StoreError {
     }
 }
 
+/// What is wrong with one of the store's own files is told with what helps a store: an old copy of it would not.
+pub(crate) fn damaged(error: FileError) -> StoreError {
+    match error {
+        FileError::Corrupt { path, what } => StoreError::Corrupt {
+            path,
+            what: format!("corrupt ({what})"),
+        },
+        other => other.into(),
+    }
+}
+
 async fn open_engine(medium: &Arc<dyn Medium>) -> Result<Arc<dyn Engine>, StoreError> {
     let until = tokio::time::Instant::now() + LOCK_RETRY;
     let failed = |why: String| engine_failed(medium.dir(), &why);
@@ -382,7 +398,7 @@ impl Loaded {
         let broken = |e: EngineError| corrupt(&log_path, e.to_string());
         let purged = engine.purged().map_err(broken)?;
         let last = engine.last().map_err(broken)?;
-        let vote = medium.read_vote()?;
+        let vote = medium.read_vote().map_err(damaged)?;
 
         let log_found = last.is_some() || purged.is_some();
         if log_found && vote.is_none() {
@@ -394,8 +410,8 @@ impl Loaded {
             let what = "it is missing or empty although the log holds entries".to_owned();
             return Err(corrupt(&dir.join(HIGH_WATER), what));
         }
-        let (high_water, confirmed) = medium.open_mark(HIGH_WATER)?;
-        let (committed_file, committed) = medium.open_mark(COMMITTED)?;
+        let (high_water, confirmed) = medium.open_mark(HIGH_WATER).map_err(damaged)?;
+        let (committed_file, committed) = medium.open_mark(COMMITTED).map_err(damaged)?;
         // A vote is saved before anything of its term is written.
         let newest = last.max(confirmed).map_or(0, |id| id.leader_id.term);
         if let Some(vote) = vote
@@ -428,6 +444,7 @@ impl Loaded {
                 .max(settled),
             tail: Tail::default(),
             sharing,
+            busy_since: None,
             failed: None,
         };
         Ok(Self {

@@ -8,11 +8,12 @@ use openraft::{
     storage::RaftStateMachine,
 };
 use tokio::sync::watch;
-use tradewind_api::store::{Outcome, Refusal};
+use tradewind_api::store::{Command, Outcome, Refusal};
 use tradewind_runtime::files::FileError;
 
 use crate::{
     catalog::Catalog,
+    differing::Differing,
     history::History,
     meters::Meters,
     snapshot::{Content, SnapshotDir, State},
@@ -29,6 +30,7 @@ pub(crate) struct Machine {
     published: watch::Sender<Arc<Catalog>>,
     history: History,
     meters: Meters,
+    differing: Differing,
     /// The newest level of commands that this node takes.
     level: u16,
     #[cfg(feature = "testing")]
@@ -83,10 +85,16 @@ impl Machine {
             history,
             meters,
             level,
+            differing: Differing::default(),
             #[cfg(feature = "testing")]
             damage: Damage::default(),
         };
         (this, catalog)
+    }
+
+    /// Whose exports the copy here does not hold rightly.
+    pub(crate) fn differing(&self) -> Differing {
+        self.differing.clone()
     }
 
     /// An entry of a level above this node's own must not be there, and must not be skipped either.
@@ -111,6 +119,11 @@ impl Machine {
                 before.entry(key).or_insert(value);
             }
             let outcome = catalog.apply(revision, stamped);
+            if let Command::AttestExports { .. } = &stamped.command {
+                let differs = matches!(&outcome, Outcome::Refused(Refusal::DigestMismatch { .. }));
+                self.differing.attested(&stamped.proposer, !differs);
+                self.differing.keep(|c| catalog.member(c).is_some());
+            }
             if let Outcome::Refused(refusal @ Refusal::DigestMismatch { .. }) = &outcome {
                 // Every node judges its own copy: on a follower nobody else would say it.
                 self.meters.mismatches.inc();
@@ -196,6 +209,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             .map_err(|e| failed(Some(meta), &e))?
             .map_err(|e| failed(Some(meta), &e))?;
         self.history.start_at(self.state.catalog.revision);
+        self.differing.keep(|_| false);
         self.publish();
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tradewind_api::NodeId;
+use tradewind_api::{ClusterName, NodeId};
 
 /// One node's view of the store, right now, whether or not there is a leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,10 @@ pub struct StoreStatus {
     pub leader_age_ms: Option<u64>,
     /// True when a write would most likely be taken: the leader's sign is fresh.
     pub can_write: bool,
+    /// How long the disk has been at the write that it does now, ms; `None` where nothing waits for it.
+    pub disk_busy_ms: Option<u64>,
+    /// The clusters whose exports this node's copy does not hold as their owner attests them.
+    pub differs: BTreeSet<ClusterName>,
     /// Why the store stopped, if it did.
     pub stopped: Option<String>,
 }

@@ -213,6 +213,7 @@ impl Store {
             meters.clone(),
             config.level,
         );
+        let differing = machine.differing();
         #[cfg(feature = "testing")]
         let damage = machine.damage();
         let contacts = Arc::new(Contacts::new(Instant::now()));
@@ -240,6 +241,7 @@ impl Store {
             leaving: Leaving::default(),
             budgets: Mutex::new(Budgets::new(config.budget)),
             yielding: Yielding::default(),
+            differing,
         });
         let mut tasks = TaskSet::new();
         tasks.spawn(

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
 /// Largest framed payload, in bytes: far above any snapshot of ours, far below what would exhaust memory.
-pub const MAX_PAYLOAD_BYTES: u64 = 256 * 1024 * 1024;
+pub const MAX_PAYLOAD_BYTES: u64 = 512 * 1024 * 1024;
 
 /// magic 4, version 2, reserved 2, payload length 8, CRC32C 4 (over what precedes it and the payload).
 const HEADER_BYTES: usize = 20;

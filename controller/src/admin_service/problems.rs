@@ -11,6 +11,8 @@ use super::{AdminInput, listing};
 const MAX_SHOWN: usize = 200;
 /// A stream that fell is dialled again with the next ping; one that is down for longer is worth a word.
 const STREAM_TOLD_MS: u64 = 5_000;
+/// A disk that has been at one write for longer is not only slow: heartbeats of the store are lost meanwhile.
+const DISK_TOLD_MS: u64 = 5_000;
 /// Revisions behind that are worth a word: entries on their way are far fewer, a snapshot is due at five thousand.
 const TRAILS_TOLD: u64 = 1_000;
 
@@ -26,6 +28,17 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
             ),
             None => "the store takes no writes: no leader was heard of since the start".to_owned(),
         });
+    }
+    if let Some(busy) = store.disk_busy_ms.filter(|ms| *ms >= DISK_TOLD_MS) {
+        found.push(format!(
+            "this node's disk has not finished a write for {} s: it counts for no majority meanwhile; see the kernel's log, and `tradewind store peers` for who still can",
+            busy / 1000
+        ));
+    }
+    for cluster in &store.differs {
+        found.push(format!(
+            "this node's copy of the exports of cluster {cluster} is not what {cluster} attests; it is compared again once a minute; where it stays, `tradewind store rejoin` fetches the whole store anew"
+        ));
     }
     silent_clusters(input, catalog, &mut found);
     silent_proxies(input, &mut found);

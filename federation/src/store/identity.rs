@@ -7,7 +7,10 @@ use tradewind_api::{ClusterName, NodeId};
 use tradewind_runtime::files::{self, FileError};
 
 use super::StoreConfig;
-use crate::error::StoreError;
+use crate::{
+    error::StoreError,
+    medium::{HIGH_WATER, VOTE},
+};
 
 /// Whose store a directory is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +49,16 @@ pub(crate) fn write(dir: &Path, node_id: NodeId, cluster: &ClusterName) -> Resul
 /// Takes a new directory, or checks that it is this node's.
 pub(super) fn check(dir: &Path, config: &StoreConfig) -> Result<(), StoreError> {
     let Some((found, cluster)) = read(dir)? else {
+        // Made before anything else is: where there is more, it was lost.
+        if [VOTE, HIGH_WATER]
+            .iter()
+            .any(|file| dir.join(file).exists())
+        {
+            return Err(StoreError::Corrupt {
+                path: dir.join(IDENTITY),
+                what: "it is missing although the directory holds a store".to_owned(),
+            });
+        }
         return Ok(write(dir, config.node_id, &config.cluster)?);
     };
     if found != config.node_id || cluster != config.cluster {

@@ -247,6 +247,11 @@ async fn a_damaged_or_missing_vote_is_named() {
         fs::write(&path, damaged).unwrap();
         let text = log(dir.path()).await.unwrap_err().to_string();
         assert!(text.contains("vote") && text.contains("corrupt"), "{text}");
+        // An older vote would let it vote twice.
+        assert!(
+            text.contains("rejoin") && !text.contains("backup"),
+            "{text}"
+        );
     }
     let mut newer = whole.clone();
     newer[5] = 9;

@@ -300,6 +300,17 @@ async fn a_damaged_identity_is_named() {
             "{text}"
         );
     }
+    // Where only it is gone, nobody takes the store for a new one.
+    fs::write(path.join("vote"), b"something").unwrap();
+    fs::remove_file(&file).unwrap();
+    let text = open(&hub, path.clone(), 1, &west)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("identity") && text.contains("missing"),
+        "{text}"
+    );
 }
 
 /// The file rots under a store that runs: the engine may fail, but neither hang nor take anybody down, and the next start

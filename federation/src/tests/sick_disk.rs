@@ -328,6 +328,8 @@ async fn child_meets_faults() {
     fs::write(&when, "0 s /log/journal").unwrap();
     let error = propose(&store, acked).await.unwrap_err();
     assert!(matches!(error, ProposeError::Timeout { .. }), "{error}");
+    let busy = store.status().disk_busy_ms;
+    assert!(busy.is_some_and(|ms| ms > 1_000), "{busy:?}");
     println!("hanging: {error}");
     close(store).await;
     // The engine panics where its last sync fails; no other thread may.

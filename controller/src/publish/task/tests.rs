@@ -140,6 +140,10 @@ async fn a_copy_that_differs_is_found_and_repaired() {
         .await;
     assert_eq!(world.meters.mismatches.get(), 1);
     assert_eq!(world.meters.repairs.get(), 1);
+    // After the repair the same node says that its copy is right.
+    world
+        .until("the copy is right", |w| w.store.status().differs.is_empty())
+        .await;
     let export = world.published().expect("an export");
     assert_eq!(export.endpoints.len(), 50);
     // The next comparison finds nothing, and the word is taken back.
