@@ -19,15 +19,19 @@ const MEMBERSHIPS: usize = 4;
 
 /// Which memberships need more than one voter, by the index of their entry. The last one is in force.
 #[derive(Debug, Default)]
-pub(crate) struct Sharing(BTreeMap<u64, bool>);
+pub(crate) struct Sharing {
+    /// This node, once it takes part.
+    pub(crate) me: Option<NodeId>,
+    shared: BTreeMap<u64, bool>,
+}
 
 impl Sharing {
     /// Takes note of a membership that is in force from `index` on.
     pub(crate) fn note(&mut self, index: u64, membership: &Membership<NodeId, RaftNode>) {
         let shared = membership.get_joint_config().iter().any(|c| c.len() > 1);
-        self.0.insert(index, shared);
-        while self.0.len() > MEMBERSHIPS {
-            self.0.pop_first();
+        self.shared.insert(index, shared);
+        while self.shared.len() > MEMBERSHIPS {
+            self.shared.pop_first();
         }
     }
 
@@ -42,7 +46,7 @@ impl Sharing {
 
     /// Forgets what is truncated.
     pub(crate) fn truncate_from(&mut self, index: u64) {
-        self.0.split_off(&index);
+        self.shared.split_off(&index);
     }
 
     /// True when `entries`, about to be appended, may be called appended before they are durable: this node wrote them as
@@ -51,15 +55,17 @@ impl Sharing {
         let Some(vote) = vote else {
             return false;
         };
-        let leader = vote.leader_id();
+        // A follower's vote names its leader, whose entries come with the same term: they are not its own.
+        let leads = self.me.is_some() && vote.leader_id().voted_for() == self.me;
         let own = |e: &Entry| {
             let by = e.log_id.leader_id;
-            by.term == leader.term && leader.voted_for() == Some(by.node_id)
+            by.term == vote.leader_id().term && Some(by.node_id) == self.me
         };
         // A new membership is in force at once, and may need nobody else.
         let ordinary = |e: &Entry| !matches!(e.payload, EntryPayload::Membership(_));
-        let shared = self.0.last_key_value().is_some_and(|(_, shared)| *shared);
-        shared && entries.iter().all(|e| own(e) && ordinary(e))
+        let last = self.shared.last_key_value();
+        let shared = last.is_some_and(|(_, shared)| *shared);
+        leads && shared && entries.iter().all(|e| own(e) && ordinary(e))
     }
 }
 
@@ -110,7 +116,11 @@ mod tests {
     fn only_a_leader_that_needs_another_lets_go() {
         let vote = Vote::new_committed(3, 1);
         let own = [blank_ent(3, 1, 7), blank_ent(3, 1, 8)];
-        let mut sharing = Sharing::default();
+        let of = |me| Sharing {
+            me,
+            ..Sharing::default()
+        };
+        let mut sharing = of(Some(1));
         assert!(!sharing.lets_go(&own, Some(&vote)), "nothing is known");
         sharing.note(1, &membership(&[&[1]]));
         assert!(
@@ -122,6 +132,11 @@ mod tests {
         sharing.note(3, &membership(&[&[1, 2, 3]]));
         assert!(sharing.lets_go(&own, Some(&vote)));
         assert!(!sharing.lets_go(&own, None));
+        for other in [of(Some(2)), of(None)] {
+            let mut other = other;
+            other.note(3, &membership(&[&[1, 2, 3]]));
+            assert!(!other.lets_go(&own, Some(&vote)), "its leader's entries");
+        }
         assert!(
             !sharing.lets_go(&own, Some(&Vote::new_committed(3, 2))),
             "it follows"

@@ -225,6 +225,7 @@ impl LogStore {
     /// entries could take the place of lost ones under the same ids. Having voted for itself stands; it must be elected anew.
     pub(crate) fn stand_down(&self, me: NodeId) {
         let mut written = self.written.lock();
+        written.sharing.me = Some(me);
         if let Some(vote) = &mut written.vote
             && vote.leader_id.voted_for() == Some(me)
         {
