@@ -220,17 +220,12 @@ fn level_2() -> Vec<Command> {
 
 #[test]
 fn entries_of_level_2_are_written_as_ever() {
-    assert_eq!(LEVEL, 2, "a new level needs golden files of its own");
-    let dir = golden(2);
-    let commands: Vec<Stamped> = level_2()
-        .into_iter()
-        .map(|command| Stamped {
-            proposer: name("west"),
-            at_ms: 1_800_000_000_000,
-            command,
-            actor: Some("uid 0 (root)".to_owned()),
-        })
-        .collect();
+    let commands = level_2().into_iter().map(|command| Stamped {
+        proposer: name("west"),
+        at_ms: 1_800_000_000_000,
+        command,
+        actor: Some("uid 0 (root)".to_owned()),
+    });
     let audit = AuditEntry {
         revision: 5,
         at_ms: 1_800_000_000_000,
@@ -241,6 +236,75 @@ fn entries_of_level_2_are_written_as_ever() {
     };
     let audit = serde_json::to_vec(&audit).unwrap();
     let mut written = vec![("audit-entry.json".to_owned(), audit)];
+    written.extend(entries(commands));
+    same_as_golden(2, written);
+}
+
+/// One of each command that level 3 brought.
+fn level_3() -> Vec<Command> {
+    let boxes = || [(1, Blob(vec![4; 80]))].into();
+    vec![
+        Command::PutNodeKey {
+            node: 1,
+            public: Blob(vec![7; 32]),
+        },
+        Command::PutSealKey {
+            number: 1,
+            public: Blob(vec![8; 32]),
+            boxes: boxes(),
+            alone: false,
+        },
+        Command::PutSealKey {
+            number: 2,
+            public: Blob(vec![9; 32]),
+            boxes: boxes(),
+            alone: true,
+        },
+    ]
+}
+
+#[test]
+fn entries_of_level_3_are_written_as_ever_and_apply() {
+    assert_eq!(LEVEL, 3, "a new level needs golden files of its own");
+    let commands: Vec<Stamped> = level_3()
+        .into_iter()
+        .map(|command| Stamped {
+            proposer: name("west"),
+            at_ms: 1_800_000_000_000,
+            command,
+            actor: None,
+        })
+        .collect();
+    let mut catalog = crate::Catalog::default();
+    let found = Command::Found {
+        domain: tradewind_api::Domain::default(),
+        root: Blob(vec![1]),
+        cluster: ClusterRecord {
+            nodes: [1].into(),
+            ..record("west")
+        },
+    };
+    let found = Stamped {
+        command: found,
+        ..commands[0].clone()
+    };
+    catalog.apply(1, &found);
+    for command in &commands {
+        let outcome = catalog.apply(catalog.revision + 1, command);
+        assert!(
+            matches!(outcome, Outcome::Done { changed: true, .. }),
+            "{outcome:?}"
+        );
+    }
+    let record = serde_json::to_vec(catalog.seals_of(&name("west")).unwrap()).unwrap();
+    let mut written = vec![("seals.json".to_owned(), record)];
+    written.extend(entries(commands));
+    same_as_golden(3, written);
+}
+
+/// One log entry for each command, as the log writes it.
+fn entries(commands: impl IntoIterator<Item = Stamped>) -> Vec<(String, Vec<u8>)> {
+    let mut written = Vec::new();
     for (index, command) in (0..).zip(commands) {
         let entry = Entry {
             log_id: id(3, index),
@@ -252,12 +316,17 @@ fn entries_of_level_2_are_written_as_ever() {
         assert_eq!(frame::decode(index, &bytes).unwrap(), entry);
         written.push((format!("entry-{index:02}"), bytes));
     }
+    written
+}
+
+fn same_as_golden(level: u16, written: Vec<(String, Vec<u8>)>) {
+    let dir = golden(level);
     for (file, bytes) in written {
         if std::env::var_os(WRITE).is_some() {
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join(&file), &bytes).unwrap();
         }
-        let golden = read(2, &file);
+        let golden = read(level, &file);
         assert_eq!(
             String::from_utf8_lossy(&bytes),
             String::from_utf8_lossy(&golden),

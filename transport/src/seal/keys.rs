@@ -12,7 +12,7 @@ use aws_lc_rs::{
     hkdf,
     rand::{SecureRandom, SystemRandom},
 };
-use tradewind_api::{ClusterName, Domain, NodeId};
+use tradewind_api::{ClusterName, Domain};
 use zeroize::Zeroizing;
 
 use super::{BadKey, KeyId, Minter, Opener, Pair};
@@ -204,24 +204,21 @@ impl SealKey {
             target: to.cluster,
         };
         let bound = pair.bound(FOR_BOX);
-        let node = to.node.to_be_bytes();
         let mut key = Zeroizing::new([0; KEY_BYTES]);
-        self.derive(peer, &[&bound, &node, once, node_key], &mut *key)?;
+        self.derive(peer, &[&bound, once, node_key], &mut *key)?;
         UnboundKey::new(&AES_256_GCM, &*key)
             .map(LessSafeKey::new)
             .map_err(|_| BadKey)
     }
 }
 
-/// Whom a box is for.
+/// Whose boxes. A node may come back under another id, so a box knows its key alone.
 #[derive(Clone, Copy, Debug)]
 pub struct BoxedFor<'a> {
     /// The federation's domain.
     pub domain: &'a Domain,
     /// The cluster whose seal key is in it, and whose controller opens it.
     pub cluster: &'a ClusterName,
-    /// That controller's node.
-    pub node: NodeId,
 }
 
 /// What two clusters agree on for one direction and one key of each.

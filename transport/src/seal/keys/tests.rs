@@ -23,12 +23,8 @@ fn west() -> ClusterName {
     ClusterName::new("west").unwrap()
 }
 
-fn for_node(domain: &Domain, cluster: &ClusterName, node: NodeId) -> [u8; BOX_BYTES] {
-    let to = BoxedFor {
-        domain,
-        cluster,
-        node,
-    };
+fn for_node(domain: &Domain, cluster: &ClusterName) -> [u8; BOX_BYTES] {
+    let to = BoxedFor { domain, cluster };
     key(1).boxed(&to, key(9).public()).unwrap()
 }
 
@@ -38,31 +34,21 @@ fn a_box_opens_for_its_node_alone() {
     let to = BoxedFor {
         domain: &domain,
         cluster: &west,
-        node: 3,
     };
-    let boxed = for_node(&domain, &west, 3);
+    let boxed = for_node(&domain, &west);
     let (public, node_key) = (*key(1).public(), key(9));
     let opened = node_key.unboxed(&to, &public, &boxed).unwrap();
     assert_eq!(opened.private(), key(1).private());
     assert!(!boxed.windows(8).any(|w| *w == key(1).private()[..8]));
-    assert_ne!(
-        boxed,
-        for_node(&domain, &west, 3),
-        "a key of its own for each"
-    );
+    assert_ne!(boxed, for_node(&domain, &west), "a key of its own for each");
     assert!(
         key(10).unboxed(&to, &public, &boxed).is_err(),
         "another's key"
     );
-    assert!(
-        node_key
-            .unboxed(&BoxedFor { node: 4, ..to }, &public, &boxed)
-            .is_err()
-    );
     let east = ClusterName::new("east").unwrap();
     let elsewhere = BoxedFor {
         cluster: &east,
-        ..to
+        domain: &domain,
     };
     assert!(node_key.unboxed(&elsewhere, &public, &boxed).is_err());
     assert!(
@@ -135,7 +121,6 @@ fn vector() -> Value {
     let to = BoxedFor {
         domain: &domain,
         cluster: &west,
-        node: 7,
     };
     let boxed = caller.boxed_with(&once, &to, node.public()).unwrap();
     let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
@@ -163,13 +148,12 @@ fn vector() -> Value {
         "label": seal.label(),
         "server_name": name,
         "box": {
-            "node": to.node,
             "node_private": hex(&**node.private()),
             "node_public": hex(node.public()),
             "once_private": hex(&**once.private()),
             "info": hex(&[
                 Pair { target: &west, ..pair }.bound(FOR_BOX).as_slice(),
-                &to.node.to_be_bytes(), once.public(), node.public(),
+                once.public(), node.public(),
             ].concat()),
             "boxed": hex(&boxed),
         },
