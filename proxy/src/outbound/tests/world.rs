@@ -79,7 +79,7 @@ impl World {
                 state: ClusterState::Active,
                 gateways: vec![],
                 lease_expired: false,
-            sealed_only: false,
+                sealed_only: false,
                 local: name.as_str() == "west",
             };
             snapshot.clusters.insert(name, Arc::new(c));
