@@ -23,8 +23,8 @@ pub const ROTATE_MS: u64 = 24 * 3600 * 1000;
 /// everything.
 pub const AHEAD_MS: u64 = 12 * 3600 * 1000;
 /// The same for a cluster's very first key, before which it can make no names at all: time enough to reach its gateways
-/// and the others'.
-pub const FIRST_AHEAD_MS: u64 = 1000;
+/// and the others', many times what replicating and pushing take.
+pub const FIRST_AHEAD_MS: u64 = 300;
 /// What clocks may differ by, ms, before a key goes whose names are still good somewhere.
 pub const SLACK_MS: u64 = 3600 * 1000;
 /// Keys of one cluster at a time: one in use, the one before it, and the next.

@@ -294,15 +294,16 @@ pub struct Deriver {
 
 impl Deriver {
     /// What follows from the catalog and the private keys.
-    pub fn ring(&mut self, catalog: &Catalog, own: &ClusterName, held: &Held) -> Ring {
-        let phase = seal::phase(catalog.level, catalog.level_since_ms, catalog.at_ms);
+    /// `at_ms` is the leaders' time now.
+    pub fn ring(&mut self, catalog: &Catalog, at_ms: u64, own: &ClusterName, held: &Held) -> Ring {
+        let phase = seal::phase(catalog.level, catalog.level_since_ms, at_ms);
         let mut ring = Ring {
             phase: Some(phase),
             ..Ring::default()
         };
         let minting = catalog
             .seals_of(own)
-            .and_then(|record| seal::in_use(record, catalog.at_ms))
+            .and_then(|record| seal::in_use(record, at_ms))
             .and_then(|key| held.keys.get(&key.number));
         let mut derived = Derived::new();
         for (cluster, record) in catalog.seals.iter().filter(|(c, _)| *c != own) {
@@ -315,7 +316,7 @@ impl Deriver {
                 caller: own,
                 target: cluster,
             };
-            let target = seal::in_use(record, catalog.at_ms).and_then(|k| public(&k.public));
+            let target = seal::in_use(record, at_ms).and_then(|k| public(&k.public));
             if let (Some(key), Some(target)) = (minting, target)
                 && let Ok(minter) = key.minting(&pair, target).and_then(|k| k.minter(&pair))
             {

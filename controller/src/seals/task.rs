@@ -14,8 +14,10 @@ use tradewind_transport::seal::keys::SealKey;
 
 use super::{Deriver, Held, Ring, Wanted, put, wanted};
 
-/// How often time alone is looked at: keys ripen and rotate by the leaders' stamps, which come with every write.
+/// How often time alone is looked at: keys ripen over hours and rotate once a day.
 const TICK: Duration = Duration::from_secs(5);
+/// The same while some cluster's first key ripens: until it does nobody can call that cluster.
+const FIRST_TICK: Duration = Duration::from_millis(50);
 /// How long the other controllers of a cluster have to make a box for one that cannot open the newest key.
 const BOXES_WITHIN: Duration = Duration::from_secs(60);
 /// First wait after a write that was not taken.
@@ -40,6 +42,8 @@ pub(crate) struct SealKeeper {
     not_before: Instant,
     /// What was put last stands at this revision; before that is here, nothing can be said of what is missing.
     put_at: u64,
+    /// The newest leader's stamp, and when it came by this node's clock.
+    stamp: (u64, Instant),
     told: Option<String>,
 }
 
@@ -51,11 +55,11 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(catalog: &Catalog) -> Self {
-        let in_use = |r: &Arc<SealRecord>| seal::in_use(r, catalog.at_ms).map(|k| k.number);
+    fn of(catalog: &Catalog, at_ms: u64) -> Self {
+        let in_use = |r: &Arc<SealRecord>| seal::in_use(r, at_ms).map(|k| k.number);
         Self {
             seals: Arc::clone(&catalog.seals),
-            phase: seal::phase(catalog.level, catalog.level_since_ms, catalog.at_ms),
+            phase: seal::phase(catalog.level, catalog.level_since_ms, at_ms),
             in_use: catalog.seals.values().map(in_use).collect(),
         }
     }
@@ -89,6 +93,7 @@ impl SealKeeper {
             closed_since: None,
             not_before: Instant::now(),
             put_at: 0,
+            stamp: (0, Instant::now()),
             told: None,
         };
         (keeper, ring)
@@ -105,11 +110,10 @@ impl SealKeeper {
                 () = drain.triggered() => return,
                 () = self.tell(&catalog) => {}
             }
-            let wait = self
-                .not_before
-                .saturating_duration_since(Instant::now())
-                .min(TICK);
-            let wait = if wait.is_zero() { TICK } else { wait };
+            let ripens = self.seen.as_ref().is_some_and(|s| s.in_use.contains(&None));
+            let tick = if ripens { FIRST_TICK } else { TICK };
+            let wait = self.not_before.saturating_duration_since(Instant::now());
+            let wait = if wait.is_zero() { tick } else { wait.min(tick) };
             tokio::select! {
                 biased;
                 () = drain.triggered() => return,
@@ -124,13 +128,25 @@ impl SealKeeper {
         let none = SealRecord::default();
         let record = catalog.seals_of(&self.own).map_or(&none, |r| r);
         let learnt = self.held.learn(&catalog.domain, &self.own, record);
-        let seen = Seen::of(catalog);
+        let at_ms = self.leaders_time(catalog);
+        let seen = Seen::of(catalog, at_ms);
         if !learnt && self.seen.as_ref().is_some_and(|s| s.is(&seen)) {
             return;
         }
-        let ring = self.deriver.ring(catalog, &self.own, &self.held);
+        let ring = self.deriver.ring(catalog, at_ms, &self.own, &self.held);
         self.rings.send_replace(Arc::new(ring));
         self.seen = Some(seen);
+    }
+
+    /// The leaders' time now: their newest stamp, and what has passed since it came. No clock is set against another.
+    fn leaders_time(&mut self, catalog: &Catalog) -> u64 {
+        let now = Instant::now();
+        if self.stamp.0 != catalog.at_ms {
+            self.stamp = (catalog.at_ms, now);
+        }
+        let passed = now.saturating_duration_since(self.stamp.1).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        self.stamp.0.saturating_add(passed)
     }
 
     /// Tells the store one thing, if there is one to tell and it is time.

@@ -142,7 +142,7 @@ impl World {
 
     fn ring(&mut self, i: usize) -> Ring {
         let (cluster, _, held, deriver) = &mut self.controllers[i];
-        deriver.ring(&self.catalog, cluster, held)
+        deriver.ring(&self.catalog, self.at_ms, cluster, held)
     }
 
     fn now_s(&self) -> u64 {
