@@ -64,6 +64,12 @@ impl Seen {
         }
     }
 
+    /// True while a cluster's first key is not used yet.
+    fn ripens(&self) -> bool {
+        let mut all = self.seals.values().zip(&self.in_use);
+        all.any(|(record, used)| used.is_none() && !record.keys.is_empty())
+    }
+
     fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.seals, &other.seals)
             && self.phase == other.phase
@@ -110,7 +116,7 @@ impl SealKeeper {
                 () = drain.triggered() => return,
                 () = self.tell(&catalog) => {}
             }
-            let ripens = self.seen.as_ref().is_some_and(|s| s.in_use.contains(&None));
+            let ripens = self.seen.as_ref().is_some_and(Seen::ripens);
             let tick = if ripens { FIRST_TICK } else { TICK };
             let wait = self.not_before.saturating_duration_since(Instant::now());
             let wait = if wait.is_zero() { tick } else { wait.min(tick) };

@@ -75,8 +75,8 @@ impl Catalog {
         let all = record.keys.clone();
         let now_ms = self.at_ms;
         record.keys.retain(|k| {
-            let before = k.number < put.number;
-            !(before && put.alone) && !seal::is_spent(k, &all, now_ms)
+            let lost = put.alone && k.number < put.number;
+            !lost && !seal::is_spent(k, &all, now_ms)
         });
         // One that makes keys faster than they are used up cuts its own names short, and nobody else's.
         let excess = record.keys.len().saturating_sub(seal::MAX_KEYS);
