@@ -2,15 +2,18 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use zeroize::Zeroize as _;
+
 use crate::{
     id::{
         ClusterName, Domain, EndpointId, InvalidName, Network, Region, ServiceName, SpiffeId,
-        TrustDomain, Zone,
+        TrustDomain, Zone, is_label,
     },
     model::{
         AppProtocol, Cluster, ClusterState, Endpoint, Health, Service, ServiceKind, ServicePort,
     },
     proto::v1,
+    seal::{OpeningKey, SealedPort},
     snapshot::Trust,
 };
 
@@ -28,6 +31,19 @@ pub enum ConvertError {
         /// What it held.
         value: u64,
     },
+    /// A run of bytes has another length.
+    #[error("{field} has {found} bytes, expected {expected}")]
+    Length {
+        /// Which field.
+        field: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+    /// A label is none.
+    #[error("{0:?} is not a DNS label")]
+    Label(String),
     /// An IP address does not parse.
     #[error("{0:?} is not an IP address")]
     Ip(String),
@@ -171,6 +187,7 @@ impl From<&Service> for v1::Service {
             ports: s.ports.iter().map(Into::into).collect(),
             exported_by: s.exported_by.iter().map(ToString::to_string).collect(),
             endpoints: s.endpoints.iter().map(Into::into).collect(),
+            seals: s.seals.iter().map(Into::into).collect(),
         }
     }
 }
@@ -210,8 +227,72 @@ impl TryFrom<v1::Service> for Service {
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Result<_, _>>()?,
+            seals: s
+                .seals
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
         })
     }
+}
+
+impl From<&SealedPort> for v1::SealedPort {
+    fn from(s: &SealedPort) -> Self {
+        Self {
+            cluster: s.cluster.to_string(),
+            port: s.port.into(),
+            key_id: s.key_id,
+            expires_unix_s: s.expires_unix_s,
+            label: s.label.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::SealedPort> for SealedPort {
+    type Error = ConvertError;
+    fn try_from(s: v1::SealedPort) -> Result<Self, ConvertError> {
+        if !is_label(&s.label) {
+            return Err(ConvertError::Label(s.label));
+        }
+        Ok(Self {
+            cluster: ClusterName::new(&s.cluster)?,
+            port: port("sealed port", s.port)?,
+            key_id: s.key_id,
+            expires_unix_s: s.expires_unix_s,
+            label: s.label,
+        })
+    }
+}
+
+/// What opens one caller's names, as it is sent to gateways.
+pub fn openings(caller: &ClusterName, keys: &[OpeningKey]) -> v1::Openings {
+    let key = |k: &OpeningKey| v1::OpeningKey {
+        id: k.id,
+        secret: k.secret.to_vec(),
+    };
+    v1::Openings {
+        caller: caller.to_string(),
+        keys: keys.iter().map(key).collect(),
+    }
+}
+
+/// The other way round.
+pub fn read_openings(o: v1::Openings) -> Result<(ClusterName, Vec<OpeningKey>), ConvertError> {
+    let mut keys = Vec::with_capacity(o.keys.len());
+    for mut k in o.keys {
+        let secret = k.secret.as_slice().try_into();
+        let found = k.secret.len();
+        k.secret.zeroize();
+        keys.push(OpeningKey {
+            id: k.id,
+            secret: secret.map_err(|_| ConvertError::Length {
+                field: "an opening key",
+                found,
+                expected: 32,
+            })?,
+        });
+    }
+    Ok((ClusterName::new(&o.caller)?, keys))
 }
 
 impl From<ClusterState> for v1::ClusterState {
@@ -234,6 +315,7 @@ impl From<&Cluster> for v1::Cluster {
             gateways: c.gateways.clone(),
             lease_expired: c.lease_expired,
             local: c.local,
+            sealed_only: c.sealed_only,
         }
     }
 }
@@ -259,6 +341,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             gateways: c.gateways,
             lease_expired: c.lease_expired,
             local: c.local,
+            sealed_only: c.sealed_only,
         })
     }
 }
@@ -332,7 +415,37 @@ mod tests {
                 hostname: None,
                 ports: vec![80],
             }],
+            seals: vec![SealedPort {
+                cluster: ClusterName::new("east").unwrap(),
+                port: 80,
+                key_id: 0xffff_fff0,
+                expires_unix_s: 1_800_000_000,
+                label: "a".repeat(63),
+            }],
         }
+    }
+
+    #[test]
+    fn openings_survive_the_wire_and_no_snapshot_shows_them() {
+        let west = ClusterName::new("west").unwrap();
+        let keys = vec![OpeningKey {
+            id: 7,
+            secret: [0x5a; 32],
+        }];
+        let mut wire = openings(&west, &keys);
+        let snapshot = crate::snapshot::Snapshot {
+            openings: [(west.clone(), keys.clone().into())].into(),
+            ..Default::default()
+        };
+        assert_eq!(read_openings(wire.clone()).unwrap(), (west, keys));
+        let shown = format!("{snapshot:?}{}", serde_json::to_string(&snapshot).unwrap());
+        assert!(
+            !shown.contains("90, 90") && !shown.contains("5a5a"),
+            "{shown}"
+        );
+        wire.keys[0].secret.pop();
+        let error = read_openings(wire).unwrap_err().to_string();
+        assert_eq!(error, "an opening key has 31 bytes, expected 32");
     }
 
     #[test]

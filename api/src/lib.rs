@@ -7,6 +7,7 @@ pub mod convert;
 pub mod id;
 pub mod model;
 pub mod proto;
+pub mod seal;
 pub mod snapshot;
 pub mod store;
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterName, EndpointId, Network, Region, ServiceName, SpiffeId, Zone};
+use crate::{
+    id::{ClusterName, EndpointId, Network, Region, ServiceName, SpiffeId, Zone},
+    seal::SealedPort,
+};
 
 /// What is known of an endpoint's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,12 +140,22 @@ pub struct Service {
     pub exported_by: BTreeSet<ClusterName>,
     /// All endpoints, sorted by id.
     pub endpoints: Vec<Endpoint>,
+    /// What names its ports at other clusters' gateways, sorted.
+    #[serde(default)]
+    pub seals: Vec<SealedPort>,
 }
 
 impl Service {
     /// The port with this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == number)
+    }
+
+    /// What names this port at that cluster's gateways.
+    pub fn seal(&self, cluster: &ClusterName, port: u16) -> Option<&SealedPort> {
+        self.seals
+            .iter()
+            .find(|s| s.port == port && s.cluster == *cluster)
     }
 }
 
@@ -163,4 +176,7 @@ pub struct Cluster {
     pub lease_expired: bool,
     /// It is the reader's own cluster.
     pub local: bool,
+    /// Its gateways take sealed names alone.
+    #[serde(default)]
+    pub sealed_only: bool,
 }

@@ -25,6 +25,8 @@ pub use google::rpc;
 pub const SERVICE_TYPE: &str = "type.googleapis.com/tradewind.v1.Service";
 /// Type URL of [`v1::Cluster`].
 pub const CLUSTER_TYPE: &str = "type.googleapis.com/tradewind.v1.Cluster";
+/// Type URL of [`v1::Openings`], for gateways alone.
+pub const OPENINGS_TYPE: &str = "type.googleapis.com/tradewind.v1.Openings";
 /// Type URL of [`v1::Trust`].
 pub const TRUST_TYPE: &str = "type.googleapis.com/tradewind.v1.Trust";
 /// Name of the only resource of [`TRUST_TYPE`].

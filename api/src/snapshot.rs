@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ClusterName, Domain, Revision, ServiceName, ServicePortRef, TrustDomain},
     model::{Cluster, Service},
+    seal::OpeningKey,
 };
+
+/// What opens sealed names, by the cluster that calls.
+pub type Openings = BTreeMap<ClusterName, Arc<Vec<OpeningKey>>>;
 
 /// Roots and the authorities accepted below them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +40,10 @@ pub struct Snapshot {
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     /// Whom to believe.
     pub trust: Arc<Trust>,
+    /// What opens the names that others send. Gateways alone have any. Secret: it is no part of what is shown or written
+    /// to disk.
+    #[serde(skip)]
+    pub openings: Openings,
 }
 
 impl Snapshot {

@@ -19,7 +19,7 @@ use crate::{
 /// |---|---|
 /// | 1 | founding, joining, exports, leases, draining, tokens |
 /// | 2 | voting preferences, nodes that go and come, attested exports, the audit log |
-/// | 3 | writes that go to the leader together |
+/// | 3 | keys for sealed names, writes that go to the leader together |
 pub const LEVEL: u16 = 3;
 
 /// What a record that names no level was written by.
@@ -107,6 +107,28 @@ pub struct ClusterRecord {
     /// True for a voter without a cluster: it runs and exports nothing.
     #[serde(default)]
     pub witness: bool,
+}
+
+/// One of a cluster's keys for sealed names: the public part, and the private part in boxes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealKeyRecord {
+    /// Which of the cluster's keys; the next one has the next number.
+    pub number: u64,
+    /// X25519, 32 bytes.
+    pub public: Blob,
+    /// When it was put here, Unix ms by the leader's clock.
+    pub published_at_ms: u64,
+    /// The private part, sealed to the cluster's own controllers, by their nodes.
+    pub boxes: BTreeMap<NodeId, Blob>,
+}
+
+/// What a cluster needs the others to know for sealed names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealRecord {
+    /// The keys that boxes are sealed to, X25519, by the controllers' nodes.
+    pub node_keys: BTreeMap<NodeId, Blob>,
+    /// The keys that are in use, oldest first.
+    pub keys: Vec<SealKeyRecord>,
 }
 
 /// What an operator wants of a node's vote.
@@ -236,6 +258,25 @@ pub enum Command {
         /// How many they are.
         count: u32,
     },
+    /// Says to which key boxes for one of the proposer's controllers are sealed.
+    PutNodeKey {
+        /// The controller's node.
+        node: NodeId,
+        /// X25519, 32 bytes.
+        public: Blob,
+    },
+    /// Publishes the proposer's next key for sealed names, or adds boxes to one that stands already.
+    PutSealKey {
+        /// Which; one more than the last.
+        number: u64,
+        /// X25519, 32 bytes.
+        public: Blob,
+        /// The private part, sealed to the proposer's controllers, by their nodes.
+        boxes: BTreeMap<NodeId, Blob>,
+        /// Nobody can open the boxes of the keys before it any more: they go.
+        #[serde(default)]
+        alone: bool,
+    },
 }
 
 impl Command {
@@ -257,6 +298,7 @@ impl Command {
             | Self::RemoveNode { .. }
             | Self::AddNode { .. }
             | Self::AttestExports { .. } => 2,
+            Self::PutNodeKey { .. } | Self::PutSealKey { .. } => 3,
         }
     }
 }

@@ -20,6 +20,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 use tradewind_api::{
+    proto::OPENINGS_TYPE,
     proto::discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse,
         aggregated_discovery_service_server::{
@@ -149,6 +150,7 @@ impl AggregatedDiscoveryService for AdsService {
             snapshots: self.0.snapshots.clone(),
             delta: Delta::new(),
             encoded: None,
+            id: String::new(),
             node: String::new(),
         };
         let responses = futures::stream::unfold(Some(session), |session| async move {
@@ -171,6 +173,8 @@ struct Session {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     delta: Delta,
     encoded: Option<Arc<Encoded>>,
+    // As the client named itself; it proves it where that matters.
+    id: String,
     node: String,
 }
 
@@ -224,7 +228,11 @@ impl Session {
                 .chars()
                 .take(200)
                 .collect();
+            self.id.clone_from(&node.id);
             tracing::debug!(node = %self.node, caller = ?self.caller, "discovery stream opened");
+        }
+        if request.type_url == OPENINGS_TYPE {
+            self.shared.access.require_gateway(&self.caller, &self.id)?;
         }
         let heard = self
             .delta

@@ -11,12 +11,16 @@ use std::{
 use tradewind_api::{
     ClusterName, EndpointId, Revision, ServiceName, SpiffeId,
     model::{Cluster, Endpoint, Service, ServicePort},
+    seal::Phase,
     snapshot::{Snapshot, Trust},
     store::{ClusterRecord, EndpointSummary},
 };
 use tradewind_federation::Catalog;
 
-use crate::local::{LocalEndpoint, LocalModel, LocalService, Own};
+use crate::{
+    local::{LocalEndpoint, LocalModel, LocalService, Own},
+    seals::Ring,
+};
 
 /// A lease of this age is expired: five renewals were missed.
 pub const LEASE_EXPIRES_MS: u64 = 10_000;
@@ -93,6 +97,8 @@ pub struct Input<'a> {
     pub leases: &'a Leases,
     /// Whom to believe.
     pub trust: &'a Arc<Trust>,
+    /// Names for what others export, and what opens the names of what is exported here.
+    pub seals: &'a Ring,
     /// Now, Unix ms.
     pub now_ms: u64,
 }
@@ -110,7 +116,10 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
         .map(|name| {
             (
                 name.clone(),
-                reuse(previous.services.get(name), service(input, name)),
+                reuse(
+                    previous.services.get(name),
+                    service(input, name, previous.services.get(name)),
+                ),
             )
         })
         .collect();
@@ -133,7 +142,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
         .or_insert_with(|| {
             reuse(
                 previous.clusters.get(&input.own.cluster),
-                own_cluster(input.own),
+                own_cluster(input.own, sealed_only(input)),
             )
         });
     let trust = if previous.trust == *input.trust {
@@ -146,7 +155,12 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
         services,
         clusters,
         trust: Arc::clone(trust),
+        openings: input.seals.openings().clone(),
     }
+}
+
+fn sealed_only(input: &Input<'_>) -> bool {
+    input.seals.phase() == Phase::Sealed
 }
 
 fn reuse<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
@@ -158,7 +172,10 @@ fn reuse<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
 
 fn cluster(input: &Input<'_>, record: &ClusterRecord) -> Cluster {
     let expired = input.leases.expired(&record.name, input.now_ms);
-    cluster_of(record, input.own, expired)
+    Cluster {
+        sealed_only: sealed_only(input),
+        ..cluster_of(record, input.own, expired)
+    }
 }
 
 /// What a record says, as seen from `own`.
@@ -172,10 +189,11 @@ pub(crate) fn cluster_of(record: &ClusterRecord, own: &Own, lease_expired: bool)
         gateways: record.gateways.clone(),
         lease_expired: !local && lease_expired,
         local,
+        sealed_only: false,
     }
 }
 
-fn own_cluster(own: &Own) -> Cluster {
+fn own_cluster(own: &Own, sealed_only: bool) -> Cluster {
     Cluster {
         name: own.cluster.clone(),
         region: own.region.clone(),
@@ -184,10 +202,11 @@ fn own_cluster(own: &Own) -> Cluster {
         gateways: Vec::new(),
         lease_expired: false,
         local: true,
+        sealed_only,
     }
 }
 
-fn service(input: &Input<'_>, name: &ServiceName) -> Service {
+fn service(input: &Input<'_>, name: &ServiceName, before: Option<&Arc<Service>>) -> Service {
     let local = input.local.services.get(name);
     let merged = input.catalog.merged(name);
     let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
@@ -224,6 +243,15 @@ fn service(input: &Input<'_>, name: &ServiceName) -> Service {
         ),
     };
     add_local_ports(&mut ports, local);
+    let elsewhere = input.catalog.exports.get(name).into_iter();
+    let exported = elsewhere
+        .flat_map(|by| by.iter())
+        .filter(|(cluster, _)| **cluster != input.own.cluster)
+        .flat_map(|(cluster, export)| export.ports.iter().map(move |p| (cluster, p.port)));
+    let before = before.map_or(&[][..], |s| &s.seals);
+    let seals = input
+        .seals
+        .seals(name, exported, input.now_ms / 1000, before);
     Service {
         name: name.clone(),
         kind,
@@ -231,6 +259,7 @@ fn service(input: &Input<'_>, name: &ServiceName) -> Service {
         ports,
         exported_by,
         endpoints: endpoints.into_values().collect(),
+        seals,
     }
 }
 

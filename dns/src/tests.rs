@@ -56,6 +56,7 @@ fn service(
             .into_iter()
             .collect(),
         endpoints: vec![],
+        seals: vec![],
     }
 }
 
@@ -87,6 +88,7 @@ fn snapshot() -> Snapshot {
         state: ClusterState::Active,
         gateways: vec![],
         lease_expired: false,
+        sealed_only: false,
         local: true,
     };
     s.clusters.insert(west, Arc::new(cluster));

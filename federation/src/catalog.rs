@@ -13,6 +13,7 @@ mod limits;
 mod map;
 mod merge;
 mod nodes;
+mod seals;
 mod validate;
 
 use std::{
@@ -26,7 +27,7 @@ use tradewind_api::{
     ClusterName, Domain, NodeId, ServiceName,
     model::ClusterState,
     snapshot::Trust,
-    store::{AuditEntry, Blob, ClusterRecord, Export, TokenRecord, Voting},
+    store::{AuditEntry, Blob, ClusterRecord, Export, SealRecord, TokenRecord, Voting},
 };
 
 pub use audit::MAX_AUDIT;
@@ -90,6 +91,12 @@ pub struct Catalog {
     /// The newest changes that people asked for, oldest first.
     #[serde(default)]
     pub audit: Arc<VecDeque<Arc<AuditEntry>>>,
+    /// Since when the federation stands at its level, Unix ms by the leaders' clocks; 0 where it was founded there.
+    #[serde(default)]
+    pub level_since_ms: u64,
+    /// What members published for sealed names.
+    #[serde(default)]
+    pub seals: Arc<BTreeMap<ClusterName, Arc<SealRecord>>>,
 }
 
 impl Catalog {

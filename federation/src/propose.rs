@@ -93,7 +93,9 @@ impl Ask {
                 | Command::PutExport(_)
                 | Command::PatchExport { .. }
                 | Command::SetVoting { .. }
-                | Command::AttestExports { .. } => true,
+                | Command::AttestExports { .. }
+                | Command::PutNodeKey { .. }
+                | Command::PutSealKey { .. } => true,
                 Command::Found { .. }
                 | Command::Join { .. }
                 | Command::Leave

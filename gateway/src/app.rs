@@ -218,6 +218,7 @@ impl Bound {
         let state = self.admin_state(&control, &limits);
         let serving = Serving {
             snapshot: control.snapshot.clone(),
+            names: Arc::default(),
             metrics,
             limits,
             controller_backend: self.config.controller_backend.as_str().into(),

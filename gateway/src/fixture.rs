@@ -22,6 +22,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
             state: ClusterState::Active,
             gateways: vec![],
             lease_expired: false,
+            sealed_only: false,
             local,
         };
         s.clusters.insert(name, Arc::new(cluster));
@@ -43,6 +44,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
                 [].into()
             },
             endpoints: vec![],
+            seals: vec![],
         };
         s.services.insert(name, Arc::new(service));
     }

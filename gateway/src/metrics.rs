@@ -15,6 +15,8 @@ use crate::{limits::Limits, refusal::Refusal};
 pub(crate) struct ToLabels {
     /// `namespace/name:port`, `controller`, or `gateway` for what was passed on.
     pub to: String,
+    /// The member on the other side: who calls, or whom it is passed on to. Empty where nobody can tell.
+    pub peer: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,6 +27,7 @@ struct RefusedLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct DialLabels {
     to: String,
+    peer: String,
     result: &'static str,
 }
 
@@ -141,6 +144,7 @@ impl GatewayMetrics {
         self.dials
             .get_or_create(&DialLabels {
                 to: to.to.clone(),
+                peer: to.peer.clone(),
                 result,
             })
             .inc();

@@ -10,6 +10,14 @@ pub enum Refusal {
     NoName,
     /// The server name is none of ours.
     BadName,
+    /// It says the service in clear, which anybody can write.
+    NoSeal,
+    /// Its seal was made with a key that is none of those agreed with a member: a stranger's, or one that has ended.
+    SealUnknown,
+    /// Its seal does not open with the key it names: made up, bent on its way, or of another pair of clusters.
+    SealBroken,
+    /// Its seal was good once.
+    SealExpired,
     /// It names another cluster, and this gateway does not pass on.
     OtherCluster,
     /// This cluster does not export the service, or not that port.
@@ -30,6 +38,10 @@ pub enum Refusal {
     NotReady,
 }
 
+/// TLS alert `certificate_expired`: what ended is the name, and the caller has to get a new one just the same.
+const CERTIFICATE_EXPIRED: u8 = 45;
+/// TLS alert `access_denied`.
+const ACCESS_DENIED: u8 = 49;
 /// TLS alert `handshake_failure`.
 const HANDSHAKE_FAILURE: u8 = 40;
 /// TLS alert `internal_error`.
@@ -39,10 +51,14 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 impl Refusal {
     /// Every reason, for tables and for metrics that start at 0.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::NotTls,
         Self::NoName,
         Self::BadName,
+        Self::NoSeal,
+        Self::SealUnknown,
+        Self::SealBroken,
+        Self::SealExpired,
         Self::OtherCluster,
         Self::NotExported,
         Self::NoEndpoint,
@@ -60,6 +76,10 @@ impl Refusal {
             Self::NotTls => "not_tls",
             Self::NoName => "no_name",
             Self::BadName => "bad_name",
+            Self::NoSeal => "no_seal",
+            Self::SealUnknown => "seal_unknown",
+            Self::SealBroken => "seal_broken",
+            Self::SealExpired => "seal_expired",
             Self::OtherCluster => "other_cluster",
             Self::NotExported => "not_exported",
             Self::NoEndpoint => "no_endpoint",
@@ -79,6 +99,8 @@ impl Refusal {
             Self::NoName | Self::BadName | Self::OtherCluster | Self::NotExported => {
                 UNRECOGNIZED_NAME
             }
+            Self::NoSeal | Self::SealUnknown | Self::SealBroken => ACCESS_DENIED,
+            Self::SealExpired => CERTIFICATE_EXPIRED,
             Self::TooLarge => HANDSHAKE_FAILURE,
             Self::NoEndpoint | Self::DialFailed | Self::TooMany | Self::NotReady => INTERNAL_ERROR,
         };
@@ -102,5 +124,8 @@ mod tests {
             }
         }
         assert_eq!(Refusal::NotExported.alert().unwrap()[6], 112);
+        // Callers tell these from a service that is not there, and one that ended from one that is not known.
+        assert_eq!(Refusal::SealUnknown.alert().unwrap()[6], 49);
+        assert_eq!(Refusal::SealExpired.alert().unwrap()[6], 45);
     }
 }

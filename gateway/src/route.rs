@@ -1,14 +1,14 @@
-//! Where a connection goes: a pure function of the snapshot, the name it asks for and one random number.
+//! Where a connection goes: a pure function of the snapshot, the name it asks for, the time and one random number.
 //! It must never choose an endpoint of a service that the local cluster does not export.
 
 use tradewind_api::{
-    EndpointId, ServicePortRef,
+    ClusterName, EndpointId, ServicePortRef,
     model::{Cluster, ClusterState, Endpoint, Health, Service},
     snapshot::Snapshot,
 };
 use tradewind_transport::server_name::Target;
 
-use crate::refusal::Refusal;
+use crate::{names::Names, refusal::Refusal};
 
 /// Most endpoints tried for one connection: each costs up to a dial timeout, and the caller waits.
 pub const MAX_TRIES: usize = 4;
@@ -29,6 +29,8 @@ pub enum Route {
     Local {
         /// The service and port, which the connection lives and dies with.
         service: ServicePortRef,
+        /// The member that calls; unknown for a name in clear.
+        caller: Option<ClusterName>,
         /// Best first; never empty.
         candidates: Vec<Candidate>,
     },
@@ -38,17 +40,31 @@ pub enum Route {
     PassOn(Vec<String>),
 }
 
-/// Decides. `pick` is uniform over u64 and spreads `any` over the endpoints by weight.
+/// What else a decision takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances {
+    /// May connections for other clusters be passed on?
+    pub pass_on: bool,
+    /// Uniform over u64; spreads `any` over the endpoints by weight.
+    pub pick: u64,
+    /// Now, Unix seconds.
+    pub now_unix_s: u64,
+}
+
+/// Decides. `names` are those of this snapshot.
 pub fn route(
     snapshot: &Snapshot,
+    names: &Names,
     target: &Target,
-    pass_on: bool,
-    pick: u64,
+    now: Circumstances,
 ) -> Result<Route, Refusal> {
+    let Circumstances {
+        pass_on,
+        pick,
+        now_unix_s,
+    } = now;
     let local = snapshot.local().ok_or(Refusal::NotReady)?;
-    let named = match target {
-        Target::Endpoint { cluster, .. } | Target::Controller { cluster } => cluster,
-    };
+    let named = target.cluster();
     if *named != local.name {
         return if pass_on {
             exit(snapshot, named, pick)
@@ -56,26 +72,34 @@ pub fn route(
             Err(Refusal::OtherCluster)
         };
     }
-    let Target::Endpoint {
-        service,
-        port,
-        endpoint,
-        ..
-    } = target
-    else {
-        return Ok(Route::Controller);
-    };
-    let asked = ServicePortRef {
-        service: service.clone(),
-        port: *port,
+    let (asked, caller, endpoint) = match target {
+        Target::Controller { .. } => return Ok(Route::Controller),
+        Target::Sealed { seal, endpoint, .. } => {
+            let opened = names.open(snapshot, seal, now_unix_s)?;
+            (opened.service, Some(opened.caller), endpoint)
+        }
+        Target::Endpoint { .. } if local.sealed_only => return Err(Refusal::NoSeal),
+        Target::Endpoint {
+            service,
+            port,
+            endpoint,
+            ..
+        } => {
+            let asked = ServicePortRef {
+                service: service.clone(),
+                port: *port,
+            };
+            (asked, None, endpoint)
+        }
     };
     let found = snapshot.exported_here(&asked).ok_or(Refusal::NotExported)?;
-    let candidates = candidates(found, local, *port, endpoint.as_ref(), pick);
+    let candidates = candidates(found, local, asked.port, endpoint.as_ref(), pick);
     if candidates.is_empty() {
         return Err(Refusal::NoEndpoint);
     }
     Ok(Route::Local {
         service: asked,
+        caller,
         candidates,
     })
 }
@@ -141,11 +165,7 @@ fn weighted(weights: impl Iterator<Item = u32> + Clone, pick: u64) -> usize {
     0
 }
 
-fn exit(
-    snapshot: &Snapshot,
-    named: &tradewind_api::ClusterName,
-    pick: u64,
-) -> Result<Route, Refusal> {
+fn exit(snapshot: &Snapshot, named: &ClusterName, pick: u64) -> Result<Route, Refusal> {
     let cluster = snapshot
         .clusters
         .get(named)
@@ -172,7 +192,6 @@ mod tests {
     use super::*;
     use crate::fixture::{cluster, endpoint, snapshot};
     use proptest::prelude::*;
-    use tradewind_api::ClusterName;
 
     fn ask(cluster: &str, service: &str, port: u16, id: Option<&str>) -> Target {
         Target::Endpoint {
@@ -181,6 +200,16 @@ mod tests {
             port,
             endpoint: id.map(|i| EndpointId::new(i).unwrap()),
         }
+    }
+
+    /// A decision without sealed names, at any time.
+    fn route(s: &Snapshot, target: &Target, pass_on: bool, pick: u64) -> Result<Route, Refusal> {
+        let now = Circumstances {
+            pass_on,
+            pick,
+            now_unix_s: 1_800_000_000,
+        };
+        super::route(s, &Names::default(), target, now)
     }
 
     fn ids(r: Route) -> Vec<String> {
@@ -389,6 +418,71 @@ mod tests {
         assert_eq!(route(&s, &t, false, 0), Err(Refusal::OtherCluster));
         let expected = vec!["10.0.0.2:1".to_owned(), "10.0.0.1:1".to_owned()];
         assert_eq!(route(&s, &t, true, 1), Ok(Route::PassOn(expected)));
+    }
+
+    #[test]
+    fn a_name_in_clear_is_taken_until_all_seal_and_a_sealed_one_names_its_caller() {
+        use crate::names::{
+            NameTable,
+            tests::{minter, opens, sealed},
+        };
+        let mut s = snapshot(&[("shop/payments", true, 80), ("shop/secret", false, 80)]);
+        for service in ["shop/payments", "shop/secret"] {
+            endpoint(
+                &mut s,
+                service,
+                "west",
+                "a",
+                Health::Healthy,
+                "127.0.0.1:1",
+                80,
+            );
+        }
+        opens(&mut s, "east", &[1]);
+        let clear = ask("west", "shop/payments", 80, None);
+        assert!(matches!(
+            route(&s, &clear, false, 0),
+            Ok(Route::Local { caller: None, .. })
+        ));
+        cluster(&mut s, "west").sealed_only = true;
+        assert_eq!(route(&s, &clear, false, 0), Err(Refusal::NoSeal));
+        let controller = Target::Controller {
+            cluster: ClusterName::new("west").unwrap(),
+        };
+        assert_eq!(route(&s, &controller, false, 0), Ok(Route::Controller));
+        let s = Arc::new(s);
+        let names = NameTable::default().of(&s);
+        let ask_sealed = |service: &str, now_unix_s| {
+            let target = Target::Sealed {
+                cluster: ClusterName::new("west").unwrap(),
+                endpoint: None,
+                seal: sealed(&minter("east", "west", 1), service, 1_800_000_000),
+            };
+            let now = Circumstances {
+                pass_on: false,
+                pick: 0,
+                now_unix_s,
+            };
+            super::route(&s, &names, &target, now)
+        };
+        let Ok(Route::Local {
+            caller, service, ..
+        }) = ask_sealed("shop/payments", 1_799_999_999)
+        else {
+            panic!("it is good")
+        };
+        assert_eq!(
+            (caller.unwrap().as_str(), service.to_string()),
+            ("east", "shop/payments:80".into())
+        );
+        assert_eq!(
+            ask_sealed("shop/payments", 1_800_000_000),
+            Err(Refusal::SealExpired)
+        );
+        assert_eq!(
+            ask_sealed("shop/secret", 1_799_999_999),
+            Err(Refusal::NotExported)
+        );
     }
 
     proptest! {

@@ -16,14 +16,15 @@ use tradewind_transport::{
     client_hello::{Hello, read_hello},
     permits::{Permit, Permits},
     relay::{End, relay_io},
-    server_name,
+    server_name::{self, Target},
 };
 
 use crate::{
     limits::{HalfOpen, Limits, Place, ThreadLimits},
     metrics::{GatewayMetrics, ToLabels},
+    names::NameTable,
     refusal::Refusal,
-    route::{Route, route},
+    route::{Circumstances, Route, route},
     socket::{self, Counted},
 };
 
@@ -39,6 +40,7 @@ const CONTROLLER_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct Serving {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub names: Arc<NameTable>,
     pub metrics: GatewayMetrics,
     pub limits: Arc<Limits>,
     pub controller_backend: Arc<str>,
@@ -211,14 +213,28 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
         tracing::debug!(%name, %error, "a server name that is not ours");
         Refusal::BadName
     })?;
-    let pick = thread.rng.borrow_mut().next_u64();
-    let plan = match route(&snapshot, &target, thread.shared.pass_on, pick)? {
+    let now = Circumstances {
+        pass_on: thread.shared.pass_on,
+        pick: thread.rng.borrow_mut().next_u64(),
+        now_unix_s: thread.shared.clock.unix_ms() / 1000,
+    };
+    let names = match target {
+        Target::Sealed { .. } => thread.shared.names.of(&snapshot),
+        Target::Endpoint { .. } | Target::Controller { .. } => Arc::default(),
+    };
+    let decided = route(&snapshot, &names, &target, now).inspect_err(|refused| {
+        tracing::debug!(?target, reason = refused.as_str(), "a name that is refused");
+    })?;
+    let peer = target.cluster().to_string();
+    let plan = match decided {
         Route::Local {
             service,
+            caller,
             candidates,
         } => Plan {
             to: ToLabels {
                 to: service.to_string(),
+                peer: caller.map(|c| c.to_string()).unwrap_or_default(),
             },
             addresses: candidates.into_iter().map(|c| c.address).collect(),
             // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
@@ -227,6 +243,7 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
         Route::Controller => Plan {
             to: ToLabels {
                 to: "controller".to_owned(),
+                peer: String::new(),
             },
             addresses: vec![thread.shared.controller_backend.to_string()],
             stands_by: StandsBy::Controller,
@@ -234,6 +251,7 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
         Route::PassOn(addresses) => Plan {
             to: ToLabels {
                 to: "gateway".to_owned(),
+                peer,
             },
             addresses,
             stands_by: StandsBy::Itself,

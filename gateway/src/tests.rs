@@ -1,5 +1,7 @@
 //! A gateway through real sockets: real TLS between a caller and workloads it cannot read, no controller anywhere.
 
+mod sealed;
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
@@ -250,15 +252,15 @@ async fn a_call_reaches_the_endpoint_it_names_end_to_end() {
         stream.read_to_end(&mut rest).await.unwrap();
         assert!(rest.is_empty());
     }
-    g.metric(r#"tradewind_gateway_connections_closed_total{to="shop/payments:80"} 3"#)
+    g.metric(r#"tradewind_gateway_connections_closed_total{to="shop/payments:80",peer=""} 3"#)
         .await;
-    g.metric(r#"tradewind_gateway_connections_active{to="shop/payments:80"} 0"#)
+    g.metric(r#"tradewind_gateway_connections_active{to="shop/payments:80",peer=""} 0"#)
         .await;
     let text = g.metrics.encode();
     let sent = text
         .lines()
         .find_map(|l| {
-            l.strip_prefix(r#"tradewind_gateway_bytes_sent_total{to="shop/payments:80"} "#)
+            l.strip_prefix(r#"tradewind_gateway_bytes_sent_total{to="shop/payments:80",peer=""} "#)
         })
         .unwrap();
     assert!(sent.parse::<u64>().unwrap() > 3 * 1000, "{sent}");
@@ -315,7 +317,7 @@ async fn a_dead_endpoint_costs_the_caller_nothing_while_another_lives() {
         let by = served_by(&mut stream.unwrap()).await;
         assert!(by == "a" || by == "b");
     }
-    g.metric(r#"tradewind_gateway_dials_total{to="shop/payments:80",result="refused"} 5"#)
+    g.metric(r#"tradewind_gateway_dials_total{to="shop/payments:80",peer="",result="refused"} 5"#)
         .await;
 }
 
@@ -456,7 +458,7 @@ async fn withdrawing_an_export_ends_its_connections_and_no_others() {
         .unwrap();
     // A reset, not an orderly end.
     assert!(cut.is_err(), "{cut:?}");
-    g.metric(r#"connections_ended_by_policy_total{to="shop/payments:80"} 1"#)
+    g.metric(r#"connections_ended_by_policy_total{to="shop/payments:80",peer=""} 1"#)
         .await;
     assert!(echoes(&mut stays, "2").await);
     assert!(

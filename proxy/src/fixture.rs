@@ -20,6 +20,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
             state: ClusterState::Active,
             gateways: vec![],
             lease_expired: false,
+            sealed_only: false,
             local,
         };
         s.clusters.insert(name, Arc::new(cluster));
@@ -41,6 +42,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
                 [].into()
             },
             endpoints: vec![],
+            seals: vec![],
         };
         s.services.insert(name, Arc::new(service));
     }

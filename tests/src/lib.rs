@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod namespaces;
 pub mod peer;
 pub mod process;
+pub mod seals;
 pub mod wait;
 
 pub use addresses::Block;

@@ -10,6 +10,7 @@ use tradewind_tests::{
     Federation, apps,
     federation::{GATEWAY, ONE, TWO, host},
     http, metrics, peer,
+    seals::{self, Sealer},
     wait::{USUAL, until},
 };
 use tradewind_transport::{
@@ -189,9 +190,11 @@ async fn what_is_not_exported_is_reached_by_no_way() {
     let config = |c: &SvidCell| tls::client_config(c, &trust, Expect::AnyMember);
     let gateway = federation.addr(EAST, host::GATEWAY, GATEWAY);
     let admin = federation.addr(EAST, host::GATEWAY, 15020);
+    // A member's name for anything, also for what no controller would make one for.
+    let sealer = &Sealer::of(&federation, WEST).await;
     let through = |service: &'static str| {
         let config = config(&member);
-        async move { peer::dial(gateway, config, peer::name("east", service)).await }
+        async move { peer::dial(gateway, config, sealer.name("east", service)).await }
     };
 
     // By the gateway: the exported one is carried, the other ends before any TLS.
@@ -254,13 +257,97 @@ async fn what_is_not_exported_is_reached_by_no_way() {
     .await;
 }
 
+#[tokio::test]
+async fn names_without_a_good_seal_end_at_the_gateway_and_a_copied_one_at_the_endpoint() {
+    let federation = Federation::start(&TWO).await;
+    let workload = federation.workload(EAST, 1, "shop/payments:80").await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    let (west, east) = (
+        peer::authority(&federation.clusters[WEST].data_dir),
+        peer::authority(&federation.clusters[EAST].data_dir),
+    );
+    let trust = peer::trust(&[&west, &east]);
+    let member = peer::certificate(&west, WEB);
+    let config = || tls::client_config(&member, &trust, Expect::AnyMember);
+    let gateway = federation.addr(EAST, host::GATEWAY, GATEWAY);
+    let admin = federation.addr(EAST, host::GATEWAY, 15020);
+    let (sealer, other) = (
+        Sealer::of(&federation, WEST).await,
+        Sealer::of(&federation, EAST).await,
+    );
+    const SERVICE: &str = "shop/payments:80";
+    let dials = metrics::total(admin, "tradewind_gateway_dials", &[])
+        .await
+        .unwrap();
+    for (name, reason, alert) in [
+        (peer::name("east", SERVICE), "no_seal", "AccessDenied"),
+        // East's own names for west, sent to east.
+        (
+            seals::named("east", other.seal("west", SERVICE, 60), None),
+            "seal_unknown",
+            "AccessDenied",
+        ),
+        (
+            seals::named("east", sealer.seal("east", SERVICE, -5), None),
+            "seal_expired",
+            "CertificateExpired",
+        ),
+    ] {
+        let refused = peer::dial(gateway, config(), name).await;
+        let error = refused.expect_err(reason);
+        assert!(error.contains(alert), "{reason}: {error}");
+        let labels = format!("reason=\"{reason}\"");
+        let counted = "tradewind_gateway_connections_refused";
+        metrics::reaches(admin, counted, &[&labels], 1.0).await;
+    }
+    let after = metrics::total(admin, "tradewind_gateway_dials", &[])
+        .await
+        .unwrap();
+    assert_eq!(after, dials, "nobody was dialled for them");
+
+    // A good one is carried, and counted as its cluster's.
+    let overheard = || sealer.name("east", SERVICE);
+    let session = peer::dial(gateway, config(), overheard()).await.unwrap();
+    assert_eq!(session.get(SERVICE).await.unwrap().0, 200);
+    let opened = "tradewind_gateway_connections_opened";
+    metrics::reaches(
+        admin,
+        opened,
+        &["to=\"shop/payments:80\"", "peer=\"west\""],
+        1.0,
+    )
+    .await;
+    // Replayed by who has no certificate of the federation's, it leads to the endpoint's own refusal.
+    let stranger = peer::certificate(&other_root(&federation).await, WEB);
+    let dropped = "tradewind_inbound_connections_dropped";
+    for config in [
+        tls::client_config(&stranger, &trust, Expect::AnyMember),
+        tls::anonymous_client_config(&trust, Expect::AnyMember),
+    ] {
+        let before = metrics::total(workload.admin, dropped, &[]).await.unwrap();
+        let refused = peer::dial(gateway, config, overheard()).await;
+        refused.expect_err("no certificate of this federation");
+        metrics::reaches(workload.admin, dropped, &[], before + 1.0).await;
+    }
+    assert_eq!(session.get(SERVICE).await.unwrap().0, 200, "undisturbed");
+
+    // What a proxy itself sends says neither service nor caller.
+    let (_caller, address) = federation.caller(WEST, 0, SERVICE).await;
+    let answer = http::get(address, "/").await.unwrap().ok().unwrap();
+    assert_eq!(answer.text(), "payments from east/1");
+    metrics::reaches(admin, opened, &["peer=\"west\""], 2.0).await;
+    let clear = metrics::total(admin, opened, &["to=\"shop/payments:80\"", "peer=\"\""]).await;
+    assert_eq!(clear.unwrap(), 0.0);
+}
+
 /// How every private key of an elliptic curve starts in PKCS#8: version, and the algorithm's name.
 const PKCS8: &[u8] = &[
     2, 1, 0, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1,
 ];
 
 #[tokio::test]
-async fn no_private_key_is_on_disk_but_the_authorities() {
+async fn no_private_key_is_on_disk_but_the_authorities_and_the_sealed_names() {
     let federation = Federation::start(&TWO).await;
     let _workload = federation.workload(EAST, 1, "shop/payments:80").await;
     federation.export(EAST, "shop/payments").await;
@@ -283,7 +370,8 @@ async fn no_private_key_is_on_disk_but_the_authorities() {
             };
             seen += 1;
             let holds = |what: &[u8]| bytes.windows(what.len()).any(|w| w == what);
-            if holds(b"PRIVATE KEY") || holds(PKCS8) {
+            let seals = bytes.starts_with(b"TWSK") || bytes.starts_with(b"TWOP");
+            if seals || holds(b"PRIVATE KEY") || holds(PKCS8) {
                 let mode = path.metadata().unwrap().permissions().mode();
                 let relative = path.strip_prefix(federation.dir()).unwrap();
                 keys.push(format!("{} {:o}", relative.display(), mode & 0o777));
@@ -291,11 +379,16 @@ async fn no_private_key_is_on_disk_but_the_authorities() {
         }
     }
     keys.sort();
-    // The root's key is the founder's alone, and every cluster's authority its own.
+    // The root's key is the founder's alone, and every cluster's authority its own. For sealed names a controller keeps what
+    // opens its boxes and a gateway what opens names; no proxy has any of it.
     let expected = [
         "east/authority.key 600",
+        "east/seal.key 600",
+        "east/state/gateway/openings.sealed 600",
         "west/authority.key 600",
         "west/root.key 600",
+        "west/seal.key 600",
+        "west/state/gateway/openings.sealed 600",
     ];
     assert_eq!(keys, expected, "of {seen} files");
     assert!(seen > 20, "the logs, stores and snapshots are among them");

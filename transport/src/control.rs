@@ -7,6 +7,7 @@ mod identity;
 mod keyring;
 mod link;
 mod metrics;
+mod openings;
 mod renew;
 mod sealed;
 mod session;

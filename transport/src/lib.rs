@@ -14,6 +14,7 @@ pub mod keys;
 pub mod permits;
 pub mod prefixed;
 pub mod relay;
+pub mod seal;
 pub mod server_name;
 pub mod svid;
 pub mod tls;

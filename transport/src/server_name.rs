@@ -1,15 +1,27 @@
 //! The server names that gateways route by: which endpoint of which service of which cluster a TLS connection is for.
 //!
-//! Owns the form of the name, and is the only place that knows it: a sealed form will replace it here. Names come from
-//! peers; parsing is pure and never panics.
+//! Owns the form of the name, and is the only place that knows it. A name says endpoint and cluster in clear, and the
+//! service in a seal ([`crate::seal`]); the form with the service in clear is read until every member seals. Names come
+//! from peers; parsing is pure and never panics.
 
 use rustls::pki_types::ServerName;
 use tradewind_api::{ClusterName, Domain, EndpointId, ServiceName};
 
+use crate::seal::Seal;
+
 /// Where a connection wants to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A service of a cluster.
+    /// A service of a cluster that only its gateways read.
+    Sealed {
+        /// Whose gateway opens it.
+        cluster: ClusterName,
+        /// One endpoint, or any.
+        endpoint: Option<EndpointId>,
+        /// Service, port and caller. Nothing of it is known before it is opened.
+        seal: Seal,
+    },
+    /// A service of a cluster, in clear. Anybody can write it.
     Endpoint {
         /// Whose gateway opens it.
         cluster: ClusterName,
@@ -31,7 +43,9 @@ impl Target {
     /// The cluster that is asked.
     pub fn cluster(&self) -> &ClusterName {
         match self {
-            Self::Endpoint { cluster, .. } | Self::Controller { cluster } => cluster,
+            Self::Sealed { cluster, .. }
+            | Self::Endpoint { cluster, .. }
+            | Self::Controller { cluster } => cluster,
         }
     }
 }
@@ -58,10 +72,19 @@ const MAX_NAME_BYTES: usize = 253;
 const ANY: &str = "any";
 const CONTROLLER: &str = "controller";
 const GATEWAY: &str = "gw";
+const DIRECT: &str = "direct";
 
 /// The name to send for `target`. See [`server_name`] for the form that rustls takes.
 pub fn encode(target: &Target, domain: &Domain) -> String {
     match target {
+        Target::Sealed {
+            cluster,
+            endpoint,
+            seal,
+        } => {
+            let endpoint = endpoint.as_ref().map_or(ANY, EndpointId::as_str);
+            format!("{endpoint}.{}.{cluster}.{GATEWAY}.{domain}", seal.label())
+        }
         Target::Endpoint {
             cluster,
             service,
@@ -78,7 +101,20 @@ pub fn encode(target: &Target, domain: &Domain) -> String {
 
 /// [`encode`], as rustls takes it.
 pub fn server_name(target: &Target, domain: &Domain) -> Result<ServerName<'static>, NameError> {
-    let name = encode(target, domain);
+    checked(encode(target, domain))
+}
+
+/// The name for an endpoint that is dialled at its own address. Nobody routes by it: it only keeps one endpoint's TLS
+/// sessions apart from another's, and no gateway takes it.
+pub fn direct(
+    endpoint: &EndpointId,
+    cluster: &ClusterName,
+    domain: &Domain,
+) -> Result<ServerName<'static>, NameError> {
+    checked(format!("{endpoint}.{DIRECT}.{cluster}.{GATEWAY}.{domain}"))
+}
+
+fn checked(name: String) -> Result<ServerName<'static>, NameError> {
     if name.len() > MAX_NAME_BYTES {
         return Err(NameError::TooLong);
     }
@@ -108,16 +144,25 @@ pub fn parse(name: &str, domain: &Domain) -> Result<Target, NameError> {
         ([CONTROLLER, cluster, ..], 2) => Ok(Target::Controller {
             cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
         }),
+        ([endpoint, seal, cluster, ..], 3) => Ok(Target::Sealed {
+            cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
+            endpoint: parse_endpoint(endpoint)?,
+            seal: Seal::parse(seal).ok_or(NameError::Form)?,
+        }),
         ([endpoint, port, service, namespace, cluster, _], 5) => Ok(Target::Endpoint {
             cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
             service: ServiceName::new(namespace, service).map_err(|_| NameError::Form)?,
             port: parse_port(port)?,
-            endpoint: match endpoint {
-                ANY => None,
-                id => Some(EndpointId::new(id).map_err(|_| NameError::Form)?),
-            },
+            endpoint: parse_endpoint(endpoint)?,
         }),
         _ => Err(NameError::Form),
+    }
+}
+
+fn parse_endpoint(label: &str) -> Result<Option<EndpointId>, NameError> {
+    match label {
+        ANY => Ok(None),
+        id => EndpointId::new(id).map(Some).map_err(|_| NameError::Form),
     }
 }
 
@@ -131,6 +176,7 @@ fn parse_port(text: &str) -> Result<u16, NameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::LABEL_CHARS;
     use proptest::prelude::*;
 
     fn endpoint(id: Option<&str>) -> Target {
@@ -161,6 +207,24 @@ mod tests {
             Ok(controller)
         );
         assert!(server_name(&endpoint(Some("abcdefghijklm")), &domain).is_ok());
+        let label = "a".repeat(LABEL_CHARS);
+        let sealed = Target::Sealed {
+            cluster: ClusterName::new("west").unwrap(),
+            endpoint: None,
+            seal: Seal::parse(&label).unwrap(),
+        };
+        let name = format!("any.{label}.west.gw.mesh.internal");
+        assert_eq!(encode(&sealed, &domain), name);
+        assert_eq!(parse(&name.to_uppercase(), &domain), Ok(sealed));
+    }
+
+    #[test]
+    fn no_gateway_takes_a_direct_name() {
+        let (west, domain) = (ClusterName::new("west").unwrap(), Domain::default());
+        let id = EndpointId::new("abcdefghijklm").unwrap();
+        let name = direct(&id, &west, &domain).unwrap().to_str().into_owned();
+        assert_eq!(name, "abcdefghijklm.direct.west.gw.mesh.internal");
+        assert_eq!(parse(&name, &domain), Err(NameError::Form));
     }
 
     #[test]

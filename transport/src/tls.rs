@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fmt, io, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, OtherError, ServerConfig,
+    AlertDescription, CertificateError, ClientConfig, OtherError, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::CertificateDer,
@@ -182,6 +182,41 @@ pub fn refused_in(error: &io::Error) -> Option<Refused> {
         CertificateError::ApplicationVerificationFailure => Some(Refused::UnexpectedIdentity),
         _ => None,
     }
+}
+
+/// Why a gateway did not pass a handshake on, if that is what ended it. Endpoints refuse callers later: in TLS 1.3 the
+/// caller's handshake is over before they have seen its certificate.
+pub fn gateway_refusal_in(error: &io::Error) -> Option<GatewayRefusal> {
+    let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::AlertReceived(alert) = inner else {
+        return None;
+    };
+    match alert {
+        AlertDescription::AccessDenied => Some(GatewayRefusal::Name),
+        AlertDescription::CertificateExpired => Some(GatewayRefusal::Expired),
+        AlertDescription::UnrecognisedName => Some(GatewayRefusal::Service),
+        _ => None,
+    }
+}
+
+/// See [`gateway_refusal_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayRefusal {
+    /// It cannot open the name, or takes none in clear.
+    #[error(
+        "the gateway does not take this name: it was sealed with a key that the gateway has not got, or not at all; \
+         compare `tradewind status` in both clusters, and see docs/sealed-names.md"
+    )]
+    Name,
+    /// The name was good once.
+    #[error(
+        "the gateway says that the name has expired: this cluster's controller has made no new one for a day; \
+         see that it runs and that the clocks of both clusters are right"
+    )]
+    Expired,
+    /// The name is good, and there is nothing behind it.
+    #[error("the gateway's cluster does not export the service, or not this port")]
+    Service,
 }
 
 /// The alert that a refused peer is told, and what [`refused_in`] reads back.

@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tradewind_api::proto::{
-    CLUSTER_TYPE, SERVICE_TYPE, TRUST_TYPE,
+    CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE, TRUST_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 
 use super::encode::{Encoded, Entries};
 
-/// Types one stream may speak of: ours are three, a standard client may ask for some that we do not have.
+/// Types one stream may speak of: ours are four, a standard client may ask for some that we do not have.
 const MAX_TYPES: usize = 16;
 /// Names one stream may subscribe to by type, beside the wildcard.
 const MAX_NAMES: usize = 100_000;
@@ -269,13 +269,15 @@ impl Stream {
         response
     }
 
-    // Types in the order in which they are sent: whom to believe, where clusters are, who serves, and the rest.
+    // Types in the order in which they are sent: whom to believe, where clusters are, what opens their names, who serves,
+    // and the rest.
     fn order(&self) -> Vec<String> {
         let rank = |url: &str| match url {
             TRUST_TYPE => 0,
             CLUSTER_TYPE => 1,
-            SERVICE_TYPE => 2,
-            _ => 3,
+            OPENINGS_TYPE => 2,
+            SERVICE_TYPE => 3,
+            _ => 4,
         };
         let mut urls: Vec<String> = self.types.keys().cloned().collect();
         urls.sort_by_key(|url| rank(url));

@@ -9,9 +9,13 @@ use data_encoding::HEXLOWER;
 use prost::Message;
 use prost_types::Any;
 use tradewind_api::{
+    convert,
     id::{ClusterName, ServiceName},
     model::{Cluster, Service},
-    proto::{CLUSTER_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE, discovery::Resource, v1},
+    proto::{
+        CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE, discovery::Resource, v1,
+    },
+    seal::OpeningKey,
     snapshot::{Snapshot, Trust},
 };
 
@@ -83,6 +87,7 @@ pub struct Encoded {
     trust: Entries,
     clusters: Entries,
     services: Entries,
+    openings: Entries,
     nothing: Entries,
 }
 
@@ -103,6 +108,7 @@ impl Encoded {
             TRUST_TYPE => &self.trust,
             CLUSTER_TYPE => &self.clusters,
             SERVICE_TYPE => &self.services,
+            OPENINGS_TYPE => &self.openings,
             _ => &self.nothing,
         }
     }
@@ -129,6 +135,14 @@ impl Encoded {
                 &self.of.services,
                 &self.services,
                 |name: &ServiceName, s: &Service| (name.to_string().into(), v1::Service::from(s)),
+            ),
+            openings: fold(
+                &snapshot.openings,
+                &self.of.openings,
+                &self.openings,
+                |name: &ClusterName, keys: &Vec<OpeningKey>| {
+                    (name.as_str().into(), convert::openings(name, keys))
+                },
             ),
             nothing: Entries::new(),
             of: Arc::clone(snapshot),

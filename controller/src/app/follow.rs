@@ -28,6 +28,7 @@ use crate::{
     local::{LocalModel, Own, merge},
     raft_net::{Known, Peers, known_in},
     registry::Registered,
+    seals::Ring,
     source::YamlModel,
 };
 
@@ -55,6 +56,7 @@ pub(super) struct Follower {
     pub(super) registered: watch::Receiver<Arc<Registered>>,
     pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
     pub(super) introduced: watch::Receiver<Option<Arc<Introduced>>>,
+    pub(super) seals: watch::Receiver<Arc<Ring>>,
     pub(super) local: watch::Sender<Arc<LocalModel>>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) leases: watch::Sender<Arc<Leases>>,
@@ -110,12 +112,13 @@ impl Follower {
         let mut blocker = Some(blocker);
         let mut kept = None;
         let mut time = Time::default();
-        let (mut yaml_gone, mut introducer_gone) = (false, false);
+        let (mut yaml_gone, mut introducer_gone, mut sealer_gone) = (false, false, false);
         loop {
             let catalog = Arc::clone(&catalogs.borrow_and_update());
             let yaml = Arc::clone(&self.yaml.borrow_and_update());
             let registered = Arc::clone(&self.registered.borrow_and_update());
             let introduced = self.introduced.borrow_and_update().clone();
+            self.seals.mark_unchanged();
             // What is missing before everything was read is not gone; the proxies keep what they had.
             let all_read = yaml.read && (catalog.is_founded() || !self.replicated);
             if all_read {
@@ -145,6 +148,7 @@ impl Follower {
                 changed = self.registered.changed() => if changed.is_err() { return },
                 changed = self.yaml.changed(), if !yaml_gone => yaml_gone = changed.is_err(),
                 changed = self.introduced.changed(), if !introducer_gone => introducer_gone = changed.is_err(),
+                changed = self.seals.changed(), if !sealer_gone => sealer_gone = changed.is_err(),
                 () = tokio::time::sleep(TICK) => {}
             }
             if blocker.is_none() && catalogs.has_changed().is_err() {
@@ -189,12 +193,14 @@ impl Follower {
         time.leases.observe(catalog, now_ms, hears_leader);
         set(&self.leases, time.leases.clone());
         let local = merge(registered, yaml, &self.own);
+        let seals = Arc::clone(&self.seals.borrow());
         let input = compile::Input {
             catalog,
             local: &local,
             own: &self.own,
             leases: &time.leases,
             trust: &trust,
+            seals: &seals,
             now_ms,
         };
         let snapshot = compile::compile(&input, &previous);

@@ -24,6 +24,7 @@ use tradewind_runtime::{
     AdminState, Blocker, LogHandle, MetricsRegistry, Readiness, Rng, SharedClock, TaskSet, drain,
 };
 use tradewind_transport::{
+    seal::keys::SealKey,
     svid::SvidCell,
     trust::{TrustCell, TrustError, sha256},
 };
@@ -47,6 +48,7 @@ use crate::{
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
     reach::{Pinger, Reach, ReachMeters},
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
+    seals::{Ring, SealKeeper, node_key},
     server::Access,
     source::{Manifests, YamlModel},
 };
@@ -61,6 +63,7 @@ pub(super) struct Files {
     tokens: WorkloadTokens,
     exports: Exports,
     registry: RegistryHub,
+    node_key: SealKey,
     first_trust: Trust,
     trust: TrustCell,
     metrics: MetricsRegistry,
@@ -81,6 +84,7 @@ impl Files {
         let hosts = HostIdentities::load(&path.join(IDENTITIES_FILE))?;
         let exports = Exports::open(path)?;
         let registry = RegistryHub::open(path, own.cluster.clone(), Arc::clone(clock), &metrics)?;
+        let node_key = node_key(path)?;
         let first_trust = first_trust(data_dir.trust()?, &own, &issuer);
         let trust = TrustCell::new(&first_trust).map_err(|e| corrupt_trust(path, &e))?;
         Ok(Self {
@@ -92,6 +96,7 @@ impl Files {
             tokens,
             exports,
             registry,
+            node_key,
             first_trust,
             trust,
             metrics,
@@ -142,6 +147,7 @@ pub(super) struct Parts {
     exports: Exports,
     tokens: WorkloadTokens,
     registry: RegistryHub,
+    node_key: SealKey,
     certificate: KeepCertificate,
     peers: Peers,
     rng: Rng,
@@ -204,6 +210,7 @@ impl Parts {
             exports: files.exports,
             tokens: files.tokens,
             registry: files.registry,
+            node_key: files.node_key,
             certificate,
             peers,
             rng,
@@ -274,6 +281,7 @@ impl Parts {
         let (leases_tx, leases) = watch::channel(Arc::new(Leases::default()));
         let (introduced_tx, introduced) = watch::channel(None);
         read_manifests(config, yaml_tx, tasks, drain);
+        let seals = self.keep_seals(tasks, drain);
         let follower = Follower {
             own: self.own.clone(),
             store: self.store.clone(),
@@ -287,6 +295,7 @@ impl Parts {
             registered: registered.clone(),
             yaml: yaml.clone(),
             introduced,
+            seals,
             local: local_tx,
             snapshots: snapshot_tx,
             leases: leases_tx,
@@ -336,6 +345,27 @@ impl Parts {
             snapshots,
             yaml,
         }
+    }
+
+    /// Starts what keeps the keys of sealed names; the receiver holds what follows from them.
+    fn keep_seals(
+        &mut self,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) -> watch::Receiver<Arc<Ring>> {
+        if self.own.witness {
+            // Nobody calls it and it calls nobody.
+            return watch::channel(Arc::default()).1;
+        }
+        let (keeper, ring) = SealKeeper::new(
+            self.store.clone(),
+            self.own.cluster.clone(),
+            self.node_id,
+            self.node_key.clone(),
+            self.rng.fork(),
+        );
+        tasks.spawn("seals", keeper.run(drain.observer()));
+        ring
     }
 
     /// Starts the pings; the receiver holds what they found.

@@ -128,6 +128,7 @@ impl World {
             own: &self.own,
             leases: &self.leases,
             trust: &self.trust,
+            seals: &Ring::default(),
             now_ms: self.now_ms,
         };
         compile(&input, previous)

@@ -406,7 +406,9 @@ fn service_of(command: &Command) -> Option<&ServiceName> {
         | Command::SetVoting { .. }
         | Command::RemoveNode { .. }
         | Command::AddNode { .. }
-        | Command::AttestExports { .. } => None,
+        | Command::AttestExports { .. }
+        | Command::PutNodeKey { .. }
+        | Command::PutSealKey { .. } => None,
     }
 }
 

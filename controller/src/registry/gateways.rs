@@ -49,23 +49,7 @@ impl Session {
         };
         check_name("gateway name", &hello.name)?;
         check_address("advertised address", &hello.advertised_address)?;
-        let path = format!("/tradewind/gateway/{}", hello.name);
-        let allowed = match &self.caller {
-            Caller::Local { uid } => {
-                self.access.is_operator(&self.caller) || self.access.hosts().allows(*uid, &path)
-            }
-            Caller::Peer(_) => self.access.trusted(&self.caller).is_some_and(|peer| {
-                peer.id.path() == path
-                    && peer.id.trust_domain_str() == self.access.own_trust_domain().as_str()
-            }),
-            Caller::Anonymous => false,
-        };
-        if !allowed {
-            return Err(Status::permission_denied(format!(
-                "the caller is not the gateway {} of this cluster",
-                hello.name
-            )));
-        }
+        self.access.require_gateway(&self.caller, &hello.name)?;
         self.hub.apply(Event::GatewayHello {
             stream: self.ends.stream(),
             name: hello.name,

@@ -140,6 +140,28 @@ impl Access {
         }
     }
 
+    /// True for this cluster's gateway of that name: by its certificate, or a local user who may be it.
+    pub fn is_gateway(&self, caller: &Caller, name: &str) -> bool {
+        let path = format!("/tradewind/gateway/{name}");
+        match caller {
+            Caller::Local { uid } => self.is_operator(caller) || self.hosts.allows(*uid, &path),
+            Caller::Peer(_) => self
+                .trusted(caller)
+                .is_some_and(|peer| self.is_own(peer) && peer.id.path() == path),
+            Caller::Anonymous => false,
+        }
+    }
+
+    /// This cluster's gateway of that name.
+    pub fn require_gateway(&self, caller: &Caller, name: &str) -> Result<(), Status> {
+        if self.is_gateway(caller, name) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "the caller is not the gateway {name} of this cluster"
+        )))
+    }
+
     /// Who runs this cluster.
     pub fn require_operator(&self, caller: &Caller) -> Result<(), Status> {
         if self.is_operator(caller) {

@@ -69,6 +69,7 @@ pub(crate) fn service(name: &str, port: u16) -> (ServiceName, Arc<Service>) {
         ports: vec![port],
         exported_by: [ClusterName::new("west").unwrap()].into(),
         endpoints: vec![],
+        seals: vec![],
     };
     (name, Arc::new(service))
 }
@@ -139,6 +140,7 @@ impl Federation {
             state: ClusterState::Active,
             gateways: vec![],
             lease_expired: false,
+            sealed_only: false,
             local: true,
         };
         Arc::new(Snapshot {
@@ -146,6 +148,7 @@ impl Federation {
             services: services.iter().map(|(n, p)| service(n, *p)).collect(),
             clusters: [(west.name.clone(), Arc::new(west))].into(),
             trust: Arc::new(self.trust(&[&self.west, &self.east])),
+            ..Snapshot::default()
         })
     }
 }

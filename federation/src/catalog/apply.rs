@@ -11,7 +11,7 @@ use tradewind_api::{
     },
 };
 
-use super::{Catalog, limits};
+use super::{Catalog, limits, seals};
 
 /// What a command that was not refused did.
 pub(super) enum Did {
@@ -107,6 +107,21 @@ impl Catalog {
             Command::RemoveNode { node } => self.remove_node(*node),
             Command::AddNode { replaces } => self.add_node(proposer, *replaces),
             Command::AttestExports { digest, count } => self.attest(proposer, digest, *count),
+            Command::PutNodeKey { node, public } => self.put_node_key(proposer, *node, public),
+            Command::PutSealKey {
+                number,
+                public,
+                boxes,
+                alone,
+            } => {
+                let put = seals::Put {
+                    number: *number,
+                    public,
+                    boxes,
+                    alone: *alone,
+                };
+                self.put_seal_key(proposer, &put)
+            }
         }
     }
 
@@ -126,6 +141,8 @@ impl Catalog {
         self.next_node_id = record.nodes.last().map_or(1, |last| last.saturating_add(1));
         self.domain = domain.clone();
         self.founder = Some(record.name.clone());
+        // Founded there, it never stood anywhere else.
+        self.level = record.level.min(tradewind_api::store::LEVEL);
         Arc::make_mut(&mut self.roots).insert(root.clone());
         Arc::make_mut(&mut self.clusters).insert(record.name.clone(), record);
         Ok(Did::Changed)
@@ -256,6 +273,7 @@ impl Catalog {
         for service in &services {
             self.withdraw(proposer, service);
         }
+        self.forget_seals(proposer);
         let now_ms = self.at_ms;
         self.edit(proposer, |c| {
             c.state = ClusterState::Left;

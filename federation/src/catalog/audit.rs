@@ -103,6 +103,8 @@ fn describe(command: &Command, known: bool) -> Option<(&'static str, String)> {
         | Command::Announce { .. }
         | Command::RenewLease
         | Command::PatchExport { .. }
-        | Command::AttestExports { .. } => return None,
+        | Command::AttestExports { .. }
+        | Command::PutNodeKey { .. }
+        | Command::PutSealKey { .. } => return None,
     })
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tradewind_api::{
     ClusterName, NodeId, ServiceName,
-    store::{ClusterRecord, Command, Export, TokenRecord, Voting},
+    store::{ClusterRecord, Command, Export, SealRecord, TokenRecord, Voting},
 };
 
 use super::Catalog;
@@ -27,6 +27,8 @@ pub enum Key {
     Token(String),
     /// A wish for a node's vote.
     Voting(NodeId),
+    /// What a cluster published for sealed names.
+    Seals(ClusterName),
 }
 
 /// What stands under a key.
@@ -41,6 +43,8 @@ pub enum Value {
     Token(Box<TokenRecord>),
     /// Of a vote.
     Voting(Voting),
+    /// Of sealed names; shared with the catalog.
+    Seals(Arc<SealRecord>),
 }
 
 /// A key that changed, and what it holds since then: `None` when it is gone.
@@ -77,7 +81,8 @@ impl Catalog {
                 let nodes = self.member(proposer).map(|c| c.nodes.clone());
                 let votes = nodes.unwrap_or_default().into_iter().map(Key::Voting);
                 let exports = self.exports_of(proposer).map(|e| export(&e.service));
-                exports.chain(votes).chain([own()]).collect()
+                let seals = Key::Seals(proposer.clone());
+                exports.chain(votes).chain([own(), seals]).collect()
             }
             Command::PutExport(e) => vec![export(&e.service)],
             Command::PatchExport { service, .. } | Command::RemoveExport(service) => {
@@ -95,6 +100,9 @@ impl Catalog {
                 owner.into_iter().chain([Key::Voting(*node)]).collect()
             }
             Command::AttestExports { .. } => Vec::new(),
+            Command::PutNodeKey { .. } | Command::PutSealKey { .. } => {
+                vec![Key::Seals(proposer.clone())]
+            }
         }
     }
 
@@ -114,6 +122,7 @@ impl Catalog {
                 Some(Value::Token(Box::new(token.clone())))
             }
             Key::Voting(node) => self.voting.get(node).copied().map(Value::Voting),
+            Key::Seals(cluster) => self.seals_of(cluster).cloned().map(Value::Seals),
         }
     }
 

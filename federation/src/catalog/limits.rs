@@ -26,6 +26,10 @@ pub const MAX_GATEWAYS_PER_CLUSTER: usize = 64;
 pub const MAX_AUTHORITIES_PER_CLUSTER: usize = 8;
 /// One certificate, bytes.
 pub const MAX_CERTIFICATE: usize = 16 * 1024;
+/// An X25519 key, bytes.
+pub(super) const KEY_BYTES: usize = 32;
+/// A private key in a box: a public key, the key, a tag.
+pub(super) const BOX_BYTES: usize = 80;
 /// Any free text in a command, bytes: longer than a host name with a port, or a SPIFFE path.
 pub const MAX_TEXT: usize = 300;
 

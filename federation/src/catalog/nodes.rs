@@ -103,6 +103,8 @@ impl Catalog {
             .min();
         // No higher than this build knows: what lies above was not written by it.
         let known = known.unwrap_or(0).min(tradewind_api::store::LEVEL);
-        self.level = self.level.max(known);
+        if known > self.level {
+            (self.level, self.level_since_ms) = (known, self.at_ms);
+        }
     }
 }

@@ -18,6 +18,7 @@ use super::{
 };
 
 mod members;
+mod seals;
 
 pub(crate) fn name(s: &str) -> ClusterName {
     ClusterName::new(s).unwrap()
@@ -582,6 +583,18 @@ fn any_command() -> impl Strategy<Value = (usize, u64, Command)> {
         }),
         1 => (1_u64..6).prop_map(|node| Command::RemoveNode { node }),
         1 => proptest::option::of(1_u64..6).prop_map(|replaces| Command::AddNode { replaces }),
+        1 => (1_u64..6).prop_map(|node| Command::PutNodeKey {
+            node,
+            public: Blob(vec![1; 32]),
+        }),
+        2 => (1_u64..6, 1_u64..6, any::<bool>()).prop_map(|(number, node, alone)| {
+            Command::PutSealKey {
+                number,
+                public: Blob(vec![number.to_le_bytes()[0]; 32]),
+                boxes: [(node, Blob(vec![2; 80]))].into(),
+                alone,
+            }
+        }),
     ];
     (0_usize..3, 0_u64..3_000, command)
 }

@@ -30,6 +30,7 @@ impl Catalog {
         };
         self.validate_members(hold)?;
         self.validate_exports(hold)?;
+        self.validate_seals(hold)?;
         hold(
             self.tokens.len() <= limits::MAX_TOKENS,
             "tokens <= MAX_TOKENS",
@@ -86,6 +87,33 @@ impl Catalog {
             "nothing before the founding",
         )?;
         hold(founded != self.roots.is_empty(), "founded means a root")
+    }
+
+    fn validate_seals(
+        &self,
+        hold: impl Fn(bool, &'static str) -> Result<(), Violation>,
+    ) -> Result<(), Violation> {
+        for (cluster, record) in self.seals.iter() {
+            hold(
+                self.member(cluster).is_some(),
+                "only present members have seal keys",
+            )?;
+            hold(
+                record.keys.len() <= tradewind_api::seal::MAX_KEYS,
+                "seal keys <= MAX_KEYS",
+            )?;
+            hold(
+                record.keys.is_sorted_by(|a, b| a.number < b.number),
+                "seal keys stand by number, each once",
+            )?;
+            let boxes = record.keys.iter().map(|k| k.boxes.len());
+            let most = boxes.chain([record.node_keys.len()]).max();
+            hold(
+                most.unwrap_or(0) <= limits::MAX_NODES_PER_CLUSTER,
+                "keys of nodes <= MAX_NODES_PER_CLUSTER",
+            )?;
+        }
+        Ok(())
     }
 
     fn validate_exports(

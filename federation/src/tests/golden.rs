@@ -220,15 +220,12 @@ fn level_2() -> Vec<Command> {
 
 #[test]
 fn entries_of_level_2_are_written_as_ever() {
-    let commands: Vec<Stamped> = level_2()
-        .into_iter()
-        .map(|command| Stamped {
-            proposer: name("west"),
-            at_ms: 1_800_000_000_000,
-            command,
-            actor: Some("uid 0 (root)".to_owned()),
-        })
-        .collect();
+    let commands = level_2().into_iter().map(|command| Stamped {
+        proposer: name("west"),
+        at_ms: 1_800_000_000_000,
+        command,
+        actor: Some("uid 0 (root)".to_owned()),
+    });
     let audit = AuditEntry {
         revision: 5,
         at_ms: 1_800_000_000_000,
@@ -239,6 +236,75 @@ fn entries_of_level_2_are_written_as_ever() {
     };
     let audit = serde_json::to_vec(&audit).unwrap();
     let mut written = vec![("audit-entry.json".to_owned(), audit)];
+    written.extend(entries(commands));
+    compare(2, written);
+}
+
+/// One of each command that level 3 brought.
+fn level_3() -> Vec<Command> {
+    let boxes = || [(1, Blob(vec![4; 80]))].into();
+    vec![
+        Command::PutNodeKey {
+            node: 1,
+            public: Blob(vec![7; 32]),
+        },
+        Command::PutSealKey {
+            number: 1,
+            public: Blob(vec![8; 32]),
+            boxes: boxes(),
+            alone: false,
+        },
+        Command::PutSealKey {
+            number: 2,
+            public: Blob(vec![9; 32]),
+            boxes: boxes(),
+            alone: true,
+        },
+    ]
+}
+
+#[test]
+fn entries_of_level_3_are_written_as_ever_and_apply() {
+    assert_eq!(LEVEL, 3, "a new level needs golden files of its own");
+    let commands: Vec<Stamped> = level_3()
+        .into_iter()
+        .map(|command| Stamped {
+            proposer: name("west"),
+            at_ms: 1_800_000_000_000,
+            command,
+            actor: None,
+        })
+        .collect();
+    let mut catalog = crate::Catalog::default();
+    let found = Command::Found {
+        domain: tradewind_api::Domain::default(),
+        root: Blob(vec![1]),
+        cluster: ClusterRecord {
+            nodes: [1].into(),
+            ..record("west")
+        },
+    };
+    let found = Stamped {
+        command: found,
+        ..commands[0].clone()
+    };
+    catalog.apply(1, &found);
+    for command in &commands {
+        let outcome = catalog.apply(catalog.revision + 1, command);
+        assert!(
+            matches!(outcome, Outcome::Done { changed: true, .. }),
+            "{outcome:?}"
+        );
+    }
+    let record = serde_json::to_vec(catalog.seals_of(&name("west")).unwrap()).unwrap();
+    let mut written = vec![("seals.json".to_owned(), record)];
+    written.extend(entries(commands));
+    compare(3, written);
+}
+
+/// One log entry for each command, as the log writes it.
+fn entries(commands: impl IntoIterator<Item = Stamped>) -> Vec<(String, Vec<u8>)> {
+    let mut written = Vec::new();
     for (index, command) in (0..).zip(commands) {
         let entry = Entry {
             log_id: id(3, index),
@@ -251,7 +317,7 @@ fn entries_of_level_2_are_written_as_ever() {
         assert_eq!(frame::decode(index, &bytes).unwrap(), entry);
         written.push((format!("entry-{index:02}"), bytes));
     }
-    compare(2, written);
+    written
 }
 
 /// Compares what is written now with what the first version of the level wrote.

@@ -47,9 +47,9 @@ impl Drop for Content {
     }
 }
 
-/// Why there is no sealed identity.
+/// Why there is nothing sealed.
 #[derive(Debug, thiserror::Error)]
-enum SealError {
+pub(super) enum SealError {
     #[error("the kernel keyring cannot be used: {0}")]
     Keyring(std::io::Error),
     #[error("{0}")]
@@ -81,11 +81,21 @@ fn seal(
     nonce: [u8; NONCE_LEN],
     content: &Content,
 ) -> Result<Vec<u8>, SealError> {
-    let mut text = serde_json::to_vec(content).map_err(|_| SealError::Content)?;
+    let text = serde_json::to_vec(content).map_err(|_| SealError::Content)?;
+    seal_text(secret, nonce, PURPOSE, text)
+}
+
+/// Seals any text, bound to what it is for: nonce and sealed text.
+pub(super) fn seal_text(
+    secret: &[u8; SECRET_BYTES],
+    nonce: [u8; NONCE_LEN],
+    purpose: &[u8],
+    mut text: Vec<u8>,
+) -> Result<Vec<u8>, SealError> {
     cipher(secret)?
         .seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from(PURPOSE),
+            Aad::from(purpose),
             &mut text,
         )
         .map_err(|_| SealError::Content)?;
@@ -95,15 +105,27 @@ fn seal(
 }
 
 fn open(secret: &[u8; SECRET_BYTES], sealed: &[u8]) -> Result<Content, SealError> {
+    let clear = open_text(secret, PURPOSE, sealed)?;
+    serde_json::from_slice(&clear).map_err(|_| SealError::Content)
+}
+
+/// Opens what [`seal_text`] gave.
+pub(super) fn open_text(
+    secret: &[u8; SECRET_BYTES],
+    purpose: &[u8],
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let (nonce, text) = sealed
         .split_first_chunk::<NONCE_LEN>()
         .ok_or(SealError::Content)?;
     let mut text = Zeroizing::new(text.to_vec());
     let nonce = Nonce::assume_unique_for_key(*nonce);
-    let clear = cipher(secret)?
-        .open_in_place(nonce, Aad::from(PURPOSE), &mut text)
-        .map_err(|_| SealError::Content)?;
-    serde_json::from_slice(clear).map_err(|_| SealError::Content)
+    let length = cipher(secret)?
+        .open_in_place(nonce, Aad::from(purpose), &mut text)
+        .map_err(|_| SealError::Content)?
+        .len();
+    text.truncate(length);
+    Ok(text)
 }
 
 /// Takes up the identity that an earlier run sealed, if it is there and still good.

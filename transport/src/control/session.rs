@@ -32,7 +32,7 @@ use tradewind_runtime::{
 
 use super::{
     BootstrapToken, Control, ControlConfig, ControlError, ControlStatus, ControllerAddr, identity,
-    link, metrics::Meters, sealed,
+    link, metrics::Meters, openings, sealed,
 };
 use crate::{
     discovery,
@@ -239,6 +239,14 @@ pub(super) async fn start(
     if let Some(dir) = &shared.config.state_dir {
         let path = dir.join(SNAPSHOT_FILE);
         tasks.spawn("control-disk", write_snapshots(Arc::clone(&shared), path));
+        if is_gateway(&shared) {
+            let kept = openings::keep(
+                Arc::clone(&shared),
+                dir.clone(),
+                shared.snapshot.subscribe(),
+            );
+            tasks.spawn("control-openings", kept);
+        }
     }
     tasks.spawn("control-gauges", gauges(Arc::clone(&shared)));
     Ok(Control {
@@ -248,6 +256,11 @@ pub(super) async fn start(
         status: shared.status.subscribe(),
         channel: Some(shared.channel.clone()),
     })
+}
+
+/// True for the one role that opens sealed names.
+fn is_gateway(shared: &Shared) -> bool {
+    shared.config.role == "gateway"
 }
 
 fn check(config: &ControlConfig) -> Result<(), ControlError> {
@@ -280,7 +293,11 @@ async fn load(shared: &Arc<Shared>, dir: &Path) -> Result<(), ControlError> {
     match read_snapshot(path.clone()).await {
         Ok(Some(saved)) => {
             tracing::info!(revision = %saved.snapshot.revision, "the last good snapshot was read from disk");
-            shared.publish(Arc::new(saved.snapshot), saved.since_unix_ms, true);
+            let mut snapshot = saved.snapshot;
+            if is_gateway(shared) {
+                snapshot.openings = openings::load(shared, dir).await;
+            }
+            shared.publish(Arc::new(snapshot), saved.since_unix_ms, true);
         }
         Ok(None) => {}
         Err(why) => {
@@ -334,7 +351,11 @@ async fn write_snapshots(shared: Arc<Shared>, path: PathBuf) {
 }
 
 async fn follow(shared: Arc<Shared>, mut rng: Rng) {
-    let mut client = discovery::Client::new();
+    let mut client = if is_gateway(&shared) {
+        discovery::Client::with_openings()
+    } else {
+        discovery::Client::new()
+    };
     let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut told = String::new();
     loop {

@@ -10,10 +10,11 @@ use std::{
 
 use prost::Message;
 use tradewind_api::{
+    convert::read_openings,
     id::{ClusterName, Revision, ServiceName},
     model::{Cluster, Service},
     proto::{
-        CLUSTER_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
+        CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource},
         rpc, v1,
     },
@@ -55,6 +56,7 @@ enum Kind {
     Trust,
     Cluster,
     Service,
+    Openings,
 }
 
 impl Kind {
@@ -63,6 +65,7 @@ impl Kind {
             TRUST_TYPE => Some(Self::Trust),
             CLUSTER_TYPE => Some(Self::Cluster),
             SERVICE_TYPE => Some(Self::Service),
+            OPENINGS_TYPE => Some(Self::Openings),
             _ => None,
         }
     }
@@ -85,6 +88,8 @@ pub struct Client {
     trust: PerType,
     clusters: PerType,
     services: PerType,
+    // Of gateways alone.
+    openings: Option<PerType>,
     published: bool,
 }
 
@@ -102,12 +107,22 @@ impl Client {
         Self::default()
     }
 
+    /// One that asks for what opens sealed names too, as gateways do.
+    pub fn with_openings() -> Self {
+        Self {
+            openings: Some(PerType::default()),
+            ..Self::default()
+        }
+    }
+
     /// The first requests of a new stream: everything of each type, less what is already held.
     pub fn open(&mut self, node: &Node) -> Vec<DeltaDiscoveryRequest> {
-        TYPES
+        // Before services: whoever hears of an export is met by a gateway that opens its names.
+        let [trust, clusters, services] = TYPES;
+        [trust, clusters, OPENINGS_TYPE, services]
             .iter()
             .filter_map(|url| {
-                let per_type = self.per_type(Kind::of(url)?);
+                let per_type = self.per_type(Kind::of(url)?)?;
                 per_type.answered = false;
                 Some(DeltaDiscoveryRequest {
                     node: Some(node.clone()),
@@ -122,9 +137,13 @@ impl Client {
 
     /// True once every type was answered on the stream opened last.
     pub fn in_sync(&self) -> bool {
+        self.all().all(|t| t.answered)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PerType> {
         [&self.trust, &self.clusters, &self.services]
-            .iter()
-            .all(|t| t.answered)
+            .into_iter()
+            .chain(&self.openings)
     }
 
     /// Takes one response.
@@ -134,7 +153,8 @@ impl Client {
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         };
-        let Some(kind) = Kind::of(&response.type_url) else {
+        let kind = Kind::of(&response.type_url).filter(|k| self.per_type(*k).is_some());
+        let Some(kind) = kind else {
             let rejected = vec![Rejected {
                 name: response.type_url,
                 why: "this type was not asked for".to_owned(),
@@ -164,16 +184,17 @@ impl Client {
         for name in &response.removed_resources {
             changed |= self.remove(kind, name);
         }
-        let per_type = self.per_type(kind);
-        per_type.seen = true;
-        per_type.answered = true;
+        if let Some(per_type) = self.per_type(kind) {
+            per_type.seen = true;
+            per_type.answered = true;
+        }
         if let Ok(revision) = response.system_version_info.parse() {
             self.state.revision = Revision(revision);
         }
         if !rejected.is_empty() {
             reply.error_detail = Some(detail(&rejected));
         }
-        let complete = self.trust.seen && self.clusters.seen && self.services.seen;
+        let complete = self.all().all(|t| t.seen);
         let snapshot = (complete && (changed || !self.published)).then(|| {
             self.published = true;
             Arc::new(self.state.clone())
@@ -185,11 +206,13 @@ impl Client {
         }
     }
 
-    fn per_type(&mut self, kind: Kind) -> &mut PerType {
+    /// None for a type that this client did not ask for.
+    fn per_type(&mut self, kind: Kind) -> Option<&mut PerType> {
         match kind {
-            Kind::Trust => &mut self.trust,
-            Kind::Cluster => &mut self.clusters,
-            Kind::Service => &mut self.services,
+            Kind::Trust => Some(&mut self.trust),
+            Kind::Cluster => Some(&mut self.clusters),
+            Kind::Service => Some(&mut self.services),
+            Kind::Openings => self.openings.as_mut(),
         }
     }
 
@@ -199,7 +222,9 @@ impl Client {
             // A heartbeat: the same version without a body.
             return Ok(false);
         };
-        let known = self.per_type(kind);
+        let Some(known) = self.per_type(kind) else {
+            return Ok(false);
+        };
         if known.versions.len() >= MAX_RESOURCES && !known.versions.contains_key(&resource.name) {
             return Err(format!("there are {MAX_RESOURCES} of its type already"));
         }
@@ -227,15 +252,22 @@ impl Client {
                 named(&resource.name, &service.name.to_string())?;
                 put(&mut self.state.services, service.name.clone(), service)
             }
+            Kind::Openings => {
+                let openings = v1::Openings::decode(bytes).map_err(text)?;
+                let (caller, keys) = read_openings(openings).map_err(text)?;
+                named(&resource.name, caller.as_str())?;
+                put(&mut self.state.openings, caller, keys)
+            }
         };
-        self.per_type(kind)
-            .versions
-            .insert(resource.name, resource.version);
+        if let Some(per_type) = self.per_type(kind) {
+            per_type.versions.insert(resource.name, resource.version);
+        }
         Ok(changed)
     }
 
     fn remove(&mut self, kind: Kind, name: &str) -> bool {
-        if self.per_type(kind).versions.remove(name).is_none() {
+        let versions = self.per_type(kind).map(|t| &mut t.versions);
+        if versions.is_none_or(|v| v.remove(name).is_none()) {
             return false;
         }
         match kind {
@@ -247,6 +279,9 @@ impl Client {
             Kind::Service => name
                 .parse::<ServiceName>()
                 .is_ok_and(|name| self.state.services.remove(&name).is_some()),
+            Kind::Openings => {
+                ClusterName::new(name).is_ok_and(|name| self.state.openings.remove(&name).is_some())
+            }
         }
     }
 }
@@ -365,6 +400,46 @@ mod tests {
     #[test]
     fn the_first_snapshot_waits_for_every_type() {
         synced();
+    }
+
+    #[test]
+    fn openings_come_to_gateways_alone_and_before_their_first_snapshot() {
+        let message = v1::Openings {
+            caller: "west".into(),
+            keys: vec![v1::OpeningKey {
+                id: 5,
+                secret: vec![1; 32],
+            }],
+        };
+        let openings = || vec![resource("west", "1", OPENINGS_TYPE, &message)];
+        let mut gateway = Client::with_openings();
+        let asked = gateway.open(&Node::default());
+        let types: Vec<_> = asked.iter().map(|r| r.type_url.as_str()).collect();
+        assert_eq!(
+            types,
+            [TRUST_TYPE, CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE]
+        );
+        for (url, resources) in [
+            (TRUST_TYPE, vec![trust()]),
+            (CLUSTER_TYPE, vec![]),
+            (SERVICE_TYPE, vec![]),
+        ] {
+            assert!(
+                gateway
+                    .receive(response(url, 1, resources))
+                    .snapshot
+                    .is_none()
+            );
+        }
+        let step = gateway.receive(response(OPENINGS_TYPE, 1, openings()));
+        let west = ClusterName::new("west").unwrap();
+        assert_eq!(step.snapshot.unwrap().openings[&west][0].id, 5);
+        let mut gone = response(OPENINGS_TYPE, 2, vec![]);
+        gone.removed_resources = vec!["west".into()];
+        assert!(gateway.receive(gone).snapshot.unwrap().openings.is_empty());
+        // A proxy did not ask.
+        let step = synced().receive(response(OPENINGS_TYPE, 1, openings()));
+        assert!(step.reply.error_detail.is_some() && step.snapshot.is_none());
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum Fault {
     Ourselves,
     /// No gateway of its cluster could be reached: no endpoint behind them can.
     Link,
+    /// No gateway of its cluster takes the name that it was asked for under: no endpoint behind them can be named.
+    Name,
     /// The endpoint, or the gateway's way to it.
     Endpoint,
     /// It is somebody else, or no longer trusted, or does not trust us.
@@ -118,7 +120,7 @@ impl DialError {
     pub const fn failure(&self) -> Failure {
         match self.fault {
             Fault::Identity => Failure::Identity,
-            Fault::Link | Fault::Endpoint | Fault::Ourselves => Failure::Connect,
+            Fault::Link | Fault::Name | Fault::Endpoint | Fault::Ourselves => Failure::Connect,
         }
     }
 }
@@ -200,6 +202,8 @@ fn blame(tried: Vec<Tried>) -> DialError {
         Fault::Identity
     } else if any(Fault::Endpoint) {
         Fault::Endpoint
+    } else if any(Fault::Name) {
+        Fault::Name
     } else {
         Fault::Link
     };
@@ -227,11 +231,16 @@ async fn one(
         .await
         .map_err(|_| tried(Fault::Endpoint, "no TLS handshake in time".into()))?
         .map_err(|e| {
-            let fault = match tls::refused_in(&e) {
-                Some(Refused::Expired | Refused::NotYetValid) | None => Fault::Endpoint,
-                Some(_) => Fault::Identity,
+            use tls::GatewayRefusal;
+            let refusal = tls::gateway_refusal_in(&e).filter(|_| tcp_fault == Fault::Link);
+            let fault = match (tls::refused_in(&e), refusal) {
+                // No endpoint behind this gateway can be named to it.
+                (None, Some(GatewayRefusal::Name | GatewayRefusal::Expired)) => Fault::Name,
+                (Some(Refused::Expired | Refused::NotYetValid) | None, _) => Fault::Endpoint,
+                (Some(_), _) => Fault::Identity,
             };
-            tried(fault, format!("TLS handshake failed: {}", tls_cause(&e)))
+            let why = refusal.map_or_else(|| tls_cause(&e), |r| r.to_string());
+            tried(fault, format!("TLS handshake failed: {why}"))
         })?;
     let leaf = tls
         .get_ref()

@@ -3,7 +3,10 @@
 use futures::{Stream, stream};
 use serde_json::json;
 use tonic::{Code, Status};
-use tradewind_api::proto::v1::{WatchEvent, WatchStep};
+use tradewind_api::{
+    proto::v1::{WatchEvent, WatchStep},
+    store::SealKeyRecord,
+};
 use tradewind_federation::{
     Compacted, Watch,
     catalog::{Event, Key, Value},
@@ -58,6 +61,7 @@ fn event(event: &Event) -> WatchEvent {
         Key::Export { service, cluster } => ("export", format!("{service}@{cluster}")),
         Key::Token(id) => ("token", id.clone()),
         Key::Voting(node) => ("voting", node.to_string()),
+        Key::Seals(cluster) => ("seals", cluster.to_string()),
     };
     WatchEvent {
         kind: kind.to_owned(),
@@ -89,5 +93,15 @@ fn value(value: &Value) -> serde_json::Value {
             "used": t.used,
         }),
         Value::Voting(voting) => json!(voting),
+        Value::Seals(seals) => {
+            let key = |k: &SealKeyRecord| {
+                json!({
+                    "number": k.number,
+                    "published_at_unix_ms": k.published_at_ms,
+                    "boxes": k.boxes.keys().collect::<Vec<_>>(),
+                })
+            };
+            json!({ "keys": seals.keys.iter().map(key).collect::<Vec<_>>() })
+        }
     }
 }

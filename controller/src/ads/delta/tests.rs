@@ -24,6 +24,7 @@ fn service(name: &str, exported_by: &[&str]) -> (ServiceName, Arc<Service>) {
             .map(|c| ClusterName::new(c).unwrap())
             .collect(),
         endpoints: vec![],
+        seals: vec![],
     };
     (name, Arc::new(service))
 }
@@ -36,6 +37,7 @@ fn cluster(name: &str) -> (ClusterName, Arc<Cluster>) {
         state: ClusterState::Active,
         gateways: vec![],
         lease_expired: false,
+        sealed_only: false,
         local: true,
     };
     (cluster.name.clone(), Arc::new(cluster))
@@ -51,6 +53,7 @@ fn snapshot(revision: u64, services: &[(&str, &[&str])], clusters: &[&str]) -> A
             roots: [vec![1]].into(),
             ..Trust::default()
         }),
+        ..Snapshot::default()
     })
 }
 

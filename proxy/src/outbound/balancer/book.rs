@@ -90,6 +90,10 @@ impl Balancer {
         let blame = match error.fault {
             // Nobody else can help that.
             Fault::Ourselves => return,
+            Fault::Name => {
+                tracing::warn!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), %error, "no gateway takes this endpoint's name");
+                Blame::Link(failure)
+            }
             Fault::Link => Blame::Link(failure),
             Fault::Endpoint | Fault::Identity => {
                 // The gateway answered: the way itself is fine.

@@ -4,6 +4,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use http::HeaderValue;
+use rustls::pki_types::ServerName;
 use tradewind_api::{
     id::{ClusterName, EndpointId, ServicePortRef},
     model::{Cluster, ClusterState, Endpoint, Health, Service},
@@ -12,7 +13,8 @@ use tradewind_api::{
 use tradewind_transport::{
     balance::{Micros, budget::Budget},
     hbone::{Destination, Path, headers},
-    server_name,
+    seal::Seal,
+    server_name::{self, NameError},
 };
 
 use super::{Balancer, Link, NoRoute, Route, Served, Target};
@@ -104,7 +106,7 @@ impl Balancer {
                 let served = served
                     .entry(&e.cluster)
                     .or_insert_with(|| self.metrics.served(target, &e.cluster));
-                self.target(&snapshot, target, e, served)
+                self.target(&snapshot, service, target, e, served)
             })
             .map(Rc::new)
             .collect();
@@ -131,24 +133,23 @@ impl Balancer {
     fn target(
         &self,
         snapshot: &Snapshot,
+        service: &Service,
         to: &ServicePortRef,
         e: &Endpoint,
         served: &Served,
     ) -> Option<Target> {
-        let name = server_name::Target::Endpoint {
-            cluster: e.cluster.clone(),
-            service: to.service.clone(),
-            port: to.port,
-            endpoint: Some(e.id.clone()),
-        };
-        let server_name = match server_name::server_name(&name, &snapshot.trust.domain) {
+        let cluster = snapshot.clusters.get(&e.cluster);
+        let server_name = match name(snapshot, service, to, e) {
             Ok(name) => name,
-            Err(error) => {
+            Err(Unnamed::NotYet) => {
+                tracing::debug!(endpoint = %e.id, service = %to, cluster = %e.cluster, "endpoint left out: the controller has made no sealed name for its cluster yet");
+                return None;
+            }
+            Err(Unnamed::Form(error)) => {
                 tracing::warn!(endpoint = %e.id, service = %to, %error, "endpoint left out");
                 return None;
             }
         };
-        let cluster = snapshot.clusters.get(&e.cluster);
         let (path, link) = match &e.address {
             Some(address) => (Path::Direct(address.clone()), None),
             None => {
@@ -200,6 +201,50 @@ fn still_goes_through(snapshot: &Snapshot, endpoint: &Endpoint, via: &str) -> bo
             .clusters
             .get(&endpoint.cluster)
             .is_none_or(|c| c.gateways.is_empty() || c.gateways.iter().any(|g| g == via))
+}
+
+/// Why an endpoint cannot be named.
+enum Unnamed {
+    /// Its gateways take sealed names alone, and there is none: the two clusters have not heard of each other's keys.
+    NotYet,
+    /// The name would be none.
+    Form(NameError),
+}
+
+/// What an endpoint is called when it is dialled: by nothing that matters at its own address, sealed at a gateway, and in
+/// clear while its cluster still takes that and there is no sealed one.
+fn name(
+    snapshot: &Snapshot,
+    service: &Service,
+    to: &ServicePortRef,
+    e: &Endpoint,
+) -> Result<ServerName<'static>, Unnamed> {
+    let domain = &snapshot.trust.domain;
+    if e.address.is_some() {
+        return server_name::direct(&e.id, &e.cluster, domain).map_err(Unnamed::Form);
+    }
+    let sealed = service.seal(&e.cluster, to.port);
+    let target = match sealed.and_then(|s| Seal::parse(&s.label)) {
+        Some(seal) => server_name::Target::Sealed {
+            cluster: e.cluster.clone(),
+            endpoint: Some(e.id.clone()),
+            seal,
+        },
+        None if snapshot
+            .clusters
+            .get(&e.cluster)
+            .is_some_and(|c| c.sealed_only) =>
+        {
+            return Err(Unnamed::NotYet);
+        }
+        None => server_name::Target::Endpoint {
+            cluster: e.cluster.clone(),
+            service: to.service.clone(),
+            port: to.port,
+            endpoint: Some(e.id.clone()),
+        },
+    };
+    server_name::server_name(&target, domain).map_err(Unnamed::Form)
 }
 
 fn no_port(target: &ServicePortRef, service: &Service) -> NoRoute {

@@ -79,6 +79,7 @@ impl World {
                 state: ClusterState::Active,
                 gateways: vec![],
                 lease_expired: false,
+                sealed_only: false,
                 local: name.as_str() == "west",
             };
             snapshot.clusters.insert(name, Arc::new(c));
@@ -96,6 +97,7 @@ impl World {
             }],
             exported_by: issuers.keys().cloned().collect(),
             endpoints: vec![],
+            seals: vec![],
         };
         snapshot
             .services
