@@ -20,9 +20,9 @@ use tradewind_runtime::files;
 use crate::{
     engine::{Engine, EngineError},
     flush::{Flushed, Reached, Sharing},
-    log_store::Tail,
     medium::{LOG, Mark, Medium},
     meters::Meters,
+    tail::Tail,
     types::{Entry, LogId, TypeConfig, Vote},
 };
 

@@ -20,6 +20,7 @@ mod flush;
 mod forward;
 mod history;
 mod leaving;
+mod loaded;
 mod log_store;
 mod machine;
 mod marks;
@@ -36,6 +37,7 @@ pub mod simulation;
 mod snapshot;
 pub mod status;
 pub mod store;
+mod tail;
 mod types;
 mod yielding;
 

@@ -2,7 +2,6 @@
 //! each other; it never answers before the disk did.
 
 use std::{
-    collections::VecDeque,
     fmt::Debug,
     io,
     ops::{Bound, Range, RangeBounds},
@@ -13,7 +12,7 @@ use std::{
 };
 
 use openraft::{
-    AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -21,11 +20,12 @@ use tradewind_api::NodeId;
 use tradewind_runtime::files::{self, FileError};
 
 use crate::{
-    disk::{Disk, Done, Job, SharedWritten, Written},
+    disk::{Disk, Done, Job, SharedWritten},
     engine::{Engine, EngineError},
     error::StoreError,
-    flush::{Flushed, Sharing},
-    medium::{COMMITTED, HIGH_WATER, Hands, LOG, Mark, Medium, VOTE, Writer},
+    flush::Flushed,
+    loaded::Loaded,
+    medium::{Hands, LOG, Medium, Writer},
     meters::Meters,
     types::{Entry, LogId, StorageError, StoredMembership, TypeConfig, Vote},
 };
@@ -34,101 +34,8 @@ use crate::{
 const LOCK_RETRY: Duration = Duration::from_secs(5);
 /// Between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
-/// Entries kept decoded in memory, for replication and apply; a follower further behind reads the disk.
-const TAIL: usize = 1_024;
-/// What they may take, bytes of their encoded form.
-const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes read for one RPC, so that it stays below the frame's bound; a single entry always fits.
 const READ_BYTES: usize = 1024 * 1024;
-/// Entries checked at a time when the log is opened.
-const CHECK: u64 = 256;
-
-/// The newest entries, contiguous, each with its size in bytes.
-#[derive(Debug, Default)]
-pub(crate) struct Tail {
-    entries: VecDeque<(Entry, usize)>,
-    bytes: usize,
-}
-
-impl Tail {
-    /// Adds entries, or says what those take that were added before they were written.
-    pub(crate) fn extend(&mut self, entries: impl Iterator<Item = (Entry, usize)>) {
-        for (entry, bytes) in entries {
-            if let Some(known) = self.place_of(entry.log_id) {
-                let before = std::mem::replace(known, bytes);
-                self.bytes = self.bytes.saturating_sub(before).saturating_add(bytes);
-                self.shrink();
-                continue;
-            }
-            let first = self.entries.front();
-            if first.is_some_and(|(first, _)| entry.log_id < first.log_id) {
-                // Written late: newer ones took its place meanwhile.
-                continue;
-            }
-            let last = self.entries.back();
-            if last.is_some_and(|(last, _)| last.log_id.index + 1 != entry.log_id.index) {
-                *self = Self::default();
-            }
-            self.entries.push_back((entry, bytes));
-            self.bytes += bytes;
-            self.shrink();
-        }
-    }
-
-    /// What the entry counts for, if it is here.
-    fn place_of(&mut self, id: LogId) -> Option<&mut usize> {
-        let first = self.entries.front()?.0.log_id.index;
-        let nth = usize::try_from(id.index.checked_sub(first)?).ok()?;
-        let found = self.entries.get_mut(nth).filter(|(e, _)| e.log_id == id);
-        found.map(|(_, bytes)| bytes)
-    }
-
-    fn shrink(&mut self) {
-        while self.entries.len() > TAIL || self.bytes > TAIL_BYTES {
-            let dropped = self.entries.pop_front();
-            self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
-        }
-    }
-
-    pub(crate) fn truncate_from(&mut self, from: u64) {
-        while self
-            .entries
-            .back()
-            .is_some_and(|(e, _)| e.log_id.index >= from)
-        {
-            let dropped = self.entries.pop_back();
-            self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
-        }
-    }
-
-    pub(crate) fn purge_to(&mut self, upto: u64) {
-        while self
-            .entries
-            .front()
-            .is_some_and(|(e, _)| e.log_id.index <= upto)
-        {
-            let dropped = self.entries.pop_front();
-            self.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
-        }
-    }
-
-    /// The entries of `range` as far as `max_bytes` hold, at least one, when its start is here.
-    fn read(&self, range: &Range<u64>, max_bytes: usize) -> Option<Vec<Entry>> {
-        let first = self.entries.front()?.0.log_id.index;
-        let skip = usize::try_from(range.start.checked_sub(first)?).ok()?;
-        let count = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let mut read = Vec::new();
-        let mut total = 0_usize;
-        for (entry, bytes) in self.entries.iter().skip(skip).take(count) {
-            total = total.saturating_add(*bytes);
-            if total > max_bytes && !read.is_empty() {
-                break;
-            }
-            read.push(entry.clone());
-        }
-        (!read.is_empty()).then_some(read)
-    }
-}
 
 /// The log, the vote and the marks of one node. Clones are the same.
 #[derive(Clone, Debug)]
@@ -379,132 +286,6 @@ async fn open_engine(medium: &Arc<dyn Medium>) -> Result<Arc<dyn Engine>, StoreE
 fn is_locked(error: &EngineError) -> bool {
     matches!(error, EngineError::Sled(sled::Error::Io(e))
         if e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("acquire lock"))
-}
-
-/// Everything on disk, read once and found consistent.
-struct Loaded {
-    written: Written,
-    high_water: Box<dyn Mark>,
-    committed: Box<dyn Mark>,
-}
-
-impl Loaded {
-    fn read(medium: &dyn Medium, engine: &dyn Engine) -> Result<Self, StoreError> {
-        let dir = medium.dir();
-        let log_path = dir.join(LOG);
-        let corrupt = |path: &Path, what: String| StoreError::Corrupt {
-            path: path.to_owned(),
-            what,
-        };
-        let broken = |e: EngineError| corrupt(&log_path, e.to_string());
-        let purged = engine.purged().map_err(broken)?;
-        let last = engine.last().map_err(broken)?;
-        let vote = medium.read_vote().map_err(damaged)?;
-
-        let log_found = last.is_some() || purged.is_some();
-        if log_found && vote.is_none() {
-            let what = "it is missing although the log holds entries".to_owned();
-            return Err(corrupt(&dir.join(VOTE), what));
-        }
-        // Before it is made anew: the next start must find it missing, too.
-        if log_found && medium.lacks_mark(HIGH_WATER) {
-            let what = "it is missing or empty although the log holds entries".to_owned();
-            return Err(corrupt(&dir.join(HIGH_WATER), what));
-        }
-        let (high_water, confirmed) = medium.open_mark(HIGH_WATER).map_err(damaged)?;
-        let (committed_file, committed) = medium.open_mark(COMMITTED).map_err(damaged)?;
-        // A vote is saved before anything of its term is written.
-        let newest = last.max(confirmed).map_or(0, |id| id.leader_id.term);
-        if let Some(vote) = vote
-            && vote.leader_id().term < newest
-        {
-            let what = format!(
-                "it is of term {}, but the log has reached term {newest}: the disk brought an older one back, and this node might vote twice",
-                vote.leader_id().term
-            );
-            return Err(corrupt(&dir.join(VOTE), what));
-        }
-        if let Some(confirmed) = confirmed
-            && last.is_none_or(|l| l.index < confirmed.index)
-        {
-            return Err(StoreError::FellBehind {
-                path: dir.to_owned(),
-                last: last.map(|l| l.index),
-                confirmed: confirmed.index,
-            });
-        }
-        let (sharing, settled) = check_entries(engine, purged, last, confirmed)
-            .map_err(|what| corrupt(&log_path, what))?;
-        let written = Written {
-            purged,
-            last,
-            vote,
-            // Never beyond the log: a commit that the log lost is the leader's to tell again.
-            committed: committed
-                .filter(|c| last.is_some_and(|l| l.index >= c.index))
-                .max(settled),
-            tail: Tail::default(),
-            sharing,
-            busy_since: None,
-            failed: None,
-        };
-        Ok(Self {
-            written,
-            high_water,
-            committed: committed_file,
-        })
-    }
-}
-
-/// Reads the whole log once: every checksum, no hole, and where the mark points the entry that was confirmed. Gives the
-/// memberships it holds, and which is the last but one: it was committed before the last was written, also where the note
-/// of that is lost. What is applied up to there knows everybody whose vote the last membership needs.
-fn check_entries(
-    engine: &dyn Engine,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-    confirmed: Option<LogId>,
-) -> Result<(Sharing, Option<LogId>), String> {
-    let mut sharing = Sharing::default();
-    let Some(last) = last else {
-        return Ok((sharing, None));
-    };
-    let (mut before_last, mut last_membership) = (None, None);
-    let mut next = purged.map_or(0, |p| p.index + 1);
-    let mut before = purged;
-    while next <= last.index {
-        let end = next.saturating_add(CHECK).min(last.index + 1);
-        let entries = engine
-            .read_range(next..end, usize::MAX)
-            .map_err(|e| e.to_string())?;
-        let missing = || {
-            format!(
-                "log entry {next} is missing, the log goes on to {}",
-                last.index
-            )
-        };
-        if entries.first().is_none_or(|e| e.log_id.index != next) {
-            return Err(missing());
-        }
-        sharing.read(&entries);
-        for entry in entries {
-            if before.is_some_and(|b| b.leader_id > entry.log_id.leader_id) {
-                return Err(format!("the term goes back at log entry {next}"));
-            }
-            if let Some(confirmed) = confirmed.filter(|c| c.index == next && *c != entry.log_id) {
-                return Err(format!(
-                    "log entry {next} is of term {}, but this node confirmed one of term {} there: the disk lost acknowledged writes",
-                    entry.log_id.leader_id.term, confirmed.leader_id.term
-                ));
-            }
-            if matches!(entry.payload, EntryPayload::Membership(_)) {
-                before_last = last_membership.replace(entry.log_id);
-            }
-            before = Some(entry.log_id);
-            next += 1;
-        }
-    }
-    Ok((sharing, before_last))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
