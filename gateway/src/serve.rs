@@ -15,16 +15,16 @@ use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     client_hello::{Hello, read_hello},
     permits::{Permit, Permits},
-    relay::{End, relay_io},
+    relay::{Side, relay_counted},
     server_name,
 };
 
 use crate::{
     limits::{HalfOpen, Limits, Place, ThreadLimits},
-    metrics::{GatewayMetrics, ToLabels},
+    metrics::{Carried, GatewayMetrics, ToLabels},
     refusal::Refusal,
     route::{Route, route},
-    socket::{self, Counted},
+    socket,
 };
 
 /// How long a peer may take to send its whole ClientHello: it is one flight, so only a broken or hostile one needs longer.
@@ -136,51 +136,89 @@ enum StandsBy {
     Itself,
 }
 
-impl Plan {
+impl StandsBy {
     async fn withdrawn(&self) {
-        match &self.stands_by {
-            StandsBy::Export(permit) => permit.withdrawn().cancelled().await,
-            StandsBy::Controller | StandsBy::Itself => std::future::pending().await,
+        match self {
+            Self::Export(permit) => permit.withdrawn().cancelled().await,
+            Self::Controller | Self::Itself => std::future::pending().await,
         }
     }
 
     async fn outlived(&self, drain: &mut drain::Watch) {
-        match self.stands_by {
-            StandsBy::Controller => {
+        match self {
+            Self::Controller => {
                 drain.triggered().await;
                 time::sleep(CONTROLLER_GRACE).await;
             }
-            StandsBy::Export(_) | StandsBy::Itself => std::future::pending().await,
+            Self::Export(_) | Self::Itself => std::future::pending().await,
         }
     }
 }
 
-async fn connection(thread: &Thread, mut stream: TcpStream, admitted: Admitted) {
+async fn connection(thread: &Thread, stream: TcpStream, admitted: Admitted) {
     let Admitted {
         peer,
         place,
         half_open,
         mut drain,
     } = admitted;
-    socket::tune(&stream);
-    let (hello, plan) = match decide(thread, &mut stream).await {
+    // Boxed: what it takes to open a connection is more than what it takes to keep one, and is given back here.
+    let opened = Box::pin(open(thread, stream, peer, half_open)).await;
+    if let Some(opened) = opened {
+        carry(thread, opened, &mut drain).await;
+    }
+    drop((place, drain));
+}
+
+/// A connection whose both sides stand; the hello was passed on.
+struct Opened {
+    caller: TcpStream,
+    workload: TcpStream,
+    to: ToLabels,
+    stands_by: StandsBy,
+    carried: Carried,
+}
+
+/// From the first byte to the hello's arrival at the workload; none when the connection was refused.
+async fn open(
+    thread: &Thread,
+    mut caller: TcpStream,
+    peer: SocketAddr,
+    half_open: HalfOpen,
+) -> Option<Opened> {
+    let (hello, plan) = match decide(thread, &mut caller).await {
         Ok(decided) => decided,
-        Err(refused) => return refuse(thread, stream, peer, refused).await,
+        Err(refused) => {
+            refuse(thread, caller, peer, refused).await;
+            return None;
+        }
     };
     drop(half_open);
     let dialled = tokio::select! {
         biased;
-        () = plan.withdrawn() => return refuse(thread, stream, peer, Refusal::NotExported).await,
-        dialled = dial(thread, &plan) => dialled,
+        () = plan.stands_by.withdrawn() => Err(Refusal::NotExported),
+        dialled = dial(thread, &plan) => dialled.ok_or(Refusal::DialFailed),
     };
-    match dialled {
-        Some(workload) => {
-            let cut = plan.outlived(&mut drain);
-            carry(thread, &plan, stream, workload, &hello, cut).await;
+    let mut workload = match dialled {
+        Ok(workload) => workload,
+        Err(refused) => {
+            refuse(thread, caller, peer, refused).await;
+            return None;
         }
-        None => refuse(thread, stream, peer, Refusal::DialFailed).await,
+    };
+    let carried = thread.shared.metrics.open(&plan.to);
+    if workload.write_all(&hello).await.is_err() {
+        // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
+        return None;
     }
-    drop((place, drain));
+    carried.received.inc_by(hello.len() as u64);
+    Some(Opened {
+        caller,
+        workload,
+        to: plan.to,
+        stands_by: plan.stands_by,
+        carried,
+    })
 }
 
 /// Reads the hello and decides by the newest snapshot.
@@ -265,42 +303,35 @@ async fn dial(thread: &Thread, plan: &Plan) -> Option<TcpStream> {
     None
 }
 
-async fn carry(
-    thread: &Thread,
-    plan: &Plan,
-    caller: TcpStream,
-    mut workload: TcpStream,
-    hello: &[u8],
-    outlived: impl Future<Output = ()>,
-) {
-    let carried = thread.shared.metrics.open(&plan.to);
-    let hello_len = hello.len() as u64;
-    if workload.write_all(hello).await.is_err() {
-        // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
-        return;
-    }
-    carried.received.inc_by(hello_len);
-    let mut caller = Counted {
-        io: caller,
-        read: carried.received.clone(),
-    };
-    let mut workload = Counted {
-        io: workload,
-        read: carried.sent.clone(),
+async fn carry(thread: &Thread, opened: Opened, drain: &mut drain::Watch) {
+    let Opened {
+        mut caller,
+        mut workload,
+        to,
+        stands_by,
+        carried,
+    } = opened;
+    let count = |side, bytes| {
+        let counter = match side {
+            Side::A => &carried.received,
+            Side::B => &carried.sent,
+        };
+        counter.inc_by(bytes);
     };
     let cut = tokio::select! {
         biased;
-        () = plan.withdrawn() => {
-            thread.shared.metrics.ended_by_policy(&plan.to);
+        () = stands_by.withdrawn() => {
+            thread.shared.metrics.ended_by_policy(&to);
             true
         }
-        relayed = relay_io(&mut caller, &mut workload) => matches!(relayed.end, End::Failed(..)),
-        () = outlived => true,
+        // One that fails resets both sides by itself.
+        _ended = relay_counted(&mut caller, &mut workload, count) => false,
+        () = stands_by.outlived(drain) => true,
     };
     if cut {
         // The peers must not take this for an orderly end.
-        socket::reset_on_close(&caller.io);
-        socket::reset_on_close(&workload.io);
+        socket::reset_on_close(&caller);
+        socket::reset_on_close(&workload);
     }
 }
 
