@@ -112,12 +112,12 @@ pub(crate) async fn run(arguments: GatewayArguments) -> Result<String, String> {
 
 async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     let started = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     pin(arguments.load_core)?;
     let idle = arguments.idle.min(holdable()?);
     std::fs::create_dir_all(&arguments.dir)
         .map_err(|e| format!("{}: {e}", arguments.dir.display()))?;
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
-    // nginx reads its files as somebody else.
     let name = mesh::server_name()?;
     let certificate = node::certificate(scratch.path(), &name)?;
     let caller = Caller::new(&name, certificate)?;
@@ -148,7 +148,7 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
         }
     }
     table.systems.clone_from(&systems);
-    describe(arguments, idle, &mut table);
+    describe(arguments, (cores, idle), &mut table);
     let mut running = Vec::new();
     for system in &systems {
         running.push((*system, told.start(*system, &caller).await?));
@@ -167,8 +167,7 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     Ok(table)
 }
 
-fn describe(arguments: &GatewayArguments, idle: usize, table: &mut Table) {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+fn describe(arguments: &GatewayArguments, (cores, idle): (usize, usize), table: &mut Table) {
     table.setting.push(format!(
         "{cores} cores: each proxy one thread on core {}, clients and server on core {}; loopback; TLS 1.3 from end to end, \
          whole handshakes; rounds of {} s, alternated",

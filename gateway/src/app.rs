@@ -55,7 +55,7 @@ impl Gateway {
         let listeners =
             listen::bind_tcp_group(config.listen, threads).map_err(|e| e.flag("--listen"))?;
         for listener in &listeners {
-            socket::tune(listener);
+            socket::listens(listener);
         }
         let local = match listeners.first().map(std::net::TcpListener::local_addr) {
             Some(Ok(local)) => local,

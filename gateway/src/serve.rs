@@ -31,6 +31,9 @@ use crate::{
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one dial may take. Workloads are near; a caller waits meanwhile, and another candidate may answer at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A thread always has a timer nearer than any that a connection may want: one that becomes the nearest costs the runtime
+/// two system calls to wake itself.
+const BEAT: Duration = Duration::from_millis(500);
 /// How long connections between controllers go on once a drain closed the listener. They last for ever by themselves, and
 /// their ends dial again, through another gateway, without anybody noticing.
 const CONTROLLER_GRACE: Duration = Duration::from_secs(2);
@@ -72,12 +75,14 @@ pub(crate) async fn serve(
         shared,
     });
     let mut rng = rng;
+    let mut beat = time::interval(BEAT);
     loop {
         let (stream, peer) = tokio::select! {
             biased;
             accepted = listen::accept(&listener, &mut rng) => accepted,
             // Biased: whoever the kernel has already accepted is served before the listener closes.
             () = drain.triggered() => break,
+            _beat = beat.tick() => continue,
         };
         admit(&thread, stream, peer, &drain);
     }
@@ -99,20 +104,25 @@ fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain
         return;
     };
     let admitted = Admitted {
+        caller: stream,
         peer,
         place,
         half_open,
         drain: drain.clone(),
     };
-    let thread = Rc::clone(thread);
+    // Boxed: what it takes to open a connection is more than what it takes to keep one, and is given back between.
+    let opening = Box::pin(open(Rc::clone(thread), admitted));
     // Detached: the runtime thread ends when the drain is forced, and its tasks with it.
     drop(task::spawn_local("connection", async move {
-        connection(&thread, stream, admitted).await;
+        if let Some(mut opened) = opening.await {
+            carry(&mut opened).await;
+        }
     }));
 }
 
 /// What an accepted connection holds.
 struct Admitted {
+    caller: TcpStream,
     peer: SocketAddr,
     place: Place,
     half_open: HalfOpen,
@@ -144,52 +154,46 @@ impl StandsBy {
         }
     }
 
+    /// Boxed where it can happen: most connections should not carry the room for it.
     async fn outlived(&self, drain: &mut drain::Watch) {
         match self {
             Self::Controller => {
-                drain.triggered().await;
-                time::sleep(CONTROLLER_GRACE).await;
+                Box::pin(async {
+                    drain.triggered().await;
+                    time::sleep(CONTROLLER_GRACE).await;
+                })
+                .await;
             }
             Self::Export(_) | Self::Itself => std::future::pending().await,
         }
     }
 }
 
-async fn connection(thread: &Thread, stream: TcpStream, admitted: Admitted) {
-    let Admitted {
-        peer,
-        place,
-        half_open,
-        mut drain,
-    } = admitted;
-    // Boxed: what it takes to open a connection is more than what it takes to keep one, and is given back here.
-    let opened = Box::pin(open(thread, stream, peer, half_open)).await;
-    if let Some(opened) = opened {
-        carry(thread, opened, &mut drain).await;
-    }
-    drop((place, drain));
-}
-
 /// A connection whose both sides stand; the hello was passed on.
 struct Opened {
+    thread: Rc<Thread>,
     caller: TcpStream,
     workload: TcpStream,
     to: ToLabels,
     stands_by: StandsBy,
     carried: Carried,
+    drain: drain::Watch,
+    _place: Place,
 }
 
 /// From the first byte to the hello's arrival at the workload; none when the connection was refused.
-async fn open(
-    thread: &Thread,
-    mut caller: TcpStream,
-    peer: SocketAddr,
-    half_open: HalfOpen,
-) -> Option<Opened> {
-    let (hello, plan) = match decide(thread, &mut caller).await {
+async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
+    let Admitted {
+        mut caller,
+        peer,
+        place,
+        half_open,
+        drain,
+    } = admitted;
+    let (hello, plan) = match decide(&thread, &mut caller).await {
         Ok(decided) => decided,
         Err(refused) => {
-            refuse(thread, caller, peer, refused).await;
+            refuse(&thread, caller, peer, refused).await;
             return None;
         }
     };
@@ -197,12 +201,12 @@ async fn open(
     let dialled = tokio::select! {
         biased;
         () = plan.stands_by.withdrawn() => Err(Refusal::NotExported),
-        dialled = dial(thread, &plan) => dialled.ok_or(Refusal::DialFailed),
+        dialled = dial(&thread, &plan) => dialled.ok_or(Refusal::DialFailed),
     };
     let mut workload = match dialled {
         Ok(workload) => workload,
         Err(refused) => {
-            refuse(thread, caller, peer, refused).await;
+            refuse(&thread, caller, peer, refused).await;
             return None;
         }
     };
@@ -212,13 +216,16 @@ async fn open(
         return None;
     }
     carried.received.inc_by(hello.len() as u64);
-    Some(Opened {
+    Some(Box::new(Opened {
+        thread,
         caller,
         workload,
         to: plan.to,
         stands_by: plan.stands_by,
         carried,
-    })
+        drain,
+        _place: place,
+    }))
 }
 
 /// Reads the hello and decides by the newest snapshot.
@@ -303,13 +310,16 @@ async fn dial(thread: &Thread, plan: &Plan) -> Option<TcpStream> {
     None
 }
 
-async fn carry(thread: &Thread, opened: Opened, drain: &mut drain::Watch) {
+async fn carry(opened: &mut Opened) {
     let Opened {
-        mut caller,
-        mut workload,
+        thread,
+        caller,
+        workload,
         to,
         stands_by,
         carried,
+        drain,
+        _place,
     } = opened;
     let count = |side, bytes| {
         let counter = match side {
@@ -318,20 +328,21 @@ async fn carry(thread: &Thread, opened: Opened, drain: &mut drain::Watch) {
         };
         counter.inc_by(bytes);
     };
+    let outlived = stands_by.outlived(drain);
     let cut = tokio::select! {
         biased;
         () = stands_by.withdrawn() => {
-            thread.shared.metrics.ended_by_policy(&to);
+            thread.shared.metrics.ended_by_policy(to);
             true
         }
         // One that fails resets both sides by itself.
-        _ended = relay_counted(&mut caller, &mut workload, count) => false,
-        () = stands_by.outlived(drain) => true,
+        _ended = relay_counted(caller, workload, count) => false,
+        () = outlived => true,
     };
     if cut {
         // The peers must not take this for an orderly end.
-        socket::reset_on_close(&caller);
-        socket::reset_on_close(&workload);
+        socket::reset_on_close(caller);
+        socket::reset_on_close(workload);
     }
 }
 
@@ -340,5 +351,22 @@ async fn refuse(thread: &Thread, mut stream: TcpStream, peer: SocketAddr, refuse
     tracing::debug!(%peer, reason = refused.as_str(), "connection refused");
     if let Some(alert) = refused.alert() {
         socket::alert_and_close(&mut stream, &alert).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<'a, F>(_of: impl FnOnce(&'a mut Opened) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_kept_connection_holds_is_small() {
+        let carrying = size_of_output(|opened| carry(opened));
+        let opened = size_of::<Opened>();
+        assert!(carrying < 640, "{carrying}");
+        assert!(opened < 320, "{opened}");
     }
 }

@@ -8,6 +8,7 @@ use tokio::{
     net::TcpStream,
     time,
 };
+use tradewind_transport::accept;
 
 /// Idle time before the kernel asks a silent peer for a sign of life.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -15,6 +16,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered questions until the connection counts as dead: gone peers free their places within a minute.
 const KEEPALIVE_TRIES: u32 = 3;
+/// How long the kernel keeps a connection that is silent to itself: the hello's own deadline begins afterwards.
+const SILENT_S: u16 = 1;
 /// How long a refused peer may take to close; the alert is lost if we close on unread bytes of its.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -31,6 +34,14 @@ pub(crate) fn tune(socket: &impl AsFd) {
         .and_then(|()| socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "socket options were not taken");
+    }
+}
+
+/// What every connection of a listener has in common.
+pub(crate) fn listens(listener: &std::net::TcpListener) {
+    tune(listener);
+    if let Err(error) = accept::with_first_bytes(listener, SILENT_S) {
+        tracing::debug!(%error, "connections come without their first bytes");
     }
 }
 

@@ -77,8 +77,9 @@ pub struct Relayed {
     pub end: End,
 }
 
-/// Copies between two sockets. When one side aborts, both are set to abort when the caller drops them (a reset instead of
-/// an orderly end), so that nobody takes half a message for a whole one.
+/// Copies between two sockets, which the caller drops when it is done: that tells the last end, at no call of its own. When
+/// one side aborts, both are set to abort when they are dropped (a reset instead of an orderly end), so that nobody takes
+/// half a message for a whole one.
 pub async fn relay(a: &mut TcpStream, b: &mut TcpStream) -> Relayed {
     relay_counted(a, b, |_, _| {}).await
 }
@@ -139,6 +140,9 @@ trait Flow<R: ?Sized, W: ?Sized> {
 
     /// Bytes written so far.
     fn moved(&self) -> u64;
+
+    /// Tells that the other direction has ended: this one's end may be told by closing the sink.
+    fn other_ended(&mut self) {}
 }
 
 fn poll_both<A: ?Sized, B: ?Sized>(
@@ -149,7 +153,13 @@ fn poll_both<A: ?Sized, B: ?Sized>(
 ) -> Poll<End> {
     let before = (a_to_b.moved(), b_to_a.moved());
     let forth = a_to_b.poll(cx, a, b);
+    if forth.is_ready() {
+        b_to_a.other_ended();
+    }
     let back = b_to_a.poll(cx, b, a);
+    if back.is_ready() {
+        a_to_b.other_ended();
+    }
     let polled = match (forth, back) {
         (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
         (Poll::Ready(Err(failed)), _) => {
@@ -204,6 +214,8 @@ struct Direction {
     left_at: usize,
     /// Something was written since the last flush.
     unflushed: bool,
+    /// The caller closes the sink right after the end: it need not be told before.
+    closes: bool,
     /// Reads in a row that were large; the flow is spliced after some, where it can be.
     large_reads: u8,
     read_bytes: usize,
@@ -241,6 +253,7 @@ impl Direction {
             left: Vec::new(),
             left_at: 0,
             unflushed: false,
+            closes: false,
             large_reads: 0,
             read_bytes: BUFFER_BYTES,
             moved: 0,
@@ -273,6 +286,7 @@ impl Direction {
                     Ok(Stop::Large) => return Poll::Ready(Ok(Stop::Large)),
                     Err(failed) => break Err(failed),
                 },
+                State::Ending if self.closes => break Ok(()),
                 State::Ending => {
                     break ready!(Pin::new(&mut *to).poll_shutdown(cx))
                         .or_else(already_gone)

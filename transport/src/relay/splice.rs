@@ -135,6 +135,10 @@ impl Flow<TcpStream, TcpStream> for SocketDirection {
     fn moved(&self) -> u64 {
         self.copy.moved
     }
+
+    fn other_ended(&mut self) {
+        self.copy.closes = true;
+    }
 }
 
 /// From a socket into an empty pipe.
