@@ -29,8 +29,8 @@ use self::{
 use crate::usage;
 pub(crate) use node::{BackendArguments, ProxyArguments, backend, proxy};
 
-/// Descriptors of a proxy that hold no connection.
-const SPARE_FDS: u64 = 400;
+/// Descriptors of a proxy that hold no connection: HAProxy reserves its pipes.
+const SPARE_FDS: u64 = 600;
 /// How long memory may take to settle after connections were opened.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -112,11 +112,13 @@ pub(crate) async fn run(arguments: GatewayArguments) -> Result<String, String> {
 
 async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     let started = Instant::now();
+    std::fs::create_dir_all(&arguments.dir)
+        .map_err(|e| format!("{}: {e}", arguments.dir.display()))?;
+    let mut programs = arguments.programs.clone();
+    programs.find(&arguments.dir)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     pin(arguments.load_core)?;
     let idle = arguments.idle.min(holdable()?);
-    std::fs::create_dir_all(&arguments.dir)
-        .map_err(|e| format!("{}: {e}", arguments.dir.display()))?;
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
     let name = mesh::server_name()?;
     let certificate = node::certificate(scratch.path(), &name)?;
@@ -124,7 +126,7 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     let backend = proxies::free_address()?;
     let _server = start_backend(arguments, scratch.path(), backend)?;
     let told = Told {
-        programs: arguments.programs.clone(),
+        programs,
         dir: scratch.path().to_owned(),
         core: arguments.proxy_core,
         name,

@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn what_a_kept_connection_holds_is_small() {
-        let carrying = size_of_output(|opened| carry(opened));
+        let carrying = size_of_output(carry);
         let opened = size_of::<Opened>();
         assert!(carrying < 640, "{carrying}");
         assert!(opened < 320, "{opened}");

