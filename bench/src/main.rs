@@ -10,6 +10,7 @@
 
 mod client;
 mod failover;
+mod gateway;
 mod load;
 mod node;
 mod peers;
@@ -37,9 +38,17 @@ enum What {
     Store(store::StoreArguments),
     /// What a large federation costs.
     Scale(scale::ScaleArguments),
+    /// The gateway against Envoy, HAProxy and nginx.
+    Gateway(Box<gateway::GatewayArguments>),
     /// One node of the federation store, as `store` starts it.
     #[command(hide = true)]
     Node(node::NodeArguments),
+    /// Tradewind's gateway, as `gateway` starts it.
+    #[command(hide = true)]
+    GatewayProxy(gateway::ProxyArguments),
+    /// The server behind the proxies, as `gateway` starts it.
+    #[command(hide = true)]
+    GatewayBackend(gateway::BackendArguments),
 }
 
 #[tokio::main]
@@ -48,6 +57,11 @@ async fn main() -> ExitCode {
         What::Store(arguments) => store::run(arguments).await,
         What::Scale(arguments) => scale::run(&arguments),
         What::Node(arguments) => node::run(arguments).await.map(|()| String::new()),
+        What::Gateway(arguments) => gateway::run(*arguments).await,
+        What::GatewayProxy(arguments) => gateway::proxy(arguments).await.map(|()| String::new()),
+        What::GatewayBackend(arguments) => {
+            gateway::backend(arguments).await.map(|()| String::new())
+        }
     };
     match done {
         Ok(text) => {

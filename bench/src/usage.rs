@@ -43,7 +43,28 @@ impl Usage {
 
 /// What this process holds in memory now, bytes.
 pub(crate) fn resident() -> Result<u64, String> {
-    Ok(field(&read("/proc/self/status")?, "VmRSS:")? * 1024)
+    rss(std::process::id())
+}
+
+/// What the process `pid` holds in memory now, bytes.
+pub(crate) fn rss(pid: u32) -> Result<u64, String> {
+    Ok(field(&read(&format!("/proc/{pid}/status"))?, "VmRSS:")? * 1024)
+}
+
+/// Seconds of processor time of the threads that the process `pid` has now. Finer than the ticks of [`Usage`].
+pub(crate) fn cpu_s(pid: u32) -> Result<f64, String> {
+    let dir = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(&dir).map_err(|e| format!("{dir}: {e}"))?;
+    let mut ns = 0;
+    for thread in threads.flatten() {
+        let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else {
+            // Ended in the meantime.
+            continue;
+        };
+        let on_cpu = text.split_whitespace().next().and_then(|n| n.parse().ok());
+        ns += on_cpu.unwrap_or(0_u64);
+    }
+    Ok(ns as f64 / 1e9)
 }
 
 fn ticks_per_second() -> Result<f64, String> {

@@ -29,6 +29,7 @@ use crate::{
     limits::{self, Limits},
     metrics::GatewayMetrics,
     serve::{Serving, serve},
+    socket,
 };
 
 /// How often a drain counts what is left, for its last word.
@@ -53,6 +54,9 @@ impl Gateway {
         };
         let listeners =
             listen::bind_tcp_group(config.listen, threads).map_err(|e| e.flag("--listen"))?;
+        for listener in &listeners {
+            socket::listens(listener);
+        }
         let local = match listeners.first().map(std::net::TcpListener::local_addr) {
             Some(Ok(local)) => local,
             Some(Err(source)) => {

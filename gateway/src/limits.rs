@@ -13,15 +13,17 @@ use std::{
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tradewind_transport::relay::MAX_PIPES;
 
 /// Handshakes per thread that may wait for the rest of their ClientHello: 16 KiB each, so at most 16 MiB a thread.
 const MAX_HALF_OPEN: usize = 1024;
 /// The same for one source address: a whole cluster may stand behind one address, one stranger must not take all.
 const MAX_HALF_OPEN_PER_SOURCE: usize = 256;
-/// Descriptors kept for listeners, the controller link, admin pages and files.
-const RESERVED_FDS: u64 = 128;
-/// Descriptors one connection may need: two sockets, and a pipe where bytes are spliced.
-const FDS_PER_CONNECTION: u64 = 4;
+/// Descriptors kept for listeners, the controller link, admin pages and files, and for the pipes that bytes are spliced
+/// through.
+const RESERVED_FDS: u64 = 128 + 2 * MAX_PIPES as u64;
+/// Descriptors one connection needs: two sockets.
+const FDS_PER_CONNECTION: u64 = 2;
 /// Beyond this many connections memory is the limit, not descriptors.
 const MAX_CONNECTIONS: u64 = 1 << 20;
 

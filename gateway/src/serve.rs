@@ -15,23 +15,26 @@ use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     client_hello::{Hello, read_hello},
     permits::{Permit, Permits},
-    relay::{End, relay_io},
+    relay::{Side, relay_counted},
     server_name::{self, Target},
 };
 
 use crate::{
     limits::{HalfOpen, Limits, Place, ThreadLimits},
-    metrics::{GatewayMetrics, ToLabels},
+    metrics::{Carried, GatewayMetrics, ToLabels},
     names::NameTable,
     refusal::Refusal,
     route::{Circumstances, Route, route},
-    socket::{self, Counted},
+    socket,
 };
 
 /// How long a peer may take to send its whole ClientHello: it is one flight, so only a broken or hostile one needs longer.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one dial may take. Workloads are near; a caller waits meanwhile, and another candidate may answer at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A thread always has a timer nearer than any that a connection may want: one that becomes the nearest costs the runtime
+/// two system calls to wake itself.
+const BEAT: Duration = Duration::from_millis(500);
 /// How long connections between controllers go on once a drain closed the listener. They last for ever by themselves, and
 /// their ends dial again, through another gateway, without anybody noticing.
 const CONTROLLER_GRACE: Duration = Duration::from_secs(2);
@@ -74,12 +77,14 @@ pub(crate) async fn serve(
         shared,
     });
     let mut rng = rng;
+    let mut beat = time::interval(BEAT);
     loop {
         let (stream, peer) = tokio::select! {
             biased;
             accepted = listen::accept(&listener, &mut rng) => accepted,
             // Biased: whoever the kernel has already accepted is served before the listener closes.
             () = drain.triggered() => break,
+            _beat = beat.tick() => continue,
         };
         admit(&thread, stream, peer, &drain);
     }
@@ -101,20 +106,25 @@ fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain
         return;
     };
     let admitted = Admitted {
+        caller: stream,
         peer,
         place,
         half_open,
         drain: drain.clone(),
     };
-    let thread = Rc::clone(thread);
+    // Boxed: what it takes to open a connection is more than what it takes to keep one, and is given back between.
+    let opening = Box::pin(open(Rc::clone(thread), admitted));
     // Detached: the runtime thread ends when the drain is forced, and its tasks with it.
     drop(task::spawn_local("connection", async move {
-        connection(&thread, stream, admitted).await;
+        if let Some(mut opened) = opening.await {
+            carry(&mut opened).await;
+        }
     }));
 }
 
 /// What an accepted connection holds.
 struct Admitted {
+    caller: TcpStream,
     peer: SocketAddr,
     place: Place,
     half_open: HalfOpen,
@@ -138,51 +148,86 @@ enum StandsBy {
     Itself,
 }
 
-impl Plan {
+impl StandsBy {
     async fn withdrawn(&self) {
-        match &self.stands_by {
-            StandsBy::Export(permit) => permit.withdrawn().cancelled().await,
-            StandsBy::Controller | StandsBy::Itself => std::future::pending().await,
+        match self {
+            Self::Export(permit) => permit.withdrawn().cancelled().await,
+            Self::Controller | Self::Itself => std::future::pending().await,
         }
     }
 
+    /// Boxed where it can happen: most connections should not carry the room for it.
     async fn outlived(&self, drain: &mut drain::Watch) {
-        match self.stands_by {
-            StandsBy::Controller => {
-                drain.triggered().await;
-                time::sleep(CONTROLLER_GRACE).await;
+        match self {
+            Self::Controller => {
+                Box::pin(async {
+                    drain.triggered().await;
+                    time::sleep(CONTROLLER_GRACE).await;
+                })
+                .await;
             }
-            StandsBy::Export(_) | StandsBy::Itself => std::future::pending().await,
+            Self::Export(_) | Self::Itself => std::future::pending().await,
         }
     }
 }
 
-async fn connection(thread: &Thread, mut stream: TcpStream, admitted: Admitted) {
+/// A connection whose both sides stand; the hello was passed on.
+struct Opened {
+    thread: Rc<Thread>,
+    caller: TcpStream,
+    workload: TcpStream,
+    to: ToLabels,
+    stands_by: StandsBy,
+    carried: Carried,
+    drain: drain::Watch,
+    _place: Place,
+}
+
+/// From the first byte to the hello's arrival at the workload; none when the connection was refused.
+async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
     let Admitted {
+        mut caller,
         peer,
         place,
         half_open,
-        mut drain,
+        drain,
     } = admitted;
-    socket::tune(&stream);
-    let (hello, plan) = match decide(thread, &mut stream).await {
+    let (hello, plan) = match decide(&thread, &mut caller).await {
         Ok(decided) => decided,
-        Err(refused) => return refuse(thread, stream, peer, refused).await,
+        Err(refused) => {
+            refuse(&thread, caller, peer, refused).await;
+            return None;
+        }
     };
     drop(half_open);
     let dialled = tokio::select! {
         biased;
-        () = plan.withdrawn() => return refuse(thread, stream, peer, Refusal::NotExported).await,
-        dialled = dial(thread, &plan) => dialled,
+        () = plan.stands_by.withdrawn() => Err(Refusal::NotExported),
+        dialled = dial(&thread, &plan) => dialled.ok_or(Refusal::DialFailed),
     };
-    match dialled {
-        Some(workload) => {
-            let cut = plan.outlived(&mut drain);
-            carry(thread, &plan, stream, workload, &hello, cut).await;
+    let mut workload = match dialled {
+        Ok(workload) => workload,
+        Err(refused) => {
+            refuse(&thread, caller, peer, refused).await;
+            return None;
         }
-        None => refuse(thread, stream, peer, Refusal::DialFailed).await,
+    };
+    let carried = thread.shared.metrics.open(&plan.to);
+    if workload.write_all(&hello).await.is_err() {
+        // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
+        return None;
     }
-    drop((place, drain));
+    carried.received.inc_by(hello.len() as u64);
+    Some(Box::new(Opened {
+        thread,
+        caller,
+        workload,
+        to: plan.to,
+        stands_by: plan.stands_by,
+        carried,
+        drain,
+        _place: place,
+    }))
 }
 
 /// Reads the hello and decides by the newest snapshot.
@@ -283,42 +328,39 @@ async fn dial(thread: &Thread, plan: &Plan) -> Option<TcpStream> {
     None
 }
 
-async fn carry(
-    thread: &Thread,
-    plan: &Plan,
-    caller: TcpStream,
-    mut workload: TcpStream,
-    hello: &[u8],
-    outlived: impl Future<Output = ()>,
-) {
-    let carried = thread.shared.metrics.open(&plan.to);
-    let hello_len = hello.len() as u64;
-    if workload.write_all(hello).await.is_err() {
-        // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
-        return;
-    }
-    carried.received.inc_by(hello_len);
-    let mut caller = Counted {
-        io: caller,
-        read: carried.received.clone(),
+async fn carry(opened: &mut Opened) {
+    let Opened {
+        thread,
+        caller,
+        workload,
+        to,
+        stands_by,
+        carried,
+        drain,
+        _place,
+    } = opened;
+    let count = |side, bytes| {
+        let counter = match side {
+            Side::A => &carried.received,
+            Side::B => &carried.sent,
+        };
+        counter.inc_by(bytes);
     };
-    let mut workload = Counted {
-        io: workload,
-        read: carried.sent.clone(),
-    };
+    let outlived = stands_by.outlived(drain);
     let cut = tokio::select! {
         biased;
-        () = plan.withdrawn() => {
-            thread.shared.metrics.ended_by_policy(&plan.to);
+        () = stands_by.withdrawn() => {
+            thread.shared.metrics.ended_by_policy(to);
             true
         }
-        relayed = relay_io(&mut caller, &mut workload) => matches!(relayed.end, End::Failed(..)),
+        // One that fails resets both sides by itself.
+        _ended = relay_counted(caller, workload, count) => false,
         () = outlived => true,
     };
     if cut {
         // The peers must not take this for an orderly end.
-        socket::reset_on_close(&caller.io);
-        socket::reset_on_close(&workload.io);
+        socket::reset_on_close(caller);
+        socket::reset_on_close(workload);
     }
 }
 
@@ -327,5 +369,22 @@ async fn refuse(thread: &Thread, mut stream: TcpStream, peer: SocketAddr, refuse
     tracing::debug!(%peer, reason = refused.as_str(), "connection refused");
     if let Some(alert) = refused.alert() {
         socket::alert_and_close(&mut stream, &alert).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<'a, F>(_of: impl FnOnce(&'a mut Opened) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_kept_connection_holds_is_small() {
+        let carrying = size_of_output(carry);
+        let opened = size_of::<Opened>();
+        assert!(carrying < 640, "{carrying}");
+        assert!(opened < 320, "{opened}");
     }
 }

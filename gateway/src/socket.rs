@@ -1,20 +1,14 @@
-//! What is done to every socket of a gateway: options, counting, and closing with an alert that arrives.
+//! What is done to every socket of a gateway: options, and closing with an alert that arrives. Owns none of them.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::atomic::AtomicU64,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, os::fd::AsFd, time::Duration};
 
-use prometheus_client::metrics::counter::Counter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time,
 };
+use tradewind_transport::accept;
 
 /// Idle time before the kernel asks a silent peer for a sign of life.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -22,20 +16,32 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered questions until the connection counts as dead: gone peers free their places within a minute.
 const KEEPALIVE_TRIES: u32 = 3;
+/// How long the kernel keeps a connection that is silent to itself: the hello's own deadline begins afterwards.
+const SILENT_S: u16 = 1;
 /// How long a refused peer may take to close; the alert is lost if we close on unread bytes of its.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Sends small writes at once and notices dead peers. A failure costs only that, so it is logged and passed over.
-pub(crate) fn tune(stream: &TcpStream) {
+/// Sends small writes at once and notices dead peers. A failure costs only that, so it is logged and passed over. What a
+/// listener is given, its connections inherit, at no call of their own.
+pub(crate) fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_TRIES);
-    let set = stream
-        .set_nodelay(true)
-        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    let set = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "socket options were not taken");
+    }
+}
+
+/// What every connection of a listener has in common.
+pub(crate) fn listens(listener: &std::net::TcpListener) {
+    tune(listener);
+    if let Err(error) = accept::with_first_bytes(listener, SILENT_S) {
+        tracing::debug!(%error, "connections come without their first bytes");
     }
 }
 
@@ -56,45 +62,4 @@ pub(crate) async fn alert_and_close(stream: &mut TcpStream, alert: &[u8]) {
         Ok::<_, io::Error>(())
     };
     drop(time::timeout(LINGER, goodbye).await);
-}
-
-/// A socket whose read bytes are counted as they come: a connection may live for weeks.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    pub io: TcpStream,
-    pub read: Counter<u64, AtomicU64>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let read = buf.filled().len().saturating_sub(before);
-        if read > 0 {
-            self.read.inc_by(read as u64);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tracing::Instrument as _;
 
@@ -37,11 +38,12 @@ impl Drop for AliveGuard {
 
 fn named<F: Future>(name: &'static str, future: F) -> impl Future<Output = F::Output> {
     let guard = AliveGuard::new();
-    async move {
-        let _guard = guard;
-        future.await
-    }
-    .instrument(tracing::debug_span!("task", name))
+    // Not an async block: that would keep room for the future twice, in every task.
+    let guarded = future.map(move |output| {
+        drop(guard);
+        output
+    });
+    guarded.instrument(tracing::debug_span!("task", name))
 }
 
 /// Starts a task on the current runtime. The caller owns it through the handle; dropping the handle detaches it, so

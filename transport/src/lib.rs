@@ -4,6 +4,7 @@
 //! Owns no policy and no routes: callers decide, this crate carries the decision out. The one check of a peer's
 //! certificate is [`trust::TrustMap::verify`]; nothing may accept a peer by another way.
 
+pub mod accept;
 pub mod balance;
 pub mod client_hello;
 pub mod control;

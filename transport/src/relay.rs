@@ -1,8 +1,12 @@
 //! Copying between two streams, both ways, until both are done.
 //!
 //! Owns one large buffer per thread, lent to a connection only while bytes are in hand: an idle connection costs none,
-//! and a peer that reads slowly costs what it left of one read. An end of stream is passed on as one, an abort as an
-//! abort. Nothing bounds the time but the peers: whoever calls sets keepalive and cuts what must not live on.
+//! and a peer that reads slowly costs what it left of one read. Between sockets, large flows are spliced and never seen.
+//! An end of stream is passed on as one, an abort as an abort. Nothing bounds the time but the peers: whoever calls sets
+//! keepalive and cuts what must not live on.
+
+mod pipe;
+mod splice;
 
 use std::{
     cell::Cell,
@@ -12,6 +16,9 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+
+pub use pipe::MAX_PIPES;
+use splice::SocketDirection;
 
 use socket2::SockRef;
 use tokio::{
@@ -28,6 +35,13 @@ const SLOW_READ_BYTES: usize = 16 << 10;
 
 /// Most that one direction moves before others on its thread get their turn.
 const TURN_BYTES: u64 = 1 << 20;
+
+/// What counts as a large read, besides one that filled its room: a sender that is not quite as fast as we are shows
+/// itself so.
+const LARGE_READ_BYTES: usize = 64 << 10;
+
+/// Large reads in a row before a flow between sockets is spliced. A single large answer is cheaper to copy.
+const LARGE_READS: u8 = 4;
 
 thread_local! {
     // Taken out while in use, so that a relay inside of a relay gets a second one instead of a panic.
@@ -63,17 +77,35 @@ pub struct Relayed {
     pub end: End,
 }
 
-/// Copies between two sockets. When one side aborts, both are set to abort when the caller drops them (a reset instead of
-/// an orderly end), so that nobody takes half a message for a whole one.
+/// Copies between two sockets, which the caller drops when it is done: that tells the last end, at no call of its own. When
+/// one side aborts, both are set to abort when they are dropped (a reset instead of an orderly end), so that nobody takes
+/// half a message for a whole one.
 pub async fn relay(a: &mut TcpStream, b: &mut TcpStream) -> Relayed {
-    let relayed = relay_io(a, b).await;
-    if let End::Failed(..) = relayed.end {
+    relay_counted(a, b, |_, _| {}).await
+}
+
+/// As [`relay`], and tells `count` as bytes are passed on: which side they came from, and how many. A connection may live
+/// for weeks.
+pub async fn relay_counted(
+    a: &mut TcpStream,
+    b: &mut TcpStream,
+    count: impl Fn(Side, u64),
+) -> Relayed {
+    let mut a_to_b = SocketDirection::new(Side::A);
+    let mut b_to_a = SocketDirection::new(Side::B);
+    let end = poll_fn(|cx| poll_both(cx, (&mut *a, &mut *b), (&mut a_to_b, &mut b_to_a), &count));
+    let end = end.await;
+    if let End::Failed(..) = end {
         for stream in [&*a, &*b] {
             // The side that failed may be gone already: then there is nothing to set.
             drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
         }
     }
-    relayed
+    Relayed {
+        a_to_b: a_to_b.moved(),
+        b_to_a: b_to_a.moved(),
+        end,
+    }
 }
 
 /// Copies between any two streams, such as TLS or a tunnel. An abort cannot be expressed on every stream: the caller
@@ -85,7 +117,15 @@ where
 {
     let mut a_to_b = Direction::new(Side::A);
     let mut b_to_a = Direction::new(Side::B);
-    let end = poll_fn(|cx| poll_both(cx, (&mut *a, &mut *b), &mut a_to_b, &mut b_to_a)).await;
+    let end = poll_fn(|cx| {
+        poll_both(
+            cx,
+            (&mut *a, &mut *b),
+            (&mut a_to_b, &mut b_to_a),
+            &|_, _| {},
+        )
+    });
+    let end = end.await;
     Relayed {
         a_to_b: a_to_b.moved,
         b_to_a: b_to_a.moved,
@@ -93,19 +133,34 @@ where
     }
 }
 
-fn poll_both<A, B>(
+/// What moves the bytes of one direction.
+trait Flow<R: ?Sized, W: ?Sized> {
+    /// Ready at the end, which was passed on, or at a failure.
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Failed>>;
+
+    /// Bytes written so far.
+    fn moved(&self) -> u64;
+
+    /// Tells that the other direction has ended: this one's end may be told by closing the sink.
+    fn other_ended(&mut self) {}
+}
+
+fn poll_both<A: ?Sized, B: ?Sized>(
     cx: &mut Context<'_>,
     (a, b): (&mut A, &mut B),
-    a_to_b: &mut Direction,
-    b_to_a: &mut Direction,
-) -> Poll<End>
-where
-    A: AsyncRead + AsyncWrite + Unpin + ?Sized,
-    B: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
+    (a_to_b, b_to_a): (&mut impl Flow<A, B>, &mut impl Flow<B, A>),
+    count: &impl Fn(Side, u64),
+) -> Poll<End> {
+    let before = (a_to_b.moved(), b_to_a.moved());
     let forth = a_to_b.poll(cx, a, b);
+    if forth.is_ready() {
+        b_to_a.other_ended();
+    }
     let back = b_to_a.poll(cx, b, a);
-    match (forth, back) {
+    if back.is_ready() {
+        a_to_b.other_ended();
+    }
+    let polled = match (forth, back) {
         (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
         (Poll::Ready(Err(failed)), _) => {
             // B may have answered before it closed: what already came is passed on. `back` was polled after the failure.
@@ -117,7 +172,16 @@ where
             Poll::Ready(failed.into())
         }
         _ => Poll::Pending,
+    };
+    for (side, moved) in [
+        (Side::A, a_to_b.moved().saturating_sub(before.0)),
+        (Side::B, b_to_a.moved().saturating_sub(before.1)),
+    ] {
+        if moved > 0 {
+            count(side, moved);
+        }
     }
+    polled
 }
 
 /// Which side failed, and how.
@@ -150,8 +214,35 @@ struct Direction {
     left_at: usize,
     /// Something was written since the last flush.
     unflushed: bool,
+    /// The caller closes the sink right after the end: it need not be told before.
+    closes: bool,
+    /// Reads in a row that were large; the flow is spliced after some, where it can be.
+    large_reads: u8,
     read_bytes: usize,
     moved: u64,
+}
+
+impl<R, W> Flow<R, W> for Direction
+where
+    R: AsyncRead + Unpin + ?Sized,
+    W: AsyncWrite + Unpin + ?Sized,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Failed>> {
+        self.poll_copied(cx, from, to, false).map_ok(|_| ())
+    }
+
+    fn moved(&self) -> u64 {
+        self.moved
+    }
+}
+
+/// Why copying stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The source ended, and the sink was told.
+    Ended,
+    /// The flow is large and nothing of it is in hand.
+    Large,
 }
 
 impl Direction {
@@ -162,6 +253,8 @@ impl Direction {
             left: Vec::new(),
             left_at: 0,
             unflushed: false,
+            closes: false,
+            large_reads: 0,
             read_bytes: BUFFER_BYTES,
             moved: 0,
         }
@@ -174,42 +267,51 @@ impl Direction {
         }
     }
 
-    fn poll<R, W>(
+    /// Ready at the end, or where `stop_large` holds and the flow has become large.
+    fn poll_copied<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-    ) -> Poll<Result<(), Failed>>
+        stop_large: bool,
+    ) -> Poll<Result<Stop, Failed>>
     where
         R: AsyncRead + Unpin + ?Sized,
         W: AsyncWrite + Unpin + ?Sized,
     {
         let result = loop {
             match &self.state {
-                State::Open => match ready!(self.poll_copy(cx, from, to)) {
-                    Ok(()) => self.state = State::Ending,
+                State::Open => match ready!(self.poll_open(cx, from, to, stop_large)) {
+                    Ok(Stop::Ended) => self.state = State::Ending,
+                    Ok(Stop::Large) => return Poll::Ready(Ok(Stop::Large)),
                     Err(failed) => break Err(failed),
                 },
+                State::Ending if self.closes => break Ok(()),
                 State::Ending => {
                     break ready!(Pin::new(&mut *to).poll_shutdown(cx))
                         .or_else(already_gone)
                         .map_err(|e| Failed(self.to(), e.kind()));
                 }
-                State::Done(result) => return Poll::Ready(*result),
+                State::Done(result) => return Poll::Ready(result.map(|()| Stop::Ended)),
             }
         };
-        self.left = Vec::new();
-        self.state = State::Done(result);
-        Poll::Ready(result)
+        Poll::Ready(self.finish(result).map(|()| Stop::Ended))
     }
 
-    /// Ready at the source's end with everything written, or at a failure.
-    fn poll_copy<R, W>(
+    fn finish(&mut self, result: Result<(), Failed>) -> Result<(), Failed> {
+        self.left = Vec::new();
+        self.state = State::Done(result);
+        result
+    }
+
+    /// Ready at the source's end with everything written, at a failure, or with a large flow where that is asked for.
+    fn poll_open<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-    ) -> Poll<Result<(), Failed>>
+        stop_large: bool,
+    ) -> Poll<Result<Stop, Failed>>
     where
         R: AsyncRead + Unpin + ?Sized,
         W: AsyncWrite + Unpin + ?Sized,
@@ -218,6 +320,9 @@ impl Direction {
         loop {
             if let Err(failed) = ready!(self.poll_left(cx, to)) {
                 return Poll::Ready(Err(failed));
+            }
+            if stop_large && self.large_reads >= LARGE_READS {
+                return Poll::Ready(Ok(Stop::Large));
             }
             if self.moved >= turn_ends_at {
                 cx.waker().wake_by_ref();
@@ -238,9 +343,15 @@ impl Direction {
                     };
                 }
             }
+            let large = room.remaining() == 0 || room.filled().len() >= LARGE_READ_BYTES;
+            self.large_reads = if large {
+                self.large_reads.saturating_add(1)
+            } else {
+                0
+            };
             let got = room.filled();
             if got.is_empty() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Stop::Ended));
             }
             if let Err(failed) = self.write(cx, got, to) {
                 return Poll::Ready(Err(failed));

@@ -31,7 +31,8 @@ commands:
           under N faults (100), with its figures
   bench store    the federation store against etcd: same load, same disk, same run
   bench scale    what a large federation costs: memory, snapshot, one change
-          both take --json, and --help for the rest
+  bench gateway  the gateway against Envoy, HAProxy and nginx: same traffic, same run
+          all take --json, and --help for the rest
   sim     simulations of the federation store, each from one seed: a fixed list, or
           [--from SEED] [--seeds N], or one with --seed S [--trace];
           --planted-bug builds in a disk that lies, which must be found
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["test"] => test::run(&root()),
         ["tidy"] => tidy_command(&root()),
-        ["bench", what @ ("store" | "scale"), rest @ ..] => {
+        ["bench", what @ ("store" | "scale" | "gateway"), rest @ ..] => {
             let words: Vec<&str> = std::iter::once(*what).chain(rest.iter().copied()).collect();
             bench::run(&root(), &words)
         }

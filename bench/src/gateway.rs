@@ -1,0 +1,296 @@
+//! Gateways side by side: the same TLS connections through Tradewind's gateway, Envoy, HAProxy and nginx, in the same run
+//! and alternated round by round. Owns the temporary directory and the processes; it judges by ratios of processor time,
+//! because the machine may be shared.
+
+mod load;
+mod mesh;
+mod node;
+mod plot;
+mod proxies;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::Pid,
+};
+use tokio::time::{Instant, sleep};
+
+use self::{
+    load::{Caller, Kind},
+    proxies::{Programs, Running, System, Told},
+    table::{Figure, Table},
+};
+use crate::usage;
+pub(crate) use node::{BackendArguments, ProxyArguments, backend, proxy};
+
+/// Descriptors of a proxy that hold no connection: HAProxy reserves its pipes.
+const SPARE_FDS: u64 = 600;
+/// How long memory may take to settle after connections were opened.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GatewayArguments {
+    /// Where the plot and the data are written: `gateway.svg`, `gateway.json`.
+    #[arg(long)]
+    dir: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
+    /// Rounds of each kind of load, and for each proxy.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Rounds of memory, each with new processes.
+    #[arg(long, default_value_t = 3)]
+    memory_rounds: usize,
+    /// Seconds of one round.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Idle connections; cut to what the limit of descriptors allows.
+    #[arg(long, default_value_t = 10_000)]
+    idle: usize,
+    /// Messages a second at the fixed rate.
+    #[arg(long, default_value_t = 4000)]
+    rate: u32,
+    /// The core of the proxies.
+    #[arg(long, default_value_t = 1)]
+    proxy_core: usize,
+    /// The core of clients and server.
+    #[arg(long, default_value_t = 0)]
+    load_core: usize,
+    /// Only these kinds of load: bulk-down, bulk-up, connections, messages, paced, memory.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these proxies, besides Tradewind's: envoy, haproxy, haproxy-splice, nginx, none.
+    #[arg(long, value_delimiter = ',')]
+    against: Vec<String>,
+    /// Data instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl GatewayArguments {
+    fn wants(&self, what: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|o| o == what)
+    }
+
+    fn compares(&self, system: System) -> bool {
+        let name = system.name().replace(' ', "-");
+        system == System::Tradewind || self.against.is_empty() || self.against.contains(&name)
+    }
+}
+
+/// Measures and gives what to print.
+pub(crate) async fn run(arguments: GatewayArguments) -> Result<String, String> {
+    let table = tokio::task::spawn_blocking(move || {
+        // One thread makes all the load, on its own core.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
+        runtime.block_on(async {
+            tokio::select! {
+                table = measure(&arguments) => {
+                    let table = table?;
+                    table.write(&arguments.dir)?;
+                    if arguments.json {
+                        return serde_json::to_string_pretty(&table).map_err(|e| e.to_string());
+                    }
+                    Ok(table.to_string())
+                }
+                signal = tradewind_runtime::signal::terminated() => Err(format!("ended by {signal}")),
+            }
+        })
+    });
+    table.await.map_err(|e| e.to_string())?
+}
+
+async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
+    let started = Instant::now();
+    std::fs::create_dir_all(&arguments.dir)
+        .map_err(|e| format!("{}: {e}", arguments.dir.display()))?;
+    let mut programs = arguments.programs.clone();
+    programs.find(&arguments.dir)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    pin(arguments.load_core)?;
+    let idle = arguments.idle.min(holdable()?);
+    let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let name = mesh::server_name()?;
+    let certificate = node::certificate(scratch.path(), &name)?;
+    let caller = Caller::new(&name, certificate)?;
+    let backend = proxies::free_address()?;
+    let _server = start_backend(arguments, scratch.path(), backend)?;
+    let told = Told {
+        programs,
+        dir: scratch.path().to_owned(),
+        core: arguments.proxy_core,
+        name,
+        backend,
+        connections: idle + 20,
+    };
+    let mut table = Table::default();
+    let mut systems = Vec::new();
+    for system in System::ALL.into_iter().filter(|s| arguments.compares(*s)) {
+        match told.programs.version(system) {
+            Ok(version) => {
+                table.setting.push(format!("{}: {version}", system.name()));
+                systems.push(system);
+            }
+            Err(error) => {
+                eprintln!("{} is skipped: {error}", system.name());
+                table
+                    .setting
+                    .push(format!("{}: skipped, {error}", system.name()));
+            }
+        }
+    }
+    table.systems.clone_from(&systems);
+    describe(arguments, (cores, idle), &mut table);
+    let mut running = Vec::new();
+    for system in &systems {
+        running.push((*system, told.start(*system, &caller).await?));
+    }
+    loads(arguments, &caller, &running, &mut table).await?;
+    drop(running);
+    if arguments.wants("memory") {
+        memory(arguments, &told, &caller, idle, &mut table).await?;
+    }
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    table.setting.push(format!(
+        "took {:.0} s; load of the machine at the end {}",
+        started.elapsed().as_secs_f64(),
+        load.trim()
+    ));
+    Ok(table)
+}
+
+fn describe(arguments: &GatewayArguments, (cores, idle): (usize, usize), table: &mut Table) {
+    table.setting.push(format!(
+        "{cores} cores: each proxy one thread on core {}, clients and server on core {}; loopback; TLS 1.3 from end to end, \
+         whole handshakes; rounds of {} s, alternated",
+        arguments.proxy_core, arguments.load_core, arguments.seconds
+    ));
+    table.setting.push(format!(
+        "bulk: {} connections; connections: {} at a time, each a handshake and one message; messages: {} bytes and as many \
+         back on {} connections, at the fixed rate {} a second on {}; idle: {idle} connections",
+        load::BULK_STREAMS,
+        load::OPENERS,
+        load::MESSAGE_BYTES,
+        load::KEPT_STREAMS,
+        arguments.rate,
+        load::PACED_STREAMS,
+    ));
+}
+
+fn start_backend(
+    arguments: &GatewayArguments,
+    dir: &Path,
+    listen: std::net::SocketAddr,
+) -> Result<tokio::process::Child, String> {
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    let words = [
+        "gateway-backend",
+        "--listen",
+        &listen.to_string(),
+        "--dir",
+        &dir.display().to_string(),
+    ];
+    let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    let log = dir.join("backend.log");
+    proxies::spawn(arguments.load_core, &own, &words, &log).map(|(child, _)| child)
+}
+
+async fn loads(
+    arguments: &GatewayArguments,
+    caller: &Caller,
+    running: &[(System, Running)],
+    table: &mut Table,
+) -> Result<(), String> {
+    let time = Duration::from_secs_f64(arguments.seconds);
+    for (what, kind) in [
+        ("bulk-down", Kind::BulkDown),
+        ("bulk-up", Kind::BulkUp),
+        ("connections", Kind::Connections),
+        ("messages", Kind::Messages),
+        ("paced", Kind::Paced(arguments.rate)),
+    ] {
+        if !arguments.wants(what) {
+            continue;
+        }
+        for round in 0..arguments.rounds {
+            for (system, proxy) in running {
+                let window = caller.load(kind, proxy.address, proxy.pid, time).await;
+                let window = window.map_err(|e| format!("{what}, {}: {e}", system.name()))?;
+                eprintln!(
+                    "{what}, round {}: {} {:.0}/s, {:.4} CPU us each",
+                    round + 1,
+                    system.name(),
+                    window.rate(),
+                    window.cpu_us_per_unit()
+                );
+                table.add(*system, kind, &window);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn memory(
+    arguments: &GatewayArguments,
+    told: &Told,
+    caller: &Caller,
+    idle: usize,
+    table: &mut Table,
+) -> Result<(), String> {
+    for round in 0..arguments.memory_rounds {
+        for system in table.systems.clone() {
+            let proxy = told.start(system, caller).await?;
+            sleep(SETTLE).await;
+            let before = usage::rss(proxy.pid)?;
+            let open = caller.idle(proxy.address, idle).await;
+            let open = open.map_err(|e| format!("idle, {}: {e}", system.name()))?;
+            sleep(SETTLE).await;
+            let after = usage::rss(proxy.pid)?;
+            let each = after.saturating_sub(before) as f64 / open.len().max(1) as f64;
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            eprintln!(
+                "memory, round {}: {} {:.1} MiB, {:.0} bytes a connection",
+                round + 1,
+                system.name(),
+                mib(before),
+                each
+            );
+            table.put(Figure::IdleRss, system, mib(before));
+            table.put(Figure::BusyRss, system, mib(after));
+            table.put(Figure::BytesPerConnection, system, each);
+        }
+    }
+    Ok(())
+}
+
+/// Sets all of this process's threads on `core`.
+fn pin(core: usize) -> Result<(), String> {
+    let mut set = CpuSet::new();
+    set.set(core).map_err(|e| format!("core {core}: {e}"))?;
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|e| e.to_string())?;
+    for thread in threads.flatten() {
+        let Some(Ok(id)) = thread.file_name().to_str().map(str::parse) else {
+            continue;
+        };
+        sched_setaffinity(Pid::from_raw(id), &set)
+            .map_err(|e| format!("cannot run on core {core}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Connections that a proxy can hold under the limit of descriptors, which this process's children inherit.
+fn holdable() -> Result<usize, String> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|e| e.to_string())?;
+    usize::try_from(hard.saturating_sub(SPARE_FDS) / 2).map_err(|e| e.to_string())
+}
