@@ -56,7 +56,7 @@ fn service(
             .into_iter()
             .collect(),
         endpoints: vec![],
-            seals: vec![],
+        seals: vec![],
     }
 }
 
@@ -88,7 +88,7 @@ fn snapshot() -> Snapshot {
         state: ClusterState::Active,
         gateways: vec![],
         lease_expired: false,
-            sealed_only: false,
+        sealed_only: false,
         local: true,
     };
     s.clusters.insert(west, Arc::new(cluster));
