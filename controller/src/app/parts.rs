@@ -2,6 +2,8 @@
 //!
 //! Owns no decision: each part follows watched values, and this file says which part follows what.
 
+mod seals;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -48,7 +50,7 @@ use crate::{
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
     reach::{Pinger, Reach, ReachMeters},
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
-    seals::{Ring, SealKeeper, node_key},
+    seals::node_key,
     server::Access,
     source::{Manifests, YamlModel},
 };
@@ -345,27 +347,6 @@ impl Parts {
             snapshots,
             yaml,
         }
-    }
-
-    /// Starts what keeps the keys of sealed names; the receiver holds what follows from them.
-    fn keep_seals(
-        &mut self,
-        tasks: &mut TaskSet,
-        drain: &drain::Watch,
-    ) -> watch::Receiver<Arc<Ring>> {
-        if self.own.witness {
-            // Nobody calls it and it calls nobody.
-            return watch::channel(Arc::default()).1;
-        }
-        let (keeper, ring) = SealKeeper::new(
-            self.store.clone(),
-            self.own.cluster.clone(),
-            self.node_id,
-            self.node_key.clone(),
-            self.rng.fork(),
-        );
-        tasks.spawn("seals", keeper.run(drain.observer()));
-        ring
     }
 
     /// Starts the pings; the receiver holds what they found.

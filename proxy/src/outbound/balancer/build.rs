@@ -258,3 +258,58 @@ fn no_port(target: &ServicePortRef, service: &Service) -> NoRoute {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tradewind_api::seal::SealedPort;
+    use tradewind_transport::seal::LABEL_CHARS;
+
+    use super::*;
+    use crate::fixture::snapshot;
+
+    fn endpoint(address: Option<&str>) -> Endpoint {
+        Endpoint {
+            id: EndpointId::new("abcdefghijklm").unwrap(),
+            cluster: ClusterName::new("east").unwrap(),
+            region: "r".parse().unwrap(),
+            zone: None,
+            weight: 100,
+            health: Health::Healthy,
+            identity: "spiffe://east.mesh.internal/ns/shop/sa/payments"
+                .parse()
+                .unwrap(),
+            address: address.map(str::to_owned),
+            hostname: None,
+            ports: vec![80],
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_asked_under_a_seal_and_in_clear_only_while_it_takes_that() {
+        let to: ServicePortRef = "shop/payments:80".parse().unwrap();
+        let mut s = snapshot(&[("shop/payments", true, 80)]);
+        let mut service = Service::clone(&s.services[&to.service]);
+        let east = ClusterName::new("east").unwrap();
+        let named = |s: &Snapshot, service: &Service, address| {
+            let name = name(s, service, &to, &endpoint(address)).ok()?;
+            Some(name.to_str().into_owned())
+        };
+        let clear = "abcdefghijklm.80.payments.shop.east.gw.mesh.internal";
+        assert_eq!(named(&s, &service, None).as_deref(), Some(clear));
+        Arc::make_mut(s.clusters.get_mut(&east).unwrap()).sealed_only = true;
+        assert_eq!(named(&s, &service, None), None, "it would be refused");
+        let label = "a".repeat(LABEL_CHARS);
+        service.seals = vec![SealedPort {
+            cluster: east,
+            port: 80,
+            key_id: 0,
+            expires_unix_s: 0,
+            label: label.clone(),
+        }];
+        let sealed = format!("abcdefghijklm.{label}.east.gw.mesh.internal");
+        assert_eq!(named(&s, &service, None), Some(sealed));
+        let direct = "abcdefghijklm.direct.east.gw.mesh.internal";
+        let there = Some("127.0.0.1:1");
+        assert_eq!(named(&s, &service, there).as_deref(), Some(direct));
+    }
+}
