@@ -228,8 +228,10 @@ async fn a_lost_store_is_refused_by_name_and_its_node_comes_back_under_a_new_id(
     let old = node_of(&before, "east");
     stop(&mut federation, EAST).await;
     // The middle of the log is not what was written.
-    let db = Path::new(&federation.data_dir(EAST)).join("store/log/db");
-    let mut bytes = fs::read(&db).expect("the log");
+    let journal = Path::new(&federation.data_dir(EAST)).join("store/log/journal");
+    let mut segments = fs::read_dir(journal).expect("the journal");
+    let segment = segments.next().expect("a segment").expect("read").path();
+    let mut bytes = fs::read(&segment).expect("the log");
     let used = bytes
         .iter()
         .rposition(|b| *b != 0)
@@ -237,7 +239,7 @@ async fn a_lost_store_is_refused_by_name_and_its_node_comes_back_under_a_new_id(
     for byte in &mut bytes[used / 4..used / 2] {
         *byte ^= 0x55;
     }
-    fs::write(&db, bytes).expect("written");
+    fs::write(&segment, bytes).expect("written");
     federation.start_controller(EAST);
     let log = until("the refusal", PATIENT, || async {
         let controller = federation.clusters[EAST]

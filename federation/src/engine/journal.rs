@@ -343,7 +343,7 @@ impl View {
         EngineError::Corrupt { index, what }
     }
 
-    /// Takes in what the segments hold; gives where the records of the newest one end.
+    /// Takes in what the segments hold; gives where the next record of the newest one goes.
     fn replay(
         &mut self,
         mut truncate: impl FnMut(u64) -> Result<(), EngineError>,
@@ -360,14 +360,10 @@ impl View {
                 let what = "a record of the journal before it is damaged".to_owned();
                 return Err(self.corrupt(what));
             }
-            let newest = self.segments.next() == segment.number + 1;
-            // What a power cut left of an unfinished write must not show through a later one.
-            if let Some(used) = rest.iter().rposition(|b| *b != 0).filter(|_| newest) {
-                segment.write_zeros(at, used + 1)?;
-            }
-            // Cut short by whoever copied it: there is nothing behind to write to.
-            if bytes.len() < SEGMENT_BYTES && newest {
-                segment.write_zeros(bytes.len(), SEGMENT_BYTES - bytes.len())?;
+            // What a power cut left of an unfinished write must not show through a later one, and what was cut short has no
+            // room: then the next record begins another segment. Nothing is changed here, whoever refuses it may look at it.
+            if bytes.len() < SEGMENT_BYTES || rest.iter().any(|b| *b != 0) {
+                at = SEGMENT_BYTES;
             }
         }
         self.last = self.read_last()?;

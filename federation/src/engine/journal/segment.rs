@@ -36,12 +36,6 @@ impl Segment {
         self.file.sync_data()
     }
 
-    /// Writes `count` zeros from `at` on, durably.
-    pub(super) fn write_zeros(&self, at: usize, count: usize) -> io::Result<()> {
-        fill(&self.file, at, count)?;
-        self.file.sync_all()
-    }
-
     pub(super) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; place.length()];
         self.file
@@ -69,14 +63,9 @@ impl Segment {
     }
 }
 
-fn fill(file: &File, at: usize, count: usize) -> io::Result<()> {
-    let mut done = 0;
-    while done < count {
-        let now = ZEROS.get(..count - done).unwrap_or(&ZEROS);
-        file.write_all_at(now, (at + done) as u64)?;
-        done += now.len();
-    }
-    Ok(())
+fn fill(file: &File) -> io::Result<()> {
+    let mut starts = (0..SEGMENT_BYTES).step_by(ZEROS.len());
+    starts.try_for_each(|at| file.write_all_at(&ZEROS, at as u64))
 }
 
 /// Finds the segments in `dir`, making it if it is missing. Unfinished and spare ones are removed.
@@ -201,7 +190,7 @@ impl Spares {
             .truncate(true)
             .mode(0o600)
             .open(&path)?;
-        let made = fill(&file, 0, SEGMENT_BYTES).and_then(|()| file.sync_all());
+        let made = fill(&file).and_then(|()| file.sync_all());
         match made {
             Ok(()) => Ok((path, file)),
             Err(error) => {
