@@ -364,7 +364,10 @@ async fn a_voter_that_stays_away_is_replaced_and_comes_back_to_listen() {
     })
     .await;
     let leader = federation.leader().await;
-    let voters = federation.store(leader).status().voters;
+    // Half way from two voters to three, both of the two are needed still.
+    let settled = || federation.store(leader).settled_voters();
+    until("three vote", || settled().is_some_and(|v| v.len() > 2)).await;
+    let voters = settled().unwrap();
     assert_eq!(voters.len(), 3, "a fourth protects nothing more");
     let away = *voters.iter().find(|n| **n != leader).unwrap();
     let spare = (1..=4).find(|n| !voters.contains(n)).unwrap();
