@@ -1,5 +1,6 @@
 //! A gateway through real sockets: real TLS between a caller and workloads it cannot read, no controller anywhere.
 
+mod pass_on;
 mod sealed;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -350,7 +351,7 @@ async fn refusals_are_told_at_once_and_counted() {
         (
             to("east", "shop/payments", None),
             "other_cluster",
-            "UnrecognisedName",
+            "AccessDenied",
         ),
         ("www.example.com".to_owned(), "bad_name", "UnrecognisedName"),
         (
@@ -481,23 +482,6 @@ async fn the_controller_is_reached_by_its_name_and_strangers_are_refused_before_
         .send_replace(Arc::new(mesh(&pki, &mut tasks).await));
     let mut stream = call(&pki, g.address, &name).await.unwrap();
     assert_eq!(served_by(&mut stream).await, "c");
-}
-
-#[tokio::test]
-async fn a_gateway_passes_on_only_when_told_to() {
-    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
-    let far = start(mesh(&pki, &mut tasks).await, |_| {});
-    // The near gateway stands in a cluster `east` and knows where west's gateways are.
-    let mut s = snapshot(&[]);
-    cluster(&mut s, "west").local = false;
-    cluster(&mut s, "west").gateways = vec![far.address.to_string()];
-    cluster(&mut s, "east").local = true;
-    let near = start(s.clone(), |c| c.pass_on = true);
-    let name = to("west", "shop/payments", Some("b"));
-    let mut stream = call(&pki, near.address, &name).await.unwrap();
-    assert_eq!(served_by(&mut stream).await, "b");
-    let strict = start(s, |_| {});
-    assert!(call(&pki, strict.address, &name).await.is_err());
 }
 
 #[tokio::test]
