@@ -8,7 +8,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     sync::watch,
-    time,
+    time::{self, Instant},
 };
 use tradewind_api::snapshot::Snapshot;
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
@@ -208,7 +208,8 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
         half_open,
         drain,
     } = admitted;
-    let (hello, plan) = match decide(&thread, &mut caller).await {
+    let accepted = thread.shared.clock.now();
+    let (hello, plan) = match decide(&thread, &mut caller, accepted).await {
         Ok(decided) => decided,
         Err(refused) => {
             refuse(&thread, caller, peer, refused).await;
@@ -228,7 +229,7 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
             return None;
         }
     };
-    let carried = thread.shared.metrics.open(&plan.to);
+    let carried = thread.shared.metrics.open(&plan.to, accepted);
     if workload.write_all(&hello).await.is_err() {
         // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
         return None;
@@ -247,8 +248,11 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
 }
 
 /// Reads the hello and decides by the newest snapshot.
-async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan), Refusal> {
-    let begun = thread.shared.clock.now();
+async fn decide(
+    thread: &Thread,
+    stream: &mut TcpStream,
+    begun: Instant,
+) -> Result<(Bytes, Plan), Refusal> {
     let (hello, parsed) = read_hello(stream, begun + HELLO_DEADLINE)
         .await
         .map_err(|error| match error.kind() {
@@ -359,12 +363,10 @@ async fn carry(opened: &mut Opened) {
         drain,
         _place,
     } = opened;
-    let count = |side, bytes| {
-        let counter = match side {
-            Side::A => &carried.received,
-            Side::B => &carried.sent,
-        };
-        counter.inc_by(bytes);
+    let clock = &thread.shared.clock;
+    let count = |side, bytes| match side {
+        Side::A => drop(carried.received.inc_by(bytes)),
+        Side::B => carried.sent(bytes, || clock.now()),
     };
     let outlived = stands_by.outlived(drain);
     let cut = tokio::select! {

@@ -572,3 +572,32 @@ async fn a_drain_does_not_wait_for_controllers() {
     let mut byte = [0u8; 1];
     assert!(stream.read(&mut byte).await.is_err());
 }
+
+#[tokio::test]
+async fn every_metric_is_described_and_nothing_else_is() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let mut s = mesh(&pki, &mut tasks).await;
+    let g = start(s.clone(), |_| {});
+    // Families show once they have counted something; this connection counts in all of them.
+    let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
+        .await
+        .unwrap();
+    served_by(&mut stream).await;
+    s.services.clear();
+    g.snapshot.send_replace(Arc::new(s));
+    g.metric("tradewind_gateway_connections_ended_by_policy_total")
+        .await;
+    let page = g.metrics.encode();
+    let own = |name: &&str| name.starts_with("tradewind_gateway_");
+    let counted: std::collections::BTreeSet<&str> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next())
+        .filter(own)
+        .collect();
+    let described: std::collections::BTreeSet<&str> = include_str!("../../docs/metrics.md")
+        .split('`')
+        .filter(own)
+        .map(|name| name.split('{').next().unwrap().trim_end_matches("_total"))
+        .collect();
+    assert_eq!(described, counted);
+}
