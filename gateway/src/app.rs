@@ -24,10 +24,12 @@ use tradewind_transport::control::{Control, ControlConfig};
 
 use crate::{
     announce::{Announcement, announce},
+    circles::Circles,
     config::GatewayConfig,
     error::GatewayError,
     limits::{self, Limits},
     metrics::GatewayMetrics,
+    names::NameTable,
     serve::{Serving, serve},
     socket,
 };
@@ -222,11 +224,11 @@ impl Bound {
         let state = self.admin_state(&control, &limits);
         let serving = Serving {
             snapshot: control.snapshot.clone(),
-            names: Arc::default(),
+            names: Arc::new(NameTable::new(self.config.pass_on)),
+            circles: Circles::default(),
             metrics,
             limits,
             controller_backend: self.config.controller_backend.as_str().into(),
-            pass_on: self.config.pass_on,
             clock: Arc::clone(&self.clock),
         };
         let data = self.start_workers(&serving, watch)?;

@@ -7,8 +7,10 @@
 
 mod announce;
 mod app;
+mod circles;
 mod config;
 mod error;
+mod exits;
 #[cfg(test)]
 mod fixture;
 mod limits;
@@ -24,6 +26,7 @@ mod tests;
 pub use app::{Bound, Gateway};
 pub use config::GatewayConfig;
 pub use error::GatewayError;
+pub use exits::Exits;
 pub use names::{Names, Opened};
 pub use refusal::Refusal;
 pub use route::{Candidate, Circumstances, MAX_TRIES, Route, route};

@@ -1,11 +1,15 @@
 //! What a gateway counts. Labels are closed sets or names from the snapshot, so their number is bounded.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    cell::Cell,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
+use tokio::time::Instant;
 use tradewind_runtime::metrics::MetricsRegistry;
 
 use crate::{limits::Limits, refusal::Refusal};
@@ -43,7 +47,15 @@ pub(crate) struct GatewayMetrics {
     refused: Family<RefusedLabels, Counter>,
     dials: Family<DialLabels, Counter>,
     hello: Histogram,
+    first_byte: Family<ToLabels, Histogram, fn() -> Histogram>,
     pub(crate) announced: Gauge,
+}
+
+/// Half a millisecond, a call inside one building, to what nobody waits for.
+fn first_bytes() -> Histogram {
+    Histogram::new([
+        0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    ])
 }
 
 impl GatewayMetrics {
@@ -59,6 +71,7 @@ impl GatewayMetrics {
             dials: Family::default(),
             // 10 us to 5 s, the deadline of a hello.
             hello: Histogram::new([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 5.0]),
+            first_byte: Family::new_with_constructor(first_bytes),
             announced: Gauge::default(),
         };
         for reason in Refusal::ALL {
@@ -115,6 +128,11 @@ impl GatewayMetrics {
                 m.hello.clone(),
             );
             r.register(
+                "tradewind_gateway_first_byte_seconds",
+                "From accept to the first byte from the other side back to the caller",
+                m.first_byte.clone(),
+            );
+            r.register(
                 "tradewind_gateway_announced",
                 "1 while the controller knows of this gateway",
                 m.announced.clone(),
@@ -154,7 +172,8 @@ impl GatewayMetrics {
         self.ended.get_or_create(to).inc();
     }
 
-    pub(crate) fn open(&self, to: &ToLabels) -> Carried {
+    /// A connection that was accepted at that time.
+    pub(crate) fn open(&self, to: &ToLabels, accepted: Instant) -> Carried {
         self.opened.get_or_create(to).inc();
         let active = self.active.get_or_create(to).clone();
         active.inc();
@@ -163,6 +182,8 @@ impl GatewayMetrics {
             closed: self.closed.get_or_create(to).clone(),
             received: self.received.get_or_create(to).clone(),
             sent: self.sent.get_or_create(to).clone(),
+            first_byte: self.first_byte.get_or_create(to).clone(),
+            waits_since: Cell::new(Some(accepted)),
         }
     }
 }
@@ -173,7 +194,21 @@ pub(crate) struct Carried {
     active: Gauge,
     closed: Counter,
     pub(crate) received: Counter<u64, AtomicU64>,
-    pub(crate) sent: Counter<u64, AtomicU64>,
+    sent: Counter<u64, AtomicU64>,
+    first_byte: Histogram,
+    /// When it was accepted, until the first byte has gone back.
+    waits_since: Cell<Option<Instant>>,
+}
+
+impl Carried {
+    /// Counts bytes that went back to the caller; `now` is asked for the first ones alone.
+    pub(crate) fn sent(&self, bytes: u64, now: impl FnOnce() -> Instant) {
+        self.sent.inc_by(bytes);
+        if let Some(accepted) = self.waits_since.take() {
+            let waited = now().saturating_duration_since(accepted);
+            self.first_byte.observe(waited.as_secs_f64());
+        }
+    }
 }
 
 impl Drop for Carried {

@@ -14,7 +14,7 @@ use tradewind_api::{
 };
 use tradewind_transport::seal::{KeyId, Opener, Pair, Seal, ServiceId, Unopened};
 
-use crate::refusal::Refusal;
+use crate::{exits::Exits, refusal::Refusal};
 
 /// A name that opened: who calls, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +42,18 @@ pub struct Names {
     openers: Arc<Openers>,
     exported: BTreeMap<ServiceName, ServiceId>,
     services: Arc<HashMap<ServiceId, ServiceName>>,
+    /// What may be passed on to other clusters; none where nothing is.
+    exits: Option<Exits>,
 }
 
 impl Names {
     /// For a snapshot, taking over from `self` what is the same.
     fn next(&self, snapshot: &Snapshot) -> Self {
         let Some(local) = snapshot.local() else {
-            return Self::default();
+            return Self {
+                exits: self.exits.clone(),
+                ..Self::default()
+            };
         };
         let mut same = true;
         let callers: BTreeMap<_, _> = snapshot
@@ -93,7 +98,14 @@ impl Names {
             openers,
             exported,
             services,
+            exits: self.exits.as_ref().map(|e| e.next(snapshot)),
         }
+    }
+
+    /// Whether a connection for another cluster may be passed on under this name: this cluster's own controller made it.
+    pub fn exit(&self, cluster: &ClusterName, seal: &Seal, now_unix_s: u64) -> Result<(), Refusal> {
+        let exits = self.exits.as_ref().ok_or(Refusal::OtherCluster)?;
+        exits.check(cluster, seal, now_unix_s)
     }
 
     /// Reads a sealed name. Dials nobody and allocates nothing for one that is refused.
@@ -165,6 +177,15 @@ fn by_id(callers: &BTreeMap<ClusterName, Caller>) -> Openers {
 pub(crate) struct NameTable(Mutex<(Arc<Snapshot>, Arc<Names>)>);
 
 impl NameTable {
+    /// For a gateway that passes on, or one that does not.
+    pub(crate) fn new(pass_on: bool) -> Self {
+        let none = Names {
+            exits: pass_on.then(Exits::default),
+            ..Names::default()
+        };
+        Self(Mutex::new((Arc::default(), Arc::new(none))))
+    }
+
     /// The names of this very snapshot.
     pub(crate) fn of(&self, snapshot: &Arc<Snapshot>) -> Arc<Names> {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,8 +18,12 @@ pub enum Refusal {
     SealBroken,
     /// Its seal was good once.
     SealExpired,
-    /// It names another cluster, and this gateway does not pass on.
+    /// It names another cluster, and this gateway does not pass on, or not such names.
     OtherCluster,
+    /// It names another cluster and came back to where it was passed on.
+    Circle,
+    /// None of the gateways of the cluster that it names could be reached.
+    ClusterUnreached,
     /// This cluster does not export the service, or not that port.
     NotExported,
     /// The service is exported, but no endpoint here serves the port.
@@ -44,6 +48,8 @@ const CERTIFICATE_EXPIRED: u8 = 45;
 const ACCESS_DENIED: u8 = 49;
 /// TLS alert `handshake_failure`.
 const HANDSHAKE_FAILURE: u8 = 40;
+/// TLS alert `certificate_unobtainable`: the certificate that the caller wants to see is on the other side of a broken way.
+const CERTIFICATE_UNOBTAINABLE: u8 = 111;
 /// TLS alert `internal_error`.
 const INTERNAL_ERROR: u8 = 80;
 /// TLS alert `unrecognized_name`.
@@ -51,7 +57,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 impl Refusal {
     /// Every reason, for tables and for metrics that start at 0.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NotTls,
         Self::NoName,
         Self::BadName,
@@ -60,6 +66,8 @@ impl Refusal {
         Self::SealBroken,
         Self::SealExpired,
         Self::OtherCluster,
+        Self::Circle,
+        Self::ClusterUnreached,
         Self::NotExported,
         Self::NoEndpoint,
         Self::TooLarge,
@@ -81,6 +89,8 @@ impl Refusal {
             Self::SealBroken => "seal_broken",
             Self::SealExpired => "seal_expired",
             Self::OtherCluster => "other_cluster",
+            Self::Circle => "circle",
+            Self::ClusterUnreached => "cluster_unreached",
             Self::NotExported => "not_exported",
             Self::NoEndpoint => "no_endpoint",
             Self::TooLarge => "too_large",
@@ -96,10 +106,11 @@ impl Refusal {
     pub const fn alert(self) -> Option<[u8; 7]> {
         let description = match self {
             Self::NotTls | Self::Timeout | Self::Cut => return None,
-            Self::NoName | Self::BadName | Self::OtherCluster | Self::NotExported => {
-                UNRECOGNIZED_NAME
+            Self::NoName | Self::BadName | Self::NotExported => UNRECOGNIZED_NAME,
+            Self::NoSeal | Self::SealUnknown | Self::SealBroken | Self::OtherCluster => {
+                ACCESS_DENIED
             }
-            Self::NoSeal | Self::SealUnknown | Self::SealBroken => ACCESS_DENIED,
+            Self::Circle | Self::ClusterUnreached => CERTIFICATE_UNOBTAINABLE,
             Self::SealExpired => CERTIFICATE_EXPIRED,
             Self::TooLarge => HANDSHAKE_FAILURE,
             Self::NoEndpoint | Self::DialFailed | Self::TooMany | Self::NotReady => INTERNAL_ERROR,

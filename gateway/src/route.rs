@@ -43,8 +43,6 @@ pub enum Route {
 /// What else a decision takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
-    /// May connections for other clusters be passed on?
-    pub pass_on: bool,
     /// Uniform over u64; spreads `any` over the endpoints by weight.
     pub pick: u64,
     /// Now, Unix seconds.
@@ -58,18 +56,17 @@ pub fn route(
     target: &Target,
     now: Circumstances,
 ) -> Result<Route, Refusal> {
-    let Circumstances {
-        pass_on,
-        pick,
-        now_unix_s,
-    } = now;
+    let Circumstances { pick, now_unix_s } = now;
     let local = snapshot.local().ok_or(Refusal::NotReady)?;
     let named = target.cluster();
     if *named != local.name {
-        return if pass_on {
-            exit(snapshot, named, pick)
-        } else {
-            Err(Refusal::OtherCluster)
+        return match target {
+            Target::Sealed { seal, .. } => {
+                names.exit(named, seal, now_unix_s)?;
+                exit(snapshot, local, named, pick)
+            }
+            // Anybody can write these: whoever passed them on would lend his network to strangers.
+            Target::Endpoint { .. } | Target::Controller { .. } => Err(Refusal::OtherCluster),
         };
     }
     let (asked, caller, endpoint) = match target {
@@ -165,22 +162,32 @@ fn weighted(weights: impl Iterator<Item = u32> + Clone, pick: u64) -> usize {
     0
 }
 
-fn exit(snapshot: &Snapshot, named: &ClusterName, pick: u64) -> Result<Route, Refusal> {
+/// The other cluster's gateways. One that announces this cluster's own would have connections go round in a circle.
+fn exit(
+    snapshot: &Snapshot,
+    local: &Cluster,
+    named: &ClusterName,
+    pick: u64,
+) -> Result<Route, Refusal> {
     let cluster = snapshot
         .clusters
         .get(named)
         .filter(|c| c.state != ClusterState::Left)
         .ok_or(Refusal::OtherCluster)?;
-    let gateways = &cluster.gateways;
+    let gateways: Vec<&String> = cluster
+        .gateways
+        .iter()
+        .filter(|g| !local.gateways.contains(g))
+        .collect();
     if gateways.is_empty() {
-        return Err(Refusal::NoEndpoint);
+        return Err(Refusal::ClusterUnreached);
     }
     let start = weighted(gateways.iter().map(|_| 1), pick);
     let rotated = gateways.iter().cycle().skip(start);
     Ok(Route::PassOn(
         rotated
             .take(gateways.len().min(MAX_TRIES))
-            .cloned()
+            .map(|g| (*g).clone())
             .collect(),
     ))
 }
@@ -203,9 +210,8 @@ mod tests {
     }
 
     /// A decision without sealed names, at any time.
-    fn route(s: &Snapshot, target: &Target, pass_on: bool, pick: u64) -> Result<Route, Refusal> {
+    fn route(s: &Snapshot, target: &Target, pick: u64) -> Result<Route, Refusal> {
         let now = Circumstances {
-            pass_on,
             pick,
             now_unix_s: 1_800_000_000,
         };
@@ -249,31 +255,13 @@ mod tests {
             80,
         );
         for pick in 0..20 {
-            let r = route(
-                &s,
-                &ask("west", "shop/payments", 80, Some("b")),
-                false,
-                pick,
-            )
-            .unwrap();
+            let r = route(&s, &ask("west", "shop/payments", 80, Some("b")), pick).unwrap();
             assert_eq!(ids(r), ["b", "a", "c"]);
             // An unhealthy one is not what the caller would want any more; another takes it.
-            let r = route(
-                &s,
-                &ask("west", "shop/payments", 80, Some("c")),
-                false,
-                pick,
-            )
-            .unwrap();
+            let r = route(&s, &ask("west", "shop/payments", 80, Some("c")), pick).unwrap();
             assert_eq!(ids(r).pop().unwrap(), "c");
             // One that is gone: any other.
-            let r = route(
-                &s,
-                &ask("west", "shop/payments", 80, Some("gone")),
-                false,
-                pick,
-            )
-            .unwrap();
+            let r = route(&s, &ask("west", "shop/payments", 80, Some("gone")), pick).unwrap();
             assert_eq!(ids(r).len(), 3);
         }
     }
@@ -316,7 +304,7 @@ mod tests {
         service.endpoints[0].weight = 300;
         let first = (0..400)
             .filter(|p| {
-                let r = route(&s, &ask("west", "shop/payments", 80, None), false, *p).unwrap();
+                let r = route(&s, &ask("west", "shop/payments", 80, None), *p).unwrap();
                 let ids = ids(r);
                 assert!(!ids.contains(&"z".to_owned()));
                 ids[0] == "a"
@@ -337,7 +325,7 @@ mod tests {
             "127.0.0.1:1",
             80,
         );
-        let r = |t: &Target| route(&s, t, false, 0).unwrap_err();
+        let r = |t: &Target| route(&s, t, 0).unwrap_err();
         assert_eq!(
             r(&ask("west", "shop/secret", 80, None)),
             Refusal::NotExported
@@ -366,7 +354,6 @@ mod tests {
             route(
                 &Snapshot::default(),
                 &ask("west", "shop/payments", 80, None),
-                false,
                 0
             ),
             Err(Refusal::NotReady)
@@ -392,7 +379,7 @@ mod tests {
         );
         service.exported_by = [ClusterName::new("east").unwrap()].into();
         let t = ask("west", "shop/payments", 80, None);
-        assert_eq!(route(&s, &t, false, 0), Err(Refusal::NotExported));
+        assert_eq!(route(&s, &t, 0), Err(Refusal::NotExported));
         assert!(
             s.exported_here(&"shop/payments:80".parse().unwrap())
                 .is_none()
@@ -400,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draining_cluster_still_serves_and_the_exit_is_off_by_default() {
+    fn a_draining_cluster_still_serves() {
         let mut s = snapshot(&[("shop/payments", true, 80)]);
         endpoint(
             &mut s,
@@ -412,12 +399,86 @@ mod tests {
             80,
         );
         cluster(&mut s, "west").state = ClusterState::Draining;
-        assert!(route(&s, &ask("west", "shop/payments", 80, None), false, 0).is_ok());
-        cluster(&mut s, "east").gateways = vec!["10.0.0.1:1".into(), "10.0.0.2:1".into()];
-        let t = ask("east", "shop/payments", 80, None);
-        assert_eq!(route(&s, &t, false, 0), Err(Refusal::OtherCluster));
-        let expected = vec!["10.0.0.2:1".to_owned(), "10.0.0.1:1".to_owned()];
-        assert_eq!(route(&s, &t, true, 1), Ok(Route::PassOn(expected)));
+        assert!(route(&s, &ask("west", "shop/payments", 80, None), 0).is_ok());
+    }
+
+    #[test]
+    fn only_what_the_own_controller_named_is_passed_on_and_only_where_that_is_allowed() {
+        use crate::{
+            exits::tests::made,
+            names::{
+                NameTable,
+                tests::{minter, sealed},
+            },
+        };
+        const NOW: u64 = 1_800_000_000;
+        let mut s = snapshot(&[("shop/payments", true, 80)]);
+        let own = "10.0.0.9:1".to_owned();
+        cluster(&mut s, "west").gateways = vec![own.clone()];
+        cluster(&mut s, "east").gateways = vec!["10.0.0.1:1".into(), own, "10.0.0.2:1".into()];
+        let seal = made(&mut s, 1, NOW + 60);
+        let to = |seal| Target::Sealed {
+            cluster: ClusterName::new("east").unwrap(),
+            endpoint: None,
+            seal,
+        };
+        let decide = |s: &Snapshot, pass_on, target: &Target, now_unix_s| {
+            let s = Arc::new(s.clone());
+            let names = NameTable::new(pass_on).of(&s);
+            let now = Circumstances {
+                pick: 1,
+                now_unix_s,
+            };
+            super::route(&s, &names, target, now)
+        };
+        let passed = Route::PassOn(vec!["10.0.0.2:1".into(), "10.0.0.1:1".into()]);
+        assert_eq!(
+            decide(&s, true, &to(seal), NOW),
+            Ok(passed),
+            "and never to itself"
+        );
+        for (pass_on, target, now, refused) in [
+            (false, to(seal), NOW, Refusal::OtherCluster),
+            (true, to(seal), NOW + 60, Refusal::SealExpired),
+            // Another cluster's name, or one made up under a key that was overheard.
+            (
+                true,
+                to(sealed(
+                    &minter("south", "east", 1),
+                    "shop/payments",
+                    NOW + 60,
+                )),
+                NOW,
+                Refusal::SealUnknown,
+            ),
+            (
+                true,
+                ask("east", "shop/payments", 80, None),
+                NOW,
+                Refusal::OtherCluster,
+            ),
+            (
+                true,
+                Target::Controller {
+                    cluster: ClusterName::new("east").unwrap(),
+                },
+                NOW,
+                Refusal::OtherCluster,
+            ),
+        ] {
+            assert_eq!(
+                decide(&s, pass_on, &target, now),
+                Err(refused),
+                "{target:?}"
+            );
+        }
+        cluster(&mut s, "east").gateways.clear();
+        assert_eq!(
+            decide(&s, true, &to(seal), NOW),
+            Err(Refusal::ClusterUnreached)
+        );
+        cluster(&mut s, "east").state = ClusterState::Left;
+        assert_eq!(decide(&s, true, &to(seal), NOW), Err(Refusal::OtherCluster));
     }
 
     #[test]
@@ -441,15 +502,15 @@ mod tests {
         opens(&mut s, "east", &[1]);
         let clear = ask("west", "shop/payments", 80, None);
         assert!(matches!(
-            route(&s, &clear, false, 0),
+            route(&s, &clear, 0),
             Ok(Route::Local { caller: None, .. })
         ));
         cluster(&mut s, "west").sealed_only = true;
-        assert_eq!(route(&s, &clear, false, 0), Err(Refusal::NoSeal));
+        assert_eq!(route(&s, &clear, 0), Err(Refusal::NoSeal));
         let controller = Target::Controller {
             cluster: ClusterName::new("west").unwrap(),
         };
-        assert_eq!(route(&s, &controller, false, 0), Ok(Route::Controller));
+        assert_eq!(route(&s, &controller, 0), Ok(Route::Controller));
         let s = Arc::new(s);
         let names = NameTable::default().of(&s);
         let ask_sealed = |service: &str, now_unix_s| {
@@ -459,7 +520,6 @@ mod tests {
                 seal: sealed(&minter("east", "west", 1), service, 1_800_000_000),
             };
             let now = Circumstances {
-                pass_on: false,
                 pick: 0,
                 now_unix_s,
             };
@@ -496,7 +556,7 @@ mod tests {
                 endpoint(&mut s, "shop/payments", "west", &format!("e{i}"), health, "127.0.0.1:1", 80);
             }
             let t = ask("west", "shop/payments", 80, Some(&format!("e{asked}")));
-            let ids = ids(route(&s, &t, false, pick).unwrap());
+            let ids = ids(route(&s, &t, pick).unwrap());
             prop_assert!(!ids.is_empty() && ids.len() <= MAX_TRIES);
             let first: usize = ids[0].trim_start_matches('e').parse().unwrap();
             if states.contains(&0) {

@@ -8,7 +8,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     sync::watch,
-    time,
+    time::{self, Instant},
 };
 use tradewind_api::snapshot::Snapshot;
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
@@ -20,6 +20,7 @@ use tradewind_transport::{
 };
 
 use crate::{
+    circles::{Circles, Entered},
     limits::{HalfOpen, Limits, Place, ThreadLimits},
     metrics::{Carried, GatewayMetrics, ToLabels},
     names::NameTable,
@@ -32,6 +33,9 @@ use crate::{
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one dial may take. Workloads are near; a caller waits meanwhile, and another candidate may answer at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long all dials to another cluster's gateways may take together: whoever is behind this gateway waits two seconds
+/// for everything, and should hear which part of the way is broken.
+const PASS_ON_WITHIN: Duration = Duration::from_millis(1_500);
 /// A thread always has a timer nearer than any that a connection may want: one that becomes the nearest costs the runtime
 /// two system calls to wake itself.
 const BEAT: Duration = Duration::from_millis(500);
@@ -47,7 +51,7 @@ pub(crate) struct Serving {
     pub metrics: GatewayMetrics,
     pub limits: Arc<Limits>,
     pub controller_backend: Arc<str>,
-    pub pass_on: bool,
+    pub circles: Circles,
     pub clock: SharedClock,
 }
 
@@ -135,7 +139,19 @@ struct Admitted {
 struct Plan {
     to: ToLabels,
     addresses: Vec<String>,
+    /// For each of them.
+    timeout: Duration,
     stands_by: StandsBy,
+}
+
+impl Plan {
+    /// Why nobody could be dialled.
+    const fn unreached(&self) -> Refusal {
+        match self.stands_by {
+            StandsBy::Itself { .. } => Refusal::ClusterUnreached,
+            StandsBy::Export(_) | StandsBy::Controller => Refusal::DialFailed,
+        }
+    }
 }
 
 /// What a connection goes on by.
@@ -144,15 +160,15 @@ enum StandsBy {
     Export(Permit),
     /// Until shortly after the drain has begun.
     Controller,
-    /// Nothing here ends it.
-    Itself,
+    /// Nothing here ends it; it holds off its own copies.
+    Itself { _entered: Entered },
 }
 
 impl StandsBy {
     async fn withdrawn(&self) {
         match self {
             Self::Export(permit) => permit.withdrawn().cancelled().await,
-            Self::Controller | Self::Itself => std::future::pending().await,
+            Self::Controller | Self::Itself { .. } => std::future::pending().await,
         }
     }
 
@@ -166,7 +182,7 @@ impl StandsBy {
                 })
                 .await;
             }
-            Self::Export(_) | Self::Itself => std::future::pending().await,
+            Self::Export(_) | Self::Itself { .. } => std::future::pending().await,
         }
     }
 }
@@ -192,7 +208,8 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
         half_open,
         drain,
     } = admitted;
-    let (hello, plan) = match decide(&thread, &mut caller).await {
+    let accepted = thread.shared.clock.now();
+    let (hello, plan) = match decide(&thread, &mut caller, accepted).await {
         Ok(decided) => decided,
         Err(refused) => {
             refuse(&thread, caller, peer, refused).await;
@@ -203,7 +220,7 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
     let dialled = tokio::select! {
         biased;
         () = plan.stands_by.withdrawn() => Err(Refusal::NotExported),
-        dialled = dial(&thread, &plan) => dialled.ok_or(Refusal::DialFailed),
+        dialled = dial(&thread, &plan) => dialled.ok_or(plan.unreached()),
     };
     let mut workload = match dialled {
         Ok(workload) => workload,
@@ -212,7 +229,7 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
             return None;
         }
     };
-    let carried = thread.shared.metrics.open(&plan.to);
+    let carried = thread.shared.metrics.open(&plan.to, accepted);
     if workload.write_all(&hello).await.is_err() {
         // The workload took the connection and closed it at once; the caller sees the close and tries elsewhere.
         return None;
@@ -231,8 +248,11 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
 }
 
 /// Reads the hello and decides by the newest snapshot.
-async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan), Refusal> {
-    let begun = thread.shared.clock.now();
+async fn decide(
+    thread: &Thread,
+    stream: &mut TcpStream,
+    begun: Instant,
+) -> Result<(Bytes, Plan), Refusal> {
     let (hello, parsed) = read_hello(stream, begun + HELLO_DEADLINE)
         .await
         .map_err(|error| match error.kind() {
@@ -259,7 +279,6 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
         Refusal::BadName
     })?;
     let now = Circumstances {
-        pass_on: thread.shared.pass_on,
         pick: thread.rng.borrow_mut().next_u64(),
         now_unix_s: thread.shared.clock.unix_ms() / 1000,
     };
@@ -282,6 +301,7 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
                 peer: caller.map(|c| c.to_string()).unwrap_or_default(),
             },
             addresses: candidates.into_iter().map(|c| c.address).collect(),
+            timeout: DIAL_TIMEOUT,
             // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
             stands_by: StandsBy::Export(thread.permits.take(service)),
         },
@@ -291,6 +311,7 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
                 peer: String::new(),
             },
             addresses: vec![thread.shared.controller_backend.to_string()],
+            timeout: DIAL_TIMEOUT,
             stands_by: StandsBy::Controller,
         },
         Route::PassOn(addresses) => Plan {
@@ -298,8 +319,11 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
                 to: "gateway".to_owned(),
                 peer,
             },
+            timeout: PASS_ON_WITHIN / u32::try_from(addresses.len()).unwrap_or(1).max(1),
             addresses,
-            stands_by: StandsBy::Itself,
+            stands_by: StandsBy::Itself {
+                _entered: thread.shared.circles.enter(&hello).ok_or(Refusal::Circle)?,
+            },
         },
     };
     Ok((hello, plan))
@@ -309,7 +333,7 @@ async fn decide(thread: &Thread, stream: &mut TcpStream) -> Result<(Bytes, Plan)
 async fn dial(thread: &Thread, plan: &Plan) -> Option<TcpStream> {
     let metrics = &thread.shared.metrics;
     for address in &plan.addresses {
-        match time::timeout(DIAL_TIMEOUT, TcpStream::connect(address)).await {
+        match time::timeout(plan.timeout, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 socket::tune(&stream);
                 metrics.dialled(&plan.to, "ok");
@@ -339,12 +363,10 @@ async fn carry(opened: &mut Opened) {
         drain,
         _place,
     } = opened;
-    let count = |side, bytes| {
-        let counter = match side {
-            Side::A => &carried.received,
-            Side::B => &carried.sent,
-        };
-        counter.inc_by(bytes);
+    let clock = &thread.shared.clock;
+    let count = |side, bytes| match side {
+        Side::A => drop(carried.received.inc_by(bytes)),
+        Side::B => carried.sent(bytes, || clock.now()),
     };
     let outlived = stands_by.outlived(drain);
     let cut = tokio::select! {

@@ -1,5 +1,6 @@
 //! A gateway through real sockets: real TLS between a caller and workloads it cannot read, no controller anywhere.
 
+mod pass_on;
 mod sealed;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -350,7 +351,7 @@ async fn refusals_are_told_at_once_and_counted() {
         (
             to("east", "shop/payments", None),
             "other_cluster",
-            "UnrecognisedName",
+            "AccessDenied",
         ),
         ("www.example.com".to_owned(), "bad_name", "UnrecognisedName"),
         (
@@ -484,23 +485,6 @@ async fn the_controller_is_reached_by_its_name_and_strangers_are_refused_before_
 }
 
 #[tokio::test]
-async fn a_gateway_passes_on_only_when_told_to() {
-    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
-    let far = start(mesh(&pki, &mut tasks).await, |_| {});
-    // The near gateway stands in a cluster `east` and knows where west's gateways are.
-    let mut s = snapshot(&[]);
-    cluster(&mut s, "west").local = false;
-    cluster(&mut s, "west").gateways = vec![far.address.to_string()];
-    cluster(&mut s, "east").local = true;
-    let near = start(s.clone(), |c| c.pass_on = true);
-    let name = to("west", "shop/payments", Some("b"));
-    let mut stream = call(&pki, near.address, &name).await.unwrap();
-    assert_eq!(served_by(&mut stream).await, "b");
-    let strict = start(s, |_| {});
-    assert!(call(&pki, strict.address, &name).await.is_err());
-}
-
-#[tokio::test]
 async fn a_drain_lets_connections_finish_and_takes_callers_meanwhile() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let g = start(mesh(&pki, &mut tasks).await, |c| {
@@ -587,4 +571,33 @@ async fn a_drain_does_not_wait_for_controllers() {
     assert!(begun.elapsed() < Duration::from_secs(15));
     let mut byte = [0u8; 1];
     assert!(stream.read(&mut byte).await.is_err());
+}
+
+#[tokio::test]
+async fn every_metric_is_described_and_nothing_else_is() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let mut s = mesh(&pki, &mut tasks).await;
+    let g = start(s.clone(), |_| {});
+    // Families show once they have counted something; this connection counts in all of them.
+    let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
+        .await
+        .unwrap();
+    served_by(&mut stream).await;
+    s.services.clear();
+    g.snapshot.send_replace(Arc::new(s));
+    g.metric("tradewind_gateway_connections_ended_by_policy_total")
+        .await;
+    let page = g.metrics.encode();
+    let own = |name: &&str| name.starts_with("tradewind_gateway_");
+    let counted: std::collections::BTreeSet<&str> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next())
+        .filter(own)
+        .collect();
+    let described: std::collections::BTreeSet<&str> = include_str!("../../docs/metrics.md")
+        .split('`')
+        .filter(own)
+        .map(|name| name.split('{').next().unwrap().trim_end_matches("_total"))
+        .collect();
+    assert_eq!(described, counted);
 }

@@ -398,9 +398,10 @@ impl Bound {
         let seats = Mutex::new(seats);
         let outbound_metrics = OutboundMetrics::register(&self.metrics);
         let (control, inbound, cells) = (control.clone(), inbound.clone(), Arc::clone(cells));
-        let (clock, zone, name) = (
+        let (clock, zone, exit, name) = (
             Arc::clone(&self.clock),
             self.config.zone.clone(),
+            self.config.exit,
             self.config.name.clone(),
         );
         Workers::spawn("proxy", self.threads, move |index| {
@@ -412,6 +413,7 @@ impl Bound {
                 clock: Arc::clone(&clock),
                 rng: Rng::seeded(0),
                 zone: zone.clone(),
+                exit,
                 name: name.clone(),
             };
             let (inbound, cells) = (inbound.clone(), Arc::clone(&cells));

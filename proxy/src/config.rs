@@ -41,6 +41,38 @@ pub struct ServeSpec {
     pub weight: u32,
 }
 
+/// How calls leave the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exit {
+    /// Straight to the other clusters' gateways, or to their endpoints where the network is one.
+    #[default]
+    Direct,
+    /// Through this cluster's own gateways, which pass them on, and by no other way.
+    Gateway,
+}
+
+impl Exit {
+    /// As the flag says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+impl FromStr for Exit {
+    type Err = InvalidSpec;
+
+    fn from_str(s: &str) -> Result<Self, InvalidSpec> {
+        match s {
+            "direct" => Ok(Self::Direct),
+            "gateway" => Ok(Self::Gateway),
+            _ => Err(InvalidSpec::new(s, "expected direct or gateway")),
+        }
+    }
+}
+
 /// Everything a proxy is told.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -66,6 +98,8 @@ pub struct ProxyConfig {
     pub threads: usize,
     /// The zone it runs in.
     pub zone: Option<Zone>,
+    /// How calls leave the cluster.
+    pub exit: Exit,
     /// Where the last good snapshot is kept; none keeps it in memory only.
     pub state_dir: Option<PathBuf>,
     /// How long requests and connections may go on after the order to stop.
@@ -89,6 +123,7 @@ impl ProxyConfig {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 15020)),
             threads: 0,
             zone: None,
+            exit: Exit::Direct,
             state_dir: None,
             drain_deadline: Duration::from_secs(30),
             leave_grace: Duration::from_secs(1),

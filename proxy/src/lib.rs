@@ -18,5 +18,5 @@ mod register;
 mod tests;
 
 pub use app::{Bound, Proxy};
-pub use config::{HealthCheck, InvalidSpec, ListenSpec, ProxyConfig, ServeSpec};
+pub use config::{Exit, HealthCheck, InvalidSpec, ListenSpec, ProxyConfig, ServeSpec};
 pub use error::ProxyError;

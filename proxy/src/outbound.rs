@@ -31,8 +31,10 @@ use tradewind_runtime::{
 };
 use tradewind_transport::control::Control;
 
-use balancer::Balancer;
+use balancer::{Balancer, Place};
 pub use metrics::OutboundMetrics;
+
+use crate::config::Exit;
 
 /// Connections that one listener serves at a time on one thread. Beyond it a connection is closed at once and counted:
 /// better than running out of memory under everybody.
@@ -55,6 +57,8 @@ pub struct OutboundContext {
     pub rng: Rng,
     /// This host's zone, if it has one.
     pub zone: Option<Zone>,
+    /// How calls leave the cluster.
+    pub exit: Exit,
     /// This proxy's name, for logs.
     pub name: String,
 }
@@ -80,10 +84,11 @@ impl Outbound {
             clock,
             rng,
             zone,
+            exit,
             name,
         } = context;
         Rc::new(Self {
-            balancer: Balancer::new(control, metrics.clone(), clock, rng, zone),
+            balancer: Balancer::new(control, metrics.clone(), clock, rng, Place { zone, exit }),
             metrics,
             name,
             state: StateCell::default(),

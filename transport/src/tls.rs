@@ -195,6 +195,7 @@ pub fn gateway_refusal_in(error: &io::Error) -> Option<GatewayRefusal> {
         AlertDescription::AccessDenied => Some(GatewayRefusal::Name),
         AlertDescription::CertificateExpired => Some(GatewayRefusal::Expired),
         AlertDescription::UnrecognisedName => Some(GatewayRefusal::Service),
+        AlertDescription::CertificateUnobtainable => Some(GatewayRefusal::Unreached),
         _ => None,
     }
 }
@@ -204,8 +205,8 @@ pub fn gateway_refusal_in(error: &io::Error) -> Option<GatewayRefusal> {
 pub enum GatewayRefusal {
     /// It cannot open the name, or takes none in clear.
     #[error(
-        "the gateway does not take this name: it was sealed with a key that the gateway has not got, or not at all; \
-         compare `tradewind status` in both clusters, and see docs/sealed-names.md"
+        "the gateway does not take this name: it was sealed with a key that the gateway has not got, or not at all, or \
+         it is this cluster's own and runs without --pass-on; compare `tradewind status` in both clusters, and see docs/sealed-names.md"
     )]
     Name,
     /// The name was good once.
@@ -217,6 +218,9 @@ pub enum GatewayRefusal {
     /// The name is good, and there is nothing behind it.
     #[error("the gateway's cluster does not export the service, or not this port")]
     Service,
+    /// It was to pass the connection on, and reached none of the other cluster's gateways.
+    #[error("this cluster's own gateway reaches no gateway of the endpoint's cluster")]
+    Unreached,
 }
 
 /// The alert that a refused peer is told, and what [`refused_in`] reads back.

@@ -38,7 +38,7 @@ pub struct Gateway {
     /// Most connections at once [default: what the file descriptor limit allows]
     #[arg(long, env = "TRADEWIND_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
-    /// Pass connections that name another cluster on to that cluster's gateways
+    /// Pass the calls of its own cluster's proxies (--exit gateway) on to the other clusters' gateways
     #[arg(long, env = "TRADEWIND_PASS_ON", value_parser = clap::builder::FalseyValueParser::new())]
     pass_on: bool,
     #[command(flatten)]

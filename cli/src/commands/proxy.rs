@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tradewind_api::Zone;
-use tradewind_proxy::{ListenSpec, Proxy as Role, ProxyConfig, ProxyError, ServeSpec};
+use tradewind_proxy::{Exit as Way, ListenSpec, Proxy as Role, ProxyConfig, ProxyError, ServeSpec};
 use tradewind_runtime::{Rng, clock, signal::Signals};
 
 use super::role::{self, Common, DrainArgs};
@@ -50,6 +50,14 @@ pub struct Proxy {
     /// The zone it runs in
     #[arg(long, env = "TRADEWIND_ZONE", value_name = "NAME")]
     zone: Option<Zone>,
+    /// How calls leave the cluster: direct, to the other clusters' gateways; or gateway, through its own cluster's (which need --pass-on)
+    #[arg(
+        long,
+        env = "TRADEWIND_EXIT",
+        value_name = "direct|gateway",
+        default_value = "direct"
+    )]
+    exit: Way,
     #[command(flatten)]
     drain: DrainArgs,
 }
@@ -83,6 +91,7 @@ pub async fn run(args: Proxy) -> Outcome {
         .or_else(|| super::reachable(args.hbone_listen));
     config.threads = args.threads;
     config.zone = args.zone;
+    config.exit = args.exit;
     config.drain_deadline = args.drain.drain_deadline;
     let deadline = config.leave_grace + config.drain_deadline;
     let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))

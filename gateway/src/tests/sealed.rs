@@ -45,6 +45,15 @@ async fn a_member_is_carried_and_counted_by_its_name() {
     let labels = r#"{to="shop/payments:80",peer="east"}"#;
     g.metric(&format!("tradewind_gateway_connections_active{labels} 1"))
         .await;
+    // One connection has one first byte, whatever follows.
+    assert!(echoes(&mut stream, "and more").await);
+    assert_eq!(
+        counted(
+            &g,
+            &format!("tradewind_gateway_first_byte_seconds_count{labels}")
+        ),
+        1
+    );
     drop(stream);
     g.metric(&format!(
         "tradewind_gateway_connections_closed_total{labels} 1"

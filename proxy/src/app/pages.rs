@@ -30,6 +30,7 @@ impl Bound {
             "listeners": self.outbound.iter().map(|g| format!("{}={}", g.local, g.target)).collect::<Vec<_>>(),
             "serves": self.config.serves.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "threads": self.threads,
+            "exit": self.config.exit.as_str(),
             "zone": self.config.zone.as_ref().map(ToString::to_string),
             "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
         });

@@ -40,6 +40,8 @@ use super::{
     route::{Blame, Link, Made, NoRoute, Peer, Route, Target},
 };
 
+use crate::config::Exit;
+
 mod book;
 mod build;
 mod state;
@@ -49,6 +51,15 @@ const CHOICE_AGE: Micros = 100_000;
 /// An endpoint that was out for less than this comes back at full: its connections were renewed, nothing grew cold.
 const BLINK: Micros = 500_000;
 
+/// Where this proxy stands.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// This host's zone, if it has one.
+    pub(super) zone: Option<Zone>,
+    /// How calls leave the cluster.
+    pub(super) exit: Exit,
+}
+
 /// One thread's balancer.
 pub(super) struct Balancer {
     pub(super) pool: Pool,
@@ -56,7 +67,7 @@ pub(super) struct Balancer {
     clock: SharedClock,
     start: Instant,
     rng: RefCell<Rng>,
-    zone: Option<Zone>,
+    place: Place,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     snapshot: RefCell<Arc<Snapshot>>,
     routes: RefCell<HashMap<ServicePortRef, Rc<Route>>>,
@@ -85,7 +96,7 @@ impl Balancer {
         metrics: OutboundMetrics,
         clock: SharedClock,
         rng: Rng,
-        zone: Option<Zone>,
+        place: Place,
     ) -> Rc<Self> {
         let pool = Pool::new(PoolConfig {
             svid: control.svid,
@@ -101,7 +112,7 @@ impl Balancer {
             clock,
             start,
             rng: RefCell::new(rng),
-            zone,
+            place,
             snapshots: RefCell::new(snapshots),
             snapshot: RefCell::new(snapshot),
             routes: RefCell::default(),
@@ -241,7 +252,7 @@ impl Balancer {
         let here = Here {
             cluster: local.map_or(&first.endpoint.cluster, |c| &c.name),
             region: local.map_or(&first.endpoint.region, |c| &c.region),
-            zone: self.zone.as_ref(),
+            zone: self.place.zone.as_ref(),
         };
         let candidates: Vec<_> = targets.iter().map(|t| t.candidate(now)).collect();
         Some(tiers::choose(&candidates, &here))
@@ -277,7 +288,7 @@ impl Balancer {
         let here = Here {
             cluster: &local.name,
             region: &local.region,
-            zone: self.zone.as_ref(),
+            zone: self.place.zone.as_ref(),
         };
         let fit: Vec<_> = route
             .targets

@@ -34,7 +34,7 @@ const MAX_GATEWAYS: usize = 4;
 pub enum Path {
     /// Its own `host:port`.
     Direct(String),
-    /// `host:port` of gateways of its cluster, best first.
+    /// `host:port` of gateways that lead to it, best first: its cluster's, or the caller's own that pass on.
     Gateways(Vec<String>),
 }
 
@@ -56,7 +56,7 @@ pub struct Destination {
 pub enum Fault {
     /// This process: it has no certificate that is valid now.
     Ourselves,
-    /// No gateway of its cluster could be reached: no endpoint behind them can.
+    /// No gateway of its cluster could be reached, by the way that leads there: no endpoint behind them can.
     Link,
     /// No gateway of its cluster takes the name that it was asked for under: no endpoint behind them can be named.
     Name,
@@ -89,7 +89,7 @@ pub struct DialError {
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.tried.is_empty() {
-            return f.write_str("its cluster has no gateway");
+            return f.write_str("no gateway is announced that leads there");
         }
         for (i, t) in self.tried.iter().enumerate() {
             let comma = if i > 0 { "; " } else { "" };
@@ -236,6 +236,8 @@ async fn one(
             let fault = match (tls::refused_in(&e), refusal) {
                 // No endpoint behind this gateway can be named to it.
                 (None, Some(GatewayRefusal::Name | GatewayRefusal::Expired)) => Fault::Name,
+                // Nor is any of that cluster's reached behind it.
+                (None, Some(GatewayRefusal::Unreached)) => Fault::Link,
                 (Some(Refused::Expired | Refused::NotYetValid) | None, _) => Fault::Endpoint,
                 (Some(_), _) => Fault::Identity,
             };

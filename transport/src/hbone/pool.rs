@@ -193,6 +193,17 @@ impl Pool {
         (sessions().count(), sessions().map(Session::streams).sum())
     }
 
+    /// What the open sessions with `endpoint` were dialled at, sorted.
+    pub fn ways(&self, endpoint: &EndpointId) -> Vec<String> {
+        let entries = self.0.entries.borrow();
+        let sessions = entries.get(endpoint).into_iter().flat_map(|e| &e.sessions);
+        let usable = sessions.filter(|s| s.is_usable());
+        let mut ways: Vec<_> = usable.map(|s| s.via().to_owned()).collect();
+        ways.sort();
+        ways.dedup();
+        ways
+    }
+
     /// The last measured round trip to `endpoint`, if a session with it is open.
     pub fn rtt(&self, endpoint: &EndpointId) -> Option<Duration> {
         self.0

@@ -17,7 +17,7 @@ use tradewind_transport::{
     server_name::{self, NameError},
 };
 
-use super::{Balancer, Link, NoRoute, Route, Served, Target};
+use super::{Balancer, Exit, Link, NoRoute, Route, Served, Target};
 
 impl Balancer {
     /// Takes over a newer snapshot, if there is one.
@@ -61,7 +61,7 @@ impl Balancer {
         self.pool.retain(|id, via| {
             alive
                 .get(id)
-                .is_some_and(|endpoint| still_goes_through(&snapshot, endpoint, via))
+                .is_some_and(|endpoint| self.way(&snapshot, endpoint).still_leads_by(via))
         });
         drop(budgets);
         self.improved();
@@ -75,10 +75,14 @@ impl Balancer {
         now: Micros,
     ) -> Vec<&'a ClusterName> {
         let mut links = self.links.borrow_mut();
+        let own = |s: &Snapshot| s.local().map(|c| c.gateways.clone());
+        let exit_moved = self.place.exit == Exit::Gateway && own(before) != own(after);
         links.retain(|c, _| after.clusters.contains_key(c));
         let returned = |(name, link): (&ClusterName, &Rc<Link>)| {
             let (old, new) = (before.clusters.get(name)?, after.clusters.get(name)?);
-            let back = (old.lease_expired && !new.lease_expired) || old.gateways != new.gateways;
+            let back = (old.lease_expired && !new.lease_expired)
+                || old.gateways != new.gateways
+                || exit_moved;
             back.then(|| link.detector.borrow_mut().hint_back(now))?;
             Some(&new.name)
         };
@@ -139,7 +143,8 @@ impl Balancer {
         served: &Served,
     ) -> Option<Target> {
         let cluster = snapshot.clusters.get(&e.cluster);
-        let server_name = match name(snapshot, service, to, e) {
+        let way = self.way(snapshot, e);
+        let server_name = match name(snapshot, service, to, (e, &way)) {
             Ok(name) => name,
             Err(Unnamed::NotYet) => {
                 tracing::debug!(endpoint = %e.id, service = %to, cluster = %e.cluster, "endpoint left out: the controller has made no sealed name for its cluster yet");
@@ -150,10 +155,10 @@ impl Balancer {
                 return None;
             }
         };
-        let (path, link) = match &e.address {
-            Some(address) => (Path::Direct(address.clone()), None),
-            None => {
-                let gateways = self.shuffled(cluster);
+        let (path, link) = match way {
+            Way::Direct(address) => (Path::Direct(address.to_owned()), None),
+            Way::Gateways(through) => {
+                let gateways = self.shuffled(through);
                 let link = Rc::clone(
                     self.links
                         .borrow_mut()
@@ -183,6 +188,17 @@ impl Balancer {
         })
     }
 
+    /// How an endpoint is reached.
+    pub(super) fn way<'a>(&self, snapshot: &'a Snapshot, e: &'a Endpoint) -> Way<'a> {
+        let local = snapshot.local();
+        let near = local.is_some_and(|c| c.name == e.cluster);
+        match (&e.address, self.place.exit) {
+            (Some(address), exit) if near || exit == Exit::Direct => Way::Direct(address),
+            (_, Exit::Direct) => Way::Gateways(snapshot.clusters.get(&e.cluster)),
+            (_, Exit::Gateway) => Way::Gateways(local),
+        }
+    }
+
     /// A cluster's gateways, beginning with another one each time: sessions spread over them.
     fn shuffled(&self, cluster: Option<&Arc<Cluster>>) -> Vec<String> {
         let mut gateways = cluster.map(|c| c.gateways.clone()).unwrap_or_default();
@@ -193,14 +209,24 @@ impl Balancer {
     }
 }
 
-/// Whether a session dialled at `via` is on a way that is still announced. A gateway that leaves is left before it has to
-/// cut anybody; where a cluster announces none at all, what is open stays.
-fn still_goes_through(snapshot: &Snapshot, endpoint: &Endpoint, via: &str) -> bool {
-    endpoint.address.is_some()
-        || snapshot
-            .clusters
-            .get(&endpoint.cluster)
-            .is_none_or(|c| c.gateways.is_empty() || c.gateways.iter().any(|g| g == via))
+/// How an endpoint is reached.
+#[derive(Debug)]
+pub(super) enum Way<'a> {
+    /// At its own address.
+    Direct(&'a str),
+    /// Through this cluster's gateways; none where the cluster is not known.
+    Gateways(Option<&'a Arc<Cluster>>),
+}
+
+impl Way<'_> {
+    /// Whether a session dialled at `via` is on a way that is still announced. A gateway that leaves is left before it has
+    /// to cut anybody; where a cluster announces none at all, what is open stays.
+    fn still_leads_by(&self, via: &str) -> bool {
+        match self {
+            Self::Direct(_) | Self::Gateways(None) => true,
+            Self::Gateways(Some(c)) => c.gateways.is_empty() || c.gateways.iter().any(|g| g == via),
+        }
+    }
 }
 
 /// Why an endpoint cannot be named.
@@ -217,10 +243,10 @@ fn name(
     snapshot: &Snapshot,
     service: &Service,
     to: &ServicePortRef,
-    e: &Endpoint,
+    (e, way): (&Endpoint, &Way<'_>),
 ) -> Result<ServerName<'static>, Unnamed> {
     let domain = &snapshot.trust.domain;
-    if e.address.is_some() {
+    if matches!(way, Way::Direct(_)) {
         return server_name::direct(&e.id, &e.cluster, domain).map_err(Unnamed::Form);
     }
     let sealed = service.seal(&e.cluster, to.port);
@@ -290,8 +316,9 @@ mod tests {
         let mut s = snapshot(&[("shop/payments", true, 80)]);
         let mut service = Service::clone(&s.services[&to.service]);
         let east = ClusterName::new("east").unwrap();
-        let named = |s: &Snapshot, service: &Service, address| {
-            let name = name(s, service, &to, &endpoint(address)).ok()?;
+        let named = |s: &Snapshot, service: &Service, address: Option<&'static str>| {
+            let way = address.map_or(Way::Gateways(None), Way::Direct);
+            let name = name(s, service, &to, (&endpoint(address), &way)).ok()?;
             Some(name.to_str().into_owned())
         };
         let clear = "abcdefghijklm.80.payments.shop.east.gw.mesh.internal";

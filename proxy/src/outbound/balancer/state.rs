@@ -3,9 +3,12 @@
 //! Reads only. The words are those of the choice itself, so that what is shown is what was decided.
 
 use serde_json::{Value, json};
-use tradewind_transport::balance::{Micros, detector::Standing};
+use tradewind_transport::{
+    balance::{Micros, detector::Standing},
+    hbone::Path,
+};
 
-use super::{Balancer, Route, Target};
+use super::{Balancer, Exit, Route, Target};
 
 impl Balancer {
     /// Everything this thread knows.
@@ -16,6 +19,7 @@ impl Balancer {
         sorted.sort_by(|a, b| a.service.cmp(&b.service));
         let (sessions, streams) = self.pool.open();
         json!({
+            "exit": self.place.exit.as_str(),
             "revision": self.snapshot.borrow().revision.0,
             "sessions": sessions,
             "streams": streams,
@@ -48,7 +52,7 @@ impl Balancer {
             .targets
             .iter()
             .zip(verdicts.iter())
-            .map(|(t, verdict)| endpoint_json(t, &verdict.to_string(), now))
+            .map(|(t, verdict)| self.endpoint_json(t, &verdict.to_string(), now))
             .collect();
         json!({
             "service": route.service.to_string(),
@@ -57,26 +61,41 @@ impl Balancer {
             "endpoints": endpoints,
         })
     }
-}
 
-fn endpoint_json(target: &Target, verdict: &str, now: Micros) -> Value {
-    let peer = &target.peer;
-    let detector = peer.detector.borrow();
-    json!({
-        "id": target.endpoint.id.as_str(),
-        "cluster": target.cluster().as_str(),
-        "health": target.endpoint.health.as_str(),
-        "verdict": verdict,
-        "detector": standing(detector.standing(now), now),
-        "last_failure": detector.last_failure().map(|(f, at)| json!({
-            "cause": f.as_str(),
-            "ms_ago": now.saturating_sub(at) / 1000,
-        })),
-        "weight": target.endpoint.weight,
-        "ramp": peer.ramp.get().value(now),
-        "latency_us": peer.latency.get().value(now).round(),
-        "in_flight": peer.in_flight.get(),
-    })
+    fn endpoint_json(&self, target: &Target, verdict: &str, now: Micros) -> Value {
+        let peer = &target.peer;
+        let detector = peer.detector.borrow();
+        json!({
+            "id": target.endpoint.id.as_str(),
+            "cluster": target.cluster().as_str(),
+            "health": target.endpoint.health.as_str(),
+            "verdict": verdict,
+            "detector": standing(detector.standing(now), now),
+            "last_failure": detector.last_failure().map(|(f, at)| json!({
+                "cause": f.as_str(),
+                "ms_ago": now.saturating_sub(at) / 1000,
+            })),
+            "weight": target.endpoint.weight,
+            "ramp": peer.ramp.get().value(now),
+            "latency_us": peer.latency.get().value(now).round(),
+            "in_flight": peer.in_flight.get(),
+            "way": self.way_json(target),
+        })
+    }
+
+    /// Where it is dialled, and where the sessions with it that are open went through.
+    fn way_json(&self, target: &Target) -> Value {
+        let (kind, addresses) = match (&target.destination.path, self.place.exit) {
+            (Path::Direct(address), _) => ("direct", std::slice::from_ref(address)),
+            (Path::Gateways(all), Exit::Direct) => ("gateways of its cluster", all.as_slice()),
+            (Path::Gateways(all), Exit::Gateway) => ("own gateways", all.as_slice()),
+        };
+        json!({
+            "kind": kind,
+            "addresses": addresses,
+            "taken": self.pool.ways(&target.endpoint.id),
+        })
+    }
 }
 
 fn standing(standing: Standing, now: Micros) -> Value {

@@ -19,7 +19,10 @@ use tradewind_transport::{
     trust::TrustCell,
 };
 
-use crate::outbound::{Outbound, OutboundContext, OutboundMetrics};
+use crate::{
+    config::Exit,
+    outbound::{Outbound, OutboundContext, OutboundMetrics},
+};
 
 pub(super) const SERVICE: &str = "shop/payments:80";
 /// Longer than anything here may take; reached only by a failing test.
@@ -200,12 +203,18 @@ impl World {
 
     /// Starts the proxy with a clock of the test's. One that stands still makes all latencies alike.
     pub(super) async fn proxy_at(&self, clock: clock::SharedClock) -> Running {
+        self.proxy_with(clock, Exit::Direct).await
+    }
+
+    /// The same with a way out of its cluster.
+    pub(super) async fn proxy_with(&self, clock: clock::SharedClock, exit: Exit) -> Running {
         let outbound = Outbound::new(OutboundContext {
             control: self.control.clone(),
             metrics: OutboundMetrics::register(&self.metrics),
             clock,
             rng: Rng::seeded(1),
             zone: None,
+            exit,
             name: "test".into(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
