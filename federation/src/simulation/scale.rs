@@ -253,27 +253,33 @@ impl Federation {
                 other => return Err(format!("cluster {at} cannot join: {other:?}")),
             }
             done(self.propose(0, Command::RevokeToken(token_id)).await?)?;
+            // The first ones one by one: of many at once the nearest are ready first, and would be all who vote.
+            if at < MAX_VOTERS {
+                self.until("a cluster is taken up", Self::settled).await?;
+            }
         }
-        let all = self.clusters.len();
+        self.until("everybody is taken up", Self::settled).await
+    }
+
+    /// The leader took up all who joined, and as many of them vote as there should.
+    fn settled(&self) -> bool {
+        let Some(founder) = self.stores.first() else {
+            return false;
+        };
+        let all = self.stores.len();
         let most = all.min(MAX_VOTERS);
         let voters = if most > 2 {
             most - (most + 1) % 2
         } else {
             most
         };
-        let settled = |this: &Self| {
-            let Some(founder) = this.stores.first() else {
-                return false;
-            };
-            let metrics = founder.raft_metrics();
-            let metrics = metrics.borrow();
-            let membership = metrics.membership_config.membership();
-            metrics.state == ServerState::Leader
-                && membership.nodes().count() == all
-                && membership.get_joint_config().len() == 1
-                && membership.voter_ids().count() == voters
-        };
-        self.until("everybody is taken up", settled).await
+        let metrics = founder.raft_metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        metrics.state == ServerState::Leader
+            && membership.nodes().count() == all
+            && membership.get_joint_config().len() == 1
+            && membership.voter_ids().count() == voters
     }
 
     /// Voters in each region.
