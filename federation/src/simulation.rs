@@ -9,6 +9,7 @@ mod faults;
 mod host;
 mod medium;
 mod oracle;
+pub mod scale;
 mod trust;
 mod wire;
 mod world;

@@ -72,8 +72,68 @@ impl Wish {
     }
 }
 
+/// What is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Build {
+    Usual,
+    Planted,
+    /// Measures, and is optimised for it.
+    Scale,
+}
+
+impl Build {
+    /// The name of its binary.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "simulate",
+            Self::Planted => "simulate-planted",
+            Self::Scale => "simulate-scale",
+        }
+    }
+
+    const fn features(self) -> &'static str {
+        match self {
+            Self::Planted => "simulation,planted-bug",
+            Self::Usual | Self::Scale => "simulation",
+        }
+    }
+
+    /// What it changes of the profile. A large catalog is not validated whole after every command on every node.
+    const fn config(self) -> &'static [&'static str] {
+        match self {
+            Self::Usual | Self::Planted => &[],
+            Self::Scale => &[
+                "--config=profile.simulation.package.tradewind-federation.debug-assertions=false",
+                "--config=profile.simulation.package.tradewind-federation.opt-level=3",
+            ],
+        }
+    }
+}
+
+/// Measures a large federation; `words` are the simulation's own.
+fn scale(root: &Path, words: &[&str]) -> Result<(), String> {
+    let binary = build(root, Build::Scale)?;
+    let mut command = start(&binary);
+    let status = command.arg("--scale").args(words).status();
+    let status = status.map_err(|e| format!("{}: {e}", binary.display()))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("the measurement failed ({status})"))
+    }
+}
+
 /// Runs what `words` ask for.
 pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
+    if let ["--scale", words @ ..] = words {
+        return match scale(root, words) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let wish = match Wish::parse(words) {
         Ok(wish) => wish,
         Err(error) => {
@@ -101,7 +161,12 @@ pub(crate) fn quick(root: &Path) -> Result<(), String> {
 }
 
 fn carry_out(root: &Path, wish: &Wish) -> Result<(), String> {
-    let binary = build(root, wish.planted)?;
+    let what = if wish.planted {
+        Build::Planted
+    } else {
+        Build::Usual
+    };
+    let binary = build(root, what)?;
     if let Some(seed) = wish.seed {
         let status = command(&binary, seed, wish.trace).status();
         let status = status.map_err(|e| format!("{}: {e}", binary.display()))?;
@@ -211,11 +276,16 @@ fn try_one(binary: &Path, seed: u64) -> Option<String> {
 }
 
 fn command(binary: &Path, seed: u64, trace: bool) -> Command {
-    let mut command = Command::new(binary);
+    let mut command = start(binary);
     command.arg(seed.to_string());
     if trace {
         command.arg("--trace");
     }
+    command
+}
+
+fn start(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     // Snapshots are real files; in memory their fsyncs cost nothing.
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
@@ -225,18 +295,8 @@ fn command(binary: &Path, seed: u64, trace: bool) -> Command {
 }
 
 /// Builds the simulation apart from everything else: tokio must be told to take its random numbers from a seed.
-fn build(root: &Path, planted: bool) -> Result<PathBuf, String> {
-    let name = if planted {
-        "simulate-planted"
-    } else {
-        "simulate"
-    };
+fn build(root: &Path, what: Build) -> Result<PathBuf, String> {
     let target = root.join("target").join("simulation");
-    let features = if planted {
-        "simulation,planted-bug"
-    } else {
-        "simulation"
-    };
     let mut flags = std::env::var_os("RUSTFLAGS")
         .unwrap_or_default()
         .to_string_lossy()
@@ -246,8 +306,9 @@ fn build(root: &Path, planted: bool) -> Result<PathBuf, String> {
     let status = Command::new(cargo)
         .args(["build", "--locked", "--profile", "simulation"])
         .args(["-p", "tradewind-federation", "--bin", "simulate"])
-        .args(["--features", features, "--target-dir"])
+        .args(["--features", what.features(), "--target-dir"])
         .arg(&target)
+        .args(what.config())
         .env("RUSTFLAGS", flags.trim())
         .current_dir(root)
         .status()
@@ -257,7 +318,7 @@ fn build(root: &Path, planted: bool) -> Result<PathBuf, String> {
     }
     // Kept apart, so that the next build of the other one does not replace it while it runs.
     let built = target.join("simulation").join("simulate");
-    let binary = target.join(name);
+    let binary = target.join(what.name());
     std::fs::copy(&built, &binary).map_err(|e| format!("{}: {e}", built.display()))?;
     Ok(binary)
 }

@@ -10,14 +10,17 @@
 
 use std::process::ExitCode;
 
-use tradewind_federation::simulation;
+use tradewind_federation::simulation::{self, scale};
 
-const USAGE: &str = "usage: simulate SEED [--trace]";
+const USAGE: &str = "\
+usage: simulate SEED [--trace]
+       simulate --scale [--clusters N] [--exports N] [--endpoints N] [--changes N] [--seed S]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (seed, trace) = match words.as_slice() {
+        ["--scale", rest @ ..] => return scale(rest),
         [seed] => (seed, false),
         [seed, "--trace"] => (seed, true),
         _ => return usage("expected one seed"),
@@ -44,6 +47,54 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Measures a large federation.
+fn scale(words: &[&str]) -> ExitCode {
+    let wish = match parse(words) {
+        Ok(wish) => wish,
+        Err(error) => return usage(&error),
+    };
+    let root = match tempfile::tempdir() {
+        Ok(root) => root,
+        Err(error) => return usage(&format!("cannot make a directory for the nodes: {error}")),
+    };
+    match scale::run(&wish, root.path()) {
+        Ok(found) => {
+            println!("{found}");
+            eprintln!("{}", found.cpu());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(words: &[&str]) -> Result<scale::Wish, String> {
+    let mut wish = scale::Wish::default();
+    for pair in words.chunks(2) {
+        let [flag, value] = pair else {
+            return Err(format!("{} needs a number", pair.concat()));
+        };
+        let number: usize = value
+            .parse()
+            .map_err(|e| format!("{flag}: {value} is no number: {e}"))?;
+        match *flag {
+            "--clusters" => wish.clusters = number,
+            "--exports" => wish.exports = number,
+            "--endpoints" => wish.endpoints = number,
+            "--changes" => wish.changes = number,
+            "--seed" => wish.seed = number as u64,
+            other => return Err(format!("unknown argument: {other}")),
+        }
+    }
+    let least = wish.clusters.min(wish.exports).min(wish.endpoints);
+    if least.min(wish.changes) == 0 {
+        return Err("nothing may be 0 but the seed".to_owned());
+    }
+    Ok(wish)
 }
 
 fn usage(why: &str) -> ExitCode {

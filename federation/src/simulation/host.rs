@@ -379,7 +379,7 @@ fn export(key: &Key, value: Value) -> Command {
     })
 }
 
-fn token(id: &str) -> TokenRecord {
+pub(super) fn token(id: &str) -> TokenRecord {
     TokenRecord {
         id: id.to_owned(),
         secret_sha256: Blob(vec![0; 32]),
@@ -393,7 +393,7 @@ fn token(id: &str) -> TokenRecord {
     clippy::expect_used,
     reason = "constants that the api crate's own tests accept"
 )]
-fn record(cluster: &ClusterName) -> ClusterRecord {
+pub(super) fn record(cluster: &ClusterName) -> ClusterRecord {
     ClusterRecord {
         name: cluster.clone(),
         region: Region::new("r1").expect("a region"),

@@ -107,12 +107,16 @@ struct Inner {
     appended: Vec<Appended>,
     rng: Rng,
     slow: bool,
+    /// Every sync takes this long and no oracle looks; otherwise both are drawn and noted.
+    steady: Option<Duration>,
 }
 
 impl Inner {
     /// Makes a change durable.
     fn keep(&mut self, step: &Step) {
-        if let Step::Append(entries) = step {
+        if let Step::Append(entries) = step
+            && self.steady.is_none()
+        {
             let mut after = self.durable.last();
             for (id, framed) in entries {
                 if let Ok(entry) = frame::decode(id.index, framed) {
@@ -142,11 +146,19 @@ impl SimMedium {
             appended: Vec::new(),
             rng,
             slow: false,
+            steady: None,
         };
         Self {
             dir,
             inner: Arc::new(Mutex::new(inner)),
         }
+    }
+
+    /// The same, but a disk whose every sync takes `sync` and whose reads come from memory, for measurements.
+    pub(crate) fn steady(dir: PathBuf, rng: Rng, sync: Duration) -> Self {
+        let this = Self::new(dir, rng);
+        this.lock().steady = Some(sync);
+        this
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -272,12 +284,16 @@ impl Medium for SimMedium {
 #[async_trait]
 impl Pace for SimMedium {
     async fn pause(&self) {
-        let pause = self.draw();
-        tokio::time::sleep(pause).await;
+        let steady = self.lock().steady;
+        if steady.is_none() {
+            tokio::time::sleep(self.draw()).await;
+        }
     }
 
     async fn settle(&self) {
-        self.pause().await;
+        let steady = self.lock().steady;
+        let pause = steady.unwrap_or_else(|| self.draw());
+        tokio::time::sleep(pause).await;
         self.sync();
     }
 }
