@@ -4,7 +4,7 @@
 #![expect(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -72,11 +72,13 @@ impl Firewall {
 
 /// As the kernel's table of TCP sockets writes an IPv4 address.
 fn in_hex(address: SocketAddr) -> String {
-    let SocketAddr::V4(v4) = address else {
-        panic!("loopback blocks are IPv4")
-    };
-    let ip = u32::from_ne_bytes(v4.ip().octets());
-    format!("{ip:08X}:{:04X}", v4.port())
+    let ip: Ipv4Addr = address
+        .ip()
+        .to_string()
+        .parse()
+        .expect("loopback blocks are IPv4");
+    let ip = u32::from_ne_bytes(ip.octets());
+    format!("{ip:08X}:{:04X}", address.port())
 }
 
 /// The socket that connected from `local` to `remote`.
