@@ -10,7 +10,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tradewind_api::{ClusterName, NodeId};
-use tradewind_federation::{PeerError, PeerTransport};
+use tradewind_federation::{PeerError, PeerTransport, peer::Call};
 
 use crate::proto::tradewind::bench::v1::{Frame, node_client::NodeClient};
 
@@ -64,7 +64,7 @@ impl Peers {
     }
 }
 
-async fn call(
+async fn bounded(
     cluster: &ClusterName,
     deadline: Duration,
     call: impl Future<Output = Result<Response<Frame>, Status>>,
@@ -101,37 +101,22 @@ fn was_refused(status: &Status) -> bool {
 
 #[async_trait]
 impl PeerTransport for Peers {
-    async fn append_entries(
+    async fn call(
         &self,
         to: NodeId,
         cluster: &ClusterName,
+        call: Call,
         payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
         let mut client = self.client(to, cluster)?;
-        call(cluster, deadline, client.append(self.frame(payload))).await
-    }
-
-    async fn vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.client(to, cluster)?;
-        call(cluster, deadline, client.vote(self.frame(payload))).await
-    }
-
-    async fn pre_vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.client(to, cluster)?;
-        call(cluster, deadline, client.pre_vote(self.frame(payload))).await
+        let frame = self.frame(payload);
+        match call {
+            Call::Append => bounded(cluster, deadline, client.append(frame)).await,
+            Call::Vote => bounded(cluster, deadline, client.vote(frame)).await,
+            Call::PreVote => bounded(cluster, deadline, client.pre_vote(frame)).await,
+            Call::Propose => bounded(cluster, deadline, client.propose(frame)).await,
+        }
     }
 
     async fn install_snapshot(
@@ -169,17 +154,6 @@ impl PeerTransport for Peers {
         };
         let stream = tokio_stream::wrappers::ReceiverStream::new(outgoing);
         let both = async { tokio::join!(read, client.snapshot(stream)).1 };
-        call(cluster, deadline, both).await
-    }
-
-    async fn propose(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.client(to, cluster)?;
-        call(cluster, deadline, client.propose(self.frame(payload))).await
+        bounded(cluster, deadline, both).await
     }
 }

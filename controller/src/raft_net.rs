@@ -30,7 +30,7 @@ use tradewind_api::{
         raft_client::RaftClient,
     },
 };
-use tradewind_federation::{Catalog, PeerError, PeerTransport};
+use tradewind_federation::{Catalog, PeerError, PeerTransport, peer::Call};
 use tradewind_transport::{svid::SvidCell, trust::TrustCell};
 
 use crate::datadir::KnownCluster;
@@ -212,7 +212,7 @@ impl Peers {
 }
 
 /// Runs a call within its deadline and sorts what can go wrong by whether the request may have arrived.
-pub async fn call<T>(
+pub async fn bounded<T>(
     cluster: &ClusterName,
     deadline: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
@@ -257,48 +257,43 @@ fn sort(cluster: &ClusterName, status: &Status) -> PeerError {
     }
 }
 
+impl Peers {
+    /// A proposal goes to the cluster, not to a node: whoever runs there answers it.
+    async fn propose(
+        &self,
+        cluster: &ClusterName,
+        command: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        let mut client = self.federation(cluster)?;
+        let mut request = Request::new(ProposeRequest { command });
+        request.set_timeout(deadline);
+        let answer = bounded(cluster, deadline, client.propose(request)).await?;
+        Ok(answer.outcome)
+    }
+}
+
 #[async_trait]
 impl PeerTransport for Peers {
-    async fn append_entries(
+    async fn call(
         &self,
         to: NodeId,
         cluster: &ClusterName,
+        call: Call,
         payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
         let mut client = self.raft(cluster)?;
-        let request = self.message(to, payload, deadline);
-        call(cluster, deadline, client.append_entries(request))
-            .await
-            .map(|m| m.payload)
-    }
-
-    async fn vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.raft(cluster)?;
-        let request = self.message(to, payload, deadline);
-        call(cluster, deadline, client.vote(request))
-            .await
-            .map(|m| m.payload)
-    }
-
-    async fn pre_vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.raft(cluster)?;
-        let request = self.message(to, payload, deadline);
-        call(cluster, deadline, client.pre_vote(request))
-            .await
-            .map(|m| m.payload)
+        let message = |payload| self.message(to, payload, deadline);
+        let answer = match call {
+            Call::Append => {
+                bounded(cluster, deadline, client.append_entries(message(payload))).await
+            }
+            Call::Vote => bounded(cluster, deadline, client.vote(message(payload))).await,
+            Call::PreVote => bounded(cluster, deadline, client.pre_vote(message(payload))).await,
+            Call::Propose => return self.propose(cluster, payload, deadline).await,
+        };
+        answer.map(|m| m.payload)
     }
 
     async fn install_snapshot(
@@ -355,22 +350,7 @@ impl PeerTransport for Peers {
         let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(outgoing));
         request.set_timeout(deadline);
         let both = async { tokio::join!(read, client.install_snapshot(request)).1 };
-        call(cluster, deadline, both).await.map(|m| m.payload)
-    }
-
-    async fn propose(
-        &self,
-        _to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.federation(cluster)?;
-        let mut request = Request::new(ProposeRequest { command: payload });
-        request.set_timeout(deadline);
-        call(cluster, deadline, client.propose(request))
-            .await
-            .map(|r| r.outcome)
+        bounded(cluster, deadline, both).await.map(|m| m.payload)
     }
 }
 
@@ -389,48 +369,23 @@ impl NoPeers {
 
 #[async_trait]
 impl PeerTransport for NoPeers {
-    async fn append_entries(
+    async fn call(
         &self,
         _: NodeId,
         c: &ClusterName,
+        _: Call,
         _: Vec<u8>,
         _: Duration,
     ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)
     }
-    async fn vote(
-        &self,
-        _: NodeId,
-        c: &ClusterName,
-        _: Vec<u8>,
-        _: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        Self::refuse(c)
-    }
-    async fn pre_vote(
-        &self,
-        _: NodeId,
-        c: &ClusterName,
-        _: Vec<u8>,
-        _: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        Self::refuse(c)
-    }
+
     async fn install_snapshot(
         &self,
         _: NodeId,
         c: &ClusterName,
         _: Vec<u8>,
         _: &Path,
-        _: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        Self::refuse(c)
-    }
-    async fn propose(
-        &self,
-        _: NodeId,
-        c: &ClusterName,
-        _: Vec<u8>,
         _: Duration,
     ) -> Result<Vec<u8>, PeerError> {
         Self::refuse(c)

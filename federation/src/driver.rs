@@ -28,7 +28,7 @@ use crate::{
     log_store::LogStore,
     membership::{self, Change, View},
     meters::Meters,
-    peer::PeerTransport,
+    peer::{Call, PeerTransport},
     propose::LocalError,
     snapshot::SnapshotDir,
     status::StoreStatus,
@@ -303,7 +303,9 @@ async fn ask_one(
     let Ok(frame) = codec::encode(question, "a pre-vote") else {
         return (id, false);
     };
-    let call = core.transport.pre_vote(id, &cluster, frame, deadline);
+    let call = core
+        .transport
+        .call(id, &cluster, Call::PreVote, frame, deadline);
     let answer = match timeout(deadline, call).await {
         Ok(Ok(frame)) => codec::decode::<PreVoteAnswer>(&frame, "an answer to a pre-vote"),
         Ok(Err(error)) => {

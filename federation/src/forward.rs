@@ -13,7 +13,7 @@ use tradewind_runtime::task::TaskSet;
 
 use crate::{
     codec,
-    peer::{PeerError, PeerTransport},
+    peer::{Call, PeerError, PeerTransport},
     propose::{Ask, Forwarded, MAX_TOGETHER, MAX_WAITING, One, Told},
 };
 
@@ -184,7 +184,7 @@ pub(crate) async fn ask(
         cause,
     };
     let frame = codec::encode(asked, "a proposal").map_err(|e| refused(e.to_string()))?;
-    let answer = transport.propose(leader.node, &leader.cluster, frame, deadline);
+    let answer = transport.call(leader.node, &leader.cluster, Call::Propose, frame, deadline);
     // What makes no sense may have been done all the same.
     codec::decode(&answer.await?, "an answer to a proposal")
         .map_err(|e| no_answer(leader, &e.to_string()))

@@ -19,7 +19,7 @@ use crate::{
     codec,
     contacts::Contacts,
     flush::Flushed,
-    peer::PeerTransport,
+    peer::{Call, PeerTransport},
     snapshot::SnapshotDir,
     types::{RaftNode, Snapshot, SnapshotMeta, TypeConfig, Vote},
 };
@@ -96,7 +96,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         let frame = codec::encode(&rpc, "entries").map_err(|e| unreachable(&e))?;
         let transport = Arc::clone(&self.net.transport);
         let limit = option.hard_ttl();
-        let answer = transport.append_entries(self.id, &cluster, frame, limit);
+        let answer = transport.call(self.id, &cluster, Call::Append, frame, limit);
         let answer = self.answer(answer.await, "an answer to entries")?;
         // See `flush`: openraft takes this node's own entries for durable before they are.
         let about = rpc.entries.last().map(|e| e.log_id).or(rpc.prev_log_id);
@@ -115,7 +115,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         let cluster = self.cluster()?;
         let frame = codec::encode(&rpc, "a vote request").map_err(|e| unreachable(&e))?;
         let transport = Arc::clone(&self.net.transport);
-        let answer = transport.vote(self.id, &cluster, frame, option.hard_ttl());
+        let answer = transport.call(self.id, &cluster, Call::Vote, frame, option.hard_ttl());
         Ok(self.answer(answer.await, "an answer to a vote request")?)
     }
 

@@ -35,33 +35,29 @@ pub enum PeerError {
     },
 }
 
-/// Carries frames between stores. Every method ends within `deadline`; the answer is the frame that the peer's
-/// `Store::handle_*` of the same name returned.
+/// What a peer's store is called for, but for a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// Entries of the leader, or its sign of life: `Store::handle_append`.
+    Append,
+    /// A vote: `Store::handle_vote`.
+    Vote,
+    /// Whether it would vote: `Store::handle_pre_vote`.
+    PreVote,
+    /// A write or a question to the leader: `Store::handle_propose`.
+    Propose,
+}
+
+/// Carries frames between stores. Both methods end within `deadline`; the answer is the frame that the peer's store
+/// returned.
 #[async_trait]
 pub trait PeerTransport: Send + Sync + std::fmt::Debug + 'static {
-    /// For `Store::handle_append`.
-    async fn append_entries(
+    /// For the peer's `Store::handle`, or that which `call` names.
+    async fn call(
         &self,
         to: NodeId,
         cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError>;
-
-    /// For `Store::handle_vote`.
-    async fn vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError>;
-
-    /// For `Store::handle_pre_vote`.
-    async fn pre_vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
+        call: Call,
         payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError>;
@@ -73,15 +69,6 @@ pub trait PeerTransport: Send + Sync + std::fmt::Debug + 'static {
         cluster: &ClusterName,
         header: Vec<u8>,
         file: &Path,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError>;
-
-    /// For `Store::handle_propose`.
-    async fn propose(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError>;
 }

@@ -14,7 +14,7 @@ use tradewind_api::{
 
 use crate::{
     codec::{self, CodecError},
-    peer::{PeerError, PeerTransport},
+    peer::{Call, PeerError, PeerTransport},
     propose::{Ask, Forwarded, Told},
 };
 
@@ -136,7 +136,9 @@ impl NewNode {
         };
         let frame = codec::encode(&forwarded, "a proposal")?;
         // A proposal goes to whoever runs the cluster, also where its node has another id by now.
-        let answer = transport.propose(node, cluster, frame, deadline).await?;
+        let answer = transport
+            .call(node, cluster, Call::Propose, frame, deadline)
+            .await?;
         Ok(codec::decode(&answer, "an answer to a proposal")?)
     }
 }

@@ -15,6 +15,7 @@ use tradewind_api::NodeId;
 use crate::{
     codec,
     driver::Core,
+    peer::Call,
     propose::{Ask, Forwarded, LocalError, Told},
 };
 
@@ -99,7 +100,9 @@ pub(crate) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<NodeId, 
     let frame = codec::encode(&request, "a request to lead");
     let frame = frame.map_err(|e| LocalError::Refused(e.to_string()))?;
     let deadline = core.timing.rpc;
-    let asked = core.transport.propose(successor, &home, frame, deadline);
+    let asked = core
+        .transport
+        .call(successor, &home, Call::Propose, frame, deadline);
     let answer = match timeout(deadline, asked).await {
         Ok(Ok(frame)) => codec::decode::<Told>(&frame, "an answer to a request to lead")
             .map_err(|e| LocalError::Refused(e.to_string()))?,

@@ -16,7 +16,7 @@ use tradewind_runtime::{Backoff, Rng, drain};
 
 use crate::{
     datadir::KnownCluster,
-    raft_net::{Known, Peers, call},
+    raft_net::{Known, Peers, bounded},
 };
 
 /// How often a node that is heard looks whether it still is.
@@ -90,7 +90,7 @@ impl Introducer {
                 let request = IntroduceRequest {
                     node_id: self.node_id,
                 };
-                call(cluster, DEADLINE, client.introduce(request)).await
+                bounded(cluster, DEADLINE, client.introduce(request)).await
             }
             Err(error) => Err(error),
         };

@@ -25,7 +25,7 @@ use crate::{
     app::{Introduced, KeepCertificate, first_trust, read_introduction},
     datadir::DataDir,
     local::Own,
-    raft_net::{Known, Peers, call},
+    raft_net::{Known, Peers, bounded},
 };
 
 /// How long the others are asked for a new node id: an election, and a round over all of them.
@@ -164,7 +164,7 @@ async fn newest(peers: &Peers, node_id: NodeId) -> Option<Introduced> {
     let asked = known.keys().map(|cluster| async move {
         let mut client = peers.federation(cluster).ok()?;
         let request = IntroduceRequest { node_id };
-        let answer = call(cluster, INTRODUCE_DEADLINE, client.introduce(request)).await;
+        let answer = bounded(cluster, INTRODUCE_DEADLINE, client.introduce(request)).await;
         answer.ok().and_then(|a| read_introduction(a).ok())
     });
     let answers = futures::future::join_all(asked).await;

@@ -17,7 +17,7 @@ use super::{
     trust::{Introduced, Trust},
     world::{Seat, Shared},
 };
-use crate::{HandleError, PeerError, PeerTransport, Store};
+use crate::{HandleError, PeerError, PeerTransport, Store, peer};
 
 /// Where every simulated node listens; inside the simulation only.
 const PORT: u16 = 15_012;
@@ -105,11 +105,11 @@ impl Wire {
     /// Says to a member that this node is there, and gives whom that member believes.
     pub(crate) async fn introduce(&self, cluster: &ClusterName) -> Option<Introduced> {
         let request = self.request(Call::Introduce, 0, self.own.clone(), Vec::new());
-        let answer = self.call(cluster, request, INTRODUCE_DEADLINE).await;
+        let answer = self.ask(cluster, request, INTRODUCE_DEADLINE).await;
         serde_json::from_slice(&answer.ok()?).ok()
     }
 
-    async fn call(
+    async fn ask(
         &self,
         cluster: &ClusterName,
         request: Request,
@@ -234,37 +234,22 @@ async fn receive(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
 
 #[async_trait]
 impl PeerTransport for Wire {
-    async fn append_entries(
+    async fn call(
         &self,
         to: NodeId,
         cluster: &ClusterName,
+        call: peer::Call,
         payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
-        let request = self.request(Call::Append, to, self.own.clone(), payload);
-        self.call(cluster, request, deadline).await
-    }
-
-    async fn vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let request = self.request(Call::Vote, to, self.own.clone(), payload);
-        self.call(cluster, request, deadline).await
-    }
-
-    async fn pre_vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let request = self.request(Call::PreVote, to, self.own.clone(), payload);
-        self.call(cluster, request, deadline).await
+        let call = match call {
+            peer::Call::Append => Call::Append,
+            peer::Call::Vote => Call::Vote,
+            peer::Call::PreVote => Call::PreVote,
+            peer::Call::Propose => Call::Propose,
+        };
+        let request = self.request(call, to, self.own.clone(), payload);
+        self.ask(cluster, request, deadline).await
     }
 
     async fn install_snapshot(
@@ -278,18 +263,7 @@ impl PeerTransport for Wire {
         let file = std::fs::read(file).map_err(|e| self.broken(cluster, false, e.to_string()))?;
         let request = self.request(Call::Snapshot, to, self.own.clone(), header);
         let request = Request { file, ..request };
-        self.call(cluster, request, deadline).await
-    }
-
-    async fn propose(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let request = self.request(Call::Propose, to, self.own.clone(), payload);
-        self.call(cluster, request, deadline).await
+        self.ask(cluster, request, deadline).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     election::{self, PreVote},
     error::HandleError,
     net::SnapshotHeader,
+    peer::Call,
     propose::{Ask, Forwarded, LocalError, MAX_TOGETHER, Told},
     snapshot,
     types::{Snapshot, TypeConfig},
@@ -23,7 +24,22 @@ use crate::{
 const OVER_BUDGET_LEVEL: u16 = 2;
 
 impl Store {
-    /// Answers `PeerTransport::append_entries`.
+    /// Answers `call` of the authenticated cluster `caller`.
+    pub async fn handle(
+        &self,
+        call: Call,
+        caller: &ClusterName,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, HandleError> {
+        match call {
+            Call::Append => self.handle_append(payload).await,
+            Call::Vote => self.handle_vote(payload).await,
+            Call::PreVote => self.handle_pre_vote(payload).await,
+            Call::Propose => self.handle_propose(caller, payload).await,
+        }
+    }
+
+    /// Answers `Call::Append`.
     pub async fn handle_append(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
         let rpc: AppendEntriesRequest<TypeConfig> =
             codec::decode(&payload, "entries").map_err(HandleError::Request)?;
@@ -36,7 +52,7 @@ impl Store {
         codec::encode(&answer, "an answer to entries").map_err(HandleError::Answer)
     }
 
-    /// Answers `PeerTransport::vote`.
+    /// Answers `Call::Vote`.
     pub async fn handle_vote(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
         let rpc: VoteRequest<u64> =
             codec::decode(&payload, "a vote request").map_err(HandleError::Request)?;
@@ -45,7 +61,7 @@ impl Store {
         codec::encode(&answer, "an answer to a vote request").map_err(HandleError::Answer)
     }
 
-    /// Answers `PeerTransport::pre_vote`.
+    /// Answers `Call::PreVote`.
     pub async fn handle_pre_vote(&self, payload: Vec<u8>) -> Result<Vec<u8>, HandleError> {
         let asked: PreVote = codec::decode(&payload, "a pre-vote").map_err(HandleError::Request)?;
         let core = &self.inner.core;
@@ -93,7 +109,7 @@ impl Store {
         codec::encode(&answer, "an answer to a snapshot").map_err(HandleError::Answer)
     }
 
-    /// Answers `PeerTransport::propose` for the authenticated cluster `proposer`.
+    /// Answers `Call::Propose` of the authenticated cluster `proposer`.
     pub async fn handle_propose(
         &self,
         proposer: &ClusterName,

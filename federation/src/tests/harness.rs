@@ -19,6 +19,7 @@ use tradewind_runtime::{MetricsRegistry, Rng, clock};
 use crate::{
     Budget, PeerError, PeerTransport, Store, StoreConfig, StoreError, Timing,
     catalog::tests::{name, record},
+    peer::Call,
 };
 
 #[derive(Debug, Default)]
@@ -78,38 +79,25 @@ fn refused(cluster: &ClusterName) -> impl FnOnce(crate::HandleError) -> PeerErro
 
 #[async_trait]
 impl PeerTransport for Line {
-    async fn append_entries(
+    async fn call(
         &self,
         to: NodeId,
         cluster: &ClusterName,
+        call: Call,
         payload: Vec<u8>,
         _: Duration,
     ) -> Result<Vec<u8>, PeerError> {
         let peer = self.hub.reach(self.me, to, cluster)?;
-        peer.handle_append(payload).await.map_err(refused(cluster))
+        let done = peer.handle(call, &self.cluster, payload).await;
+        if call == Call::Propose && self.hub.answer_is_lost() {
+            return Err(PeerError::NoAnswer {
+                cluster: cluster.clone(),
+                cause: "lost".to_owned(),
+            });
+        }
+        done.map_err(refused(cluster))
     }
-    async fn vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        _: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let peer = self.hub.reach(self.me, to, cluster)?;
-        peer.handle_vote(payload).await.map_err(refused(cluster))
-    }
-    async fn pre_vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        _: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let peer = self.hub.reach(self.me, to, cluster)?;
-        peer.handle_pre_vote(payload)
-            .await
-            .map_err(refused(cluster))
-    }
+
     async fn install_snapshot(
         &self,
         to: NodeId,
@@ -120,23 +108,6 @@ impl PeerTransport for Line {
     ) -> Result<Vec<u8>, PeerError> {
         let peer = self.hub.reach(self.me, to, cluster)?;
         let done = peer.handle_install_snapshot(header, file.to_owned()).await;
-        done.map_err(refused(cluster))
-    }
-    async fn propose(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        _: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let peer = self.hub.reach(self.me, to, cluster)?;
-        let done = peer.handle_propose(&self.cluster, payload).await;
-        if self.hub.answer_is_lost() {
-            return Err(PeerError::NoAnswer {
-                cluster: cluster.clone(),
-                cause: "lost".to_owned(),
-            });
-        }
         done.map_err(refused(cluster))
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use tokio::time::{sleep, timeout};
 use tradewind_api::{ClusterName, NodeId};
 
-use crate::{HandleError, PeerError, PeerTransport, Store, codec, types::LogId};
+use crate::{HandleError, PeerError, PeerTransport, Store, codec, peer::Call, types::LogId};
 
 /// Regions of the federation.
 pub(super) const REGIONS: usize = 3;
@@ -198,57 +198,28 @@ impl Line {
 
 #[async_trait]
 impl PeerTransport for Line {
-    async fn append_entries(
+    async fn call(
         &self,
         to: NodeId,
         cluster: &ClusterName,
+        call: Call,
         payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
+        let kind = match call {
+            Call::Append => self.hub.kind(to, &payload),
+            Call::Vote | Call::PreVote => Kind::Other,
+            Call::Propose => Kind::Proposal,
+        };
         let parcel = Parcel {
-            kind: self.hub.kind(to, &payload),
+            kind,
             to,
             cluster,
             bytes: payload.len(),
             deadline,
         };
-        let handle = |store: Store| async move { store.handle_append(payload).await };
-        self.carry(parcel, handle).await
-    }
-
-    async fn vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let parcel = Parcel {
-            kind: Kind::Other,
-            to,
-            cluster,
-            bytes: payload.len(),
-            deadline,
-        };
-        let handle = |store: Store| async move { store.handle_vote(payload).await };
-        self.carry(parcel, handle).await
-    }
-
-    async fn pre_vote(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let parcel = Parcel {
-            kind: Kind::Other,
-            to,
-            cluster,
-            bytes: payload.len(),
-            deadline,
-        };
-        let handle = |store: Store| async move { store.handle_pre_vote(payload).await };
+        let own = self.own.clone();
+        let handle = |store: Store| async move { store.handle(call, &own, payload).await };
         self.carry(parcel, handle).await
     }
 
@@ -271,25 +242,6 @@ impl PeerTransport for Line {
         let file = file.to_owned();
         let handle =
             |store: Store| async move { store.handle_install_snapshot(header, file).await };
-        self.carry(parcel, handle).await
-    }
-
-    async fn propose(
-        &self,
-        to: NodeId,
-        cluster: &ClusterName,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let parcel = Parcel {
-            kind: Kind::Proposal,
-            to,
-            cluster,
-            bytes: payload.len(),
-            deadline,
-        };
-        let own = self.own.clone();
-        let handle = |store: Store| async move { store.handle_propose(&own, payload).await };
         self.carry(parcel, handle).await
     }
 }
