@@ -5,18 +5,18 @@
 /// Rows below a header. Every row is as long as the header, shorter ones are filled up.
 #[derive(Clone, Debug)]
 pub struct Table {
-    header: Vec<&'static str>,
+    header: Vec<String>,
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with these columns. A name that starts with '>' makes its column stand to the right.
-    pub fn new(columns: &[&'static str]) -> Self {
+    pub fn new(columns: &[&str]) -> Self {
         Self {
             header: columns
                 .iter()
-                .map(|c| c.strip_prefix('>').unwrap_or(c))
+                .map(|c| c.strip_prefix('>').unwrap_or(c).to_owned())
                 .collect(),
             right: columns.iter().map(|c| c.starts_with('>')).collect(),
             rows: Vec::new(),
@@ -36,8 +36,7 @@ impl Table {
 
     /// The whole as text, without a newline at its end.
     pub fn render(&self) -> String {
-        let header: Vec<String> = self.header.iter().map(|h| (*h).to_owned()).collect();
-        let all: Vec<&Vec<String>> = std::iter::once(&header).chain(&self.rows).collect();
+        let all: Vec<&Vec<String>> = std::iter::once(&self.header).chain(&self.rows).collect();
         let width = |column: usize| {
             let cells = all.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -126,7 +126,7 @@ pub fn reach(facts: Option<&v1::ClusterFacts>) -> String {
 }
 
 /// `0.4 ms`, `12 ms`.
-fn round_trip(us: u64) -> String {
+pub fn round_trip(us: u64) -> String {
     if us < 10_000 {
         let tenths = us.div_ceil(100);
         return format!("{}.{} ms", tenths / 10, tenths % 10);

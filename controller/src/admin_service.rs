@@ -41,6 +41,7 @@ use crate::{
     local::{LocalModel, Own, nearest},
     reach::Reach,
     registry::Registered,
+    seals::Ring,
     server::{Access, caller},
     source::YamlModel,
 };
@@ -73,6 +74,8 @@ pub struct AdminInput {
     pub leases: watch::Receiver<Arc<Leases>>,
     /// Whether they answer.
     pub reach: watch::Receiver<Arc<Reach>>,
+    /// What sealed names it makes.
+    pub seals: watch::Receiver<Arc<Ring>>,
     /// What could not be published.
     pub publishing: watch::Receiver<Arc<Vec<String>>>,
     /// Its workload tokens.

@@ -7,6 +7,7 @@
 
 mod facts;
 mod meters;
+mod rows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +25,7 @@ use crate::raft_net::{Answer, Peers, Streams, Unreached};
 
 pub use facts::{ClusterReach, Event, Facts, Reach, StreamFact};
 pub use meters::ReachMeters;
+pub use rows::{Row, Sight, matrix, own as own_row, read as read_row};
 
 /// Between two pings of one cluster: a person who looks sees what is true now, and a thousand clusters cost each
 /// controller five hundred small calls a second.
@@ -57,9 +59,9 @@ struct Asked {
     answer: Result<Answer, Unreached>,
 }
 
-async fn ask(peers: Peers, cluster: ClusterName) -> Asked {
+async fn ask(peers: Peers, cluster: ClusterName, with_reach: bool) -> Asked {
     let sent = Instant::now();
-    let answer = peers.ping(&cluster, PING_DEADLINE).await;
+    let answer = peers.ping(&cluster, with_reach, PING_DEADLINE).await;
     Asked {
         cluster,
         sent,
@@ -166,7 +168,8 @@ impl Pinger {
                 (moved, changed) = (false, true);
             }
             for cluster in schedule.take_due(Instant::now()) {
-                under_way.push(ask(self.peers.clone(), cluster));
+                let row = rows::is_due(facts.reach(), &cluster, self.clock.unix_ms());
+                under_way.push(ask(self.peers.clone(), cluster, row));
             }
             let publish_at = published_at.map_or_else(Instant::now, |at| at + PUBLISH_EVERY);
             if changed && Instant::now() >= publish_at {
@@ -208,6 +211,7 @@ impl Pinger {
                         .revision
                         .saturating_sub(answer.revision),
                     vitals: answer.vitals.as_ref(),
+                    sights: answer.sights.as_ref(),
                 };
                 facts.observe(event, now_ms);
             }

@@ -33,6 +33,8 @@ pub(crate) use task::SealKeeper;
 #[derive(Debug, Default)]
 pub struct Ring {
     phase: Option<Phase>,
+    /// This cluster's key that is in use is here.
+    mints: bool,
     minters: BTreeMap<ClusterName, Minter>,
     openings: Openings,
 }
@@ -46,6 +48,11 @@ impl Ring {
     /// What opens the names of others.
     pub const fn openings(&self) -> &Openings {
         &self.openings
+    }
+
+    /// Whether this cluster has a key in use and this controller holds it.
+    pub const fn mints(&self) -> bool {
+        self.mints
     }
 
     /// The clusters that this one can make names for.
@@ -305,6 +312,7 @@ impl Deriver {
             .seals_of(own)
             .and_then(|record| seal::in_use(record, at_ms))
             .and_then(|key| held.keys.get(&key.number));
+        ring.mints = minting.is_some();
         let mut derived = Derived::new();
         for (cluster, record) in catalog.seals.iter().filter(|(c, _)| *c != own) {
             let left = catalog.clusters.get(cluster).map(|c| c.state) == Some(ClusterState::Left);

@@ -1,5 +1,7 @@
 //! `tradewind status`: is the federation well, as this cluster sees it; with `--wait`, until it is.
 
+mod matrix;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -117,6 +119,9 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
             status.connected_proxies, status.connected_gateways, status.services
         ));
     }
+    if let Some(names) = names(status) {
+        printer.data(format_args!("names     {names}"));
+    }
     printer.data("");
     printer.data(clusters_table(&status.clusters).render());
     printer.data("");
@@ -141,11 +146,36 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
     }
     printer.data(peers.render());
     printer.data("");
+    let links = matrix::lines(&status.reach);
+    for line in &links {
+        printer.data(line);
+    }
+    if !links.is_empty() {
+        printer.data("");
+    }
     match status.problems.as_slice() {
         [] => printer.data("no problems"),
         problems => problems
             .iter()
             .for_each(|p| printer.data(format_args!("problem: {p}"))),
+    }
+}
+
+/// How far the federation is on the way to sealed names at gateways; nothing where it has arrived, or was never asked.
+fn names(status: &v1::StatusResponse) -> Option<String> {
+    let left = status
+        .names_left_ms
+        .map(|ms| format!(" for another {}", table::age(ms)));
+    let left = left.unwrap_or_default();
+    match status.names.as_str() {
+        "clear" => Some("in clear: not every member knows sealed names".to_owned()),
+        "prepare" => Some(format!(
+            "in clear{left}, in which every gateway can be upgraded; then sealed"
+        )),
+        "both" => Some(format!(
+            "sealed; those in clear are taken{left}, in which every proxy can be upgraded"
+        )),
+        _ => None,
     }
 }
 
@@ -180,6 +210,8 @@ fn json(status: &v1::StatusResponse) -> Value {
             "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
             "clusters": status.clusters.iter().map(view::cluster_json).collect::<Vec<_>>(),
             "problems": status.problems,
+            "reach": matrix::json(&status.reach),
+            "names": { "phase": status.names, "left_ms": status.names_left_ms },
             "connected_proxies": status.connected_proxies,
             "connected_gateways": status.connected_gateways,
             "services": status.services,

@@ -6,12 +6,16 @@ use tradewind_api::{
     ClusterName,
     model::{Cluster, ClusterState},
     proto::v1::{ClusterFacts, ClusterStatus, Peer, StatusResponse, TokenStatus},
+    seal::{PREPARE_MS, Phase, TRANSITION_MS},
     store::TokenRecord,
 };
 use tradewind_federation::Catalog;
 
 use super::{AdminInput, problems};
-use crate::compile::{LEASE_EXPIRES_MS, cluster_of};
+use crate::{
+    compile::{LEASE_EXPIRES_MS, cluster_of},
+    reach,
+};
 
 /// What a fresh word of the leader is: several heartbeats may be lost before it is older.
 pub(super) const LEADER_FRESH_MS: u64 = 3_000;
@@ -117,6 +121,7 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
                 .is_some_and(|c| c.witness),
         })
         .collect();
+    let (names, names_left_ms) = names(input, &catalog);
     let connected = registered.gateways.values().filter(|g| g.connected).count();
     StatusResponse {
         cluster: input.own.cluster.to_string(),
@@ -131,6 +136,27 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
         connected_gateways: u32::try_from(connected).unwrap_or(u32::MAX),
         version: crate::VERSION.to_owned(),
         services: u32::try_from(input.snapshots.borrow().services.len()).unwrap_or(u32::MAX),
+        reach: reach::matrix(
+            &input.reach.borrow(),
+            &input.own.cluster,
+            input.clock.unix_ms(),
+        ),
+        names: names.to_owned(),
+        names_left_ms,
+    }
+}
+
+/// How far the federation is on the way to sealed names, and how long it is until the next step.
+fn names(input: &AdminInput, catalog: &Catalog) -> (&'static str, Option<u64>) {
+    let after = |ms: u64| {
+        let at_ms = catalog.level_since_ms.saturating_add(ms);
+        Some(at_ms.saturating_sub(catalog.at_ms))
+    };
+    match input.seals.borrow().phase() {
+        Phase::Clear => ("clear", None),
+        Phase::Prepare => ("prepare", after(PREPARE_MS)),
+        Phase::Both => ("both", after(PREPARE_MS + TRANSITION_MS)),
+        Phase::Sealed => ("sealed", None),
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tradewind_api::{ClusterName, proto::v1::ClusterFacts};
+use tradewind_api::{
+    ClusterName,
+    proto::v1::ClusterFacts,
+    seal::{Phase, SEALS_LEVEL},
+    store::ClusterRecord,
+};
 use tradewind_federation::{Catalog, StoreStatus, catalog::Conflict};
 
 use super::{AdminInput, listing};
@@ -55,6 +60,7 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
                 .to_owned(),
         );
     }
+    seals(input, catalog, &mut found);
     exports(input, catalog, &mut found);
     found.extend(input.publishing.borrow().iter().cloned());
     found.extend(input.local.borrow().problems.iter().cloned());
@@ -83,6 +89,30 @@ fn silent_clusters(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String
         }
         let facts = listing::facts(input, name, now_ms);
         found.extend(unreached(name, &facts));
+    }
+}
+
+/// Keys for sealed names that are missing: whoever has none is called by nobody, or calls nobody.
+fn seals(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String>) {
+    let ring = input.seals.borrow().clone();
+    if input.own.witness || ring.phase() == Phase::Clear {
+        return;
+    }
+    if !ring.mints() {
+        found.push(
+            "this controller has no usable key for sealed names: calls to other clusters go on under the names made before, for a day at most; see in its log why no key is published, and that `seal.key` is the data directory's own"
+                .to_owned(),
+        );
+        return;
+    }
+    let called = |r: &&ClusterRecord| r.name != input.own.cluster && !r.witness;
+    for record in catalog.members().filter(called) {
+        let name = &record.name;
+        if !ring.targets().any(|t| t == name) {
+            found.push(format!(
+                "cluster {name} has no usable key for sealed names: no new names can be made for its gateways; see that its controller runs, knows level {SEALS_LEVEL} of the store, and hears the store's leader"
+            ));
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns no decision: each part follows watched values, and this file says which part follows what.
 
+mod reach;
 mod seals;
 
 use std::{
@@ -48,7 +49,7 @@ use crate::{
     local::{LocalModel, Own},
     publish::{PublishInput, Publisher},
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
-    reach::{Pinger, Reach, ReachMeters},
+    reach::Reach,
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
     seals::node_key,
     server::Access,
@@ -284,6 +285,7 @@ impl Parts {
         let (introduced_tx, introduced) = watch::channel(None);
         read_manifests(config, yaml_tx, tasks, drain);
         let seals = self.keep_seals(tasks, drain);
+        let seals_seen = seals.clone();
         let follower = Follower {
             own: self.own.clone(),
             store: self.store.clone(),
@@ -332,7 +334,8 @@ impl Parts {
             registered,
             snapshots: snapshots.clone(),
             leases,
-            reach,
+            reach: reach.clone(),
+            seals: seals_seen,
             publishing,
             tokens: self.tokens.clone(),
             configured_gateways: self.configured_gateways.clone(),
@@ -341,36 +344,12 @@ impl Parts {
             drain: drain.observer(),
             clock: Arc::clone(&self.clock),
         });
-        let routes = self.routes(&access, admin, snapshots.clone());
+        let routes = self.routes(&access, admin, snapshots.clone(), reach);
         Wired {
             routes,
             snapshots,
             yaml,
         }
-    }
-
-    /// Starts the pings; the receiver holds what they found.
-    fn reach(
-        &mut self,
-        leases: watch::Receiver<Arc<Leases>>,
-        tasks: &mut TaskSet,
-        drain: &drain::Watch,
-    ) -> watch::Receiver<Arc<Reach>> {
-        let clock = Arc::clone(&self.clock);
-        let (pinger, reach) = Pinger::new(
-            self.peers.clone(),
-            self.store.clone(),
-            Arc::clone(&clock),
-            self.rng.fork(),
-        );
-        let meters = ReachMeters {
-            reach: reach.clone(),
-            leases,
-            clock,
-        };
-        meters.register(&self.metrics);
-        tasks.spawn("reach", pinger.run(drain.observer()));
-        reach
     }
 
     /// Starts what tells the federation; the receiver holds what it could not be told.
@@ -407,6 +386,7 @@ impl Parts {
         access: &Access,
         admin: AdminService,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        reach: watch::Receiver<Arc<Reach>>,
     ) -> Routes {
         let federation = FederationService::new(
             self.own.cluster.clone(),
@@ -415,7 +395,8 @@ impl Parts {
             self.peers.clone(),
             self.root.take(),
             Arc::clone(&self.clock),
-        );
+        )
+        .sharing(reach);
         let raft = RaftService::new(
             self.store.clone(),
             access.clone(),

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Request, Response, Status};
 use tradewind_api::{
     ClusterName, InvalidName, Network, NodeId, Region,
@@ -34,6 +34,7 @@ use crate::{
     answer::{self, refuse},
     init::check_gateways,
     raft_net::{Peers, handle_status, vitals},
+    reach::{Reach, own_row},
     server::{Access, Caller, caller},
 };
 
@@ -48,7 +49,7 @@ const MAX_CSR_BYTES: usize = 16 << 10;
 
 /// See the module.
 #[derive(Clone)]
-pub struct FederationService(Arc<Inner>);
+pub struct FederationService(Arc<Inner>, watch::Receiver<Arc<Reach>>);
 
 struct Inner {
     own: ClusterName,
@@ -93,7 +94,7 @@ impl FederationService {
         root: Option<Root>,
         clock: SharedClock,
     ) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             own,
             store,
             access,
@@ -102,7 +103,14 @@ impl FederationService {
             clock,
             turns: Semaphore::new(MAX_JOINS),
             answers: Mutex::default(),
-        }))
+        });
+        Self(inner, watch::channel(Arc::default()).1)
+    }
+
+    /// The same, which says whom this controller reaches.
+    #[must_use]
+    pub fn sharing(self, reach: watch::Receiver<Arc<Reach>>) -> Self {
+        Self(self.0, reach)
     }
 
     /// The founder, if a call has to be handed on to it.
@@ -456,10 +464,13 @@ impl Federation for FederationService {
             .access
             .require_controller_of_member(&caller(&request))?;
         let revision = self.0.store.catalog().revision;
+        let own = || own_row(&self.1.borrow(), self.0.clock.unix_ms());
+        let reached = request.into_inner().with_reach.then(own);
         Ok(Response::new(PingResponse {
             cluster: self.0.own.to_string(),
             revision,
             vitals: Some(vitals(self.0.store.vitals())),
+            reached: reached.unwrap_or_default(),
         }))
     }
 }

@@ -252,7 +252,7 @@ mod tests {
             });
             for _ in 0..2 {
                 let status = FederationClient::new(channel.clone())
-                    .ping(PingRequest {})
+                    .ping(PingRequest { with_reach: false })
                     .await
                     .unwrap_err();
                 let dial = dial_error(&status).expect("our own error is in the chain");

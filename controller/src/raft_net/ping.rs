@@ -1,6 +1,6 @@
 //! One question to another cluster's controller, and the layer that it failed in when no answer came.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tonic::{Code, Status};
 use tradewind_api::{
@@ -8,6 +8,8 @@ use tradewind_api::{
     proto::v1::{self, PingRequest},
 };
 use tradewind_federation::{PeerError, Vitals};
+
+use crate::reach::{Sight, read_row};
 
 use super::{
     Peers,
@@ -66,6 +68,8 @@ pub struct Answer {
     pub revision: u64,
     /// What its store says of itself; nothing from a version that did not say it.
     pub vitals: Option<Vitals>,
+    /// Whom it reaches, where that was asked and said.
+    pub sights: Option<Arc<Vec<Sight>>>,
 }
 
 /// A node's vitals on the wire.
@@ -94,19 +98,24 @@ fn read(vitals: v1::Vitals) -> Vitals {
 }
 
 impl Peers {
-    /// Asks the controller of `cluster` for a sign of life, within `deadline`.
+    /// Asks the controller of `cluster` for a sign of life, and whom it reaches if that is wanted, within `deadline`.
     pub async fn ping(
         &self,
         cluster: &ClusterName,
+        with_reach: bool,
         deadline: Duration,
     ) -> Result<Answer, Unreached> {
         let mut client = self.federation(cluster).map_err(|e| nowhere(&e))?;
-        match tokio::time::timeout(deadline, client.ping(PingRequest {})).await {
+        let request = PingRequest { with_reach };
+        match tokio::time::timeout(deadline, client.ping(request)).await {
             Ok(Ok(response)) => {
                 let response = response.into_inner();
                 Ok(Answer {
                     revision: response.revision,
                     vitals: response.vitals.map(read),
+                    // One that knows of rows knows its caller at least.
+                    sights: (with_reach && !response.reached.is_empty())
+                        .then(|| Arc::new(read_row(response.reached))),
                 })
             }
             Ok(Err(status)) => Err(unreached(&status)),

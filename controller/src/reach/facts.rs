@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tradewind_api::ClusterName;
 use tradewind_federation::Vitals;
 
+use super::{Row, Sight};
 use crate::raft_net::{Streams, Unreached};
 
 /// Pings in a row without an answer that make a cluster unreachable: one is chance.
@@ -52,6 +53,8 @@ pub struct ClusterReach {
     pub trails: Option<u64>,
     /// What its store said of itself when it last answered.
     pub vitals: Option<Vitals>,
+    /// Whom it reaches, as it last said.
+    pub row: Option<Row>,
 }
 
 /// All other clusters.
@@ -76,6 +79,8 @@ pub enum Event<'a> {
         trails: u64,
         /// What it said of its store; nothing from an older version.
         vitals: Option<&'a Vitals>,
+        /// Whom it reaches, if it said so this time.
+        sights: Option<&'a Arc<Vec<Sight>>>,
     },
     /// A ping was not.
     Unanswered {
@@ -102,6 +107,7 @@ impl Facts {
                 round_trip,
                 trails,
                 vitals,
+                sights,
             } => {
                 let Some(reach) = self.reach.clusters.get_mut(cluster) else {
                     return;
@@ -114,6 +120,12 @@ impl Facts {
                 (reach.misses, reach.missing_since_ms, reach.error) = (0, None, None);
                 reach.trails = Some(trails);
                 reach.vitals = vitals.cloned();
+                if let Some(sights) = sights {
+                    reach.row = Some(Row {
+                        told_at_ms: now_ms,
+                        sights: Arc::clone(sights),
+                    });
+                }
             }
             Event::Unanswered { cluster, error } => {
                 let Some(reach) = self.reach.clusters.get_mut(cluster) else {
@@ -212,6 +224,7 @@ mod tests {
             round_trip: Duration::from_millis(ms),
             trails: 3,
             vitals: None,
+            sights: None,
         };
         facts.observe(event, now_ms);
     }

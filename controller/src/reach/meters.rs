@@ -150,6 +150,7 @@ mod tests {
             round_trip: Duration::from_millis(12),
             trails: 4,
             vitals: None,
+            sights: None,
         };
         facts.observe(event, 11_000);
         let (reach, seen) = watch::channel(Arc::new(facts.reach().clone()));
