@@ -156,6 +156,7 @@ impl Core {
             last_log: metrics.last_log_index,
             applied: metrics.last_applied.map(|a| a.index),
             voters,
+            electorates: standing.voters,
             learners: membership.learner_ids().collect(),
             trails,
             answered_ms: if standing.leads {

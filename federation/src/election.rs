@@ -127,8 +127,8 @@ pub(crate) fn step(
     if since_last.is_some_and(|since| since < pause) {
         return Step::Wait;
     }
-    let alone = standing.voters.iter().all(|set| set.len() == 1);
-    if alone {
+    let mut all = standing.voters.iter().flatten();
+    if all.all(|voter| *voter == standing.me) {
         return Step::Alone;
     }
     if standing.leader_age < patience {

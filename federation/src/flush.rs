@@ -44,6 +44,11 @@ impl Sharing {
         }
     }
 
+    /// The index of the last membership.
+    pub(crate) fn in_force(&self) -> Option<u64> {
+        self.shared.last_key_value().map(|(index, _)| *index)
+    }
+
     /// Forgets what is truncated.
     pub(crate) fn truncate_from(&mut self, index: u64) {
         self.shared.split_off(&index);

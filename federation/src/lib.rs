@@ -19,6 +19,7 @@ pub mod error;
 mod flush;
 mod forward;
 mod history;
+mod hold;
 mod leaving;
 mod loaded;
 mod log_store;

@@ -145,6 +145,11 @@ impl LogStore {
         self.written.lock().purged
     }
 
+    /// The index of the last membership in the log.
+    pub(crate) fn membership_in_force(&self) -> Option<u64> {
+        self.written.lock().sharing.in_force()
+    }
+
     /// For whoever waits until something is durable.
     pub(crate) fn flushed(&self) -> Flushed {
         self.written.flushed()

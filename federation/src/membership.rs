@@ -2,8 +2,10 @@
 //!
 //! Every member's nodes become learners; one of each cluster becomes a voter once it has caught up, up to five and an odd
 //! number of them, since a fourth voter makes writes slower and protects nothing more. A voter that stays away is
-//! replaced by a learner that is there. Nodes of clusters that left go. No change is planned unless those who answer are
-//! a majority before it and after it. A leader that does not vote takes no vote away: it lets a voter lead.
+//! replaced by a learner that is there. Voters spread over regions. Nodes of clusters that left go. No change is planned
+//! unless those who answer are a majority before it and after it. A leader that does not vote takes no vote away, and no
+//! leader takes its own: it lets a voter lead. Were it gone half way, it could be alone with the longest log, standing
+//! for no election, and those who do stand would need its vote and not get it.
 
 use std::{
     cmp::Reverse,
@@ -11,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tradewind_api::{ClusterName, NodeId, store::Voting};
+use tradewind_api::{ClusterName, NodeId, Region, store::Voting};
 
 use crate::{catalog::Catalog, types::RaftNode};
 
@@ -66,7 +68,7 @@ pub(crate) enum Change {
     RemoveVoter(NodeId),
     /// Learners go, for good.
     RemoveLearners(BTreeSet<NodeId>),
-    /// No change: the leader does not vote, and lets a voter lead.
+    /// No change: the leader does not vote, or is to vote no more, and lets a voter lead.
     StepBack,
 }
 
@@ -76,24 +78,24 @@ pub(crate) fn plan(catalog: &Catalog, view: &View) -> Option<Change> {
     if !catalog.is_founded() || !view.nodes.contains(&view.me) {
         return None;
     }
-    if let [_, .., wanted] = view.voters.as_slice() {
-        return Some(Change::Finish(wanted.clone()));
-    }
-    let voters = view.voters.first()?;
+    let voters = view.voters.last()?;
     let homes: BTreeMap<NodeId, &ClusterName> = catalog
         .members()
         .flat_map(|c| c.nodes.iter().map(|node| (*node, &c.name)))
         .collect();
 
-    if let Some((node, home)) = homes.iter().find(|(n, _)| !view.nodes.contains(n)) {
-        return Some(Change::AddLearner(*node, RaftNode::new((*home).clone())));
-    }
     let place = Place {
         catalog,
         view,
         voters,
         homes,
     };
+    if view.voters.len() > 1 {
+        return place.keeping_its_vote(Change::Finish(voters.clone()));
+    }
+    if let Some(missing) = place.missing() {
+        return Some(missing);
+    }
     if !voters.contains(&view.me) {
         return place.without_vote();
     }
@@ -101,7 +103,10 @@ pub(crate) fn plan(catalog: &Catalog, view: &View) -> Option<Change> {
         .promotion()
         .or_else(|| place.replacement())
         .or_else(|| place.removal())
+        .or_else(|| place.second_of_a_home())
+        .or_else(|| place.spread())
         .or_else(|| place.forgotten())
+        .and_then(|change| place.keeping_its_vote(change))
 }
 
 /// What a change is judged by.
@@ -113,6 +118,38 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    fn missing(&self) -> Option<Change> {
+        let missing = |(node, _): &(&NodeId, _)| !self.view.nodes.contains(*node);
+        let (node, home) = self.homes.iter().find(missing)?;
+        Some(Change::AddLearner(*node, RaftNode::new((*home).clone())))
+    }
+
+    /// The same change, or what must come before it if it would take this leader's own vote.
+    fn keeping_its_vote(&self, change: Change) -> Option<Change> {
+        let me = self.view.me;
+        let mut after = self.voters.clone();
+        match &change {
+            Change::Finish(voters) | Change::Replace { voters, .. } => after.clone_from(voters),
+            Change::Demote(node) | Change::RemoveVoter(node) => _ = after.remove(node),
+            Change::AddLearner(..)
+            | Change::Promote(_)
+            | Change::RemoveLearners(_)
+            | Change::StepBack => return Some(change),
+        }
+        // Nobody can be asked whose cluster left, or who does not know the question.
+        let asks = self.homes.contains_key(&me) && self.catalog.level >= STEP_BACK_LEVEL;
+        if after.contains(&me) || !asks {
+            return Some(change);
+        }
+        let takes_over = |n: &NodeId| self.voters.contains(n) && self.view.answering.contains(n);
+        match change {
+            _ if after.iter().any(takes_over) => Some(Change::StepBack),
+            // The only voter: the new one votes first, and takes the old one's vote away.
+            Change::Replace { new, .. } => Some(Change::Promote(new)),
+            _ => None,
+        }
+    }
+
     /// Those who could vote and do not, the best first.
     fn candidates(&self) -> Vec<NodeId> {
         let ready = |node: &NodeId| {
@@ -141,13 +178,15 @@ impl Place<'_> {
         all
     }
 
+    fn region_of(&self, node: NodeId) -> Option<&Region> {
+        let home = self.homes.get(&node)?;
+        self.catalog.member(home).map(|c| &c.region)
+    }
+
     fn voters_in_region_of(&self, node: NodeId) -> usize {
-        let region = |node: &NodeId| {
-            let home = self.homes.get(node)?;
-            self.catalog.member(home).map(|c| &c.region)
-        };
-        let own = region(&node);
-        self.voters.iter().filter(|v| region(v) == own).count()
+        let own = self.region_of(node);
+        let voters = self.voters.iter();
+        voters.filter(|v| self.region_of(**v) == own).count()
     }
 
     fn home_votes(&self, node: NodeId) -> bool {
@@ -270,6 +309,36 @@ impl Place<'_> {
         self.is_safe(&after).then_some(change)
     }
 
+    /// Two of one cluster vote only while one takes the other's place.
+    fn second_of_a_home(&self) -> Option<Change> {
+        let home = |v: NodeId| self.homes.get(&v);
+        let shares = |v: &&NodeId| {
+            let mut others = self.voters.iter().filter(|o| *o != *v);
+            home(**v).is_some() && others.any(|o| home(*o) == home(**v))
+        };
+        let preferred = |v: NodeId| self.catalog.voting_of(v) == Voting::Preferred;
+        let second = self.voters.iter().copied();
+        let second = second
+            .filter(|v| shares(&v))
+            .min_by_key(|v| (preferred(*v), *v == self.view.me, Reverse(*v)))?;
+        self.demotion(second)
+    }
+
+    /// Clusters of one region may have joined first. One of its voters gives its place to a region that has at least two
+    /// voters less; that ends, since each such change makes the regions more alike.
+    fn spread(&self) -> Option<Change> {
+        let movable =
+            |v: &&NodeId| **v != self.view.me && self.catalog.voting_of(**v) != Voting::Preferred;
+        let old = self.voters.iter().filter(movable).copied();
+        let old = old.max_by_key(|v| (self.voters_in_region_of(*v), *v))?;
+        let candidates = self.candidates().into_iter();
+        let new = candidates
+            .filter(|n| !self.home_votes(*n))
+            .min_by_key(|n| (self.voters_in_region_of(*n), *n))?;
+        let fewer = self.voters_in_region_of(new) + 2 <= self.voters_in_region_of(old);
+        fewer.then(|| self.replace(old, new))?
+    }
+
     fn forgotten(&self) -> Option<Change> {
         let gone = |n: &&NodeId| !self.homes.contains_key(n) && !self.voters.contains(n);
         let gone: BTreeSet<_> = self.view.nodes.iter().filter(gone).copied().collect();
@@ -292,6 +361,8 @@ fn distinct(nodes: &[NodeId], homes: &BTreeMap<NodeId, &ClusterName>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tradewind_api::{
         Domain,
         store::{Blob, Command, Stamped, TokenRecord},
@@ -446,8 +517,10 @@ mod tests {
         let mut leader = wish(2, Voting::Auto);
         assert_eq!(plan(&leader, &view(&[1, 2, 4], &[1, 2, 3, 4])), None);
         leader = wish(1, Voting::Never);
-        let last = plan(&leader, &view(&[1, 2, 4], &[1, 2, 3, 4]));
-        assert_eq!(last, swapped(1, 3, &[2, 3, 4]));
+        let mut last = view(&[1, 2, 4], &[1, 2, 3, 4]);
+        assert_eq!(plan(&leader, &last), Some(Change::StepBack));
+        last.me = 2;
+        assert_eq!(plan(&leader, &last), swapped(1, 3, &[2, 3, 4]));
     }
 
     #[test]
@@ -511,6 +584,8 @@ mod tests {
         assert_eq!(plan(&catalog, &listening), Some(Change::Promote(2)));
         // The leader itself, as long as somebody remains.
         two.leaving = BTreeSet::from([name("west")]);
+        assert_eq!(plan(&catalog, &two), Some(Change::StepBack));
+        two.me = 2;
         assert_eq!(plan(&catalog, &two), Some(Change::Demote(1)));
         let mut alone = view(&[1], &[1]);
         alone.nodes.insert(2);
@@ -550,6 +625,66 @@ mod tests {
             None,
             "nobody would understand"
         );
+    }
+
+    #[test]
+    fn a_leader_never_takes_its_own_vote() {
+        let mut catalog = catalog(&["west", "central", "east"]);
+        catalog.level = STEP_BACK_LEVEL;
+        let mut half = view(&[1, 2], &[1, 2, 3]);
+        half.voters.push(BTreeSet::from([2]));
+        assert_eq!(plan(&catalog, &half), Some(Change::StepBack));
+        half.answering = BTreeSet::from([1, 3]);
+        assert_eq!(plan(&catalog, &half), None, "who could agree is away");
+        let mut leaves = view(&[1, 2, 3], &[1, 2, 3]);
+        leaves.leaving.insert(name("west"));
+        assert_eq!(plan(&catalog, &leaves), Some(Change::StepBack));
+        leaves.me = 2;
+        assert_eq!(plan(&catalog, &leaves), Some(Change::Demote(1)));
+    }
+
+    #[test]
+    fn the_only_voter_gives_its_place_by_way_of_two() {
+        let mut catalog = catalog(&["west"]);
+        catalog.level = STEP_BACK_LEVEL;
+        let clusters = Arc::make_mut(&mut catalog.clusters);
+        clusters.get_mut(&name("west")).unwrap().nodes.insert(2);
+        Arc::make_mut(&mut catalog.voting).insert(2, Voting::Preferred);
+        let mut seen = view(&[1], &[1, 2]);
+        assert_eq!(plan(&catalog, &seen), Some(Change::Promote(2)));
+        seen.voters = vec![BTreeSet::from([1, 2])];
+        assert_eq!(plan(&catalog, &seen), Some(Change::StepBack));
+        seen.me = 2;
+        assert_eq!(plan(&catalog, &seen), Some(Change::Demote(1)));
+        seen.voters = vec![BTreeSet::from([2])];
+        assert_eq!(plan(&catalog, &seen), None);
+    }
+
+    #[test]
+    fn a_region_that_came_late_gets_its_voter() {
+        let mut catalog = catalog(&["a", "b", "c", "d", "e", "f"]);
+        let far = |catalog: &mut Catalog, cluster| {
+            let clusters = Arc::make_mut(&mut catalog.clusters);
+            clusters.get_mut(&name(cluster)).unwrap().region = "far".parse().unwrap();
+        };
+        let all = view(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(plan(&catalog, &all), None);
+        far(&mut catalog, "f");
+        let spread = plan(&catalog, &all);
+        let voters = BTreeSet::from([1, 2, 3, 4, 6]);
+        let (old, new) = (5, 6);
+        assert_eq!(spread, Some(Change::Replace { old, new, voters }));
+        let mut done = view(&[1, 2, 3, 4, 6], &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(plan(&catalog, &done), None, "and then it is quiet");
+        far(&mut catalog, "e");
+        done.me = 4;
+        let next = plan(&catalog, &done);
+        assert!(
+            matches!(next, Some(Change::Replace { old: 3, new: 5, .. })),
+            "{next:?}"
+        );
+        done.voters = vec![BTreeSet::from([1, 2, 4, 5, 6])];
+        assert_eq!(plan(&catalog, &done), None);
     }
 
     #[test]

@@ -12,13 +12,14 @@ use openraft::{
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tradewind_api::{ClusterName, NodeId};
 
 use crate::{
     codec,
     contacts::Contacts,
-    flush::Flushed,
+    hold,
+    log_store::LogStore,
     peer::{Call, PeerTransport},
     snapshot::SnapshotDir,
     types::{RaftNode, Snapshot, SnapshotMeta, TypeConfig, Vote},
@@ -40,7 +41,7 @@ pub(crate) struct Net {
     pub(crate) transport: Arc<dyn PeerTransport>,
     pub(crate) snapshots: SnapshotDir,
     pub(crate) contacts: Arc<Contacts>,
-    pub(crate) flushed: Flushed,
+    pub(crate) log: LogStore,
 }
 
 #[derive(Debug)]
@@ -89,10 +90,13 @@ impl Peer {
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
         let cluster = self.cluster()?;
+        let in_force = self.net.log.membership_in_force();
+        let held = hold::ends_at(&rpc.entries, self.id, rpc.leader_commit, in_force);
+        rpc.entries.truncate(held.unwrap_or(usize::MAX));
         let frame = codec::encode(&rpc, "entries").map_err(|e| unreachable(&e))?;
         let transport = Arc::clone(&self.net.transport);
         let limit = option.hard_ttl();
@@ -100,9 +104,16 @@ impl RaftNetwork<TypeConfig> for Peer {
         let answer = self.answer(answer.await, "an answer to entries")?;
         // See `flush`: openraft takes this node's own entries for durable before they are.
         let about = rpc.entries.last().map(|e| e.log_id).or(rpc.prev_log_id);
-        if !self.net.flushed.reaches(about, limit).await {
+        if !self.net.log.flushed().reaches(about, limit).await {
             let slow = AnyError::error("this node's own disk does not have the entries yet");
             return Err(unreachable(&slow).into());
+        }
+        if held.is_some() && matches!(answer, AppendEntriesResponse::Success) {
+            // openraft sends the rest at once, with what is certain by then.
+            if held == Some(0) {
+                sleep(hold::LOOK).await;
+            }
+            return Ok(AppendEntriesResponse::PartialSuccess(about));
         }
         Ok(answer)
     }

@@ -21,6 +21,8 @@ pub struct StoreStatus {
     pub applied: Option<u64>,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
+    /// The same as sets of which each must agree: one, or two while the voters are changed.
+    pub electorates: Vec<BTreeSet<NodeId>>,
     /// Who only listens.
     pub learners: BTreeSet<NodeId>,
     /// On the leader: how many entries each other node trails; `None` for one that confirmed nothing yet. Empty elsewhere.

@@ -221,7 +221,7 @@ impl Store {
             transport: Arc::clone(&transport),
             snapshots: snapshots.clone(),
             contacts: Arc::clone(&contacts),
-            flushed: log.flushed(),
+            log: log.clone(),
         };
         let raft_config = raft_config(&config.timing, ground.compaction)?;
         let raft = Raft::new(config.node_id, raft_config, net, log.clone(), machine)

@@ -66,10 +66,15 @@ pub(crate) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<NodeId, 
         return Ok(core.me);
     }
     let successor = loop {
-        // A membership that changes has two sets of voters; it settles in a moment. The caller bounds the wait.
-        match core.standing() {
-            standing if !standing.leads => return Err(LocalError::NotLeader(standing.leader)),
-            standing if standing.voters.len() == 1 => break successor(core, &standing.voters, to)?,
+        let standing = core.standing();
+        if !standing.leads {
+            return Err(LocalError::NotLeader(standing.leader));
+        }
+        match standing.voters.as_slice() {
+            [voters] => break successor(core, voters, to)?,
+            // Half way to voting no more: whoever leads next goes the other half.
+            [.., wanted] if !wanted.contains(&core.me) => break successor(core, wanted, to)?,
+            // A membership that changes settles in a moment. The caller bounds the wait.
             _ => sleep(LOOK).await,
         }
     };
@@ -130,10 +135,9 @@ pub(crate) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<NodeId, 
 
 fn successor(
     core: &Core,
-    voters: &[BTreeSet<NodeId>],
+    voters: &BTreeSet<NodeId>,
     to: Option<NodeId>,
 ) -> Result<NodeId, LocalError> {
-    let voters: BTreeSet<NodeId> = voters.iter().flatten().copied().collect();
     let status = core.status();
     let lease_ms = u64::try_from(core.timing.lease.as_millis()).unwrap_or(u64::MAX);
     let answers = |n: &NodeId| status.answered_ms.get(n).is_some_and(|ms| *ms <= lease_ms);

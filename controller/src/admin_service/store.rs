@@ -6,7 +6,7 @@
 mod changes;
 mod peers;
 
-use std::{collections::BTreeSet, pin::Pin};
+use std::pin::Pin;
 
 use futures::{Stream, stream};
 use tokio::io::AsyncReadExt as _;
@@ -45,12 +45,15 @@ fn voting(text: &str) -> Result<Voting, Status> {
 impl AdminService {
     /// Refuses to take away `node` where those who answer would be no majority any more.
     fn check_removal(&self, node: NodeId) -> Result<(), Status> {
-        let voters = self.0.store.status().voters;
-        if !voters.contains(&node) {
+        let status = self.0.store.status();
+        if !status.voters.contains(&node) {
             return Ok(());
         }
         let answering = peers::answering(&self.0);
-        let after: BTreeSet<NodeId> = voters.iter().copied().filter(|v| *v != node).collect();
+        let mut after = status.electorates;
+        for voters in &mut after {
+            voters.remove(&node);
+        }
         let quorum = tradewind_federation::quorum(&after, &answering);
         if quorum.spare.is_some() {
             return Ok(());

@@ -201,7 +201,12 @@ impl Federation {
             4 => 3,
             few => few,
         };
-        until("all vote", || this.store(1).status().voters.len() == wanted).await;
+        // In everybody's eyes: while a third voter is only half in, two must agree, and one of them may not die.
+        let settled = |n: &NodeId| this.store(*n).settled_voters().map(|v| v.len());
+        until("all vote", || {
+            all.iter().all(|n| settled(n) == Some(wanted))
+        })
+        .await;
         this
     }
 

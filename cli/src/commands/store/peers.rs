@@ -129,6 +129,14 @@ fn role(peer: &v1::StorePeer) -> String {
 
 /// What the voters can bear, in a line.
 pub fn verdict(found: &v1::StorePeersResponse) -> String {
+    let bears = bears(found);
+    if found.changing {
+        return format!("{bears}; its voters are being changed, which takes a moment");
+    }
+    bears
+}
+
+fn bears(found: &v1::StorePeersResponse) -> String {
     let plural = |n: u32| if n == 1 { "voter" } else { "voters" };
     match found.spare {
         Some(0) => "can lose no voter and still write".to_owned(),
@@ -173,6 +181,7 @@ fn json(found: &v1::StorePeersResponse) -> Value {
         "majority": found.majority,
         "answering": found.answering,
         "can_lose": found.spare,
+        "changing": found.changing,
         "peers": found.peers.iter().map(peer).collect::<Vec<_>>(),
     })
 }
@@ -204,6 +213,13 @@ mod tests {
         ] {
             assert_eq!(verdict(&found(voters, answering)), said);
         }
+        let half = v1::StorePeersResponse {
+            changing: true,
+            ..found(2, 2)
+        };
+        let said = verdict(&half);
+        assert!(said.starts_with("can lose no voter"), "{said}");
+        assert!(said.ends_with("which takes a moment"), "{said}");
     }
 
     #[test]

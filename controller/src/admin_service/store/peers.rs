@@ -107,7 +107,7 @@ pub(super) fn all(input: &AdminInput) -> StorePeersResponse {
         });
     }
     let there = peers.iter().filter(|p| p.answers).map(|p| p.node_id);
-    let can = quorum(&store.voters, &there.collect());
+    let can = quorum(&store.electorates, &there.collect());
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     StorePeersResponse {
         peers,
@@ -121,6 +121,7 @@ pub(super) fn all(input: &AdminInput) -> StorePeersResponse {
         answering: number(can.answering),
         spare: can.spare.map(number),
         level: catalog.level.into(),
+        changing: store.electorates.len() > 1,
     }
 }
 
