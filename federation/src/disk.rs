@@ -70,6 +70,8 @@ pub(crate) struct Written {
     pub(crate) committed: Option<LogId>,
     pub(crate) tail: Tail,
     pub(crate) sharing: Sharing,
+    /// How often the log's end was cut off since the start.
+    pub(crate) truncations: u64,
     /// Since when the thread has been at what it does now.
     pub(crate) busy_since: Option<Instant>,
     /// Why nothing more is written, if so.

@@ -83,6 +83,7 @@ impl Loaded {
                 .max(settled),
             tail: Tail::default(),
             sharing,
+            truncations: 0,
             busy_since: None,
             failed: None,
         };

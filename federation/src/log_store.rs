@@ -145,6 +145,11 @@ impl LogStore {
         self.written.lock().purged
     }
 
+    /// How often the log's end was cut off since the start. A leader cuts nothing off.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.written.lock().truncations
+    }
+
     /// The index of the last membership in the log.
     pub(crate) fn membership_in_force(&self) -> Option<u64> {
         self.written.lock().sharing.in_force()
@@ -402,7 +407,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let from = log_id.index;
-        self.written.lock().sharing.truncate_from(from);
+        {
+            let mut written = self.written.lock();
+            written.sharing.truncate_from(from);
+            written.truncations += 1;
+        }
         let truncated = self.run(|done| Job::Truncate { from, done }).await;
         truncated.map_err(|e| StorageIOError::write_logs(e).into())
     }

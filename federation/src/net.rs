@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     net: Net,
     id: NodeId,
     cluster: Option<ClusterName>,
+    /// How often this node's log was cut when this was made, which openraft does anew for each term that it leads.
+    truncations: u64,
 }
 
 type CallError = RPCError<NodeId, RaftNode, RaftError<NodeId>>;
@@ -61,6 +63,7 @@ impl RaftNetworkFactory<TypeConfig> for Net {
             net: self.clone(),
             id: target,
             cluster: node.cluster.clone(),
+            truncations: self.log.truncations(),
         }
     }
 }
@@ -94,6 +97,12 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
         let cluster = self.cluster()?;
+        // openraft reads what it sends after it was told how far, and what ends a term may come between: then the entries
+        // are the new leader's, and `prev_log_id` is not what stands before them.
+        if self.net.log.truncations() != self.truncations {
+            let over = AnyError::error("this node leads no more: its log was cut");
+            return Err(unreachable(&over).into());
+        }
         let in_force = self.net.log.membership_in_force();
         let held = hold::ends_at(&rpc.entries, self.id, rpc.leader_commit, in_force);
         rpc.entries.truncate(held.unwrap_or(usize::MAX));

@@ -9,6 +9,7 @@ mod harness;
 mod powerloss;
 mod reopen;
 mod rot;
+mod sessions;
 mod sick_disk;
 mod suite;
 mod worker;
