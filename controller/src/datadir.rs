@@ -4,6 +4,7 @@
 //! believe before the store has caught up). It must never change a directory it refuses, and never leave half a cluster
 //! behind: a new one is staged beside and counts only once `node.json` is in place.
 
+mod kept_trust;
 mod replace;
 mod staging;
 
@@ -20,9 +21,10 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 use serde::{Deserialize, Serialize};
-use tradewind_api::{ClusterName, Domain, Network, NodeId, Region, snapshot::Trust};
+use tradewind_api::{ClusterName, Domain, Network, NodeId, Region};
 use tradewind_runtime::files::{FileError, atomic_write};
 
+pub use kept_trust::KeptTrust;
 pub use staging::Staging;
 use staging::existing_parent;
 
@@ -32,7 +34,6 @@ pub const VERSION: u32 = 1;
 pub const NODE_FILE: &str = "node.json";
 /// The store's directory.
 pub const STORE_DIR: &str = "store";
-const TRUST_FILE: &str = "trust.json";
 const FILE_MODE: u32 = 0o600;
 /// A node file lists clusters and their gateways; a mebibyte is thousands of them. More is some other file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -283,25 +284,6 @@ impl DataDir {
         self.node = node;
         Ok(())
     }
-
-    /// Whom to believe while the store is empty.
-    pub fn trust(&self) -> Result<Option<Trust>, DataDirError> {
-        let file = self.path.join(TRUST_FILE);
-        let Some(bytes) = read_bounded(&file)? else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|why| DataDirError::Corrupt {
-                path: file,
-                why: why.to_string(),
-            })
-    }
-
-    /// Writes whom to believe after the next start.
-    pub fn save_trust(&self, trust: &Trust) -> Result<(), DataDirError> {
-        write_json(&self.path.join(TRUST_FILE), trust)
-    }
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> DataDirError {
@@ -383,6 +365,8 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), DataDirError> 
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use tradewind_api::snapshot::Trust;
+
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -431,7 +415,7 @@ pub(crate) mod tests {
         );
         let mut dir = DataDir::open(&path).unwrap();
         assert_eq!(dir.node(), &node());
-        assert_eq!(dir.trust().unwrap(), Some(Trust::default()));
+        assert_eq!(dir.trust().unwrap(), Some(KeptTrust::default()));
         let second = DataDir::open(&path).unwrap_err();
         assert!(matches!(second, DataDirError::Locked(_)), "{second}");
 

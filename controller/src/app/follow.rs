@@ -52,6 +52,8 @@ pub(super) struct Follower {
     pub(super) exports: Exports,
     pub(super) clock: SharedClock,
     pub(super) first_trust: Arc<Trust>,
+    /// Catalogs below this revision know less than `first_trust`.
+    pub(super) first_revision: u64,
     pub(super) replicated: bool,
     pub(super) registered: watch::Receiver<Arc<Registered>>,
     pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
@@ -102,6 +104,31 @@ impl Time {
             .filter(|(_, at_ms)| fresh(**at_ms))
             .map(|(c, _)| c.clone())
             .collect()
+    }
+}
+
+/// Whose word on whom to believe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// This node's own copy of the store.
+    Catalog,
+    /// Another member's.
+    Introduced,
+    /// What was kept from before this process started.
+    Kept,
+}
+
+impl Word {
+    /// By the revisions that each is of; the own copy counts once it holds a federation.
+    fn newest(catalog: Option<u64>, introduced: Option<u64>, kept: u64) -> Self {
+        let words = [
+            (Some(kept), Self::Kept),
+            (introduced, Self::Introduced),
+            (catalog, Self::Catalog),
+        ];
+        // Of equals the last.
+        let newest = words.into_iter().max_by_key(|(revision, _)| *revision);
+        newest.map_or(Self::Kept, |(_, word)| word)
     }
 }
 
@@ -209,7 +236,7 @@ impl Follower {
         set(&self.snapshots, snapshot);
     }
 
-    /// The catalog's word, unless a member's is newer, or there is none yet.
+    /// The newest word there is.
     fn effective_trust(
         &self,
         catalog: &Catalog,
@@ -217,10 +244,11 @@ impl Follower {
         current: &Arc<Trust>,
         lingering: &[ClusterName],
     ) -> Arc<Trust> {
-        let newer = introduced.filter(|i| i.revision > catalog.revision);
-        let trust = match newer {
-            Some(introduced) => Arc::clone(&introduced.trust),
-            None if catalog.is_founded() => {
+        let own = catalog.is_founded().then_some(catalog.revision);
+        let told = introduced.map(|i| i.revision);
+        let trust = match (Word::newest(own, told, self.first_revision), introduced) {
+            (Word::Introduced, Some(introduced)) => Arc::clone(&introduced.trust),
+            (Word::Catalog, _) => {
                 let mut trust = catalog.trust();
                 for cluster in lingering {
                     // Only what is believed now can linger: a restart does not bring it back.
@@ -231,7 +259,7 @@ impl Follower {
                 }
                 Arc::new(trust)
             }
-            None => Arc::clone(&self.first_trust),
+            (Word::Kept | Word::Introduced, _) => Arc::clone(&self.first_trust),
         };
         if trust == *current {
             Arc::clone(current)
@@ -268,6 +296,9 @@ impl Follower {
         if trust.roots.is_empty() {
             return;
         }
+        // The newest word of the three that `effective_trust` chooses from.
+        let told = introduced.map_or(0, |i| i.revision);
+        let revision = told.max(catalog.revision).max(self.first_revision);
         let now = Kept {
             known,
             trust,
@@ -284,7 +315,7 @@ impl Follower {
                 return Ok(());
             }
             dir.remember(writing.known, writing.replicated)?;
-            dir.save_trust(&writing.trust)
+            dir.save_trust(&writing.trust, revision)
         })
         .await;
         match written {
@@ -341,4 +372,21 @@ fn set<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: T) {
         }
         new
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_opened_behind_does_not_bring_back_who_was_revoked() {
+        let newest = Word::newest;
+        assert_eq!(newest(None, None, 0), Word::Kept, "the first start");
+        assert_eq!(newest(Some(40), None, 0), Word::Catalog);
+        assert_eq!(newest(Some(40), None, 41), Word::Kept, "until it caught up");
+        assert_eq!(newest(Some(41), None, 41), Word::Catalog);
+        assert_eq!(newest(Some(40), Some(44), 41), Word::Introduced);
+        assert_eq!(newest(Some(40), Some(40), 0), Word::Catalog);
+        assert_eq!(newest(None, Some(3), 41), Word::Kept, "who tells is behind");
+    }
 }

@@ -42,7 +42,7 @@ use crate::{
     attest::HostIdentities,
     compile::Leases,
     config::ControllerConfig,
-    datadir::{DataDir, DataDirError},
+    datadir::{DataDir, DataDirError, KeptTrust},
     exports::Exports,
     identity_service::{IdentityConfig, IdentityService, WorkloadTokens},
     join::FederationService,
@@ -67,7 +67,7 @@ pub(super) struct Files {
     exports: Exports,
     registry: RegistryHub,
     node_key: SealKey,
-    first_trust: Trust,
+    first_trust: KeptTrust,
     trust: TrustCell,
     metrics: MetricsRegistry,
 }
@@ -89,7 +89,7 @@ impl Files {
         let registry = RegistryHub::open(path, own.cluster.clone(), Arc::clone(clock), &metrics)?;
         let node_key = node_key(path)?;
         let first_trust = first_trust(data_dir.trust()?, &own, &issuer);
-        let trust = TrustCell::new(&first_trust).map_err(|e| corrupt_trust(path, &e))?;
+        let trust = TrustCell::new(&first_trust.trust).map_err(|e| corrupt_trust(path, &e))?;
         Ok(Self {
             hosts,
             own,
@@ -108,18 +108,19 @@ impl Files {
 }
 
 /// Whom to believe before the store says so: what was saved last, else this cluster's own authority.
-pub(crate) fn first_trust(saved: Option<Trust>, own: &Own, issuer: &Issuer) -> Trust {
+pub(crate) fn first_trust(saved: Option<KeptTrust>, own: &Own, issuer: &Issuer) -> KeptTrust {
+    let alone = || Trust {
+        domain: own.domain.clone(),
+        roots: [issuer.root_der().to_vec()].into(),
+        authorities: [(
+            own.domain.trust_domain(&own.cluster),
+            [issuer.authority_der().to_vec()].into(),
+        )]
+        .into(),
+    };
     saved
-        .filter(|t| !t.roots.is_empty())
-        .unwrap_or_else(|| Trust {
-            domain: own.domain.clone(),
-            roots: [issuer.root_der().to_vec()].into(),
-            authorities: [(
-                own.domain.trust_domain(&own.cluster),
-                [issuer.authority_der().to_vec()].into(),
-            )]
-            .into(),
-        })
+        .filter(|kept| !kept.trust.roots.is_empty())
+        .unwrap_or_else(|| KeptTrust::of_no_revision(alone()))
 }
 
 fn corrupt_trust(path: &Path, error: &TrustError) -> BuildError {
@@ -143,6 +144,7 @@ pub(super) struct Parts {
     spool: PathBuf,
     configured_gateways: Vec<String>,
     first_trust: Arc<Trust>,
+    first_revision: u64,
     replicated: bool,
     root: Option<Root>,
     issuer: Arc<Issuer>,
@@ -205,7 +207,8 @@ impl Parts {
             spool: files.data_dir.path().to_owned(),
             data_dir: Arc::new(Mutex::new(files.data_dir)),
             configured_gateways: node.gateways,
-            first_trust: Arc::new(files.first_trust),
+            first_trust: Arc::new(files.first_trust.trust),
+            first_revision: files.first_trust.revision,
             replicated: node.replicated,
             root: files.root,
             issuer,
@@ -295,6 +298,7 @@ impl Parts {
             exports: self.exports.clone(),
             clock: Arc::clone(&self.clock),
             first_trust: Arc::clone(&self.first_trust),
+            first_revision: self.first_revision,
             replicated: self.replicated,
             registered: registered.clone(),
             yaml: yaml.clone(),

@@ -13,8 +13,8 @@ use nix::fcntl::Flock;
 use tradewind_api::snapshot::Trust;
 
 use super::{
-    DataDir, DataDirError, NODE_FILE, NodeFile, STORE_DIR, TRUST_FILE, check_directory,
-    check_writable, lock, unwritable, write_json,
+    DataDir, DataDirError, NODE_FILE, NodeFile, STORE_DIR, check_directory, check_writable,
+    kept_trust::TRUST_FILE, lock, unwritable, write_json,
 };
 
 const STAGING: &str = ".staging";

@@ -88,7 +88,7 @@ impl Rejoin {
         let kept = self.data_dir.replace_store(&kept, node_id)?;
         if let Some(Newest { known, trust }) = known {
             self.data_dir.remember(known, true)?;
-            self.data_dir.save_trust(&trust)?;
+            self.data_dir.save_trust(&trust, 0)?;
         }
         Ok(Rejoined { node_id, kept })
     }
@@ -104,7 +104,7 @@ impl Rejoin {
         let issuer =
             AuthorityKey::load(path)?.ok_or_else(|| OfflineError::NoAuthority(path.to_owned()))?;
         let believed = first_trust(self.data_dir.trust()?, &own, &issuer);
-        let trust = TrustCell::new(&believed)?;
+        let trust = TrustCell::new(&believed.trust)?;
         let certificate =
             KeepCertificate::new(Arc::new(issuer), &own, node.node_id, clock, rng).issue()?;
         let svid = SvidCell::empty();
