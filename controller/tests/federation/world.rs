@@ -9,7 +9,8 @@ use tradewind_api::{
     ClusterName, Domain, Region,
     proto::v1::{
         CreateTokenRequest, Empty, EndpointsRequest, ExportRequest, ListClustersResponse,
-        ListRequest, StatusResponse, admin_client::AdminClient,
+        ListRequest, StatusResponse, StorePeersRequest, StorePeersResponse,
+        admin_client::AdminClient, store_admin_client::StoreAdminClient,
     },
 };
 use tradewind_controller::{
@@ -91,6 +92,17 @@ impl Node {
     }
 
     pub(crate) async fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel().await)
+    }
+
+    /// Who votes, and what may be lost.
+    pub(crate) async fn store_peers(&self) -> StorePeersResponse {
+        let mut store = StoreAdminClient::new(self.channel().await);
+        let request = StorePeersRequest::default();
+        store.peers(request).await.unwrap().into_inner()
+    }
+
+    async fn channel(&self) -> Channel {
         let socket = self.socket.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
             let socket = socket.clone();
@@ -100,11 +112,10 @@ impl Node {
                     .map(hyper_util::rt::TokioIo::new)
             }
         });
-        let channel = Endpoint::from_static("http://controller")
+        Endpoint::from_static("http://controller")
             .connect_with_connector(connector)
             .await
-            .unwrap();
-        AdminClient::new(channel)
+            .unwrap()
     }
 
     pub(crate) async fn status(&self) -> StatusResponse {
