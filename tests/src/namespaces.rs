@@ -1,9 +1,12 @@
 //! Network namespaces: one around the whole test, and inside it one for each cluster, joined by a router whose firewall
-//! cuts any direction between any two. Owns the processes that hold them open.
+//! cuts any direction between any two, or lets one port through and counts the rest. Owns the processes that hold them open.
 //!
 //! Never touches the network of the host: everything happens inside of the namespace that [`enter`] makes.
 
-use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet, io::Write as _, net::SocketAddr, path::Path, process::Stdio,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -75,6 +78,23 @@ pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
         );
     }
     Entered::Ran
+}
+
+/// Does `work` in a namespace of its own, at most for `limit`; `show` is as in [`enter`]. Where that is not possible, stderr
+/// says that the test was skipped.
+pub async fn inside(name: &str, limit: Duration, show: bool, work: impl Future<Output = ()>) {
+    match enter(name, limit, show).await {
+        Entered::Inside => work.await,
+        Entered::Ran => {}
+        Entered::Missing(why) => skipped(&format!("{name}: {why}")),
+    }
+}
+
+/// Says on stderr what was not done.
+pub fn skipped(what: &str) {
+    // Not by the macro: the test runner would keep that to itself.
+    let said = writeln!(std::io::stderr(), "SKIPPED: {what}");
+    said.expect("stderr takes a line");
 }
 
 fn unshared(script: &str) -> Command {
@@ -173,21 +193,67 @@ impl Namespaces {
             rules.push_str(&format!("  ip saddr {from} ip daddr {to} drop\n"));
         }
         rules.push_str(" }\n}\n");
-        let mut nft = Command::new("sh")
-            .args(["-c", "PATH=$PATH:/usr/sbin:/sbin exec nft -f -"])
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("sh runs");
-        let mut input = nft.stdin.take().expect("a pipe");
-        input.write_all(rules.as_bytes()).await.expect("nft reads");
-        drop(input);
-        let status = timeout(LIMIT, nft.wait()).await.expect("nft ends");
-        assert!(status.expect("a status").success(), "nft refused\n{rules}");
+        nft(&rules).await;
+    }
+
+    /// From now on connections to this TCP port pass between clusters, and nothing else does: not a packet, of whatever
+    /// protocol. What is dropped is counted, from 0.
+    pub async fn only(&self, port: u16) {
+        // Without connection tracking, which not every kernel has: an answer comes from the port and opens nothing.
+        nft(&format!(
+            "flush ruleset\ntable ip closed {{\n counter dropped {{ }}\n chain forward {{\n  \
+             type filter hook forward priority 0; policy drop;\n  \
+             tcp dport {port} accept\n  \
+             tcp sport {port} tcp flags & (syn | ack) != syn accept\n  \
+             counter name \"dropped\"\n }}\n}}\n"
+        ))
+        .await;
+    }
+
+    /// Packets that [`Namespaces::only`] has dropped.
+    pub async fn dropped(&self) -> u64 {
+        let said = sh("nft list counter ip closed dropped").await;
+        let mut words = said.split_ascii_whitespace();
+        words.find(|w| *w == "packets");
+        let packets = words.next().and_then(|n| n.parse().ok());
+        packets.unwrap_or_else(|| panic!("nft counts no packets: {said}"))
+    }
+
+    /// Whether a TCP connection from a cluster's namespace comes about within a second.
+    pub async fn connects(&self, from: usize, to: SocketAddr) -> bool {
+        let script = format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port());
+        let mut command = self.command(from, Path::new("timeout"));
+        command
+            .args(["1", "bash", "-c", &script])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = timeout(LIMIT, command.output()).await.expect("it ends");
+        let output = output.expect("nsenter runs");
+        match output.status.code() {
+            Some(0) => true,
+            // Refused, or out of time.
+            Some(1 | 124) => false,
+            _ => panic!("no attempt to connect to {to}: {output:?}"),
+        }
     }
 }
 
-async fn sh(script: &str) {
+/// Replaces the router's rules.
+async fn nft(rules: &str) {
+    let mut nft = Command::new("sh")
+        .args(["-c", "PATH=$PATH:/usr/sbin:/sbin exec nft -f -"])
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("sh runs");
+    let mut input = nft.stdin.take().expect("a pipe");
+    input.write_all(rules.as_bytes()).await.expect("nft reads");
+    drop(input);
+    let status = timeout(LIMIT, nft.wait()).await.expect("nft ends");
+    assert!(status.expect("a status").success(), "nft refused\n{rules}");
+}
+
+async fn sh(script: &str) -> String {
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin; {script}")])
@@ -197,4 +263,5 @@ async fn sh(script: &str) {
     let output = output.expect("it ends").expect("sh runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

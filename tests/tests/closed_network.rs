@@ -1,0 +1,448 @@
+//! Clusters that reach each other on TCP 15443 alone, each in a network namespace of its own behind a firewall that drops
+//! everything else: all that a federation does goes that one way, whoever may not use it is refused and counted, and a
+//! gateway that is drained or killed costs no request.
+
+#![expect(
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test's helpers fail by panicking, and say what they measured"
+)]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tradewind_tests::{
+    Federation,
+    crowd::{Calls, Crowd},
+    federation::{ADMIN, CONTROLLER, GATEWAY, HBONE, THREE, TWO, host},
+    http,
+    load::{Load, Posts, none_failed},
+    metrics,
+    namespaces::{inside, skipped},
+    peer, process,
+    seals::{self, Sealer},
+    wait::{USUAL, until},
+};
+use tradewind_transport::{
+    relay::MAX_PIPES,
+    seal::Seal,
+    tls::{self, Expect},
+};
+
+const WEST: usize = 0;
+/// The second of two clusters.
+const EAST: usize = 1;
+const SERVICE: &str = "shop/payments:80";
+const WEB: &str = "/ns/shop/sa/web";
+const OPENED: &str = "tradewind_gateway_connections_opened";
+const ACTIVE: &str = "tradewind_gateway_connections_active";
+const REFUSED: &str = "tradewind_gateway_connections_refused";
+/// Answers in a row that count as settled.
+const SETTLED: usize = 50;
+/// Requests a second.
+const RATE: u32 = 200;
+/// Longest that one of these may take: several times what it does.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn two_clusters_need_one_port_between_them() {
+    let name = "two_clusters_need_one_port_between_them";
+    inside(name, LIMIT, false, one_port()).await;
+}
+
+async fn one_port() {
+    // Founded, joined by token, and well, already over this one port.
+    let federation = Federation::closed(&TWO).await;
+    let mut western = federation.workload(WEST, 1, SERVICE).await;
+    let _eastern = federation.workload(EAST, 1, SERVICE).await;
+    for number in [WEST, EAST] {
+        federation.export(number, "shop/payments").await;
+    }
+    for number in [WEST, EAST] {
+        federation.sees(number, "shop/payments", 2).await;
+    }
+    let (_caller, address) = federation.caller(WEST, 0, SERVICE).await;
+    let mut load = Load::start(address, RATE);
+    load.settles("west", SETTLED, USUAL).await;
+    western.kill().await;
+    load.settles("east", SETTLED, USUAL).await;
+    let _western = federation.workload(WEST, 1, SERVICE).await;
+    load.settles("west", SETTLED, USUAL).await;
+    none_failed(&load.finish().await);
+
+    // Either controller writes, and each was reached through its gateway.
+    for number in [WEST, EAST] {
+        let args = ["token", "create"];
+        federation.cli(number, &args).await.good();
+        let gateway = federation.addr(number, host::GATEWAY, ADMIN);
+        metrics::reaches(gateway, OPENED, &["to=\"controller\""], 1.0).await;
+    }
+    let gateway = federation.addr(EAST, host::GATEWAY, ADMIN);
+    let labels = ["to=\"shop/payments:80\"", "peer=\"west\""];
+    metrics::reaches(gateway, OPENED, &labels, 1.0).await;
+
+    // Nobody has so much as tried another way.
+    let router = federation.router();
+    assert_eq!(router.dropped().await, 0, "packets to other ports");
+    let doors = [
+        federation.addr(EAST, host::CONTROLLER, CONTROLLER),
+        federation.addr(EAST, host::CONTROLLER, ADMIN),
+        federation.addr(EAST, 11, HBONE),
+        federation.addr(EAST, 11, 8080),
+    ];
+    for door in doors {
+        assert!(!router.connects(WEST, door).await, "{door} is open");
+    }
+    assert!(router.dropped().await >= 4, "the firewall counts");
+    assert!(router.connects(WEST, federation.gateway_addr(EAST)).await);
+    // It was the firewall that kept them shut.
+    router.cut(&[].into()).await;
+    for door in doors {
+        assert!(router.connects(WEST, door).await, "{door} is shut");
+    }
+}
+
+#[tokio::test]
+async fn each_refusal_is_counted_by_its_reason_and_a_revoked_cluster_is_cut() {
+    let name = "each_refusal_is_counted_by_its_reason_and_a_revoked_cluster_is_cut";
+    inside(name, LIMIT, false, refusals()).await;
+}
+
+/// A gateway under attack.
+struct Door<'a> {
+    federation: &'a Federation,
+    gateway: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Door<'_> {
+    async fn refused(&self, reason: &str) -> f64 {
+        let label = format!("reason=\"{reason}\"");
+        let total = metrics::total(self.admin, REFUSED, &[&label]).await;
+        total.expect("the gateway's metrics")
+    }
+
+    /// Makes an attempt that has to be refused for this reason, and for no other.
+    async fn refuses(&self, reason: &str, attempt: impl Future<Output = Result<(), String>>) {
+        let all = metrics::total(self.admin, REFUSED, &[]).await;
+        let before = (self.refused(reason).await, all.expect("metrics"));
+        let refused = attempt.await;
+        refused.expect_err(reason);
+        let label = format!("reason=\"{reason}\"");
+        metrics::reaches(self.admin, REFUSED, &[&label], before.0 + 1.0).await;
+        let all = metrics::total(self.admin, REFUSED, &[]).await;
+        let after = (self.refused(reason).await, all.expect("metrics"));
+        assert_eq!(after, (before.0 + 1.0, before.1 + 1.0), "{reason}");
+    }
+}
+
+async fn refusals() {
+    const CENTRAL: usize = 1;
+    const EAST: usize = 2;
+    let federation = Federation::closed(&THREE).await;
+    let workload = federation.workload(EAST, 1, SERVICE).await;
+    let _secret = federation.workload(EAST, 2, "shop/secret:80").await;
+    federation.export(EAST, "shop/payments").await;
+    for number in [WEST, CENTRAL] {
+        federation.sees(number, "shop/payments", 1).await;
+    }
+    federation.sees(EAST, "shop/secret", 1).await;
+    let door = Door {
+        federation: &federation,
+        gateway: federation.gateway_addr(EAST),
+        admin: federation.addr(EAST, host::GATEWAY, ADMIN),
+    };
+    let authority = |n: usize| peer::authority(&federation.clusters[n].data_dir);
+    let trust = peer::trust(&[&authority(WEST), &authority(CENTRAL), &authority(EAST)]);
+    let [west, central] = [WEST, CENTRAL].map(|n| peer::certificate(&authority(n), WEB));
+    let config = |certificate| tls::client_config(certificate, &trust, Expect::AnyMember);
+    let sealers = (
+        Sealer::of(&federation, WEST).await,
+        Sealer::of(&federation, CENTRAL).await,
+        Sealer::of(&federation, EAST).await,
+    );
+    let dial = |name| async {
+        let session = peer::dial(door.gateway, config(&west), name).await;
+        session.map(drop)
+    };
+    // Who may is served, by the same attempt.
+    let live = peer::dial(door.gateway, config(&west), sealers.0.name("east", SERVICE)).await;
+    let live = live.unwrap();
+    assert_eq!(live.get(SERVICE).await.unwrap().0, 200);
+
+    strangers(&door, config(&west), sealers.0.seal("east", SERVICE, 60)).await;
+    // A seal of other hands: of another pair, of the other direction, bent on its way.
+    let other_pair = seals::named("east", sealers.0.seal("central", SERVICE, 60), None);
+    door.refuses("seal_unknown", dial(other_pair)).await;
+    let other_way = seals::named("east", sealers.2.seal("west", SERVICE, 60), None);
+    door.refuses("seal_unknown", dial(other_way)).await;
+    let good = sealers.0.seal("east", SERVICE, 60).label();
+    let other = if good.ends_with('a') { "i" } else { "a" };
+    let bent = Seal::parse(&format!("{}{other}", &good[..good.len() - 1])).unwrap();
+    let bent = seals::named("east", bent, None);
+    door.refuses("seal_broken", dial(bent)).await;
+    // One that was good, sent again after its time.
+    let short = sealers.0.seal("east", SERVICE, 3);
+    dial(seals::named("east", short, None)).await.unwrap();
+    let seen = until("the name to end", USUAL, || async {
+        match dial(seals::named("east", short, None)).await {
+            Ok(()) => Err("carried"),
+            Err(error) => Ok(error),
+        }
+    });
+    let error = seen.await;
+    assert!(error.contains("CertificateExpired"), "{error}");
+    let again = dial(seals::named("east", short, None));
+    door.refuses("seal_expired", again).await;
+    // A member may call what is exported to it, and nothing else.
+    let secret = dial(sealers.0.name("east", "shop/secret:80"));
+    door.refuses("not_exported", secret).await;
+    // Overheard by who has no certificate, a good name leads to the endpoint's own refusal.
+    let anonymous = tls::anonymous_client_config(&trust, Expect::AnyMember);
+    let name = sealers.0.name("east", SERVICE);
+    let refused = peer::dial(door.gateway, anonymous, name).await;
+    refused.expect_err("no certificate");
+    let dropped = "tradewind_inbound_connections_dropped";
+    metrics::reaches(workload.admin, dropped, &["reason=\"handshake\""], 1.0).await;
+
+    let name = sealers.1.name("east", SERVICE);
+    revoked(&door, CENTRAL, config(&central), name).await;
+    assert_eq!(live.get(SERVICE).await.unwrap().0, 200, "undisturbed");
+}
+
+/// Who has no name that could ever be good.
+async fn strangers(door: &Door<'_>, config: Arc<rustls::ClientConfig>, good: Seal) {
+    let plain = async {
+        let mut tcp = TcpStream::connect(door.gateway).await.unwrap();
+        tcp.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1];
+        match tokio::io::AsyncReadExt::read(&mut tcp, &mut answer).await {
+            Ok(0) | Err(_) => Err("closed".to_owned()),
+            Ok(_) => Ok(()),
+        }
+    };
+    door.refuses("not_tls", plain).await;
+    let dial = |config, name| async {
+        let session = peer::dial(door.gateway, config, name).await;
+        session.map(drop)
+    };
+    let mut unnamed = (*config).clone();
+    unnamed.enable_sni = false;
+    let name = peer::name("east", SERVICE);
+    door.refuses("no_name", dial(Arc::new(unnamed), name)).await;
+    let elsewhere = "payments.shop.example".try_into().unwrap();
+    door.refuses("bad_name", dial(Arc::clone(&config), elsewhere))
+        .await;
+    let clear = peer::name("east", SERVICE);
+    door.refuses("no_seal", dial(Arc::clone(&config), clear))
+        .await;
+    let guessed = Seal::parse(&"a".repeat(63)).unwrap();
+    assert_ne!(guessed.key_id(), good.key_id());
+    let guessed = seals::named("east", guessed, None);
+    door.refuses("seal_unknown", dial(config, guessed)).await;
+}
+
+/// A cluster is a member, then leaves: its live connections end and new ones are refused, with the names and certificates
+/// that were good.
+async fn revoked(
+    door: &Door<'_>,
+    number: usize,
+    config: Arc<rustls::ClientConfig>,
+    name: rustls::pki_types::ServerName<'static>,
+) {
+    // Longest from its leaving to either: "within seconds".
+    const SOON: Duration = Duration::from_secs(5);
+    let dial = || peer::dial(door.gateway, Arc::clone(&config), name.clone());
+    let live = dial().await.unwrap();
+    let tunnel = live.open(SERVICE).await.unwrap();
+    let (_caller, address) = door.federation.caller(number, 0, SERVICE).await;
+    let answer = http::get(address, "/").await.unwrap().ok().unwrap();
+    assert_eq!(answer.text(), "payments from east/1");
+
+    door.federation
+        .cli(number, &["leave", "--yes"])
+        .await
+        .good();
+    let left = Instant::now();
+    tunnel.ended(SOON).await.unwrap();
+    live.ended(SOON).await.unwrap();
+    let cut = left.elapsed();
+    until("new connections to be refused", SOON, || async {
+        match dial().await {
+            Err(error) if error.contains("AccessDenied") => Ok(()),
+            other => Err(other.map(drop)),
+        }
+    })
+    .await;
+    eprintln!(
+        "after its leaving: cut in {cut:?}, refused in {:?}",
+        left.elapsed()
+    );
+    assert!(door.refused("seal_unknown").await >= 4.0);
+    // Its own proxy, which knows of nothing and keeps its names, gets no further.
+    let answer = http::get(address, "/").await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn hundreds_of_connections_stay_while_a_gateway_is_drained() {
+    let name = "hundreds_of_connections_stay_while_a_gateway_is_drained";
+    inside(name, LIMIT, false, drained(400)).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes and a gigabyte: run it by name, with a release build in TRADEWIND_BIN or patience"]
+async fn ten_thousand_connections_stay_while_a_gateway_is_drained() {
+    let name = "ten_thousand_connections_stay_while_a_gateway_is_drained";
+    inside(name, LIMIT * 10, true, async {
+        // The gateway that stays holds all of them with two descriptors each, and lets one source have half of what it may.
+        const WANTED: u64 = 10_000;
+        let reserve = 128 + 2 * MAX_PIPES as u64;
+        let files = process::raise_files(4 * WANTED + reserve);
+        let count = WANTED.min(files.saturating_sub(reserve) / 4);
+        if count < WANTED {
+            skipped(&format!(
+                "all beyond {count} connections: {files} files may be open"
+            ));
+        }
+        drained(usize::try_from(count).unwrap()).await;
+    })
+    .await;
+}
+
+async fn drained(count: usize) {
+    let (federation, workloads) = Federation::closed_serving(SERVICE, 2).await;
+    // Only the crowd's leaving may end it: far beyond what that takes.
+    let mut second = federation.second_gateway(EAST, "300s").await;
+    let both = [host::GATEWAY, host::SECOND_GATEWAY];
+    federation.announced(EAST, WEST, &both).await;
+    let [stays, leaves] = both.map(|h| federation.addr(EAST, h, GATEWAY));
+    let [stays_admin, leaves_admin] = both.map(|h| federation.addr(EAST, h, ADMIN));
+    let (west, east) = (
+        peer::authority(&federation.clusters[WEST].data_dir),
+        peer::authority(&federation.clusters[EAST].data_dir),
+    );
+    let member = peer::certificate(&west, WEB);
+    let trust = peer::trust(&[&west, &east]);
+    let calls = Calls {
+        config: tls::client_config(&member, &trust, Expect::AnyMember),
+        name: Sealer::of(&federation, WEST).await.name("east", SERVICE),
+        service: SERVICE,
+    };
+    let began = Instant::now();
+    let crowd = Crowd::gather(calls, count, &[stays, leaves]).await;
+    let gathered = began.elapsed();
+    let held = crowd.at(leaves) as f64;
+    metrics::reaches(leaves_admin, ACTIVE, &["peer=\"west\""], held).await;
+    let memory = second.memory();
+
+    // A proxy's own calls go on meanwhile, of the kind that is never repeated, and so do those of the crowd.
+    let (_caller, address) = federation.caller(WEST, 0, SERVICE).await;
+    let posts = Posts::start(address);
+    let asking = crowd.keep_asking();
+    let drain = Instant::now();
+    second.terminate();
+    federation.announced(EAST, WEST, &[host::GATEWAY]).await;
+    // It takes nobody new any more, and carries on for everybody that it has.
+    until("the listener to close", USUAL, || async {
+        let refused = TcpStream::connect(leaves).await;
+        refused.map_or_else(|_| Ok(()), |_| Err("open"))
+    })
+    .await;
+    let active = metrics::total(leaves_admin, ACTIVE, &["peer=\"west\""]).await;
+    assert!(active.unwrap() >= held, "nobody was cut");
+    let before = asking.asked();
+    until("requests while it drains", USUAL, || async {
+        let asked = asking.asked();
+        if asked >= before + 10 {
+            Ok(())
+        } else {
+            Err(asked)
+        }
+    })
+    .await;
+    crowd.leave(leaves, stays).await;
+    let code = second.stop(Duration::from_secs(30)).await;
+    let took = drain.elapsed();
+    assert_eq!(code, 0, "a gateway that was left in time ends well");
+    assert!(
+        !second.log().contains("connections are cut"),
+        "{}",
+        second.tail()
+    );
+    let asked = asking.none_failed().await;
+    posts.none_failed().await;
+    crowd.ask_all().await;
+    assert_eq!(crowd.at(stays), count);
+    metrics::reaches(stays_admin, ACTIVE, &["peer=\"west\""], count as f64).await;
+    let staying = federation.clusters[EAST].gateway.as_ref().unwrap();
+    let mib = |bytes: u64| bytes >> 20;
+    eprintln!(
+        "{count} connections: gathered in {gathered:?}; drained and moved in {took:?} with {asked} requests and none failed; \
+         memory of the gateway that left {} MiB, of the one that stays {} MiB, of a workload's proxy {} MiB",
+        mib(memory),
+        mib(staying.memory()),
+        mib(workloads[0].proxy.as_ref().unwrap().memory()),
+    );
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_under_load_costs_no_request() {
+    let name = "a_gateway_that_is_killed_under_load_costs_no_request";
+    inside(name, LIMIT, false, killed()).await;
+}
+
+async fn killed() {
+    let (mut federation, _workloads) = Federation::closed_serving(SERVICE, 2).await;
+    let mut second = Some(federation.second_gateway(EAST, "5s").await);
+    let both = [host::GATEWAY, host::SECOND_GATEWAY];
+    federation.announced(EAST, WEST, &both).await;
+    let mut callers = Vec::new();
+    let mut loads = Vec::new();
+    for n in 0..2 {
+        let (caller, address) = federation.caller(WEST, n, SERVICE).await;
+        callers.push(caller);
+        loads.push(Load::start(address, RATE));
+    }
+    for load in &mut loads {
+        load.settles("east", SETTLED, USUAL).await;
+    }
+    // Whichever carries more of it dies, then the other one, when the first is back.
+    let carries = |host: u8| {
+        let admin = federation.addr(EAST, host, ADMIN);
+        async move {
+            metrics::total(admin, ACTIVE, &["peer=\"west\""])
+                .await
+                .unwrap()
+        }
+    };
+    let usual_first = carries(host::GATEWAY).await >= carries(host::SECOND_GATEWAY).await;
+    for usual in [usual_first, !usual_first] {
+        let dies = if usual {
+            host::GATEWAY
+        } else {
+            host::SECOND_GATEWAY
+        };
+        let admin = federation.addr(EAST, dies, ADMIN);
+        metrics::reaches(admin, ACTIVE, &["peer=\"west\""], 1.0).await;
+        if usual {
+            let gateway = federation.clusters[EAST].gateway.as_mut();
+            gateway.expect("a gateway").kill().await;
+        } else {
+            second.as_mut().expect("a gateway").kill().await;
+        }
+        for load in &mut loads {
+            load.settles("east", SETTLED, USUAL).await;
+        }
+        if usual {
+            federation.start_gateway(EAST);
+            federation.ready(admin).await;
+        } else {
+            second = Some(federation.second_gateway(EAST, "5s").await);
+        }
+        federation.announced(EAST, WEST, &both).await;
+    }
+    for load in loads {
+        none_failed(&load.finish().await);
+    }
+}
