@@ -116,15 +116,16 @@ impl Crowd {
         Asking { stop, asked, task }
     }
 
-    /// Moves every connection of one gateway to another, as a caller does that hears that the one is leaving: the new one
-    /// first, and the old one is let go when it has answered once more.
-    pub async fn leave(&self, old: SocketAddr, new: SocketAddr) {
+    /// Moves every connection of one gateway to the others, in turn, as a caller does that hears that the one is leaving: the
+    /// new connection first, and the old one is let go when it has answered once more.
+    pub async fn leave(&self, old: SocketAddr, others: &[SocketAddr]) {
         let places: Vec<_> = {
             let members = self.members.lock().expect("no panic");
             let of = |(n, (g, _)): (usize, &(SocketAddr, Session))| (*g == old).then_some(n);
             members.iter().enumerate().filter_map(of).collect()
         };
-        let moved = stream::iter(places).map(async |n| {
+        let plan = places.into_iter().zip(others.iter().copied().cycle());
+        let moved = stream::iter(plan).map(async |(n, new)| {
             let session = self.calls.open(new).await?;
             ask_one(&self.calls, &self.members, n).await?;
             self.members.lock().expect("no panic")[n] = (new, session);

@@ -104,8 +104,21 @@ pub mod host {
     pub const DNS: u8 = 3;
     /// Another gateway.
     pub const SECOND_GATEWAY: u8 = 4;
-    /// What a cluster has in a network namespace: those above, two workloads, two callers.
-    pub const ALL: [u8; 8] = [CONTROLLER, GATEWAY, DNS, SECOND_GATEWAY, 11, 12, 100, 101];
+    /// As many gateways as a cluster has in any test.
+    pub const GATEWAYS: [u8; 4] = [GATEWAY, SECOND_GATEWAY, 5, 6];
+    /// What a cluster has in a network namespace: controller, DNS server, gateways, two workloads, two callers.
+    pub const ALL: [u8; 10] = [
+        CONTROLLER,
+        DNS,
+        GATEWAY,
+        SECOND_GATEWAY,
+        5,
+        6,
+        11,
+        12,
+        100,
+        101,
+    ];
 }
 
 impl Federation {

@@ -96,9 +96,14 @@ pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
 
 /// Does `work` in a namespace of its own, at most for `limit`; `show` is as in [`enter`]. Where that is not possible, stderr
 /// says that the test was skipped.
-pub async fn inside(name: &str, limit: Duration, show: bool, work: impl Future<Output = ()>) {
+pub async fn inside<W: Future<Output = ()>>(
+    name: &str,
+    limit: Duration,
+    show: bool,
+    work: impl FnOnce() -> W,
+) {
     match enter(name, limit, show).await {
-        Entered::Inside => work.await,
+        Entered::Inside => Box::pin(work()).await,
         Entered::Ran => {}
         Entered::Missing(why) => skipped(&format!("{name}: {why}")),
     }

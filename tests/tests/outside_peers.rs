@@ -1,6 +1,12 @@
 //! TLS clients that are not ours, OpenSSL and Envoy, in a network where 15443 alone is open: with a member's certificate and a
 //! sealed name they reach the workload behind the gateway, end to end, and without either they do not.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail by panicking"
+)]
+
 use std::{path::Path, time::Duration};
 
 use tokio::process::Command;
@@ -30,7 +36,7 @@ async fn openssl_reaches_a_workload_by_a_sealed_name_and_not_without() {
         return skipped(&format!("OpenSSL as a caller: {why}"));
     }
     let name = "openssl_reaches_a_workload_by_a_sealed_name_and_not_without";
-    inside(name, LIMIT, false, openssl()).await;
+    inside(name, LIMIT, false, openssl).await;
 }
 
 /// A name as text, as others take it.
@@ -83,7 +89,7 @@ async fn envoy_reaches_a_workload_by_a_sealed_name_and_not_without() {
         ));
     }
     let name = "envoy_reaches_a_workload_by_a_sealed_name_and_not_without";
-    inside(name, LIMIT, false, envoy()).await;
+    inside(name, LIMIT, false, envoy).await;
 }
 
 async fn envoy() {

@@ -40,7 +40,7 @@ async fn a_dozen_faults_lose_no_write() {
         rest_every: 6,
         progress: false,
     };
-    let run = async { drop(faults::run(plan).await) };
+    let run = async || drop(faults::run(plan).await);
     inside("a_dozen_faults_lose_no_write", SHORT_LIMIT, false, run).await;
 }
 
