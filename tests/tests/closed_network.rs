@@ -87,20 +87,25 @@ async fn one_port() {
     let router = federation.router();
     assert_eq!(router.dropped().await, 0, "packets to other ports");
     let doors = [
-        federation.addr(EAST, host::CONTROLLER, CONTROLLER),
-        federation.addr(EAST, host::CONTROLLER, ADMIN),
-        federation.addr(EAST, 11, HBONE),
-        federation.addr(EAST, 11, 8080),
+        (WEST, federation.addr(EAST, host::CONTROLLER, CONTROLLER)),
+        (WEST, federation.addr(EAST, 11, HBONE)),
+        (WEST, federation.addr(EAST, 11, 8080)),
+        (EAST, federation.addr(WEST, host::CONTROLLER, CONTROLLER)),
+        (EAST, federation.addr(WEST, host::GATEWAY, ADMIN)),
     ];
-    for door in doors {
-        assert!(!router.connects(WEST, door).await, "{door} is open");
+    for (from, door) in doors {
+        assert!(!router.connects(from, door).await, "{door} is open");
     }
-    assert!(router.dropped().await >= 4, "the firewall counts");
-    assert!(router.connects(WEST, federation.gateway_addr(EAST)).await);
-    // It was the firewall that kept them shut.
+    let least = doors.len() as u64;
+    assert!(router.dropped().await >= least, "the firewall counts");
+    for (from, to) in [(WEST, EAST), (EAST, WEST)] {
+        let gateway = federation.gateway_addr(to);
+        assert!(router.connects(from, gateway).await, "{gateway} is shut");
+    }
+    // It was the firewall that kept the others shut.
     router.cut(&[].into()).await;
-    for door in doors {
-        assert!(router.connects(WEST, door).await, "{door} is shut");
+    for (from, door) in doors {
+        assert!(router.connects(from, door).await, "{door} is shut");
     }
 }
 
@@ -211,6 +216,14 @@ async fn refusals() {
 
     let name = sealers.1.name("east", SERVICE);
     revoked(&door, CENTRAL, config(&central), name).await;
+    // A name of somebody else's opens the gateway for it, and the endpoint does not.
+    let name = sealers.0.name("east", SERVICE);
+    let reason = ["reason=\"unknown_"];
+    let before = metrics::total(workload.admin, dropped, &reason).await;
+    let refused = peer::dial(door.gateway, config(&central), name).await;
+    refused.expect_err("its authority is gone");
+    let least = before.unwrap() + 1.0;
+    metrics::reaches(workload.admin, dropped, &reason, least).await;
     assert_eq!(live.get(SERVICE).await.unwrap().0, 200, "undisturbed");
 }
 
