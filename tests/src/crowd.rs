@@ -88,11 +88,7 @@ impl Crowd {
             .filter_map(async |asked| asked.err())
             .collect()
             .await;
-        assert!(
-            asked.is_empty(),
-            "{} of {count} failed: {asked:?}",
-            asked.len()
-        );
+        none_of(count, &asked);
     }
 
     /// Goes on asking one after the other, until it is told to end.
@@ -124,6 +120,7 @@ impl Crowd {
             let of = |(n, (g, _)): (usize, &(SocketAddr, Session))| (*g == old).then_some(n);
             members.iter().enumerate().filter_map(of).collect()
         };
+        let count = places.len();
         let plan = places.into_iter().zip(others.iter().copied().cycle());
         let moved = stream::iter(plan).map(async |(n, new)| {
             let session = self.calls.open(new).await?;
@@ -136,12 +133,19 @@ impl Crowd {
             .filter_map(async |moved| moved.err())
             .collect()
             .await;
-        assert!(
-            failed.is_empty(),
-            "{} could not move: {failed:?}",
-            failed.len()
-        );
+        none_of(count, &failed);
     }
+}
+
+/// Panics when anything failed, with the first few.
+#[track_caller]
+fn none_of(count: usize, failed: &[Error]) {
+    let shown: Vec<_> = failed.iter().take(5).collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {count} failed: {shown:?}",
+        failed.len()
+    );
 }
 
 async fn ask_one(calls: &Calls, members: &Members, n: usize) -> Result<(), Error> {
@@ -169,11 +173,7 @@ impl Asking {
         self.stop.send_replace(true);
         let failed = self.task.await.expect("the requests");
         let asked = self.asked.load(Ordering::Relaxed);
-        assert!(
-            failed.is_empty(),
-            "{} of {asked} failed: {failed:?}",
-            failed.len()
-        );
+        none_of(asked, &failed);
         asked
     }
 }
