@@ -11,6 +11,7 @@ use std::{
 };
 
 use data_encoding::BASE64;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
@@ -212,12 +213,28 @@ pub fn envoy_config(
     files: &Identity,
     (service, serves): (&str, &str),
 ) -> String {
-    let address = |a: SocketAddr| serde_json::json!({"socket_address": {"address": a.ip().to_string(), "port_value": a.port()}});
-    let routes: Vec<_> = names
+    let clusters: Vec<_> = names
         .iter()
-        .map(|(word, _)| serde_json::json!({"match": {"prefix": format!("/{word}")}, "route": {"cluster": word}}))
+        .map(|(word, name)| {
+            let tls = envoy_tls(name, files, serves);
+            envoy_cluster(word, gateway, &tls)
+        })
         .collect();
-    let manager = serde_json::json!({
+    let words: Vec<_> = names.iter().map(|(word, _)| *word).collect();
+    let listener = envoy_listener(listen, &words, service);
+    json!({"static_resources": {"listeners": [listener], "clusters": clusters}}).to_string()
+}
+
+fn envoy_address(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}
+
+fn envoy_listener(listen: SocketAddr, words: &[&str], service: &str) -> Value {
+    let routes: Vec<_> = words
+        .iter()
+        .map(|word| json!({"match": {"prefix": format!("/{word}")}, "route": {"cluster": word}}))
+        .collect();
+    let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "t",
         "route_config": {
@@ -231,47 +248,42 @@ pub fn envoy_config(
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
         }],
     });
-    let tls = |name: &str| {
-        serde_json::json!({
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "sni": name,
-            "common_tls_context": {
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-                "alpn_protocols": ["h2"],
-                "tls_certificates": [{
-                    "certificate_chain": {"filename": files.chain}, "private_key": {"filename": files.key},
-                }],
-                "validation_context": {
-                    "trusted_ca": {"filename": files.root},
-                    "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": serves}}],
-                },
+    json!({
+        "address": envoy_address(listen),
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager", "typed_config": manager,
+        }]}],
+    })
+}
+
+fn envoy_cluster(word: &str, gateway: SocketAddr, tls: &Value) -> Value {
+    json!({
+        "name": word, "type": "STATIC", "connect_timeout": "5s",
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }},
+        "load_assignment": {"cluster_name": word, "endpoints": [{
+            "lb_endpoints": [{"endpoint": {"address": envoy_address(gateway)}}],
+        }]},
+    })
+}
+
+fn envoy_tls(name: &str, files: &Identity, serves: &str) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "sni": name,
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+            "alpn_protocols": ["h2"],
+            "tls_certificates": [{
+                "certificate_chain": {"filename": files.chain}, "private_key": {"filename": files.key},
+            }],
+            "validation_context": {
+                "trusted_ca": {"filename": files.root},
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": serves}}],
             },
-        })
-    };
-    let clusters: Vec<_> = names
-        .iter()
-        .map(|(word, name)| {
-            serde_json::json!({
-                "name": word, "type": "STATIC", "connect_timeout": "5s",
-                "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls(name)},
-                "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": {"http2_protocol_options": {}},
-                }},
-                "load_assignment": {"cluster_name": word, "endpoints": [{
-                    "lb_endpoints": [{"endpoint": {"address": address(gateway)}}],
-                }]},
-            })
-        })
-        .collect();
-    serde_json::json!({"static_resources": {
-        "listeners": [{
-            "address": address(listen),
-            "filter_chains": [{"filters": [{
-                "name": "envoy.filters.network.http_connection_manager", "typed_config": manager,
-            }]}],
-        }],
-        "clusters": clusters,
-    }})
-    .to_string()
+        },
+    })
 }

@@ -12,10 +12,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 use tradewind_tests::{
-    Federation,
-    crowd::{Calls, Crowd},
+    Federation, Process,
+    crowd::{Asking, Calls, Crowd},
     federation::{ADMIN, CONTROLLER, GATEWAY, HBONE, THREE, TWO, host},
     http,
     load::{Load, Posts, none_failed},
@@ -178,31 +179,7 @@ async fn refusals() {
     assert_eq!(live.get(SERVICE).await.unwrap().0, 200);
 
     strangers(&door, config(&west), sealers.0.seal("east", SERVICE, 60)).await;
-    // A seal of other hands: of another pair, of the other direction, bent on its way.
-    let other_pair = seals::named("east", sealers.0.seal("central", SERVICE, 60), None);
-    door.refuses("seal_unknown", dial(other_pair)).await;
-    let other_way = seals::named("east", sealers.2.seal("west", SERVICE, 60), None);
-    door.refuses("seal_unknown", dial(other_way)).await;
-    let good = sealers.0.seal("east", SERVICE, 60).label();
-    let mut bent = good.clone();
-    bent.pop();
-    bent.push(if good.ends_with('a') { 'i' } else { 'a' });
-    let bent = Seal::parse(&bent).unwrap();
-    let bent = seals::named("east", bent, None);
-    door.refuses("seal_broken", dial(bent)).await;
-    // One that was good, sent again after its time.
-    let short = sealers.0.seal("east", SERVICE, 3);
-    dial(seals::named("east", short, None)).await.unwrap();
-    let seen = until("the name to end", USUAL, || async {
-        match dial(seals::named("east", short, None)).await {
-            Ok(()) => Err("carried"),
-            Err(error) => Ok(error),
-        }
-    });
-    let error = seen.await;
-    assert!(error.contains("CertificateExpired"), "{error}");
-    let again = dial(seals::named("east", short, None));
-    door.refuses("seal_expired", again).await;
+    second_hand(&dial, &door, &sealers.0, &sealers.2).await;
     // A member may call what is exported to it, and nothing else.
     let secret = dial(sealers.0.name("east", "shop/secret:80"));
     door.refuses("not_exported", secret).await;
@@ -227,8 +204,40 @@ async fn refusals() {
     assert_eq!(live.get(SERVICE).await.unwrap().0, 200, "undisturbed");
 }
 
+/// Names that are good elsewhere, were good, or nearly are.
+async fn second_hand<D: Future<Output = Result<(), String>>>(
+    dial: &impl Fn(ServerName<'static>) -> D,
+    door: &Door<'_>,
+    west: &Sealer,
+    east: &Sealer,
+) {
+    let other_pair = seals::named("east", west.seal("central", SERVICE, 60), None);
+    door.refuses("seal_unknown", dial(other_pair)).await;
+    let other_way = seals::named("east", east.seal("west", SERVICE, 60), None);
+    door.refuses("seal_unknown", dial(other_way)).await;
+    let good = west.seal("east", SERVICE, 60).label();
+    let mut bent = good.clone();
+    bent.pop();
+    bent.push(if good.ends_with('a') { 'i' } else { 'a' });
+    let bent = Seal::parse(&bent).unwrap();
+    let bent = seals::named("east", bent, None);
+    door.refuses("seal_broken", dial(bent)).await;
+    // One that was good, sent again after its time.
+    let short = seals::named("east", west.seal("east", SERVICE, 5), None);
+    dial(short.clone()).await.unwrap();
+    let error = until("the name to end", USUAL, || async {
+        match dial(short.clone()).await {
+            Ok(()) => Err("carried"),
+            Err(error) => Ok(error),
+        }
+    })
+    .await;
+    assert!(error.contains("CertificateExpired"), "{error}");
+    door.refuses("seal_expired", dial(short)).await;
+}
+
 /// Who has no name that could ever be good.
-async fn strangers(door: &Door<'_>, config: Arc<rustls::ClientConfig>, good: Seal) {
+async fn strangers(door: &Door<'_>, config: Arc<ClientConfig>, good: Seal) {
     let plain = async {
         let mut tcp = TcpStream::connect(door.gateway).await.unwrap();
         tcp.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
@@ -264,8 +273,8 @@ async fn strangers(door: &Door<'_>, config: Arc<rustls::ClientConfig>, good: Sea
 async fn revoked(
     door: &Door<'_>,
     number: usize,
-    config: Arc<rustls::ClientConfig>,
-    name: rustls::pki_types::ServerName<'static>,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
 ) {
     // Longest from its leaving to either: "within seconds".
     const SOON: Duration = Duration::from_secs(5);
@@ -335,20 +344,7 @@ async fn ten_thousand_connections_stay_while_a_gateway_is_drained() {
 
 async fn drained(count: usize, gateways: usize) {
     let (mut federation, workloads) = Federation::closed_serving(SERVICE, 2).await;
-    let usual = federation.clusters[EAST].gateway.take();
-    usual.expect("a gateway").kill().await;
-    let mut door = Vec::new();
-    for (n, host) in host::GATEWAYS.into_iter().take(gateways).enumerate() {
-        // Only the crowd's leaving may end a drain: the deadline is far beyond what that takes.
-        // The usual one comes back under its name, since two of one address would both be announced for a while.
-        let name = match n {
-            0 => "gateway".to_owned(),
-            n => format!("gateway-{}", n + 1),
-        };
-        let process = federation.start_gateway_at(EAST, host, &name, "300s", &[]);
-        federation.ready(federation.addr(EAST, host, ADMIN)).await;
-        door.push((host, process));
-    }
+    let mut door = doors(&mut federation, gateways).await;
     let hosts: Vec<_> = door.iter().map(|(host, _)| *host).collect();
     federation.announced(EAST, WEST, &hosts).await;
 
@@ -392,23 +388,8 @@ async fn drained(count: usize, gateways: usize) {
     leaver.terminate();
     let stay: Vec<_> = door.iter().map(|(host, _)| *host).collect();
     federation.announced(EAST, WEST, &stay).await;
-    // It takes nobody new any more, and carries on for everybody that it has.
-    until("the listener to close", USUAL, || async {
-        let refused = TcpStream::connect(gateway(leaves)).await;
-        refused.map_or_else(|_| Ok(()), |_| Err("open"))
-    })
-    .await;
+    still_serves(gateway(leaves), &asking).await;
     assert!(active(leaves).await >= held as f64, "somebody was cut");
-    let before = asking.asked();
-    until("requests while it drains", USUAL, || async {
-        let asked = asking.asked();
-        if asked >= before + 10 {
-            Ok(())
-        } else {
-            Err(asked)
-        }
-    })
-    .await;
     let others: Vec<_> = stay.iter().map(|h| gateway(*h)).collect();
     crowd.leave(gateway(leaves), &others).await;
     let code = leaver.stop(Duration::from_secs(30)).await;
@@ -432,6 +413,44 @@ async fn drained(count: usize, gateways: usize) {
         door[0].1.memory() >> 20,
         workloads[0].proxy.as_ref().expect("a proxy").memory() >> 20,
     );
+}
+
+/// The east's gateways anew, and so many.
+async fn doors(federation: &mut Federation, gateways: usize) -> Vec<(u8, Process)> {
+    let usual = federation.clusters[EAST].gateway.take();
+    usual.expect("a gateway").kill().await;
+    let mut all = Vec::new();
+    for (n, host) in host::GATEWAYS.into_iter().take(gateways).enumerate() {
+        // The usual one comes back under its name: two of one address would both be announced for a while.
+        let name = match n {
+            0 => "gateway".to_owned(),
+            n => format!("gateway-{}", n + 1),
+        };
+        // Only the crowd's leaving may end a drain: the deadline is far beyond what that takes.
+        let process = federation.start_gateway_at(EAST, host, &name, "300s", &[]);
+        federation.ready(federation.addr(EAST, host, ADMIN)).await;
+        all.push((host, process));
+    }
+    all
+}
+
+/// A gateway that drains takes nobody new any more, and carries on for everybody that it has.
+async fn still_serves(drains: SocketAddr, asking: &Asking) {
+    until("the listener to close", USUAL, || async {
+        let refused = TcpStream::connect(drains).await;
+        refused.map_or_else(|_| Ok(()), |_| Err("open"))
+    })
+    .await;
+    let before = asking.asked();
+    until("requests while it drains", USUAL, || async {
+        let asked = asking.asked();
+        if asked >= before + 10 {
+            Ok(())
+        } else {
+            Err(asked)
+        }
+    })
+    .await;
 }
 
 /// How members of the west call the east.
