@@ -102,6 +102,23 @@ pub mod host {
     pub const GATEWAY: u8 = 2;
     /// The DNS server.
     pub const DNS: u8 = 3;
+    /// Another gateway.
+    pub const SECOND_GATEWAY: u8 = 4;
+    /// As many gateways as a cluster has in any test.
+    pub const GATEWAYS: [u8; 4] = [GATEWAY, SECOND_GATEWAY, 5, 6];
+    /// What a cluster has in a network namespace: controller, DNS server, gateways, two workloads, two callers.
+    pub const ALL: [u8; 10] = [
+        CONTROLLER,
+        DNS,
+        GATEWAY,
+        SECOND_GATEWAY,
+        5,
+        6,
+        11,
+        12,
+        100,
+        101,
+    ];
 }
 
 impl Federation {
@@ -124,6 +141,38 @@ impl Federation {
             namespaces: Some(Namespaces::default()),
             ..Self::empty()
         }
+    }
+
+    /// Founds it in namespaces between which nothing passes but connections to the gateways' port, and joins the others
+    /// through it; returns when every one of them is well. For a test that runs in a namespace itself.
+    pub async fn closed(clusters: &[(&str, &str)]) -> Self {
+        let mut federation = Self::in_namespaces();
+        federation.router().only(GATEWAY).await;
+        for (name, region) in clusters {
+            federation.add(name, region).await;
+        }
+        for number in 0..federation.clusters.len() {
+            federation.is_well(number).await;
+        }
+        federation
+    }
+
+    /// The same of west and east, with so many workloads of a service in the east, which alone exports it.
+    pub async fn closed_serving(service: &str, workloads: u8) -> (Self, Vec<Workload>) {
+        let federation = Self::closed(&TWO).await;
+        let mut serving = Vec::new();
+        for n in 1..=workloads {
+            serving.push(federation.workload(1, n, service).await);
+        }
+        let name = service.split(':').next().unwrap_or_default();
+        federation.export(1, name).await;
+        federation.sees(0, name, workloads.into()).await;
+        (federation, serving)
+    }
+
+    /// The router between its namespaces.
+    pub fn router(&self) -> &Namespaces {
+        self.namespaces.as_ref().expect("namespaces")
     }
 
     /// No cluster yet.
@@ -166,8 +215,7 @@ impl Federation {
     /// Adds a cluster by `init`, if it is the first, else by token and `join`, and starts its controller and gateway.
     pub async fn add(&mut self, name: &str, region: &str) {
         if let Some(namespaces) = &mut self.namespaces {
-            let hosts = [host::CONTROLLER, host::GATEWAY, host::DNS];
-            namespaces.add(&self.block, &hosts).await;
+            namespaces.add(&self.block, &host::ALL).await;
         }
         let number = self.clusters.len();
         let data_dir = self.dir().join(name);
@@ -275,33 +323,6 @@ impl Federation {
         self.clusters[number].controller = Some(process);
     }
 
-    /// Starts, or starts again, a gateway.
-    pub fn start_gateway(&mut self, number: usize) {
-        let listen = self.gateway_addr(number).to_string();
-        let admin = self.addr(number, host::GATEWAY, ADMIN).to_string();
-        let backend = self.addr(number, host::CONTROLLER, CONTROLLER).to_string();
-        let dir = self.data_dir(number);
-        let args = [
-            "gateway",
-            "--name",
-            "gateway",
-            "--data-dir",
-            &dir,
-            "--listen",
-            &listen,
-            "--admin-listen",
-            &admin,
-            "--controller-backend",
-            &backend,
-            "--threads",
-            "1",
-            "--drain-deadline",
-            "5s",
-        ];
-        let process = self.process(number, "gateway", &args);
-        self.clusters[number].gateway = Some(process);
-    }
-
     /// Starts a DNS server and returns its address.
     pub async fn start_dns(&self, number: usize, more: &[&str]) -> (Process, SocketAddr) {
         let listen = self.addr(number, host::DNS, DNS);
@@ -331,9 +352,14 @@ impl Federation {
 
     /// The binary, where a cluster's processes run.
     fn binary(&self, number: usize) -> Command {
+        self.program(number, &tradewind())
+    }
+
+    /// Any program, where a cluster's processes run.
+    pub fn program(&self, number: usize, program: &Path) -> Command {
         match &self.namespaces {
-            Some(namespaces) => namespaces.command(number, &tradewind()),
-            None => Command::new(tradewind()),
+            Some(namespaces) => namespaces.command(number, program),
+            None => Command::new(program),
         }
     }
 

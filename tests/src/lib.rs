@@ -14,14 +14,17 @@
 
 pub mod addresses;
 pub mod apps;
+pub mod crowd;
 pub mod dns;
 pub mod faults;
 pub mod federation;
+pub mod gateways;
 pub mod grpc;
 pub mod http;
 pub mod load;
 pub mod metrics;
 pub mod namespaces;
+pub mod outside;
 pub mod peer;
 pub mod process;
 pub mod seals;

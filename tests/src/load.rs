@@ -1,7 +1,11 @@
-//! A constant load of GETs, as a caller would make it, with everything that happened to each. Owns its connections.
+//! Loads as a caller would make them, with everything that happened to each request: GETs at a constant rate, and POSTs one
+//! after the other. Owns its connections.
 
 use std::{net::SocketAddr, time::Duration};
 
+use ::http::Request;
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -136,6 +140,62 @@ async fn one_lane(
         due += every;
     }
     shots
+}
+
+/// POSTs, one after the other on one connection. What is no GET is never sent twice once it may have been processed: it
+/// shows every request that was cut.
+#[derive(Debug)]
+pub struct Posts {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<(usize, Vec<http::Error>)>,
+}
+
+impl Posts {
+    /// Starts them.
+    pub fn start(address: SocketAddr) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let task = tradewind_runtime::task::spawn("posts", async move {
+            let (mut sent, mut failed, mut client) = (0, Vec::new(), None);
+            while !*stopped.borrow() {
+                let post = post(address, client.take());
+                match tokio::time::timeout(LIMIT, post).await {
+                    Ok(Ok(c)) => client = Some(c),
+                    Ok(Err(why)) => failed.push(why),
+                    Err(_) => failed.push("no answer".to_owned()),
+                }
+                sent += 1;
+            }
+            (sent, failed)
+        });
+        Self { stop, task }
+    }
+
+    /// Ends them; panics when any failed.
+    pub async fn none_failed(self) {
+        self.stop.send_replace(true);
+        let (sent, failed) = self.task.await.expect("the posts");
+        let count = failed.len();
+        assert!(
+            failed.is_empty(),
+            "{count} of {sent} POSTs failed: {failed:?}"
+        );
+        assert!(sent > 0, "no POST was made");
+    }
+}
+
+type PostClient = Client<Full<Bytes>>;
+
+async fn post(address: SocketAddr, client: Option<PostClient>) -> Result<PostClient, http::Error> {
+    let mut client = match client {
+        Some(client) => client,
+        None => Client::open(address).await?,
+    };
+    let request = Request::post("/")
+        .header("host", "payments")
+        .body(Full::from("once"))
+        .map_err(|e| e.to_string())?;
+    client.ask(request).await?.ok()?;
+    Ok(client)
 }
 
 /// Panics when anything failed, with the first few.

@@ -1,9 +1,17 @@
 //! Network namespaces: one around the whole test, and inside it one for each cluster, joined by a router whose firewall
-//! cuts any direction between any two. Owns the processes that hold them open.
+//! cuts any direction between any two, or lets one port through and counts the rest. Owns the processes that hold them open.
 //!
 //! Never touches the network of the host: everything happens inside of the namespace that [`enter`] makes.
 
-use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    io::Write as _,
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -13,8 +21,13 @@ use tokio::{
 
 use crate::addresses::Block;
 
-/// Set for the run inside of the namespace.
+/// Set for the run inside of the namespace: to the name of the one outside, so that nobody who sets it by hand makes a test
+/// take the host's network for its own.
 const INSIDE: &str = "TRADEWIND_TEST_NAMESPACE";
+/// The kernel's name of the network namespace that this process is in.
+const HERE: &str = "/proc/self/ns/net";
+/// The router's only table.
+const TABLE: &str = "between";
 /// What the namespace is prepared by. Users other than root often lack the directories of these tools.
 const PREPARE: &str =
     "PATH=$PATH:/usr/sbin:/sbin && ip link set lo up && echo 1 > /proc/sys/net/ipv4/ip_forward";
@@ -41,7 +54,11 @@ pub enum Entered {
 /// Runs the test `name` again in a network namespace of its own, at most for `limit`, unless this is that run. `show`:
 /// its output goes to stderr as it comes, else it is shown when it fails.
 pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
-    if std::env::var_os(INSIDE).is_some() {
+    if let Some(outside) = std::env::var_os(INSIDE) {
+        assert!(
+            differs(&outside, &here()),
+            "{INSIDE} is not for setting by hand"
+        );
         return Entered::Inside;
     }
     if let Err(why) = probe().await {
@@ -54,7 +71,7 @@ pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
         .arg("sh")
         .arg(std::env::current_exe().expect("this test's own path"))
         .args([name, "--exact", "--include-ignored", "--nocapture"])
-        .env(INSIDE, "1")
+        .env(INSIDE, here())
         .stdin(Stdio::null())
         .kill_on_drop(true);
     // Never to stdout: there, the lines of a test runner inside of a test would be counted as its own.
@@ -75,6 +92,38 @@ pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
         );
     }
     Entered::Ran
+}
+
+/// Does `work` in a namespace of its own, at most for `limit`; `show` is as in [`enter`]. Where that is not possible, stderr
+/// says that the test was skipped.
+pub async fn inside<W: Future<Output = ()>>(
+    name: &str,
+    limit: Duration,
+    show: bool,
+    work: impl FnOnce() -> W,
+) {
+    match enter(name, limit, show).await {
+        Entered::Inside => Box::pin(work()).await,
+        Entered::Ran => {}
+        Entered::Missing(why) => skipped(&format!("{name}: {why}")),
+    }
+}
+
+/// Says on stderr what was not done.
+pub fn skipped(what: &str) {
+    // Not by the macro: the test runner would keep that to itself.
+    let said = writeln!(std::io::stderr(), "SKIPPED: {what}");
+    said.expect("stderr takes a line");
+}
+
+fn here() -> OsString {
+    let name = std::fs::read_link(HERE).expect("a kernel with network namespaces");
+    name.into_os_string()
+}
+
+/// Whether `outside` is the name of a network namespace other than this one.
+fn differs(outside: &OsStr, here: &OsStr) -> bool {
+    outside.to_string_lossy().starts_with("net:[") && outside != here
 }
 
 fn unshared(script: &str) -> Command {
@@ -111,6 +160,7 @@ pub struct Namespaces {
 impl Namespaces {
     /// Makes the next cluster's namespace, with these of its addresses.
     pub async fn add(&mut self, block: &Block, hosts: &[u8]) {
+        assert_inside();
         let number = self.holders.len();
         let cluster = u8::try_from(number).expect("few clusters");
         // It lives as long as its standard input: it cannot outlive this process.
@@ -165,29 +215,86 @@ impl Namespaces {
 
     /// From now on nothing passes in these directions (from, to), and everything else does.
     pub async fn cut(&self, directions: &BTreeSet<(usize, usize)>) {
-        let mut rules = String::from(
-            "flush ruleset\ntable ip faults {\n chain forward {\n  type filter hook forward priority 0;\n",
-        );
+        let mut rules = String::from(" chain forward {\n  type filter hook forward priority 0;\n");
         for (from, to) in directions {
             let (from, to) = (&self.networks[*from], &self.networks[*to]);
             rules.push_str(&format!("  ip saddr {from} ip daddr {to} drop\n"));
         }
-        rules.push_str(" }\n}\n");
-        let mut nft = Command::new("sh")
-            .args(["-c", "PATH=$PATH:/usr/sbin:/sbin exec nft -f -"])
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("sh runs");
-        let mut input = nft.stdin.take().expect("a pipe");
-        input.write_all(rules.as_bytes()).await.expect("nft reads");
-        drop(input);
-        let status = timeout(LIMIT, nft.wait()).await.expect("nft ends");
-        assert!(status.expect("a status").success(), "nft refused\n{rules}");
+        rules.push_str(" }\n");
+        nft(&rules).await;
+    }
+
+    /// From now on connections to this TCP port pass between clusters, and nothing else does: not a packet, of whatever
+    /// protocol. What is dropped is counted, from 0.
+    pub async fn only(&self, port: u16) {
+        // Without connection tracking, which not every kernel has: an answer comes from the port and opens nothing.
+        nft(&format!(
+            " counter dropped {{ }}\n chain forward {{\n  \
+             type filter hook forward priority 0; policy drop;\n  \
+             tcp dport {port} accept\n  \
+             tcp sport {port} tcp flags & (syn | ack) != syn accept\n  \
+             counter name \"dropped\"\n }}\n"
+        ))
+        .await;
+    }
+
+    /// Packets that [`Namespaces::only`] has dropped.
+    pub async fn dropped(&self) -> u64 {
+        let said = sh(&format!("nft list counter ip {TABLE} dropped")).await;
+        let mut words = said.split_ascii_whitespace();
+        words.find(|w| *w == "packets");
+        let packets = words.next().and_then(|n| n.parse().ok());
+        packets.unwrap_or_else(|| panic!("nft counts no packets: {said}"))
+    }
+
+    /// Whether a TCP connection from a cluster's namespace comes about within a second.
+    pub async fn connects(&self, from: usize, to: SocketAddr) -> bool {
+        let script = format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port());
+        let mut command = self.command(from, Path::new("timeout"));
+        command
+            .args(["1", "bash", "-c", &script])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = timeout(LIMIT, command.output()).await.expect("it ends");
+        let output = output.expect("nsenter runs");
+        match output.status.code() {
+            Some(0) => true,
+            // Refused, or out of time.
+            Some(1 | 124) => false,
+            _ => panic!("no attempt to connect to {to}: {output:?}"),
+        }
     }
 }
 
-async fn sh(script: &str) {
+/// What changes a network must find itself in one of its own.
+fn assert_inside() {
+    let outside = std::env::var_os(INSIDE).unwrap_or_default();
+    assert!(
+        differs(&outside, &here()),
+        "outside of the test's own namespace"
+    );
+}
+
+/// Replaces the router's table by one of these rules.
+async fn nft(rules: &str) {
+    assert_inside();
+    // Made first, so that there is one to delete; all of it is one transaction.
+    let rules =
+        format!("table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n{rules}}}\n");
+    let mut nft = Command::new("sh")
+        .args(["-c", "PATH=$PATH:/usr/sbin:/sbin exec nft -f -"])
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("sh runs");
+    let mut input = nft.stdin.take().expect("a pipe");
+    input.write_all(rules.as_bytes()).await.expect("nft reads");
+    drop(input);
+    let status = timeout(LIMIT, nft.wait()).await.expect("nft ends");
+    assert!(status.expect("a status").success(), "nft refused\n{rules}");
+}
+
+async fn sh(script: &str) -> String {
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin; {script}")])
@@ -197,4 +304,19 @@ async fn sh(script: &str) {
     let output = output.expect("it ends").expect("sh runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_another_namespace_is_taken_for_the_outside() {
+        let here = here();
+        for wrong in ["", "1", "net", here.to_str().unwrap()] {
+            assert!(!differs(wrong.as_ref(), &here), "{wrong:?}");
+        }
+        assert!(differs("net:[1]".as_ref(), &here));
+    }
 }

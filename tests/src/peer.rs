@@ -106,7 +106,8 @@ pub async fn dial(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 ) -> Result<Session, Error> {
-    let whole = async {
+    // Boxed: handshakes are large, and tests dial from everywhere.
+    let whole = Box::pin(async {
         let text = |e: &dyn std::fmt::Display| format!("{address}: {e}");
         let tcp = TcpStream::connect(address).await.map_err(|e| text(&e))?;
         let tls = TlsConnector::from(config).connect(name, tcp).await;
@@ -128,7 +129,7 @@ pub async fn dial(
                 _ => Err(text(&e)),
             },
         }
-    };
+    });
     let taken = tokio::time::timeout(LIMIT, whole).await;
     taken.unwrap_or_else(|_| Err(format!("{address}: no session in {LIMIT:?}")))
 }

@@ -53,6 +53,18 @@ pub fn many_files() {
     limit_files(|hard| hard);
 }
 
+/// At least so many open files, if whoever runs this may raise the limit, for this process and what it starts from now on;
+/// says how many there may be.
+pub fn raise_files(wanted: u64) -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    if hard < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return wanted;
+    }
+    many_files();
+    hard
+}
+
 fn limit_files(soft: impl FnOnce(u64) -> u64) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
@@ -233,6 +245,15 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// The memory that it has in use now, bytes.
+    pub fn memory(&self) -> u64 {
+        let id = self.child.id().expect("a process that was not reaped");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("a number") * 1024
     }
 
     /// All it logged.

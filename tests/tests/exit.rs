@@ -18,7 +18,7 @@ use tokio::{
 use tradewind_runtime::task::spawn;
 use tradewind_tests::{
     Federation, Process,
-    federation::{ADMIN, CONTROLLER, GATEWAY, TWO, host},
+    federation::{ADMIN, GATEWAY, TWO, host},
     http, metrics,
     wait::{USUAL, until},
 };
@@ -26,7 +26,7 @@ use tradewind_tests::{
 const WEST: usize = 0;
 const EAST: usize = 1;
 /// Last part of the address of the gateway behind the firewall.
-const BEHIND: u8 = 4;
+const BEHIND: u8 = host::SECOND_GATEWAY;
 const OPENED: &str = "tradewind_gateway_connections_opened";
 
 /// What stands before east: it lets connections of some processes through and closes those of all others.
@@ -113,31 +113,8 @@ async fn gateway(
     name: &str,
     more: &[&str],
 ) -> Process {
-    let listen = federation.addr(number, at, GATEWAY).to_string();
-    let admin = federation.addr(number, at, ADMIN);
-    let backend = federation
-        .addr(number, host::CONTROLLER, CONTROLLER)
-        .to_string();
-    let (dir, admin_listen) = (federation.data_dir(number), admin.to_string());
-    let args = [
-        "gateway",
-        "--name",
-        name,
-        "--data-dir",
-        &dir,
-        "--listen",
-        &listen,
-        "--admin-listen",
-        &admin_listen,
-        "--controller-backend",
-        &backend,
-        "--threads",
-        "1",
-        "--drain-deadline",
-        "1s",
-    ];
-    let process = federation.process(number, name, &[&args, more].concat());
-    federation.ready(admin).await;
+    let process = federation.start_gateway_at(number, at, name, "1s", more);
+    federation.ready(federation.addr(number, at, ADMIN)).await;
     process
 }
 

@@ -6,11 +6,11 @@
 
 #![expect(clippy::panic, reason = "a test's helpers fail by panicking")]
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use tradewind_tests::{
     faults::{self, Plan},
-    namespaces::{Entered, enter},
+    namespaces::{Entered, enter, inside},
 };
 
 /// How many faults the long version has.
@@ -40,15 +40,8 @@ async fn a_dozen_faults_lose_no_write() {
         rest_every: 6,
         progress: false,
     };
-    match enter("a_dozen_faults_lose_no_write", SHORT_LIMIT, false).await {
-        Entered::Inside => drop(faults::run(plan).await),
-        Entered::Ran => {}
-        Entered::Missing(why) => {
-            // Not by the macro: the test runner would keep that to itself.
-            let skipped = format!("SKIPPED: the store under faults: {why}");
-            writeln!(std::io::stderr(), "{skipped}").unwrap();
-        }
-    }
+    let run = async || drop(faults::run(plan).await);
+    inside("a_dozen_faults_lose_no_write", SHORT_LIMIT, false, run).await;
 }
 
 #[tokio::test]
