@@ -70,7 +70,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<(), String> {
     };
     let metrics = MetricsRegistry::new();
     let rng = Rng::from_entropy();
-    let store = Store::open(config, Arc::new(peers), clock::system(), rng, &metrics);
+    let store = Store::open_apart(config, Arc::new(peers), clock::system(), rng, &metrics);
     let store = store.await.map_err(|e| e.to_string())?;
     let service = NodeServer::new(Service {
         store: store.clone(),

@@ -1,7 +1,9 @@
 //! The store's calls between nodes over plain gRPC on loopback, as the controllers carry them but without gateways and
 //! TLS: etcd is measured without TLS, too. Owns one channel for each other node; knows nothing of Raft.
 
-use std::{collections::BTreeMap, error::Error as _, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error as _, io, path::Path, sync::OnceLock, time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt as _;
@@ -25,7 +27,25 @@ const CHUNKS_AHEAD: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Peers {
     own: ClusterName,
-    nodes: BTreeMap<NodeId, NodeClient<Channel>>,
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    endpoint: Endpoint,
+    /// Made by the first call, so that the connection lives where the store's tasks do.
+    client: OnceLock<NodeClient<Channel>>,
+}
+
+impl Node {
+    fn client(&self) -> NodeClient<Channel> {
+        let made = self.client.get_or_init(|| {
+            NodeClient::new(self.endpoint.connect_lazy())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        });
+        made.clone()
+    }
 }
 
 impl Peers {
@@ -38,10 +58,8 @@ impl Peers {
         for (id, address) in addresses {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))
                 .map_err(|e| format!("{address} is no address: {e}"))?;
-            let client = NodeClient::new(endpoint.connect_lazy())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            nodes.insert(*id, client);
+            let client = OnceLock::new();
+            nodes.insert(*id, Node { endpoint, client });
         }
         Ok(Self { own, nodes })
     }
@@ -49,7 +67,7 @@ impl Peers {
     fn client(&self, to: NodeId, cluster: &ClusterName) -> Result<NodeClient<Channel>, PeerError> {
         self.nodes
             .get(&to)
-            .cloned()
+            .map(Node::client)
             .ok_or_else(|| PeerError::Unreachable {
                 cluster: cluster.clone(),
                 cause: format!("node {to} has no address"),

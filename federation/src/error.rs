@@ -13,6 +13,9 @@ pub enum StoreError {
     /// A directory is missing, unwritable or in use.
     #[error("the store's directory: {0}")]
     Dir(#[from] DirError),
+    /// Its own thread did not start, or what ran there ended.
+    #[error("the store's own thread: {0}")]
+    Thread(String),
     /// One of its files is corrupt, too new, or unreadable.
     #[error("the store's file {0}")]
     File(#[from] FileError),

@@ -195,7 +195,7 @@ impl Parts {
         };
         let transport = Arc::new(peers.clone());
         let store =
-            Store::open(config, transport, Arc::clone(&clock), rng.fork(), &metrics).await?;
+            Store::open_apart(config, transport, Arc::clone(&clock), rng.fork(), &metrics).await?;
         Ok(Self {
             own,
             node_id: node.node_id,
