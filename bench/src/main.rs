@@ -24,6 +24,8 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
+use tradewind_runtime::workers;
 
 #[derive(Debug, Parser)]
 #[command(name = "tradewind-bench", about = "Measures Tradewind")]
@@ -51,9 +53,24 @@ enum What {
     GatewayBackend(gateway::BackendArguments),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let done = match Arguments::parse().what {
+fn main() -> ExitCode {
+    let what = Arguments::parse().what;
+    let mut builder = Builder::new_multi_thread();
+    if let What::Node(_) = &what {
+        // As a controller does it: the store has a thread of its own.
+        builder.worker_threads(workers::beside_a_lane());
+    }
+    match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(what)),
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(what: What) -> ExitCode {
+    let done = match what {
         What::Store(arguments) => store::run(arguments).await,
         What::Scale(arguments) => scale::run(&arguments),
         What::Node(arguments) => node::run(arguments).await.map(|()| String::new()),

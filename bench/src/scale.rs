@@ -1,5 +1,6 @@
 //! What a large federation costs: a catalog built by real commands, and what its state, its snapshot and one changed
-//! endpoint take. Everything is measured in this process; the times on the way between nodes are added up from it.
+//! endpoint take. Everything is measured in this process; the times on the way between nodes are added up from it, and
+//! simulated by `cargo xtask sim --scale`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

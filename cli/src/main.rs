@@ -20,6 +20,7 @@ use std::{ffi::OsString, panic, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tokio::runtime::Builder;
+use tradewind_runtime::workers;
 
 use crate::{
     args::{Cli, Command},
@@ -82,6 +83,10 @@ fn start(cli: Cli, context: Context) -> Outcome {
         Command::Gateway(_) | Command::Proxy(_) => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
+    if let Command::Controller(_) | Command::Witness(_) = &cli.command {
+        // The store has a thread of its own.
+        builder.worker_threads(workers::beside_a_lane());
+    }
     let runtime = builder.enable_all().build().map_err(|e| {
         Failure::problem(format!("failed to start the runtime: {e}"))
             .hint("is the limit of threads reached? see `ulimit -u`")

@@ -44,6 +44,7 @@ use crate::{
     yielding::Yielding,
 };
 
+mod apart;
 pub(crate) mod identity;
 mod inbound;
 mod outbound;
@@ -185,27 +186,6 @@ impl Store {
             compaction: Compaction::default(),
         };
         Self::open_on(config, ground, transport, (clock, rng), metrics).await
-    }
-
-    /// The same on a thread of the store's own: its tasks wake each other many times a write, which costs a multiple
-    /// between cores, and no other work of this process delays a sign of life. The calls that `transport` makes are made
-    /// there, too.
-    pub async fn open_apart(
-        config: StoreConfig,
-        transport: Arc<dyn PeerTransport>,
-        clock: SharedClock,
-        rng: Rng,
-        metrics: &MetricsRegistry,
-    ) -> Result<Self, StoreError> {
-        let lane = Lane::start("store").map_err(|e| StoreError::Thread(e.to_string()))?;
-        let metrics = metrics.clone();
-        let opening = async move { Self::open(config, transport, clock, rng, &metrics).await };
-        let opened = lane.run("store-open", opening).await;
-        let store = opened.map_err(|e| StoreError::Thread(e.to_string()))??;
-        let mut owned = store.inner.owned.lock();
-        owned.as_mut().unwrap_or_else(|e| e.get_mut()).lane = Some(lane);
-        drop(owned);
-        Ok(store)
     }
 
     /// The same as `open` on any ground.

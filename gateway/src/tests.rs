@@ -1,5 +1,6 @@
 //! A gateway through real sockets: real TLS between a caller and workloads it cannot read, no controller anywhere.
 
+mod bounds;
 mod pass_on;
 mod sealed;
 
@@ -183,8 +184,11 @@ fn to(cluster: &str, service: &str, id: Option<&str>) -> String {
 }
 
 async fn call(pki: &Pki, gateway: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    over(pki, TcpStream::connect(gateway).await?, name).await
+}
+
+async fn over(pki: &Pki, stream: TcpStream, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let config = tls::client_config(&pki.svid("east"), &pki.cell(), Expect::AnyMember);
-    let stream = TcpStream::connect(gateway).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     time::timeout(
         Duration::from_secs(10),
@@ -232,6 +236,14 @@ async fn mesh(pki: &Pki, tasks: &mut TaskSet) -> Snapshot {
         );
     }
     s
+}
+
+fn counted(g: &Running, what: &str) -> u64 {
+    let text = g.metrics.encode();
+    let found = text.lines().filter(|l| l.starts_with(what));
+    found
+        .filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
 }
 
 fn alert_of(error: &std::io::Error) -> String {

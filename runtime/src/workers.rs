@@ -45,6 +45,13 @@ pub fn default_count() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// Threads for the rest of a process of which one part has a [`crate::Lane`]: that one needs a core, too, and two threads
+/// that take turns on one core wake each other for nothing.
+#[must_use]
+pub fn beside_a_lane() -> usize {
+    default_count().saturating_sub(1).max(1)
+}
+
 impl Workers {
     /// Starts `count` threads (at least one) called `<name>-<index>` and runs on each what `run` builds for its index.
     pub fn spawn<R, F>(name: &str, count: usize, run: R) -> io::Result<Self>

@@ -13,9 +13,13 @@ use futures::{StreamExt as _, stream};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{sync::watch, task::JoinHandle};
 
+use tradewind_transport::tls::{self, Expect};
+
 use crate::{
+    Federation,
     http::Error,
     peer::{self, Session},
+    seals::Sealer,
 };
 
 /// Handshakes and requests under way at a time: enough to keep two cores busy, far below every bound on half-open ones.
@@ -33,7 +37,25 @@ pub struct Calls {
 }
 
 impl Calls {
-    async fn open(&self, gateway: SocketAddr) -> Result<Session, Error> {
+    /// As a workload of one cluster's calls another's service, with a certificate and a seal of its own.
+    pub async fn between(
+        federation: &Federation,
+        [from, to]: [usize; 2],
+        service: &'static str,
+    ) -> Self {
+        let [own, other] = [from, to].map(|n| peer::authority(&federation.clusters[n].data_dir));
+        let member = peer::certificate(&own, "/ns/shop/sa/web");
+        let trust = peer::trust(&[&own, &other]);
+        let sealer = Sealer::of(federation, from).await;
+        Self {
+            config: tls::client_config(&member, &trust, Expect::AnyMember),
+            name: sealer.name(&federation.clusters[to].name, service),
+            service,
+        }
+    }
+
+    /// A session through a gateway, over which one request was answered.
+    pub async fn open(&self, gateway: SocketAddr) -> Result<Session, Error> {
         let config = Arc::clone(&self.config);
         let session = peer::dial(gateway, config, self.name.clone()).await?;
         self.ask(&session).await?;

@@ -247,6 +247,24 @@ impl Process {
         self.child.id()
     }
 
+    /// How many descriptors it has open now.
+    pub fn files(&self) -> usize {
+        let id = self.child.id().expect("a process that was not reaped");
+        std::fs::read_dir(format!("/proc/{id}/fd"))
+            .expect("its descriptors")
+            .count()
+    }
+
+    /// Lets it have no more than so many descriptors from now on.
+    pub async fn limit_files_to(&self, most: usize) {
+        let id = self.child.id().expect("a process that was not reaped");
+        let mut prlimit = Command::new("prlimit");
+        prlimit
+            .arg(format!("--pid={id}"))
+            .arg(format!("--nofile={most}"));
+        finish(prlimit).await.good();
+    }
+
     /// The memory that it has in use now, bytes.
     pub fn memory(&self) -> u64 {
         let id = self.child.id().expect("a process that was not reaped");

@@ -374,7 +374,8 @@ async fn drained(count: usize, gateways: usize) {
     let gateway = |host| federation.addr(EAST, host, GATEWAY);
     let all: Vec<_> = hosts.iter().map(|h| gateway(*h)).collect();
     let began = Instant::now();
-    let crowd = Crowd::gather(members(&federation).await, count, &all).await;
+    let calls = Calls::between(&federation, [WEST, EAST], SERVICE).await;
+    let crowd = Crowd::gather(calls, count, &all).await;
     let gathered = began.elapsed();
     let held = crowd.at(gateway(leaves));
     assert!(
@@ -451,18 +452,6 @@ async fn still_serves(drains: SocketAddr, asking: &Asking) {
         }
     })
     .await;
-}
-
-/// How members of the west call the east.
-async fn members(federation: &Federation) -> Calls {
-    let [west, east] = [WEST, EAST].map(|n| peer::authority(&federation.clusters[n].data_dir));
-    let member = peer::certificate(&west, WEB);
-    let trust = peer::trust(&[&west, &east]);
-    Calls {
-        config: tls::client_config(&member, &trust, Expect::AnyMember),
-        name: Sealer::of(federation, WEST).await.name("east", SERVICE),
-        service: SERVICE,
-    }
 }
 
 #[tokio::test]

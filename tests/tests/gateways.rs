@@ -1,12 +1,15 @@
-//! Several gateways of one cluster: one is killed, one is drained, under load that cannot be repeated, and no call fails.
+//! Gateways in trouble: of several one is killed, one is drained, under load that cannot be repeated, and no call fails; one has
+//! no descriptors left, and keeps what it has.
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tradewind_tests::{
     Federation,
-    federation::{ADMIN, TWO, host},
+    crowd::{Calls, Crowd},
+    federation::{ADMIN, GATEWAY, TWO, host},
     load::{Load, Posts, none_failed},
-    wait::USUAL,
+    wait::{USUAL, until},
 };
 
 const WEST: usize = 0;
@@ -51,4 +54,50 @@ async fn a_gateway_is_drained_and_another_killed_without_a_lost_call() {
     load.settles("east", SETTLED, USUAL).await;
     let shots = load.finish().await;
     none_failed(&shots);
+}
+
+/// A session and a request take milliseconds; who waits for a second is not served.
+const NOT_SERVED: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_gateway_without_descriptors_keeps_what_it_has_and_takes_more_when_it_can() {
+    let service = "shop/payments:80";
+    let federation = Federation::start(&TWO).await;
+    let _payments = federation.workload(EAST, 1, service).await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    let calls = Calls::between(&federation, [WEST, EAST], service).await;
+    let gateway = federation.addr(EAST, host::GATEWAY, GATEWAY);
+    let process = federation.clusters[EAST].gateway.as_ref().expect("one");
+    let crowd = Crowd::gather(calls.clone(), 8, &[gateway]).await;
+
+    // Room for two connections and the half of a third.
+    process.limit_files_to(process.files() + 5).await;
+    let mut more = Vec::new();
+    while let Ok(Ok(session)) = timeout(NOT_SERVED, calls.open(gateway)).await {
+        more.push(session);
+        assert!(more.len() < 8, "the limit does not hold");
+    }
+    assert!(!more.is_empty(), "there was room for one");
+    let others: Vec<_> = (0..8)
+        .map(|_| timeout(NOT_SERVED, calls.open(gateway)))
+        .collect();
+    for other in futures::future::join_all(others).await {
+        assert!(!matches!(other, Ok(Ok(_))), "there was no room");
+    }
+    crowd.ask_all().await;
+    for session in &more {
+        assert_eq!(session.get(service).await.expect("an answer").0, 200);
+    }
+
+    // Whoever lets go makes room.
+    drop(more);
+    until("room for another", USUAL, || async {
+        match timeout(NOT_SERVED, calls.open(gateway)).await {
+            Ok(opened) => opened.map(drop),
+            Err(_elapsed) => Err("not served".to_owned()),
+        }
+    })
+    .await;
+    crowd.ask_all().await;
 }

@@ -26,14 +26,6 @@ async fn strict(pki: &Pki, tasks: &mut TaskSet) -> Running {
     g
 }
 
-fn counted(g: &Running, what: &str) -> u64 {
-    let text = g.metrics.encode();
-    let found = text.lines().filter(|l| l.starts_with(what));
-    found
-        .filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
-
 #[tokio::test]
 async fn a_member_is_carried_and_counted_by_its_name() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
