@@ -59,6 +59,12 @@ pub(crate) enum EngineError {
 }
 
 impl EngineError {
+    /// True while somebody else holds the log's lock, or held it a moment ago.
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self, Self::Sled(sled::Error::Io(e))
+            if e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("acquire lock"))
+    }
+
     /// The disk's own refusal, if that is what failed.
     pub(crate) fn io(&self) -> Option<&io::Error> {
         match self {

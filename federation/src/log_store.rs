@@ -285,17 +285,12 @@ async fn open_engine(medium: &Arc<dyn Medium>) -> Result<Arc<dyn Engine>, StoreE
         let opened = medium.hands().run(move || opening.open_log()).await;
         match opened.map_err(|e| failed(e.to_string()))? {
             Ok(engine) => return Ok(engine),
-            Err(e) if is_locked(&e) && tokio::time::Instant::now() < until => {
+            Err(e) if e.is_locked() && tokio::time::Instant::now() < until => {
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
             Err(e) => return Err(not_opened(medium.dir(), e)),
         }
     }
-}
-
-fn is_locked(error: &EngineError) -> bool {
-    matches!(error, EngineError::Sled(sled::Error::Io(e))
-        if e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("acquire lock"))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

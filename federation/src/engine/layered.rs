@@ -194,6 +194,23 @@ impl Layered {
 }
 
 /// Waits for the moving thread, but not for ever: a disk that hangs holds it.
+#[cfg(test)]
+impl Layered {
+    /// Opens it once the last owner's lock is gone: a process that another test starts holds it from its birth until it
+    /// runs its own program.
+    pub(crate) fn reopen(path: &Path) -> Result<Self, EngineError> {
+        let until = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match Self::open(path) {
+                Err(e) if e.is_locked() && tokio::time::Instant::now() < until => {
+                    thread::park_timeout(Duration::from_millis(10));
+                }
+                opened => return opened,
+            }
+        }
+    }
+}
+
 impl Drop for Layered {
     fn drop(&mut self) {
         self.shared.tell(|moving| moving.closing = true);
@@ -326,7 +343,7 @@ mod tests {
     #[test]
     fn what_outlives_the_journal_is_found_below_it() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         for index in 0..30 {
             log.append_sync(&[large(index)]).unwrap();
         }
@@ -339,7 +356,7 @@ mod tests {
         let around = log.read_range(first - 1..first + 1, 2_000_000).unwrap();
         assert_eq!(around.len(), 2);
         drop(log);
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         assert_eq!(read(&log), (0..30).collect::<Vec<_>>());
         // Both lose their ends where both must.
         log.truncate_from(first - 1).unwrap();
@@ -352,7 +369,7 @@ mod tests {
             "the truncated ones are of no use"
         );
         drop(log);
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         assert_eq!(read(&log), (2..=first).collect::<Vec<_>>());
         assert_eq!(log.purged().unwrap(), Some(log_id(1, 1, 1)));
         assert_eq!(log.last().unwrap(), Some(log_id(1, 1, first)));
@@ -361,7 +378,7 @@ mod tests {
     #[test]
     fn what_a_snapshot_replaced_is_never_moved() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         for index in 0..10 {
             log.append_sync(&[large(index)]).unwrap();
         }
@@ -377,7 +394,7 @@ mod tests {
         log.purge_to(log_id(2, 1, 100)).unwrap();
         assert_eq!(log.last().unwrap(), Some(log_id(2, 1, 100)));
         drop(log);
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         assert_eq!(log.last().unwrap(), Some(log_id(2, 1, 100)));
         assert_eq!(read(&log), [0; 0]);
         log.append_sync(&[large(101)]).unwrap();
@@ -387,22 +404,22 @@ mod tests {
     #[test]
     fn a_log_of_before_the_journal_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         log.append_sync(&[large(0), large(1)]).unwrap();
         log.settle().unwrap();
         drop(log);
         std::fs::remove_dir_all(dir.path().join(JOURNAL)).unwrap();
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         log.append_sync(&[large(2)]).unwrap();
         drop(log);
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         assert_eq!(read(&log), [0, 1, 2]);
     }
 
     #[test]
     fn a_missing_segment_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Layered::open(dir.path()).unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
         for index in 0..5 {
             log.append_sync(&[large(index)]).unwrap();
         }
@@ -412,7 +429,7 @@ mod tests {
             .join(JOURNAL)
             .join("00000000000000000003.segment");
         std::fs::remove_file(third).unwrap();
-        let error = Layered::open(dir.path()).unwrap_err().to_string();
+        let error = Layered::reopen(dir.path()).unwrap_err().to_string();
         assert!(
             error.contains("segment 3 of the journal is missing"),
             "{error}"

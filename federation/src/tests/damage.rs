@@ -162,7 +162,7 @@ async fn a_flipped_bit_in_an_entry_is_named() {
 
 /// Moves the log out of its journal.
 fn settle(dir: &Path) {
-    Layered::open(&dir.join("log")).unwrap().settle().unwrap();
+    Layered::reopen(&dir.join("log")).unwrap().settle().unwrap();
 }
 
 fn copy_tree(from: &Path, to: &Path) {
