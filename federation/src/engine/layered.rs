@@ -247,8 +247,7 @@ impl Engine for Layered {
 
     fn append_sync(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let journal = &self.shared.journal;
-        let before = journal.segments();
-        if before >= MAX_SEGMENTS {
+        if journal.segments() >= MAX_SEGMENTS {
             let mut moving = self.shared.moving();
             while journal.segments() >= MAX_SEGMENTS {
                 if let Some(why) = &moving.failed {
@@ -258,16 +257,20 @@ impl Engine for Layered {
             }
         }
         let sizes = journal.append(entries)?;
-        if journal.segments() > before {
+        // By what is due now, not by how many there were before: one may have gone below meanwhile.
+        if self.shared.is_due() {
             self.shared.tell(|_| {});
         }
         Ok(sizes)
     }
 
     fn truncate_from(&self, index: u64) -> Result<(), EngineError> {
-        let _below = self.shared.below();
+        let below = self.shared.below();
         self.shared.journal.truncate_from(index)?;
-        self.shared.sled.truncate_from(index)
+        self.shared.sled.truncate_from(index)?;
+        drop(below);
+        self.shared.tell(|_| {});
+        Ok(())
     }
 
     fn purge_to(&self, upto: LogId) -> Result<(), EngineError> {
@@ -373,6 +376,18 @@ mod tests {
         assert_eq!(read(&log), (2..=first).collect::<Vec<_>>());
         assert_eq!(log.purged().unwrap(), Some(log_id(1, 1, 1)));
         assert_eq!(log.last().unwrap(), Some(log_id(1, 1, first)));
+    }
+
+    #[test]
+    fn a_segment_begun_while_another_goes_below_is_moved_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
+        for index in 0..60 {
+            log.append_sync(&[large(index)]).unwrap();
+            if index % 2 == 0 {
+                until_moved(&log);
+            }
+        }
     }
 
     #[test]
