@@ -20,7 +20,8 @@ use crate::{
 /// | 1 | founding, joining, exports, leases, draining, tokens |
 /// | 2 | voting preferences, nodes that go and come, attested exports, the audit log |
 /// | 3 | keys for sealed names, writes that go to the leader together |
-pub const LEVEL: u16 = 3;
+/// | 4 | transfers of the lead in the audit log |
+pub const LEVEL: u16 = 4;
 
 /// What a record that names no level was written by.
 const fn first_level() -> u16 {
@@ -277,6 +278,11 @@ pub enum Command {
         #[serde(default)]
         alone: bool,
     },
+    /// Notes in the log of changes that somebody moved the lead. It changes nothing else: who leads is not in the store.
+    NoteTransfer {
+        /// Who leads since.
+        to: NodeId,
+    },
 }
 
 impl Command {
@@ -299,6 +305,7 @@ impl Command {
             | Self::AddNode { .. }
             | Self::AttestExports { .. } => 2,
             Self::PutNodeKey { .. } | Self::PutSealKey { .. } => 3,
+            Self::NoteTransfer { .. } => 4,
         }
     }
 }

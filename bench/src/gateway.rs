@@ -2,37 +2,44 @@
 //! and alternated round by round. Owns the temporary directory and the processes; it judges by ratios of processor time,
 //! because the machine may be shared.
 
+mod figures;
 mod load;
 mod mesh;
 mod node;
-mod plot;
 mod proxies;
-mod table;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    sys::resource::{Resource, getrlimit, setrlimit},
-    unistd::Pid,
-};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep};
 
 use self::{
     load::{Caller, Kind},
-    proxies::{Programs, Running, System, Told},
-    table::{Figure, Table},
+    proxies::{Running, Told},
 };
-use crate::usage;
+use crate::{
+    compare::Table,
+    programs::{self, Programs, System, pin},
+    usage,
+};
 pub(crate) use node::{BackendArguments, ProxyArguments, backend, proxy};
 
 /// Descriptors of a proxy that hold no connection: HAProxy reserves its pipes.
 const SPARE_FDS: u64 = 600;
 /// How long memory may take to settle after connections were opened.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is compared.
+const SYSTEMS: [System; 5] = [
+    System::Tradewind,
+    System::Envoy,
+    System::Haproxy,
+    System::HaproxySplice,
+    System::Nginx,
+];
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -115,7 +122,7 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     std::fs::create_dir_all(&arguments.dir)
         .map_err(|e| format!("{}: {e}", arguments.dir.display()))?;
     let mut programs = arguments.programs.clone();
-    programs.find(&arguments.dir)?;
+    programs.find(&arguments.dir, &SYSTEMS)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     pin(arguments.load_core)?;
     let idle = arguments.idle.min(holdable()?);
@@ -123,7 +130,7 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     let name = mesh::server_name()?;
     let certificate = node::certificate(scratch.path(), &name)?;
     let caller = Caller::new(&name, certificate)?;
-    let backend = proxies::free_address()?;
+    let backend = programs::free_address()?;
     let _server = start_backend(arguments, scratch.path(), backend)?;
     let told = Told {
         programs,
@@ -133,9 +140,9 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
         backend,
         connections: idle + 20,
     };
-    let mut table = Table::default();
+    let mut table = Table::new("gateway", &figures::GOALS);
     let mut systems = Vec::new();
-    for system in System::ALL.into_iter().filter(|s| arguments.compares(*s)) {
+    for system in SYSTEMS.into_iter().filter(|s| arguments.compares(*s)) {
         match told.programs.version(system) {
             Ok(version) => {
                 table.setting.push(format!("{}: {version}", system.name()));
@@ -202,7 +209,7 @@ fn start_backend(
     ];
     let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
     let log = dir.join("backend.log");
-    proxies::spawn(arguments.load_core, &own, &words, &log).map(|(child, _)| child)
+    programs::spawn(arguments.load_core, &own, &words, &log).map(|(child, _)| child)
 }
 
 async fn loads(
@@ -233,7 +240,7 @@ async fn loads(
                     window.rate(),
                     window.cpu_us_per_unit()
                 );
-                table.add(*system, kind, &window);
+                figures::add(table, *system, kind, &window);
             }
         }
     }
@@ -265,25 +272,10 @@ async fn memory(
                 mib(before),
                 each
             );
-            table.put(Figure::IdleRss, system, mib(before));
-            table.put(Figure::BusyRss, system, mib(after));
-            table.put(Figure::BytesPerConnection, system, each);
+            table.put(figures::IDLE_RSS, system, mib(before));
+            table.put(figures::BUSY_RSS, system, mib(after));
+            table.put(figures::BYTES_PER_CONNECTION, system, each);
         }
-    }
-    Ok(())
-}
-
-/// Sets all of this process's threads on `core`.
-fn pin(core: usize) -> Result<(), String> {
-    let mut set = CpuSet::new();
-    set.set(core).map_err(|e| format!("core {core}: {e}"))?;
-    let threads = std::fs::read_dir("/proc/self/task").map_err(|e| e.to_string())?;
-    for thread in threads.flatten() {
-        let Some(Ok(id)) = thread.file_name().to_str().map(str::parse) else {
-            continue;
-        };
-        sched_setaffinity(Pid::from_raw(id), &set)
-            .map_err(|e| format!("cannot run on core {core}: {e}"))?;
     }
     Ok(())
 }

@@ -9,17 +9,21 @@
 )]
 
 mod client;
+mod compare;
 mod failover;
 mod gateway;
 mod load;
 mod node;
 mod peers;
+mod programs;
 mod proto;
+mod proxy;
 mod report;
 mod scale;
 mod store;
 mod trio;
 mod usage;
+mod window;
 
 use std::process::ExitCode;
 
@@ -42,6 +46,11 @@ enum What {
     Scale(scale::ScaleArguments),
     /// The gateway against Envoy, HAProxy and nginx.
     Gateway(Box<gateway::GatewayArguments>),
+    /// A pair of local proxies against pairs of Envoy and of HAProxy.
+    Proxy(Box<proxy::ProxyArguments>),
+    /// The application behind the pairs, as `proxy` starts it.
+    #[command(hide = true)]
+    ProxyApp(proxy::AppArguments),
     /// One node of the federation store, as `store` starts it.
     #[command(hide = true)]
     Node(node::NodeArguments),
@@ -74,6 +83,8 @@ async fn run(what: What) -> ExitCode {
         What::Store(arguments) => store::run(arguments).await,
         What::Scale(arguments) => scale::run(&arguments),
         What::Node(arguments) => node::run(arguments).await.map(|()| String::new()),
+        What::Proxy(arguments) => proxy::run(*arguments).await,
+        What::ProxyApp(arguments) => proxy::app(arguments).await.map(|()| String::new()),
         What::Gateway(arguments) => gateway::run(*arguments).await,
         What::GatewayProxy(arguments) => gateway::proxy(arguments).await.map(|()| String::new()),
         What::GatewayBackend(arguments) => {

@@ -7,6 +7,7 @@ pub mod controller;
 pub mod demo;
 pub mod dns;
 pub mod drain;
+pub mod explain;
 pub mod export;
 pub mod gateway;
 pub mod init;
@@ -51,6 +52,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Clusters(args) => list::clusters(context, args).await,
         Command::Services(args) => list::services(context, args).await,
         Command::Endpoints(args) => list::endpoints(context, args).await,
+        Command::Explain(args) => explain::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Store(args) => store::run(context, args).await,
         Command::Audit(args) => audit::run(context, args).await,

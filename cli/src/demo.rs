@@ -5,7 +5,6 @@
 
 mod check;
 mod federation;
-mod http;
 mod load;
 mod phase;
 mod plan;

@@ -10,6 +10,7 @@ mod config_file;
 mod demo;
 mod duration;
 mod exit;
+mod http;
 mod output;
 mod printer;
 mod suggest;

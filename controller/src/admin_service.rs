@@ -3,6 +3,7 @@
 //! Owns nothing. Every refusal is one whole sentence that names the thing, with a hint in its second line, because a
 //! person reads it as it stands.
 
+mod explain;
 mod listing;
 mod problems;
 mod reading;
@@ -21,9 +22,9 @@ use tradewind_api::{
     ClusterName, ServiceName,
     proto::v1::{
         CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest,
-        EndpointsResponse, ExportRequest, ExportResponse, ListClustersResponse, ListRequest,
-        ListServicesResponse, ListTokensResponse, RevokeTokenRequest, StatusResponse,
-        admin_server::Admin,
+        EndpointsResponse, ExplainRequest, ExplainResponse, ExportRequest, ExportResponse,
+        ListClustersResponse, ListRequest, ListServicesResponse, ListTokensResponse,
+        RevokeTokenRequest, StatusResponse, admin_server::Admin,
     },
     snapshot::Snapshot,
     store::{Command, Outcome, Refusal},
@@ -171,6 +172,12 @@ impl AdminService {
     }
 
     /// Changes the intents off the threads that serve streams: it waits for the disk.
+    fn asked(&self, service: &ServiceName, actor: Option<String>) {
+        if let Some(actor) = actor {
+            self.0.exports.asked(service, &actor);
+        }
+    }
+
     async fn intend(
         &self,
         change: impl FnOnce(&exports::Intents) -> exports::Intents + Send + 'static,
@@ -260,11 +267,20 @@ impl Admin for AdminService {
         }))
     }
 
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let asked = self.operator(request)?;
+        explain::explain(&self.0, &asked).map(Response::new)
+    }
+
     async fn export(
         &self,
         request: Request<ExportRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
-        let name = service_name(&self.operator(request)?.service)?;
+        let (actor, asked) = self.operator_as(request)?;
+        let name = service_name(&asked.service)?;
         self.not_for_witnesses()?;
         let local = Arc::clone(&self.0.local.borrow());
         let intents = self.0.exports.current();
@@ -292,6 +308,9 @@ impl Admin for AdminService {
                 "unexport what is no longer needed",
             ));
         }
+        if !intents.get(&name).is_some_and(|i| i.by_command) {
+            self.asked(&name, actor);
+        }
         let (wanted, now_ms) = (name.clone(), self.0.clock.unix_ms());
         let changed = self
             .intend(move |i| exports::with(i, &wanted, now_ms))
@@ -306,7 +325,8 @@ impl Admin for AdminService {
         &self,
         request: Request<ExportRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
-        let name = service_name(&self.operator(request)?.service)?;
+        let (actor, asked) = self.operator_as(request)?;
+        let name = service_name(&asked.service)?;
         if let Some(place) = self.0.yaml.borrow().exports.get(&name) {
             let sentence =
                 format!("the export of {name} is asked for by a ServiceExport at {place}");
@@ -326,6 +346,7 @@ impl Admin for AdminService {
             let sentence = format!("cluster {} does not export {name}", self.0.own.cluster);
             return Err(refuse(Code::NotFound, sentence, hint));
         }
+        self.asked(&name, actor);
         let unwanted = name.clone();
         let changed = self.intend(move |i| exports::without(i, &unwanted)).await?;
         Ok(Response::new(ExportResponse {

@@ -1,6 +1,6 @@
 //! Which services this cluster wants to export: by command (`exports.json`) and by ServiceExport in the YAML files.
 //!
-//! Owns `exports.json`. The time of the first export is kept there, because the oldest export wins conflicts: a restart
+//! Owns `exports.json`, and who asked last, as long as this process lives. The time of the first export is kept there, because the oldest export wins conflicts: a restart
 //! must not make an export younger.
 
 use std::{
@@ -18,6 +18,9 @@ const FILE: &str = "exports.json";
 const VERSION: u32 = 1;
 /// As many as the store takes of one cluster.
 pub const MAX_INTENTS: usize = 10_000;
+
+/// Characters kept of who asked: the store refuses a write that names somebody in more than 300 bytes.
+const MAX_ASKER: usize = 75;
 
 /// What is wanted, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +49,7 @@ struct Inner {
     path: PathBuf,
     writing: Mutex<()>,
     current: watch::Sender<Arc<Intents>>,
+    askers: Mutex<BTreeMap<ServiceName, String>>,
 }
 
 impl Exports {
@@ -79,7 +83,25 @@ impl Exports {
             path,
             writing: Mutex::default(),
             current,
+            askers: Mutex::default(),
         })))
+    }
+
+    /// Remembers who asks for a service's export or for its end, for the log of changes. Before it is asked for: the
+    /// change may be published at once.
+    pub fn asked(&self, service: &ServiceName, by: &str) {
+        let by: String = by.chars().take(MAX_ASKER).collect();
+        let mut askers = self.0.askers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A story that is not told is the lesser evil beside one that grows for ever.
+        if askers.len() < MAX_INTENTS || askers.contains_key(service) {
+            askers.insert(service.clone(), by);
+        }
+    }
+
+    /// Who asked last.
+    pub fn asker(&self, service: &ServiceName) -> Option<String> {
+        let askers = self.0.askers.lock().unwrap_or_else(PoisonError::into_inner);
+        askers.get(service).cloned()
     }
 
     /// What is wanted now, and every change of it.

@@ -103,7 +103,8 @@ impl Ask {
                 | Command::PutToken(_)
                 | Command::RevokeToken(_)
                 | Command::RemoveNode { .. }
-                | Command::AddNode { .. } => false,
+                | Command::AddNode { .. }
+                | Command::NoteTransfer { .. } => false,
             },
         }
     }

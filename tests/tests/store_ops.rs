@@ -192,12 +192,27 @@ async fn votes_and_the_lead_move_and_everybody_sees_who_did_it() {
     assert_eq!(unknown.code, 1, "{}", unknown.stderr);
     assert!(unknown.stderr.contains("central"), "{}", unknown.stderr);
 
-    // Who did it is known everywhere.
+    // Who did it is known everywhere, also of what the controller publishes by itself.
+    let _workload = federation.workload(EAST, 1, "shop/payments:80").await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(CENTRAL, "shop/payments", 1).await;
+    federation
+        .cli(EAST, &["unexport", "shop/payments"])
+        .await
+        .good();
     let log = federation.json(CENTRAL, &["audit", "--consistent"]).await;
     assert_eq!(log["age_ms"], 0, "{log}");
     let entries = log["entries"].as_array().expect("entries");
     let uid = format!("uid {}", nix::unistd::getuid().as_raw());
-    for action in ["demote", "promote", "vote-auto", "create-token"] {
+    for action in [
+        "transfer-lead",
+        "demote",
+        "promote",
+        "vote-auto",
+        "create-token",
+        "export",
+        "unexport",
+    ] {
         let entry = entries.iter().find(|e| e["action"] == action);
         let entry = entry.unwrap_or_else(|| panic!("{action}: {log}"));
         let actor = entry["actor"].as_str().expect("somebody");

@@ -8,6 +8,10 @@ use crate::test::command::Cargo;
 
 /// The binary that holds all benchmarks.
 const BINARY: &str = "tradewind-bench";
+/// The product's own.
+const PRODUCT: &str = "tradewind";
+/// The benchmark that needs it.
+const PROXY: &str = "proxy";
 
 /// Runs the benchmark `words` begin with; the other words are its own.
 pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
@@ -21,7 +25,12 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
 }
 
 fn start(root: &Path, words: &[&str]) -> Result<(), String> {
-    let program = Cargo::new(root).build_release(BINARY, false)?;
+    let cargo = Cargo::new(root);
+    let program = cargo.build_release(BINARY, false)?;
+    if words.first() == Some(&PROXY) {
+        // It measures whole processes of the product, found beside it.
+        cargo.build_release(PRODUCT, false)?;
+    }
     let target = program.ancestors().nth(2).unwrap_or(root);
     let mut command = Command::new(&program);
     command.args(words);

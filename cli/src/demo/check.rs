@@ -4,8 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{http, process::Processes};
+use super::process::Processes;
 use crate::exit::{Exit, Failure};
+use crate::http;
 
 /// Pause between two looks: short beside everything that is waited for.
 const POLL: Duration = Duration::from_millis(50);

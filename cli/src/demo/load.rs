@@ -15,10 +15,10 @@ use tokio::{sync::watch, time::Instant};
 use tradewind_runtime::TaskSet;
 
 use super::{
-    http::Connection,
     plan::CLUSTERS,
     tally::{Sample, Served},
 };
+use crate::http::Connection;
 
 /// Longest wait for one answer, from when it was due.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::{
     Options, check,
     federation::{Federation, at_least},
-    http,
     load::{Load, Record},
     phase::{Closed, Expect, Open, Told, finish, format_failure},
     plan::{CENTRAL, CLUSTERS, EAST, LATE_CALLER, LATE_WORKLOAD, Place, WEST},
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     admin::{Admin, socket_in},
     exit::Failure,
+    http,
     printer::Printer,
     view,
 };

@@ -116,8 +116,8 @@ impl StoreAdmin for AdminService {
         &self,
         request: Request<TransferRequest>,
     ) -> Result<Response<TransferResponse>, Status> {
-        let to = self.operator(request)?.to;
-        let led = self.0.store.transfer(to).await;
+        let (actor, asked) = self.operator_as(request)?;
+        let led = self.0.store.transfer(asked.to).await;
         let leader = led.map_err(|e| match e {
             tradewind_federation::ProposeError::Rejected(why) => refuse(
                 Code::FailedPrecondition,
@@ -126,6 +126,16 @@ impl StoreAdmin for AdminService {
             ),
             other => answer::propose(&other),
         })?;
+        let note = Command::NoteTransfer { to: leader };
+        // Where an older member would not understand it, and where the new leader is gone again: the lead has moved all
+        // the same.
+        if let Err(status) = self.write(actor, note).await {
+            tracing::warn!(
+                leader,
+                why = status.message(),
+                "the transfer is not in the log of changes"
+            );
+        }
         Ok(Response::new(TransferResponse { leader }))
     }
 

@@ -330,8 +330,17 @@ impl Follower {
         let intents = self.exports.current();
         let now_ms = self.clock.unix_ms();
         let wanted: Vec<_> = yaml.exports.keys().cloned().collect();
-        if with_files(&intents, &wanted, now_ms) == *intents {
+        let after = with_files(&intents, &wanted, now_ms);
+        if after == *intents {
             return;
+        }
+        for (service, place) in &yaml.exports {
+            if !intents.contains_key(service) {
+                self.exports.asked(service, &format!("manifest {place}"));
+            }
+        }
+        for service in intents.keys().filter(|s| !after.contains_key(*s)) {
+            self.exports.asked(service, "a manifest that is gone");
         }
         let exports = self.exports.clone();
         let noted =

@@ -369,6 +369,7 @@ impl Parts {
             own: self.own.clone(),
             local,
             intents: self.exports.watch(),
+            exports: self.exports.clone(),
             registered,
             configured_gateways: self.configured_gateways.clone(),
         };

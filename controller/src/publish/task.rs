@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     VERSION,
-    exports::Intents,
+    exports::{Exports, Intents},
     local::{LocalModel, Own},
     registry::Registered,
 };
@@ -55,6 +55,8 @@ pub struct PublishInput {
     pub local: watch::Receiver<Arc<LocalModel>>,
     /// What it wants exported.
     pub intents: watch::Receiver<Arc<Intents>>,
+    /// Where it is known who asked for that.
+    pub exports: Exports,
     /// Its gateways.
     pub registered: watch::Receiver<Arc<Registered>>,
     /// Gateway addresses that the operator named.
@@ -215,8 +217,9 @@ impl Publisher {
         let mut answers = futures::stream::iter(commands)
             .map(|command| {
                 let (store, own) = (store.clone(), own.clone());
+                let asker = service_of(&command).and_then(|s| self.input.exports.asker(s));
                 async move {
-                    let answer = store.propose(&own, command.clone()).await;
+                    let answer = store.propose_as(&own, asker, command.clone()).await;
                     (command, answer)
                 }
             })
@@ -408,7 +411,8 @@ fn service_of(command: &Command) -> Option<&ServiceName> {
         | Command::AddNode { .. }
         | Command::AttestExports { .. }
         | Command::PutNodeKey { .. }
-        | Command::PutSealKey { .. } => None,
+        | Command::PutSealKey { .. }
+        | Command::NoteTransfer { .. } => None,
     }
 }
 

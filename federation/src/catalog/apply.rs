@@ -122,6 +122,7 @@ impl Catalog {
                 };
                 self.put_seal_key(proposer, &put)
             }
+            Command::NoteTransfer { to } => self.note_transfer(*to),
         }
     }
 

@@ -99,6 +99,7 @@ fn describe(command: &Command, known: bool) -> Option<(&'static str, String)> {
         Command::AddNode {
             replaces: Some(old),
         } => ("replace-node", format!("node {old}")),
+        Command::NoteTransfer { to } => ("transfer-lead", format!("node {to}")),
         Command::PutExport(_)
         | Command::Announce { .. }
         | Command::RenewLease

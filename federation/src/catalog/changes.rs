@@ -99,7 +99,7 @@ impl Catalog {
                 let owner = self.cluster_of(*node).cloned().map(Key::Cluster);
                 owner.into_iter().chain([Key::Voting(*node)]).collect()
             }
-            Command::AttestExports { .. } => Vec::new(),
+            Command::AttestExports { .. } | Command::NoteTransfer { .. } => Vec::new(),
             Command::PutNodeKey { .. } | Command::PutSealKey { .. } => {
                 vec![Key::Seals(proposer.clone())]
             }

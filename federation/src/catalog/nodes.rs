@@ -28,6 +28,14 @@ impl Catalog {
         Ok(Did::Changed)
     }
 
+    /// Who leads is not in the store; that somebody moved it is in the log of changes.
+    pub(super) fn note_transfer(&self, to: NodeId) -> Result<Did, Refusal> {
+        if self.cluster_of(to).is_none() {
+            return Err(Refusal::UnknownNode(to));
+        }
+        Ok(Did::Changed)
+    }
+
     pub(super) fn remove_node(&mut self, node: NodeId) -> Result<Did, Refusal> {
         let owner = self.cluster_of(node).cloned();
         let Some(owner) = owner else {

@@ -583,6 +583,7 @@ fn any_command() -> impl Strategy<Value = (usize, u64, Command)> {
         }),
         1 => (1_u64..6).prop_map(|node| Command::RemoveNode { node }),
         1 => proptest::option::of(1_u64..6).prop_map(|replaces| Command::AddNode { replaces }),
+        1 => (1_u64..6).prop_map(|to| Command::NoteTransfer { to }),
         1 => (1_u64..6).prop_map(|node| Command::PutNodeKey {
             node,
             public: Blob(vec![1; 32]),

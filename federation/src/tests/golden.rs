@@ -263,18 +263,17 @@ fn level_3() -> Vec<Command> {
     ]
 }
 
-#[test]
-fn entries_of_level_3_are_written_as_ever_and_apply() {
-    assert_eq!(LEVEL, 3, "a new level needs golden files of its own");
-    let commands: Vec<Stamped> = level_3()
-        .into_iter()
-        .map(|command| Stamped {
-            proposer: name("west"),
-            at_ms: 1_800_000_000_000,
-            command,
-            actor: None,
-        })
-        .collect();
+fn asked(command: Command, actor: Option<&str>) -> Stamped {
+    Stamped {
+        proposer: name("west"),
+        at_ms: 1_800_000_000_000,
+        command,
+        actor: actor.map(ToOwned::to_owned),
+    }
+}
+
+/// A founded federation in which each of them changed something.
+fn applied(commands: &[Stamped]) -> crate::Catalog {
     let mut catalog = crate::Catalog::default();
     let found = Command::Found {
         domain: tradewind_api::Domain::default(),
@@ -284,18 +283,31 @@ fn entries_of_level_3_are_written_as_ever_and_apply() {
             ..record("west")
         },
     };
-    let found = Stamped {
-        command: found,
-        ..commands[0].clone()
-    };
-    catalog.apply(1, &found);
-    for command in &commands {
+    catalog.apply(1, &asked(found, None));
+    for command in commands {
         let outcome = catalog.apply(catalog.revision + 1, command);
         assert!(
             matches!(outcome, Outcome::Done { changed: true, .. }),
             "{outcome:?}"
         );
     }
+    catalog
+}
+
+#[test]
+fn entries_of_level_4_are_written_as_ever_and_apply() {
+    assert_eq!(LEVEL, 4, "a new level needs golden files of its own");
+    let transfer = asked(Command::NoteTransfer { to: 1 }, Some("uid 0 (root)"));
+    let catalog = applied(std::slice::from_ref(&transfer));
+    let note = catalog.audit.back().unwrap();
+    assert_eq!((&*note.action, &*note.subject), ("transfer-lead", "node 1"));
+    compare(4, entries([transfer]));
+}
+
+#[test]
+fn entries_of_level_3_are_written_as_ever_and_apply() {
+    let commands: Vec<Stamped> = level_3().into_iter().map(|c| asked(c, None)).collect();
+    let catalog = applied(&commands);
     let record = serde_json::to_vec(catalog.seals_of(&name("west")).unwrap()).unwrap();
     let mut written = vec![("seals.json".to_owned(), record)];
     written.extend(entries(commands));
@@ -339,7 +351,6 @@ fn compare(level: u16, written: Vec<(String, Vec<u8>)>) {
 
 #[test]
 fn calls_of_level_3_are_written_as_ever() {
-    assert_eq!(LEVEL, 3, "a new level needs golden files of its own");
     let one = |command, actor: Option<&str>| One {
         command: Box::new(command),
         actor: actor.map(ToOwned::to_owned),

@@ -74,6 +74,7 @@ impl World {
             own: own(),
             local: seen,
             intents,
+            exports: Exports::open(dir.path()).unwrap(),
             registered,
             configured_gateways: vec![],
         };

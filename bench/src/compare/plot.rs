@@ -1,7 +1,8 @@
 //! The ratios as a picture: a bar for each figure and peer, and the line where both are equal. Pure text; it is given
 //! figures and judges none.
 
-use super::{proxies::System, table::Table};
+use super::Table;
+use crate::programs::System;
 
 /// Pixels from the left to the bars, for a ratio of one, and of one bar with its space.
 const LEFT: f64 = 300.0;
@@ -12,34 +13,24 @@ const BAR: f64 = 14.0;
 /// The longest bar drawn, as a ratio: one far out must not flatten the others.
 const LONGEST: f64 = 2.0;
 
-const fn colour(system: System) -> &'static str {
-    match system {
-        System::Tradewind => "#222222",
-        System::Envoy => "#b5489a",
-        System::Haproxy => "#5b8def",
-        System::HaproxySplice => "#1f4fa8",
-        System::Nginx => "#2f9e44",
-    }
-}
-
 /// Ours by theirs for everything where less is better.
-pub(super) fn svg(table: &Table) -> String {
+pub(crate) fn svg(table: &Table) -> String {
     let peers: Vec<System> = table
         .systems
         .iter()
         .copied()
-        .filter(|s| *s != System::Tradewind)
+        .filter(|s| !matches!(s, System::Tradewind | System::Direct))
         .collect();
     let mut body = String::new();
     let mut y = 70.0;
-    for figure in table.figures().filter(|f| !f.is_rate()) {
+    for figure in table.figures().filter(|f| !f.is_rate) {
         let top = y;
         for peer in &peers {
             let Some(ratio) = table.ratio(figure, *peer) else {
                 continue;
             };
             let width = ratio.min(LONGEST) * ONE;
-            let (colour, end, base) = (colour(*peer), LEFT + width + 5.0, y + BAR - 4.0);
+            let (colour, end, base) = (peer.colour(), LEFT + width + 5.0, y + BAR - 4.0);
             let height = BAR - 2.0;
             push(
                 &mut body,
@@ -55,7 +46,7 @@ pub(super) fn svg(table: &Table) -> String {
         }
         if y > top {
             let (x, middle) = (LEFT - 8.0, f64::midpoint(top, y) + 3.0);
-            let name = figure.name();
+            let name = figure.name;
             push(
                 &mut body,
                 &format!("<text x='{x}' y='{middle:.1}' text-anchor='end'>{name}</text>"),
@@ -65,7 +56,7 @@ pub(super) fn svg(table: &Table) -> String {
     }
     let mut x = LEFT;
     for peer in &peers {
-        let (colour, name, after) = (colour(*peer), peer.name(), x + 16.0);
+        let (colour, name, after) = (peer.colour(), peer.name(), x + 16.0);
         push(
             &mut body,
             &format!(
@@ -74,11 +65,12 @@ pub(super) fn svg(table: &Table) -> String {
         );
         x += 120.0;
     }
+    let what = table.what;
     let (line, width, height) = (LEFT + ONE, LEFT + LONGEST * ONE + 60.0, y + 10.0);
     format!(
         "<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' font-family='sans-serif' font-size='12'>\n\
          <rect width='100%' height='100%' fill='white'/>\n\
-         <text x='{LEFT}' y='22' font-size='15'>Tradewind's gateway by each peer (less is better)</text>\n\
+         <text x='{LEFT}' y='22' font-size='15'>Tradewind's {what} by each peer (less is better)</text>\n\
          {body}<line x1='{line}' y1='60' x2='{line}' y2='{height}' stroke='#c00' stroke-dasharray='4 3'/>\n</svg>\n"
     )
 }

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection to one address: what the demo's callers and readiness checks are made of.
+//! One HTTP/1.1 connection to one address: for admin pages, and for the callers of the demo.
 
 use std::net::SocketAddr;
 
@@ -10,8 +10,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinHandle};
 use tradewind_runtime::task;
 
-/// Longest body that is read: the demo's own application sends a line.
-const MAX_BODY: usize = 64 * 1024;
+/// Longest body that is read: a proxy that calls ten thousand services says a few MB of them.
+const MAX_BODY: usize = 16 << 20;
 
 /// An open connection; closed when dropped.
 #[derive(Debug)]

@@ -1,0 +1,282 @@
+//! `tradewind explain`: where a call would go, and of each endpoint why it takes calls or does not. By the controller for a
+//! caller anywhere, or by a proxy for itself, with what it learnt of each endpoint.
+
+use std::{net::SocketAddr, str::FromStr};
+
+use serde_json::{Value, json};
+use tradewind_api::{ClusterName, ServicePortRef, Zone, proto::v1};
+
+use super::Context;
+use crate::{
+    admin::{Admin, Where},
+    exit::{Exit, Failure, Outcome},
+    http,
+    output::{Format, Listing, Output},
+    table::{Table, or_dash},
+    view::round_trip,
+};
+
+/// `west`, `west/zone-a`, `/zone-a`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    cluster: Option<ClusterName>,
+    zone: Option<Zone>,
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (cluster, zone) = text.split_once('/').unwrap_or((text, ""));
+        let some = |part: &str| (!part.is_empty()).then(|| part.to_owned());
+        let cluster = some(cluster).map(|c| ClusterName::new(&c)).transpose();
+        let zone = some(zone).map(|z| z.parse::<Zone>()).transpose();
+        Ok(Self {
+            cluster: cluster.map_err(|e| e.to_string())?,
+            zone: zone.map_err(|e| e.to_string())?,
+        })
+    }
+}
+
+/// `tradewind explain --to shop/payments:80`
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The service and port that is called
+    #[arg(long, value_name = "NAMESPACE/NAME:PORT")]
+    to: ServicePortRef,
+    /// Where the caller runs, such as west/zone-a [default: this cluster, no zone]
+    #[arg(long, value_name = "CLUSTER[/ZONE]", default_value = "")]
+    from: Place,
+    /// Ask a proxy by its admin address instead: it knows who failed it
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "from")]
+    proxy: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Says it.
+pub async fn run(context: Context, args: Explain) -> Outcome {
+    let explained = match args.proxy {
+        Some(proxy) => of_proxy(proxy, &args.to).await?,
+        None => of_controller(&args).await?,
+    };
+    let json = explained["explained"].clone();
+    if args.output.format == Format::Table {
+        context.printer.data(head(&args.to, &json));
+    }
+    Listing {
+        schema: "tradewind.explain/v1",
+        table: endpoints(&json),
+        names: texts(&json["endpoints"], "id"),
+        json: explained,
+        empty: "it has no endpoint anywhere",
+    }
+    .show(context.printer, args.output);
+    let serves = json["tiers"].as_array().is_some_and(|t| !t.is_empty());
+    Ok(if serves { Exit::Good } else { Exit::Problems })
+}
+
+async fn of_controller(args: &Explain) -> Result<Value, Failure> {
+    let admin = Admin::connect(&args.place).await?;
+    let part = |p: Option<String>| p.unwrap_or_default();
+    let request = v1::ExplainRequest {
+        service: args.to.to_string(),
+        from_cluster: part(args.from.cluster.as_ref().map(ToString::to_string)),
+        from_zone: part(args.from.zone.as_ref().map(ToString::to_string)),
+    };
+    let found = admin
+        .call(request, async |mut c, r| c.explain(r).await)
+        .await?;
+    Ok(json!({
+        "source": "controller",
+        "revision": found.revision,
+        "from": {
+            "cluster": found.from_cluster,
+            "region": found.from_region,
+            "zone": (!found.from_zone.is_empty()).then_some(&found.from_zone),
+        },
+        "explained": {
+            "service": args.to.to_string(),
+            "tiers": found.tiers.iter().map(|t| json!({
+                "distance": t.distance, "share": t.share, "members": t.members,
+            })).collect::<Vec<_>>(),
+            "endpoints": found.endpoints.iter().map(|e| json!({
+                "id": e.id,
+                "cluster": e.cluster,
+                "region": e.region,
+                "zone": (!e.zone.is_empty()).then_some(&e.zone),
+                "weight": e.weight,
+                "health": e.health,
+                "verdict": e.verdict,
+                "round_trip_us": e.round_trip_us,
+                "way": {"kind": e.way, "addresses": e.addresses},
+            })).collect::<Vec<_>>(),
+        },
+    }))
+}
+
+/// What the proxy's threads say of the service. They learn apart; where they differ, the first one's word is shown and how
+/// many others say something else.
+async fn of_proxy(proxy: SocketAddr, to: &ServicePortRef) -> Result<Value, Failure> {
+    let unreachable = |why: String| {
+        Failure::new(
+            Exit::Unreachable,
+            format!("no proxy answers at {proxy}: {why}"),
+        )
+        .hint("name the proxy's --admin-listen address with --proxy")
+    };
+    let answer = http::get(proxy, "/debug/state").await;
+    let answer = answer.map_err(|e| unreachable(e.why))?;
+    let state: Value = serde_json::from_str(&answer.body)
+        .map_err(|e| unreachable(format!("its /debug/state is not understood: {e}")))?;
+    let Some(threads) = state["outbound_threads"].as_array() else {
+        return Err(unreachable("what answers is no proxy".to_owned()));
+    };
+    let name = to.to_string();
+    let said: Vec<&Value> = threads
+        .iter()
+        .filter_map(|t| {
+            t["services"]
+                .as_array()?
+                .iter()
+                .find(|s| s["service"] == *name)
+        })
+        .collect();
+    let Some(first) = said.first() else {
+        let known: Vec<String> = threads
+            .iter()
+            .flat_map(|t| texts(&t["services"], "service"))
+            .collect();
+        let hint = match crate::suggest::nearest(&name, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {near}?"),
+            None => "call it once through this proxy, or leave --proxy out".to_owned(),
+        };
+        let sentence = format!("the proxy at {proxy} has not called {name} yet");
+        return Err(Failure::new(Exit::Problems, sentence).hint(hint));
+    };
+    let words = |s: &Value| texts(&s["endpoints"], "verdict");
+    let differing = said.iter().filter(|s| words(s) != words(first)).count();
+    Ok(json!({
+        "source": "proxy",
+        "revision": state["revision"],
+        "from": {"cluster": state["cluster"], "identity": state["identity"]},
+        "threads": said.len(),
+        "threads_that_differ": differing,
+        "explained": (*first).clone(),
+    }))
+}
+
+fn texts(list: &Value, field: &str) -> Vec<String> {
+    let text = |v: &Value| v[field].as_str().map(ToOwned::to_owned);
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(text)
+        .collect()
+}
+
+/// The tiers, nearest first.
+fn head(to: &ServicePortRef, explained: &Value) -> String {
+    let tiers = explained["tiers"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |(n, tier): (usize, &Value)| {
+        let members = tier["members"].as_array().map_or(0, Vec::len);
+        let share = tier["share"].as_f64().unwrap_or_default() * 100.0;
+        let distance = tier["distance"].as_str().unwrap_or("?");
+        format!("  tier {n}  {share:>3.0} % of the calls  {distance} ({members} endpoints)")
+    };
+    let lines: Vec<String> = tiers.iter().enumerate().map(line).collect();
+    if lines.is_empty() {
+        return format!("{to} goes nowhere");
+    }
+    format!("{to} goes to\n{}\n", lines.join("\n"))
+}
+
+fn endpoints(explained: &Value) -> Table {
+    let mut table = Table::new(&[
+        "ENDPOINT",
+        "CLUSTER",
+        "HEALTH",
+        ">WEIGHT",
+        ">ROUND TRIP",
+        "VERDICT",
+        "BY",
+    ]);
+    for e in explained["endpoints"].as_array().into_iter().flatten() {
+        let text = |field: &str| e[field].as_str().unwrap_or_default().to_owned();
+        let way = &e["way"];
+        let addresses: Vec<&str> = way["addresses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let by = way["kind"].as_str().unwrap_or_default();
+        table.row([
+            text("id"),
+            text("cluster"),
+            text("health"),
+            e["weight"].to_string(),
+            or_dash(
+                e["round_trip_us"]
+                    .as_u64()
+                    .map(round_trip)
+                    .unwrap_or_default(),
+            ),
+            text("verdict"),
+            format!("{by}: {}", or_dash(addresses.join(","))),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_cluster_a_zone_or_both() {
+        let place = |text: &str| {
+            let place: Place = text.parse().unwrap();
+            let shown = |p: Option<String>| p.unwrap_or_default();
+            (
+                shown(place.cluster.map(|c| c.to_string())),
+                shown(place.zone.map(|z| z.to_string())),
+            )
+        };
+        assert_eq!(place("west/a"), ("west".into(), "a".into()));
+        assert_eq!(place("/a"), (String::new(), "a".into()));
+        assert_eq!(place("west"), ("west".into(), String::new()));
+        assert_eq!(place(""), (String::new(), String::new()));
+        assert!("We st".parse::<Place>().is_err());
+    }
+
+    #[test]
+    fn tiers_come_first_and_every_endpoint_has_its_reason() {
+        let explained = json!({
+            "tiers": [
+                {"distance": "same cluster", "share": 0.7, "members": ["a"]},
+                {"distance": "same region", "share": 0.3, "members": ["b"]},
+            ],
+            "endpoints": [
+                {"id": "a", "cluster": "west", "health": "healthy", "weight": 100,
+                 "verdict": "serves in tier 0", "way": {"kind": "direct", "addresses": ["10.0.0.1:15008"]}},
+                {"id": "b", "cluster": "east", "health": "healthy", "weight": 100, "round_trip_us": 12_000,
+                 "verdict": "serves in tier 1", "way": {"kind": "gateways of its cluster", "addresses": []}},
+            ],
+        });
+        let to = "shop/payments:80".parse().unwrap();
+        let head = head(&to, &explained);
+        assert!(
+            head.contains("tier 0   70 % of the calls  same cluster (1 endpoints)"),
+            "{head}"
+        );
+        let shown = endpoints(&explained).render();
+        assert!(
+            shown.contains("12 ms") && shown.contains("direct: 10.0.0.1:15008"),
+            "{shown}"
+        );
+        assert!(super::head(&to, &json!({})).contains("goes nowhere"));
+    }
+}
