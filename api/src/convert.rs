@@ -316,6 +316,7 @@ impl From<&Cluster> for v1::Cluster {
             lease_expired: c.lease_expired,
             local: c.local,
             sealed_only: c.sealed_only,
+            round_trip_us: c.round_trip_us,
         }
     }
 }
@@ -342,6 +343,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             lease_expired: c.lease_expired,
             local: c.local,
             sealed_only: c.sealed_only,
+            round_trip_us: c.round_trip_us,
         })
     }
 }

@@ -179,4 +179,7 @@ pub struct Cluster {
     /// Its gateways take sealed names alone.
     #[serde(default)]
     pub sealed_only: bool,
+    /// How far it is from the reader's own cluster, µs, once that is known. For whoever has not measured it himself.
+    #[serde(default)]
+    pub round_trip_us: Option<u64>,
 }

@@ -76,6 +76,7 @@ pub fn cluster_json(status: &v1::ClusterStatus) -> Value {
         "state": cluster_state(&cluster),
         "local": cluster.local,
         "gateways": cluster.gateways,
+        "round_trip_us": cluster.round_trip_us,
         "exported_services": status.exported_services,
         "lease_age_ms": status.lease_age_ms,
         "lease_expired": cluster.lease_expired,

@@ -41,7 +41,7 @@ use crate::{
     identity_service::WorkloadTokens,
     local::{LocalModel, Own, nearest},
     reach::Reach,
-    registry::Registered,
+    registry::{Registered, Reports},
     seals::Ring,
     server::{Access, caller},
     source::YamlModel,
@@ -75,6 +75,8 @@ pub struct AdminInput {
     pub leases: watch::Receiver<Arc<Leases>>,
     /// Whether they answer.
     pub reach: watch::Receiver<Arc<Reach>>,
+    /// Whether this cluster's gateways reach theirs.
+    pub reports: watch::Receiver<Arc<Reports>>,
     /// What sealed names it makes.
     pub seals: watch::Receiver<Arc<Ring>>,
     /// What could not be published.

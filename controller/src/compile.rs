@@ -19,6 +19,7 @@ use tradewind_federation::Catalog;
 
 use crate::{
     local::{LocalEndpoint, LocalModel, LocalService, Own},
+    reach::Distances,
     seals::Ring,
 };
 
@@ -95,6 +96,8 @@ pub struct Input<'a> {
     pub own: &'a Own,
     /// Signs of life.
     pub leases: &'a Leases,
+    /// How far the others are.
+    pub distances: &'a Distances,
     /// Whom to believe.
     pub trust: &'a Arc<Trust>,
     /// Names for what others export, and what opens the names of what is exported here.
@@ -172,8 +175,11 @@ fn reuse<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
 
 fn cluster(input: &Input<'_>, record: &ClusterRecord) -> Cluster {
     let expired = input.leases.expired(&record.name, input.now_ms);
+    let local = record.name == input.own.cluster;
+    let distance = input.distances.of(&record.name);
     Cluster {
         sealed_only: sealed_only(input),
+        round_trip_us: distance.filter(|_| !local),
         ..cluster_of(record, input.own, expired)
     }
 }
@@ -190,6 +196,7 @@ pub(crate) fn cluster_of(record: &ClusterRecord, own: &Own, lease_expired: bool)
         lease_expired: !local && lease_expired,
         local,
         sealed_only: false,
+        round_trip_us: None,
     }
 }
 
@@ -203,6 +210,7 @@ fn own_cluster(own: &Own, sealed_only: bool) -> Cluster {
         lease_expired: false,
         local: true,
         sealed_only,
+        round_trip_us: None,
     }
 }
 

@@ -5,6 +5,7 @@
 //! does not answer must never touch this process's readiness, nor take an endpoint away: that is for leases and
 //! detectors, which only demote.
 
+mod distances;
 mod facts;
 mod meters;
 mod rows;
@@ -17,15 +18,19 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
-use tradewind_api::ClusterName;
+use tradewind_api::{ClusterName, proto::v1};
 use tradewind_federation::Store;
 use tradewind_runtime::{Rng, SharedClock, drain};
 
-use crate::raft_net::{Answer, Peers, Streams, Unreached};
+use crate::{
+    raft_net::{Answer, Peers, Streams, Unreached},
+    registry::Reports,
+};
 
+pub use distances::Distances;
 pub use facts::{ClusterReach, Event, Facts, Reach, StreamFact};
 pub use meters::ReachMeters;
-pub use rows::{Row, Sight, matrix, own as own_row, read as read_row};
+pub use rows::{Row, Sight, matrix, read as read_row};
 
 /// Between two pings of one cluster: a person who looks sees what is true now, and a thousand clusters cost each
 /// controller five hundred small calls a second.
@@ -40,6 +45,33 @@ const JITTER: f64 = 0.1;
 const MAX_AT_ONCE: usize = 64;
 /// Least time between two publications: with many clusters, answers come every few ms.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
+
+/// What this cluster sees of the others, as others read it: its controller's pings, and its gateways' probes.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The controller's.
+    pub reach: watch::Receiver<Arc<Reach>>,
+    /// The gateways'.
+    pub reports: watch::Receiver<Arc<Reports>>,
+}
+
+impl Seen {
+    /// Of one that asks nobody.
+    pub fn nobody() -> Self {
+        Self {
+            reach: watch::channel(Arc::default()).1,
+            reports: watch::channel(Arc::default()).1,
+        }
+    }
+
+    /// This cluster's row of the matrix.
+    pub fn row(&self, now_ms: u64) -> Vec<v1::Reached> {
+        // Taken out one by one, so that no lock is held while another is waited for.
+        let reach = Arc::clone(&self.reach.borrow());
+        let reports = Arc::clone(&self.reports.borrow());
+        rows::own(&reach, &reports, now_ms)
+    }
+}
 
 /// See the module.
 #[derive(Debug)]

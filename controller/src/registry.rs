@@ -1,11 +1,13 @@
 //! What proxies and gateways of this cluster say of themselves, and how they are while they are silent.
 //!
 //! Owns the registrations: in memory, as a watched value, and in `registrations.json`. All decisions are in [`state`],
-//! which is pure. A broken stream never deletes anything: unknown is not dead.
+//! which is pure. A broken stream never deletes anything: unknown is not dead. What gateways find of the other clusters is
+//! kept beside them, in [`reports`].
 
 mod gateways;
 mod hub;
 mod proxies;
+pub mod reports;
 pub mod state;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use tradewind_api::{
 pub use gateways::GatewayRegistryService;
 pub use hub::{RegistryError, RegistryHub};
 pub use proxies::RegistryService;
+pub use reports::Reports;
 
 /// One endpoint that a proxy of this cluster fronts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

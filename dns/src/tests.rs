@@ -89,6 +89,7 @@ fn snapshot() -> Snapshot {
         gateways: vec![],
         lease_expired: false,
         sealed_only: false,
+        round_trip_us: None,
         local: true,
     };
     s.clusters.insert(west, Arc::new(cluster));

@@ -30,6 +30,7 @@ use crate::{
     limits::{self, Limits},
     metrics::GatewayMetrics,
     names::NameTable,
+    probe::{self, Prober, facts::Peers},
     serve::{Serving, serve},
     socket,
 };
@@ -206,9 +207,15 @@ impl Bound {
         let (stop_admin, admin_watch) = drain::channel();
         let (draining, drains) = watch::channel(false);
 
+        let clock = Arc::clone(&self.clock);
+        let (prober, peers) = Prober::new(control.snapshot.clone(), clock, self.rng.fork());
+        probe::meters::register(&self.metrics, peers.clone());
+        tasks.spawn("probe", prober.run());
         let what = Announcement {
             name: self.config.name.clone(),
             address: self.advertised(),
+            peers: peers.clone(),
+            clock: Arc::clone(&self.clock),
         };
         tracing::info!(listen = %self.local, advertise = %what.address, admin = %self.admin.local_addr(), "gateway starts");
         tasks.spawn(
@@ -221,7 +228,7 @@ impl Bound {
                 self.rng.fork(),
             ),
         );
-        let state = self.admin_state(&control, &limits);
+        let state = self.admin_state(&control, &limits, peers);
         let serving = Serving {
             snapshot: control.snapshot.clone(),
             names: Arc::new(NameTable::new(self.config.pass_on)),
@@ -311,7 +318,12 @@ impl Bound {
         })
     }
 
-    fn admin_state(&self, control: &Control, limits: &Arc<Limits>) -> AdminState {
+    fn admin_state(
+        &self,
+        control: &Control,
+        limits: &Arc<Limits>,
+        peers: watch::Receiver<Arc<Peers>>,
+    ) -> AdminState {
         let config = serde_json::json!({
             "name": self.config.name,
             "controller": self.config.controller.to_string(),
@@ -323,12 +335,21 @@ impl Bound {
             "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
         });
         let (control, limits) = (control.clone(), Arc::clone(limits));
+        let clock = Arc::clone(&self.clock);
         AdminState {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
             config: Arc::new(move || config.clone()),
-            state: Arc::new(move || state(&control, &limits)),
+            state: Arc::new(move || {
+                let peers = Arc::clone(&peers.borrow());
+                let mut page = state(&control, &limits);
+                if let Some(page) = page.as_object_mut() {
+                    let peers = probe::report::for_people(&peers, clock.unix_ms());
+                    page.insert("peers".to_owned(), peers);
+                }
+                page
+            }),
         }
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
             gateways: vec![],
             lease_expired: false,
             sealed_only: false,
+            round_trip_us: None,
             local,
         };
         s.clusters.insert(name, Arc::new(cluster));

@@ -16,6 +16,7 @@ mod fixture;
 mod limits;
 mod metrics;
 mod names;
+mod probe;
 mod refusal;
 mod route;
 mod serve;

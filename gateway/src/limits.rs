@@ -19,8 +19,8 @@ use tradewind_transport::relay::MAX_PIPES;
 const MAX_HALF_OPEN: usize = 1024;
 /// The same for one source address: a whole cluster may stand behind one address, one stranger must not take all.
 const MAX_HALF_OPEN_PER_SOURCE: usize = 256;
-/// Descriptors kept for listeners, the controller link, admin pages and files, and for the pipes that bytes are spliced
-/// through.
+/// Descriptors kept for listeners, the controller link, probes of other gateways, admin pages and files, and for the pipes
+/// that bytes are spliced through.
 const RESERVED_FDS: u64 = 128 + 2 * MAX_PIPES as u64;
 /// Descriptors one connection needs: two sockets.
 const FDS_PER_CONNECTION: u64 = 2;

@@ -49,6 +49,7 @@ pub(crate) struct GatewayMetrics {
     hello: Histogram,
     first_byte: Family<ToLabels, Histogram, fn() -> Histogram>,
     pub(crate) announced: Gauge,
+    pub(crate) probes_answered: Counter,
 }
 
 /// Half a millisecond, a call inside one building, to what nobody waits for.
@@ -73,6 +74,7 @@ impl GatewayMetrics {
             hello: Histogram::new([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 5.0]),
             first_byte: Family::new_with_constructor(first_bytes),
             announced: Gauge::default(),
+            probes_answered: Counter::default(),
         };
         for reason in Refusal::ALL {
             drop(m.refused.get_or_create(&RefusedLabels {
@@ -136,6 +138,11 @@ impl GatewayMetrics {
                 "tradewind_gateway_announced",
                 "1 while the controller knows of this gateway",
                 m.announced.clone(),
+            );
+            r.register(
+                "tradewind_gateway_probes_answered",
+                "Other clusters' gateways that asked whether this one is there, and were told",
+                m.probes_answered.clone(),
             );
             r.register(
                 "tradewind_gateway_connections_limit",

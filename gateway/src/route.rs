@@ -36,6 +36,8 @@ pub enum Route {
     },
     /// To this cluster's controller.
     Controller,
+    /// No further: the gateway itself is asked whether it is there.
+    Here,
     /// To a gateway of another cluster, best first; never empty.
     PassOn(Vec<String>),
 }
@@ -66,11 +68,14 @@ pub fn route(
                 exit(snapshot, local, named, pick)
             }
             // Anybody can write these: whoever passed them on would lend his network to strangers.
-            Target::Endpoint { .. } | Target::Controller { .. } => Err(Refusal::OtherCluster),
+            Target::Endpoint { .. } | Target::Controller { .. } | Target::Gateway { .. } => {
+                Err(Refusal::OtherCluster)
+            }
         };
     }
     let (asked, caller, endpoint) = match target {
         Target::Controller { .. } => return Ok(Route::Controller),
+        Target::Gateway { .. } => return Ok(Route::Here),
         Target::Sealed { seal, endpoint, .. } => {
             let opened = names.open(snapshot, seal, now_unix_s)?;
             (opened.service, Some(opened.caller), endpoint)

@@ -43,6 +43,10 @@ const BEAT: Duration = Duration::from_millis(500);
 /// their ends dial again, through another gateway, without anybody noticing.
 const CONTROLLER_GRACE: Duration = Duration::from_secs(2);
 
+/// What a gateway says to whoever asks whether it is there: a TLS alert record, `close_notify` at warning level. It is an
+/// end without a complaint, and comes before any session, so it cannot be taken for one.
+const CLOSE_NOTIFY: [u8; 7] = [21, 3, 3, 0, 2, 1, 0];
+
 /// What the data threads share. Everything in it is read-only or counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Serving {
@@ -154,6 +158,14 @@ impl Plan {
     }
 }
 
+/// What a hello leads to.
+enum Decided {
+    /// On to somebody else.
+    Carry(Bytes, Plan),
+    /// To the gateway itself.
+    Here,
+}
+
 /// What a connection goes on by.
 enum StandsBy {
     /// Until the export is withdrawn.
@@ -210,7 +222,12 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
     } = admitted;
     let accepted = thread.shared.clock.now();
     let (hello, plan) = match decide(&thread, &mut caller, accepted).await {
-        Ok(decided) => decided,
+        Ok(Decided::Carry(hello, plan)) => (hello, plan),
+        Ok(Decided::Here) => {
+            thread.shared.metrics.probes_answered.inc();
+            socket::alert_and_close(&mut caller, &CLOSE_NOTIFY).await;
+            return None;
+        }
         Err(refused) => {
             refuse(&thread, caller, peer, refused).await;
             return None;
@@ -252,7 +269,7 @@ async fn decide(
     thread: &Thread,
     stream: &mut TcpStream,
     begun: Instant,
-) -> Result<(Bytes, Plan), Refusal> {
+) -> Result<Decided, Refusal> {
     let (hello, parsed) = read_hello(stream, begun + HELLO_DEADLINE)
         .await
         .map_err(|error| match error.kind() {
@@ -284,7 +301,9 @@ async fn decide(
     };
     let names = match target {
         Target::Sealed { .. } => thread.shared.names.of(&snapshot),
-        Target::Endpoint { .. } | Target::Controller { .. } => Arc::default(),
+        Target::Endpoint { .. } | Target::Controller { .. } | Target::Gateway { .. } => {
+            Arc::default()
+        }
     };
     let decided = route(&snapshot, &names, &target, now).inspect_err(|refused| {
         tracing::debug!(?target, reason = refused.as_str(), "a name that is refused");
@@ -305,6 +324,7 @@ async fn decide(
             // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
             stands_by: StandsBy::Export(thread.permits.take(service)),
         },
+        Route::Here => return Ok(Decided::Here),
         Route::Controller => Plan {
             to: ToLabels {
                 to: "controller".to_owned(),
@@ -326,7 +346,7 @@ async fn decide(
             },
         },
     };
-    Ok((hello, plan))
+    Ok(Decided::Carry(hello, plan))
 }
 
 /// Dials one after the other: the hello is still whole here, so nothing is lost by trying the next.

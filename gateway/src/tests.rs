@@ -2,6 +2,7 @@
 
 mod bounds;
 mod pass_on;
+mod probes;
 mod sealed;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};

@@ -37,6 +37,11 @@ pub enum Target {
         /// Whose.
         cluster: ClusterName,
     },
+    /// A cluster's gateway itself, which says that it is there and closes.
+    Gateway {
+        /// Whose.
+        cluster: ClusterName,
+    },
 }
 
 impl Target {
@@ -45,7 +50,8 @@ impl Target {
         match self {
             Self::Sealed { cluster, .. }
             | Self::Endpoint { cluster, .. }
-            | Self::Controller { cluster } => cluster,
+            | Self::Controller { cluster }
+            | Self::Gateway { cluster } => cluster,
         }
     }
 }
@@ -71,6 +77,7 @@ const MAX_NAME_BYTES: usize = 253;
 
 const ANY: &str = "any";
 const CONTROLLER: &str = "controller";
+const ITSELF: &str = "gateway";
 const GATEWAY: &str = "gw";
 const DIRECT: &str = "direct";
 
@@ -96,6 +103,7 @@ pub fn encode(target: &Target, domain: &Domain) -> String {
             format!("{endpoint}.{port}.{name}.{namespace}.{cluster}.{GATEWAY}.{domain}")
         }
         Target::Controller { cluster } => format!("{CONTROLLER}.{cluster}.{GATEWAY}.{domain}"),
+        Target::Gateway { cluster } => format!("{ITSELF}.{cluster}.{GATEWAY}.{domain}"),
     }
 }
 
@@ -142,6 +150,9 @@ pub fn parse(name: &str, domain: &Domain) -> Result<Target, NameError> {
     }
     match (parts, count) {
         ([CONTROLLER, cluster, ..], 2) => Ok(Target::Controller {
+            cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
+        }),
+        ([ITSELF, cluster, ..], 2) => Ok(Target::Gateway {
             cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
         }),
         ([endpoint, seal, cluster, ..], 3) => Ok(Target::Sealed {
@@ -206,6 +217,11 @@ mod tests {
             parse("Controller.WEST.gw.mesh.internal", &domain),
             Ok(controller)
         );
+        let gateway = Target::Gateway {
+            cluster: ClusterName::new("west").unwrap(),
+        };
+        assert_eq!(encode(&gateway, &domain), "gateway.west.gw.mesh.internal");
+        assert_eq!(parse("gateway.west.GW.mesh.internal", &domain), Ok(gateway));
         assert!(server_name(&endpoint(Some("abcdefghijklm")), &domain).is_ok());
         let label = "a".repeat(LABEL_CHARS);
         let sealed = Target::Sealed {
@@ -241,7 +257,8 @@ mod tests {
             ("xgw.mesh.internal", NameError::OtherDomain),
             (".gw.mesh.internal", NameError::Form),
             ("west.gw.mesh.internal", NameError::Form),
-            ("gateway.west.gw.mesh.internal", NameError::Form),
+            ("witness.west.gw.mesh.internal", NameError::Form),
+            ("any.gateway.west.gw.mesh.internal", NameError::Form),
             (
                 "any.080.payments.shop.west.gw.mesh.internal",
                 NameError::Form,

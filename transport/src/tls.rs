@@ -7,10 +7,10 @@
 use std::{collections::BTreeSet, fmt, io, sync::Arc};
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, OtherError, ServerConfig,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, OtherError, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::CertificateDer,
+    pki_types::{CertificateDer, ServerName},
 };
 use tradewind_api::{ClusterName, Domain, SpiffeId, TrustDomain};
 
@@ -131,6 +131,21 @@ pub fn pinned_client_config(
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth(),
     )
+}
+
+/// The ClientHello of a client that wants to hear nothing but what a gateway says to its server name. It goes out as it is,
+/// outside of any session: nothing that is said to it is believed as an identity.
+pub fn hello(
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> Result<Vec<u8>, rustls::Error> {
+    let mut client = ClientConnection::new(Arc::clone(config), name)?;
+    let mut hello = Vec::new();
+    // A vector takes all of it.
+    client
+        .write_tls(&mut hello)
+        .map_err(|e| rustls::Error::General(e.to_string()))?;
+    Ok(hello)
 }
 
 /// For listening.

@@ -123,6 +123,7 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
         .collect();
     let (names, names_left_ms) = names(input, &catalog);
     let connected = registered.gateways.values().filter(|g| g.connected).count();
+    let (reached, reports) = (input.reach.borrow().clone(), input.reports.borrow().clone());
     StatusResponse {
         cluster: input.own.cluster.to_string(),
         domain: input.own.domain.to_string(),
@@ -137,7 +138,8 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
         version: crate::VERSION.to_owned(),
         services: u32::try_from(input.snapshots.borrow().services.len()).unwrap_or(u32::MAX),
         reach: reach::matrix(
-            &input.reach.borrow(),
+            &reached,
+            &reports,
             &input.own.cluster,
             input.clock.unix_ms(),
         ),

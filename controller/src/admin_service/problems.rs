@@ -11,6 +11,7 @@ use tradewind_api::{
 use tradewind_federation::{Catalog, StoreStatus, catalog::Conflict};
 
 use super::{AdminInput, listing};
+use crate::registry::{Reports, reports::Gateways};
 
 /// Problems shown. Whoever has more fixes the first ones first.
 const MAX_SHOWN: usize = 200;
@@ -88,8 +89,47 @@ fn silent_clusters(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String
             found.push(format!("cluster {name} has announced no gateway"));
         }
         let facts = listing::facts(input, name, now_ms);
-        found.extend(unreached(name, &facts));
+        let reports = input.reports.borrow().clone();
+        found.extend(unreached(name, &facts, reports.together(name, now_ms)));
+        found.extend(apart(name, &facts, &reports, now_ms));
     }
+}
+
+/// Gateways here that do not reach a cluster, unless nobody here does: that is told already.
+fn apart(
+    name: &ClusterName,
+    facts: &ClusterFacts,
+    reports: &Reports,
+    now_ms: u64,
+) -> Option<String> {
+    let all = reports.together(name, now_ms);
+    if all.reaching == 0 && facts.reachable == Some(false) {
+        return None;
+    }
+    let silent = reports.of(name, now_ms);
+    let silent = silent.filter(|(_, sight, _)| sight.reachable == Some(false));
+    let (gateway, sight, age_ms) = silent.max_by_key(|(_, _, age_ms)| *age_ms)?;
+    let (count, knowing) = (all.knowing - all.reaching, all.knowing);
+    let next = match sight.why.as_str() {
+        "refused" | "closed" | "silent" | "not-ready" => {
+            format!("see that the gateways of {name} run and are ready")
+        }
+        "no-connection" | "no-route" => {
+            format!("see what stands between the host of {gateway} and the gateways of {name}")
+        }
+        "name" => {
+            format!("see that the host of {gateway} resolves the names that {name} announces")
+        }
+        "other-cluster" | "stranger" => {
+            format!("see what {name} announces as its gateways: it leads to somebody else")
+        }
+        _ => format!("see `/debug/state` of {gateway}"),
+    };
+    let (do_not, age_s) = (if count == 1 { "does" } else { "do" }, age_ms / 1000);
+    Some(format!(
+        "{count} of {knowing} gateways here {do_not} not reach cluster {name}: {gateway} for {age_s} s ({}); {next}",
+        sight.why_text
+    ))
 }
 
 /// Keys for sealed names that are missing: whoever has none is called by nobody, or calls nobody.
@@ -117,7 +157,7 @@ fn seals(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String>) {
 }
 
 /// What is wrong with the way to a cluster.
-fn unreached(name: &ClusterName, facts: &ClusterFacts) -> Option<String> {
+fn unreached(name: &ClusterName, facts: &ClusterFacts, gateways: Gateways) -> Option<String> {
     let stream_s = facts.stream_age_ms / 1000;
     if facts.reachable == Some(false) {
         let reach_s = facts.reach_age_ms / 1000;
@@ -138,8 +178,13 @@ fn unreached(name: &ClusterName, facts: &ClusterFacts) -> Option<String> {
             _ => format!("see how busy the controller of {name} is"),
         };
         let (layer, error) = (&facts.error_layer, &facts.error);
+        let gateways = match (gateways.reaching, gateways.knowing) {
+            (0, 0) => String::new(),
+            (0, _) => ", and no gateway here reaches one of its gateways either".to_owned(),
+            (n, all) => format!(", though {n} of {all} gateways here reach a gateway of it"),
+        };
         return Some(format!(
-            "cluster {name} is unreachable for {reach_s} s ({layer}: {error}), {stream}; {next}"
+            "cluster {name} is unreachable for {reach_s} s ({layer}: {error}), {stream}{gateways}; {next}"
         ));
     }
     if facts.reachable == Some(true) && !facts.stream_up && facts.stream_age_ms > STREAM_TOLD_MS {
@@ -201,5 +246,66 @@ fn exports(input: &AdminInput, catalog: &Catalog, found: &mut Vec<String>) {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::reports::tests::reports;
+
+    fn east() -> ClusterName {
+        ClusterName::new("east").unwrap()
+    }
+
+    fn facts(reachable: bool) -> ClusterFacts {
+        ClusterFacts {
+            reachable: Some(reachable),
+            reach_age_ms: 35_000,
+            stream_age_ms: 36_000,
+            error_layer: "tls".into(),
+            error: "nobody is behind it".into(),
+            ..ClusterFacts::default()
+        }
+    }
+
+    #[test]
+    fn gateways_that_do_not_reach_a_cluster_are_told_with_the_fault_and_the_next_step() {
+        let said = |all: &[(Option<bool>, u64)], reachable| {
+            let reports = reports(all, 1_000);
+            apart(&east(), &facts(reachable), &reports, 4_000)
+        };
+        let (up, down, unknown) = ((Some(true), 12), (Some(false), 1), (None, 1));
+        assert_eq!(
+            said(&[up, down, unknown], true).unwrap(),
+            "1 of 2 gateways here does not reach cluster east: gw-2 for 3 s (10.0.0.1:15443 refuses the connection); \
+             see that the gateways of east run and are ready"
+        );
+        assert!(
+            said(&[down, down], true)
+                .unwrap()
+                .starts_with("2 of 2 gateways here do not")
+        );
+        assert_eq!(said(&[up, up, unknown], true), None);
+        assert_eq!(said(&[down, down], false), None, "the controller says it");
+        assert!(said(&[up, down], false).is_some());
+    }
+
+    #[test]
+    fn a_controller_that_is_silent_behind_gateways_that_answer_is_told_apart() {
+        let said = |all: &[(Option<bool>, u64)]| {
+            let reports = reports(all, 1_000);
+            unreached(&east(), &facts(false), reports.together(&east(), 1_000)).unwrap()
+        };
+        let (up, down) = ((Some(true), 12), (Some(false), 1));
+        assert_eq!(
+            said(&[up, down]),
+            "cluster east is unreachable for 35 s (tls: nobody is behind it), its stream is down for 36 s, \
+             though 1 of 2 gateways here reach a gateway of it; see that the controller of east runs behind that gateway"
+        );
+        assert!(
+            said(&[down]).contains(", and no gateway here reaches one of its gateways either; see")
+        );
+        assert!(said(&[]).contains("is down for 36 s; see"));
     }
 }

@@ -1,7 +1,7 @@
 //! The one task that turns what is known into what is pushed: it follows the catalog, the registrations, the files and
 //! time, and sets the local model, the trust, the peers and the snapshot.
 //!
-//! It owns the leases' ages and the last snapshot. Writing to the data directory is its side effect and may fail without
+//! It owns the leases' ages, the distances that are told, and the last snapshot. Writing to the data directory is its side effect and may fail without
 //! harm: what is written there is only for the next start.
 
 use std::{
@@ -27,7 +27,8 @@ use crate::{
     exports::{Exports, with_files},
     local::{LocalModel, Own, merge},
     raft_net::{Known, Peers, known_in},
-    registry::Registered,
+    reach::{Distances, Reach},
+    registry::{Registered, Reports},
     seals::Ring,
     source::YamlModel,
 };
@@ -59,6 +60,9 @@ pub(super) struct Follower {
     pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
     pub(super) introduced: watch::Receiver<Option<Arc<Introduced>>>,
     pub(super) seals: watch::Receiver<Arc<Ring>>,
+    /// Looked at from time to time; neither wakes this task.
+    pub(super) reach: watch::Receiver<Arc<Reach>>,
+    pub(super) reports: watch::Receiver<Arc<Reports>>,
     pub(super) local: watch::Sender<Arc<LocalModel>>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) leases: watch::Sender<Arc<Leases>>,
@@ -78,6 +82,7 @@ struct Kept {
 #[derive(Default)]
 struct Time {
     leases: Leases,
+    distances: Distances,
     left_at_ms: BTreeMap<ClusterName, u64>,
 }
 
@@ -219,6 +224,11 @@ impl Follower {
             status.leader.is_some() && status.leader_age_ms.is_some_and(|age| age < LEADER_LOST_MS);
         time.leases.observe(catalog, now_ms, hears_leader);
         set(&self.leases, time.leases.clone());
+        let (reach, reports) = (
+            Arc::clone(&self.reach.borrow()),
+            Arc::clone(&self.reports.borrow()),
+        );
+        time.distances.look(&reach, &reports, now_ms);
         let local = merge(registered, yaml, &self.own);
         let seals = Arc::clone(&self.seals.borrow());
         let input = compile::Input {
@@ -226,6 +236,7 @@ impl Follower {
             local: &local,
             own: &self.own,
             leases: &time.leases,
+            distances: &time.distances,
             trust: &trust,
             seals: &seals,
             now_ms,

@@ -49,7 +49,7 @@ use crate::{
     local::{LocalModel, Own},
     publish::{PublishInput, Publisher},
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
-    reach::Reach,
+    reach::{Reach, Seen},
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
     seals::node_key,
     server::Access,
@@ -289,6 +289,8 @@ impl Parts {
         read_manifests(config, yaml_tx, tasks, drain);
         let seals = self.keep_seals(tasks, drain);
         let seals_seen = seals.clone();
+        let reach = self.reach(leases.clone(), tasks, drain);
+        let reports = self.registry.reports();
         let follower = Follower {
             own: self.own.clone(),
             store: self.store.clone(),
@@ -304,6 +306,8 @@ impl Parts {
             yaml: yaml.clone(),
             introduced,
             seals,
+            reach: reach.clone(),
+            reports: reports.clone(),
             local: local_tx,
             snapshots: snapshot_tx,
             leases: leases_tx,
@@ -325,7 +329,6 @@ impl Parts {
             told: introduced_tx,
         };
         tasks.spawn("introduce", introducer.run(drain.observer()));
-        let reach = self.reach(leases.clone(), tasks, drain);
         let publishing = self.publish(local.clone(), registered.clone(), tasks, drain);
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
@@ -339,6 +342,7 @@ impl Parts {
             snapshots: snapshots.clone(),
             leases,
             reach: reach.clone(),
+            reports,
             seals: seals_seen,
             publishing,
             tokens: self.tokens.clone(),
@@ -401,7 +405,10 @@ impl Parts {
             self.root.take(),
             Arc::clone(&self.clock),
         )
-        .sharing(reach);
+        .sharing(Seen {
+            reach,
+            reports: self.registry.reports(),
+        });
         let raft = RaftService::new(
             self.store.clone(),
             access.clone(),

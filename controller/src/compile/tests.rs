@@ -103,6 +103,7 @@ struct World {
     catalog: Catalog,
     local: LocalModel,
     leases: Leases,
+    distances: Distances,
     own: Own,
     trust: Arc<Trust>,
     now_ms: u64,
@@ -115,6 +116,7 @@ impl World {
             catalog,
             local: LocalModel::default(),
             leases: Leases::default(),
+            distances: Distances::default(),
             own: own(),
             trust,
             now_ms: 1_000,
@@ -127,6 +129,7 @@ impl World {
             local: &self.local,
             own: &self.own,
             leases: &self.leases,
+            distances: &self.distances,
             trust: &self.trust,
             seals: &Ring::default(),
             now_ms: self.now_ms,
@@ -275,6 +278,32 @@ fn a_lease_expires_only_where_its_renewals_could_have_been_seen() {
     );
     world.leases.observe(&world.catalog, world.now_ms, true);
     assert!(!expired(&world));
+}
+
+#[test]
+fn others_are_as_far_as_they_are_known_to_be_and_this_cluster_is_no_distance() {
+    use crate::{reach, registry::Reports};
+    let mut world = World::new(two("east"));
+    let before = world.compile(&Snapshot::default());
+    assert_eq!(before.clusters[&name("east")].round_trip_us, None);
+    let pinged = reach::ClusterReach {
+        reachable: Some(true),
+        round_trip: Some(std::time::Duration::from_millis(80)),
+        ..reach::ClusterReach::default()
+    };
+    let both = ["west", "east"].map(|c| (name(c), Arc::new(pinged.clone())));
+    let seen = reach::Reach {
+        clusters: both.into(),
+    };
+    world
+        .distances
+        .look(&seen, &Reports::default(), 1_800_000_000_000);
+    let after = world.compile(&before);
+    assert_eq!(after.clusters[&name("east")].round_trip_us, Some(80_000));
+    assert!(Arc::ptr_eq(
+        &after.clusters[&name("west")],
+        &before.clusters[&name("west")]
+    ));
 }
 
 #[test]

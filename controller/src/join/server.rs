@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 use tradewind_api::{
     ClusterName, InvalidName, Network, NodeId, Region,
@@ -34,7 +34,7 @@ use crate::{
     answer::{self, refuse},
     init::check_gateways,
     raft_net::{Peers, handle_status, vitals},
-    reach::{Reach, own_row},
+    reach::Seen,
     server::{Access, Caller, caller},
 };
 
@@ -49,7 +49,7 @@ const MAX_CSR_BYTES: usize = 16 << 10;
 
 /// See the module.
 #[derive(Clone)]
-pub struct FederationService(Arc<Inner>, watch::Receiver<Arc<Reach>>);
+pub struct FederationService(Arc<Inner>, Seen);
 
 struct Inner {
     own: ClusterName,
@@ -104,13 +104,13 @@ impl FederationService {
             turns: Semaphore::new(MAX_JOINS),
             answers: Mutex::default(),
         });
-        Self(inner, watch::channel(Arc::default()).1)
+        Self(inner, Seen::nobody())
     }
 
-    /// The same, which says whom this controller reaches.
+    /// The same, which says whom this controller and its cluster's gateways reach.
     #[must_use]
-    pub fn sharing(self, reach: watch::Receiver<Arc<Reach>>) -> Self {
-        Self(self.0, reach)
+    pub fn sharing(self, seen: Seen) -> Self {
+        Self(self.0, seen)
     }
 
     /// The founder, if a call has to be handed on to it.
@@ -464,7 +464,7 @@ impl Federation for FederationService {
             .access
             .require_controller_of_member(&caller(&request))?;
         let revision = self.0.store.catalog().revision;
-        let own = || own_row(&self.1.borrow(), self.0.clock.unix_ms());
+        let own = || self.1.row(self.0.clock.unix_ms());
         let reached = request.into_inner().with_reach.then(own);
         Ok(Response::new(PingResponse {
             cluster: self.0.own.to_string(),

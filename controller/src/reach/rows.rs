@@ -1,6 +1,6 @@
 //! Whom each cluster reaches, as its own controller says: the rows of the federation's matrix. Pure.
 //!
-//! A row is what a controller saw itself, handed on with its answer to a ping and never further: nobody speaks for
+//! A row is what a controller saw itself and what its cluster's gateways told it, each for itself, handed on with its answer to a ping and never further: nobody speaks for
 //! another. An old row is shown with its age and concludes nothing.
 
 use std::{sync::Arc, time::Duration};
@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tradewind_api::{ClusterName, proto::v1};
 
 use super::Reach;
+use crate::registry::Reports;
 
 /// Cells of a row that are taken from another controller: more clusters than a federation has, and a bound all the same.
 const MAX_CELLS: usize = 4_096;
@@ -26,6 +27,12 @@ pub struct Sight {
     pub round_trip_us: Option<u64>,
     /// How long ago it last answered when the row was told, or for how long it had not, ms.
     pub age_ms: u64,
+    /// Its gateways that know whether they reach the other cluster.
+    pub gateways: u32,
+    /// Those of them that do.
+    pub gateways_reaching: u32,
+    /// The least round trip of those, smoothed, µs.
+    pub gateway_round_trip_us: Option<u64>,
 }
 
 /// What a cluster said of whom it reaches.
@@ -37,17 +44,23 @@ pub struct Row {
     pub sights: Arc<Vec<Sight>>,
 }
 
-/// This cluster's own row.
-pub fn own(reach: &Reach, now_ms: u64) -> Vec<v1::Reached> {
+/// This cluster's own row: the controller's own pings, and beside them what its gateways say together.
+pub fn own(reach: &Reach, reports: &Reports, now_ms: u64) -> Vec<v1::Reached> {
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    let cell = |(name, seen): (&ClusterName, &Arc<super::ClusterReach>)| v1::Reached {
-        cluster: name.to_string(),
-        reachable: seen.reachable,
-        round_trip_us: seen.round_trip.map(micros),
-        age_ms: now_ms.saturating_sub(match (seen.reachable, seen.answered_at_ms) {
-            (Some(true), Some(at_ms)) => at_ms,
-            _ => seen.reach_since_ms,
-        }),
+    let cell = |(name, seen): (&ClusterName, &Arc<super::ClusterReach>)| {
+        let gateways = reports.together(name, now_ms);
+        v1::Reached {
+            cluster: name.to_string(),
+            reachable: seen.reachable,
+            round_trip_us: seen.round_trip.map(micros),
+            age_ms: now_ms.saturating_sub(match (seen.reachable, seen.answered_at_ms) {
+                (Some(true), Some(at_ms)) => at_ms,
+                _ => seen.reach_since_ms,
+            }),
+            gateways: gateways.knowing,
+            gateways_reaching: gateways.reaching,
+            gateway_round_trip_us: gateways.round_trip_us,
+        }
     };
     reach.clusters.iter().map(cell).collect()
 }
@@ -60,6 +73,9 @@ pub fn read(cells: Vec<v1::Reached>) -> Vec<Sight> {
             reachable: cell.reachable,
             round_trip_us: cell.round_trip_us,
             age_ms: cell.age_ms,
+            gateways: cell.gateways,
+            gateways_reaching: cell.gateways_reaching.min(cell.gateways),
+            gateway_round_trip_us: cell.gateway_round_trip_us,
         })
     };
     cells
@@ -79,7 +95,12 @@ pub fn is_due(reach: &Reach, cluster: &ClusterName, now_ms: u64) -> bool {
 }
 
 /// All rows as they are shown: this cluster's, and of each other one what it said last, of clusters that are known.
-pub fn matrix(reach: &Reach, local: &ClusterName, now_ms: u64) -> Vec<v1::ReachRow> {
+pub fn matrix(
+    reach: &Reach,
+    reports: &Reports,
+    local: &ClusterName,
+    now_ms: u64,
+) -> Vec<v1::ReachRow> {
     let known = |cluster: &ClusterName| cluster == local || reach.clusters.contains_key(cluster);
     let told = |(name, seen): (&ClusterName, &Arc<super::ClusterReach>)| {
         let sights = seen.row.iter().flat_map(|row| row.sights.iter());
@@ -88,6 +109,9 @@ pub fn matrix(reach: &Reach, local: &ClusterName, now_ms: u64) -> Vec<v1::ReachR
             reachable: s.reachable,
             round_trip_us: s.round_trip_us,
             age_ms: s.age_ms,
+            gateways: s.gateways,
+            gateways_reaching: s.gateways_reaching,
+            gateway_round_trip_us: s.gateway_round_trip_us,
         };
         v1::ReachRow {
             cluster: name.to_string(),
@@ -102,7 +126,7 @@ pub fn matrix(reach: &Reach, local: &ClusterName, now_ms: u64) -> Vec<v1::ReachR
     rows.push(v1::ReachRow {
         cluster: local.to_string(),
         told_age_ms: Some(0),
-        reached: own(reach, now_ms),
+        reached: own(reach, reports, now_ms),
     });
     rows.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     rows
@@ -111,7 +135,7 @@ pub fn matrix(reach: &Reach, local: &ClusterName, now_ms: u64) -> Vec<v1::ReachR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reach::ClusterReach;
+    use crate::{reach::ClusterReach, registry::reports::tests::reports};
 
     fn name(name: &str) -> ClusterName {
         ClusterName::new(name).unwrap()
@@ -146,6 +170,9 @@ mod tests {
             reachable: Some(true),
             round_trip_us: Some(7),
             age_ms: 3,
+            gateways: 2,
+            gateways_reaching: 9,
+            gateway_round_trip_us: Some(5),
         };
         let said = read(vec![
             cell("west"),
@@ -158,7 +185,8 @@ mod tests {
             told_at_ms: 950,
             sights: Arc::new(said),
         };
-        let rows = matrix(&reach(Some(row)), &name("west"), 1_000);
+        let gateways = reports(&[(Some(true), 9), (Some(false), 1), (None, 1)], 900);
+        let rows = matrix(&reach(Some(row)), &gateways, &name("west"), 1_000);
         let shown: Vec<_> = rows
             .iter()
             .map(|r| {
@@ -185,6 +213,17 @@ mod tests {
             ]
         );
         assert_eq!(rows[2].reached[0].round_trip_us, Some(12_000));
+        let by_gateways = |cell: &v1::Reached| {
+            let counts = (cell.gateways_reaching, cell.gateways);
+            (counts, cell.gateway_round_trip_us)
+        };
+        assert_eq!(by_gateways(&rows[2].reached[0]), ((1, 2), Some(9_000)));
+        assert_eq!(by_gateways(&rows[2].reached[1]), ((0, 0), None));
+        assert_eq!(
+            by_gateways(&rows[0].reached[0]),
+            ((2, 2), Some(5)),
+            "bounded"
+        );
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The GatewayRegistry service: gateways say that they are there and where others dial them.
+//! The GatewayRegistry service: gateways say that they are there, where others dial them, and which clusters they reach.
+//!
+//! Owns nothing but its streams.
 
 use std::pin::Pin;
 
@@ -11,6 +13,7 @@ use tradewind_api::proto::v1::{
 
 use super::{
     hub::{Ends, RegistryHub},
+    reports,
     state::{Event, check_address, check_name},
 };
 use crate::server::{Access, Caller, caller};
@@ -50,12 +53,15 @@ impl Session {
         check_name("gateway name", &hello.name)?;
         check_address("advertised address", &hello.advertised_address)?;
         self.access.require_gateway(&self.caller, &hello.name)?;
+        let stream = self.ends.stream();
         self.hub.apply(Event::GatewayHello {
-            stream: self.ends.stream(),
-            name: hello.name,
+            stream,
+            name: hello.name.clone(),
             address: hello.advertised_address,
             draining: hello.draining,
         })?;
+        self.hub
+            .reported(stream, &hello.name, reports::read(hello.peers));
         Ok(Some(GatewayWelcome {}))
     }
 }

@@ -4,6 +4,7 @@
 //! most one write a second.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,6 +25,7 @@ use tradewind_runtime::{
 
 use super::{
     Registered,
+    reports::{PeerSight, Reports},
     state::{Event, Refused, RegistryState, Saved, StreamId},
 };
 
@@ -58,6 +60,7 @@ struct Meters {
 struct Inner {
     state: Mutex<RegistryState>,
     published: watch::Sender<Arc<Registered>>,
+    reports: watch::Sender<Arc<Reports>>,
     changed: Notify,
     to_save: Notify,
     path: PathBuf,
@@ -135,6 +138,7 @@ impl RegistryHub {
         let hub = Self(Arc::new(Inner {
             state: Mutex::new(state),
             published,
+            reports: watch::Sender::new(Arc::default()),
             changed: Notify::new(),
             to_save: Notify::new(),
             path,
@@ -148,6 +152,11 @@ impl RegistryHub {
     /// The registered endpoints and gateways, followed.
     pub fn watch(&self) -> watch::Receiver<Arc<Registered>> {
         self.0.published.subscribe()
+    }
+
+    /// What the gateways find of the other clusters, followed.
+    pub fn reports(&self) -> watch::Receiver<Arc<Reports>> {
+        self.0.reports.subscribe()
     }
 
     /// Starts what makes time pass, publishes and saves.
@@ -199,6 +208,19 @@ impl RegistryHub {
             self.0.changed.notify_one();
         }
         applied
+    }
+
+    /// Takes what a gateway says of the others.
+    pub(super) fn reported(
+        &self,
+        stream: StreamId,
+        gateway: &str,
+        peers: BTreeMap<ClusterName, PeerSight>,
+    ) {
+        let now_ms = self.0.clock.unix_ms();
+        self.0.reports.send_modify(|reports| {
+            Arc::make_mut(reports).take((stream, gateway), peers, now_ms);
+        });
     }
 
     fn publish(&self) {
@@ -263,5 +285,9 @@ impl Ends {
 impl Drop for Ends {
     fn drop(&mut self) {
         drop(self.hub.apply(Event::StreamEnded(self.stream)));
+        self.hub.0.reports.send_if_modified(|reports| {
+            // Nearly all streams are proxies'.
+            reports.holds(self.stream) && Arc::make_mut(reports).ended(self.stream)
+        });
     }
 }

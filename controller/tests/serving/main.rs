@@ -25,7 +25,7 @@ use tradewind_api::{
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
         },
         v1::{
-            self, GatewayHello, RegisterRequest, Registration, SignRequest,
+            self, GatewayHello, PeerReach, RegisterRequest, Registration, SignRequest,
             gateway_registry_client::GatewayRegistryClient, identity_client::IdentityClient,
             registry_client::RegistryClient,
         },

@@ -107,6 +107,7 @@ async fn registrations_and_gateways_need_the_identity_they_claim() {
         name: "gw-1".into(),
         advertised_address: "127.1.0.1:15443".into(),
         draining: false,
+        peers: Vec::new(),
     };
     let announce = async |channel: Channel| {
         let hellos = futures::stream::iter([hello.clone()]);
@@ -127,6 +128,53 @@ async fn registrations_and_gateways_need_the_identity_they_claim() {
         west.registered.borrow().gateways.contains_key("gw-1")
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_finds_is_kept_while_it_says_so_and_wakes_nobody_else() {
+    let federation = Federation::new();
+    let dir = tempfile::tempdir().unwrap();
+    let west = West::start(&federation, dir.path(), federation.snapshot(1, &[])).await;
+    let gateway = Federation::svid(&federation.west, "/tradewind/gateway/gw-1");
+    let channel = dial(&west, &federation, Some(gateway)).await.unwrap();
+    let hello = |round_trip_us| GatewayHello {
+        name: "gw-1".into(),
+        advertised_address: "127.1.0.1:15443".into(),
+        draining: false,
+        peers: vec![PeerReach {
+            cluster: "east".into(),
+            reachable: Some(true),
+            round_trip_us: Some(round_trip_us),
+            ..PeerReach::default()
+        }],
+    };
+    let east = name("east");
+    let seen = || {
+        let now_ms = clock::system().unix_ms();
+        let all = west.reports.borrow().together(&east, now_ms);
+        (all.reaching, all.round_trip_us)
+    };
+    let (tx, rx) = tokio::sync::mpsc::channel(4);
+    tx.send(hello(9_000)).await.unwrap();
+    let mut stream = GatewayRegistryClient::new(channel)
+        .announce(ReceiverStream::new(rx))
+        .await
+        .unwrap()
+        .into_inner();
+    stream.message().await.unwrap();
+    assert_eq!(seen(), (1, Some(9_000)));
+    let mut registered = west.registered.clone();
+    eventually("the gateway is known", || {
+        registered.borrow_and_update().gateways.contains_key("gw-1")
+    })
+    .await;
+    tx.send(hello(14_000)).await.unwrap();
+    stream.message().await.unwrap();
+    assert_eq!(seen(), (1, Some(14_000)));
+    assert!(!registered.has_changed().unwrap(), "a sign of life alone");
+    drop((tx, stream));
+    eventually("its word ends with its stream", || seen() == (0, None)).await;
+    assert!(west.registered.borrow().gateways.contains_key("gw-1"));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use tradewind_controller::{
     ads::AdsService,
     attest::HostIdentities,
     identity_service::{IdentityConfig, IdentityService, WorkloadTokens},
-    registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
+    registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService, Reports},
     server::{Access, ListenConfig, Listeners, Serving},
 };
 use tradewind_runtime::{
@@ -141,6 +141,7 @@ impl Federation {
             gateways: vec![],
             lease_expired: false,
             sealed_only: false,
+            round_trip_us: None,
             local: true,
         };
         Arc::new(Snapshot {
@@ -161,6 +162,7 @@ pub(crate) struct West {
     pub(crate) trust: TrustCell,
     pub(crate) tokens: WorkloadTokens,
     pub(crate) registered: watch::Receiver<Arc<Registered>>,
+    pub(crate) reports: watch::Receiver<Arc<Reports>>,
     pub(crate) metrics: MetricsRegistry,
     pub(crate) trigger: drain::Trigger,
     pub(crate) _tasks: TaskSet,
@@ -222,7 +224,8 @@ impl West {
             clock: clock::system(),
         };
         let (trigger, watch) = drain::channel();
-        let (registered, serve_metrics) = (hub.watch(), metrics.clone());
+        let (registered, reports) = (hub.watch(), hub.reports());
+        let serve_metrics = metrics.clone();
         tasks.spawn("serve", async move {
             listeners
                 .serve(routes, serving, &serve_metrics, watch)
@@ -235,6 +238,7 @@ impl West {
             trust,
             tokens,
             registered,
+            reports,
             metrics,
             trigger,
             _tasks: tasks,

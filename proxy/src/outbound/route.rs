@@ -95,6 +95,8 @@ pub(super) struct Target {
     pub(super) endpoint: Endpoint,
     pub(super) cluster_state: ClusterState,
     pub(super) lease_expired: bool,
+    /// How far its cluster is, as the snapshot says: for as long as nothing was measured here.
+    pub(super) told_rtt_us: Option<u64>,
     pub(super) destination: Destination,
     pub(super) peer: Rc<Peer>,
     /// The way to its cluster; `None` where it is dialled directly.
@@ -133,8 +135,14 @@ impl Target {
             ramp: self.peer.ramp.get().value(now),
             cluster_state: self.cluster_state,
             lease_expired: self.lease_expired,
-            rtt_us: self.link.as_ref().and_then(|l| l.rtt_us.get()),
+            rtt_us: self.rtt_us(),
         }
+    }
+
+    /// How far it is: by this thread's own measurement, else by its gateways' and controller's.
+    pub(super) fn rtt_us(&self) -> Option<u64> {
+        let measured = self.link.as_ref().and_then(|l| l.rtt_us.get());
+        measured.or(self.told_rtt_us)
     }
 }
 

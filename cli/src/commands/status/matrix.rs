@@ -1,4 +1,4 @@
-//! Who reaches whom, as each cluster says for itself: a table while it fits a screen, the broken links beyond, and a line
+//! Who reaches whom, as each cluster's controller and gateways say for themselves: a table while it fits a screen, the broken links beyond, and a line
 //! that counts them. Pure.
 
 use serde_json::{Value, json};
@@ -28,16 +28,51 @@ impl Link<'_> {
         self.seen.and_then(|s| s.reachable)
     }
 
-    /// `12 ms`, `no, 35 s`, `?`.
+    /// For anybody.
+    fn is_broken(&self) -> bool {
+        let apart = self.seen.is_some_and(|s| s.gateways_reaching < s.gateways);
+        self.up() == Some(false) || apart
+    }
+
+    /// `12 ms`, `no, 35 s`, `?`: the controller's word. Where the cluster's gateways see something else, they are named:
+    /// `12 ms, 1 of 2 gw`, `no (gw 12 ms), 35 s`.
     fn cell(&self) -> String {
-        match (self.up(), self.seen) {
-            (Some(true), Some(seen)) => seen
-                .round_trip_us
-                .map_or_else(|| "yes".to_owned(), round_trip),
-            (Some(false), Some(seen)) => format!("no, {}", age(seen.age_ms)),
-            _ => "?".to_owned(),
+        let Some(seen) = self.seen else {
+            return "?".to_owned();
+        };
+        let gateways = gateways(seen);
+        match self.up() {
+            Some(true) => {
+                let trip = seen.round_trip_us.map(round_trip);
+                let trip = trip.unwrap_or_else(|| "yes".to_owned());
+                let (reaching, all) = (seen.gateways_reaching, seen.gateways);
+                if reaching < all {
+                    return format!("{trip}, {reaching} of {all} gw");
+                }
+                trip
+            }
+            Some(false) => match gateways {
+                Some(gateways) => format!("no (gw {gateways}), {}", age(seen.age_ms)),
+                None => format!("no, {}", age(seen.age_ms)),
+            },
+            None => gateways.map_or_else(|| "?".to_owned(), |g| format!("? (gw {g})")),
         }
     }
+}
+
+/// What a cluster's gateways see, where any of them reaches the other one: `12 ms`, `12 ms, 1 of 2`.
+fn gateways(seen: &Reached) -> Option<String> {
+    let (reaching, all) = (seen.gateways_reaching, seen.gateways);
+    if reaching == 0 {
+        return None;
+    }
+    let trip = seen.gateway_round_trip_us.map(round_trip);
+    let trip = trip.unwrap_or_else(|| "yes".to_owned());
+    Some(if reaching < all {
+        format!("{trip}, {reaching} of {all}")
+    } else {
+        trip
+    })
 }
 
 /// Whether what a cluster said is of now.
@@ -99,7 +134,7 @@ pub fn lines(rows: &[ReachRow]) -> Vec<String> {
     if rows.len() <= MAX_SHOWN {
         shown.push(table(rows).render());
     } else {
-        let down = links(rows).filter(|l| l.up() == Some(false));
+        let down = links(rows).filter(Link::is_broken);
         shown.extend(down.map(|l| format!("  {} -> {}  {}", l.from, l.to, l.cell())));
     }
     shown
@@ -135,6 +170,9 @@ pub fn json(rows: &[ReachRow]) -> Value {
             "reachable": s.reachable,
             "round_trip_us": s.round_trip_us,
             "age_ms": s.age_ms,
+            "gateways": s.gateways,
+            "gateways_reaching": s.gateways_reaching,
+            "gateway_round_trip_us": s.gateway_round_trip_us,
         })
     };
     let row = |r: &ReachRow| {
@@ -157,6 +195,7 @@ mod tests {
             reachable: Some(*up),
             round_trip_us: Some(*us),
             age_ms: 35_000,
+            ..Reached::default()
         };
         ReachRow {
             cluster: from.to_owned(),
@@ -196,6 +235,40 @@ mod tests {
         assert_eq!(table, expected.map(words));
         assert_eq!(json(&rows)[2]["reached"][1]["reachable"], false);
         assert!(lines(&rows[..1]).is_empty());
+    }
+
+    #[test]
+    fn gateways_are_named_where_they_see_something_else() {
+        let cell = |reachable, (reaching, gateways)| {
+            let seen = Reached {
+                cluster: "east".into(),
+                reachable,
+                round_trip_us: Some(15_000),
+                age_ms: 35_000,
+                gateways,
+                gateways_reaching: reaching,
+                gateway_round_trip_us: (reaching > 0).then_some(12_000),
+            };
+            let link = Link {
+                from: "west",
+                to: "east",
+                seen: Some(&seen),
+            };
+            (link.cell(), link.is_broken())
+        };
+        for (reachable, gateways, shown, broken) in [
+            (Some(true), (2, 2), "15 ms", false),
+            (Some(true), (0, 0), "15 ms", false),
+            (Some(true), (1, 2), "15 ms, 1 of 2 gw", true),
+            (Some(true), (0, 2), "15 ms, 0 of 2 gw", true),
+            (Some(false), (0, 2), "no, 35 s", true),
+            (Some(false), (2, 2), "no (gw 12 ms), 35 s", true),
+            (Some(false), (1, 2), "no (gw 12 ms, 1 of 2), 35 s", true),
+            (None, (2, 2), "? (gw 12 ms)", false),
+            (None, (0, 0), "?", false),
+        ] {
+            assert_eq!(cell(reachable, gateways), (shown.to_owned(), broken));
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ fn cluster(name: &str) -> (ClusterName, Arc<Cluster>) {
         gateways: vec![],
         lease_expired: false,
         sealed_only: false,
+        round_trip_us: None,
         local: true,
     };
     (cluster.name.clone(), Arc::new(cluster))

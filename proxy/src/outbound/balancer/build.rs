@@ -174,6 +174,7 @@ impl Balancer {
         Some(Target {
             cluster_state: cluster.map_or(ClusterState::Active, |c| c.state),
             lease_expired: cluster.is_some_and(|c| c.lease_expired),
+            told_rtt_us: cluster.and_then(|c| c.round_trip_us),
             destination: Destination {
                 endpoint: e.id.clone(),
                 identity: e.identity.clone(),

@@ -18,9 +18,11 @@ impl Balancer {
         let mut sorted: Vec<_> = routes.values().collect();
         sorted.sort_by(|a, b| a.service.cmp(&b.service));
         let (sessions, streams) = self.pool.open();
+        let snapshot = self.snapshot.borrow();
+        let told = |name| snapshot.clusters.get(name).and_then(|c| c.round_trip_us);
         json!({
             "exit": self.place.exit.as_str(),
-            "revision": self.snapshot.borrow().revision.0,
+            "revision": snapshot.revision.0,
             "sessions": sessions,
             "streams": streams,
             "services": sorted.into_iter().map(|r| self.route_json(r, now)).collect::<Vec<_>>(),
@@ -28,6 +30,7 @@ impl Balancer {
                 "cluster": name.as_str(),
                 "way": standing(link.detector.borrow().standing(now), now),
                 "round_trip_us": link.rtt_us.get(),
+                "told_round_trip_us": told(name),
             })).collect::<Vec<_>>(),
         })
     }
