@@ -147,6 +147,7 @@ impl Bound {
                 token: self.config.token.clone(),
                 zone: None,
                 state_dir: self.config.state_dir.clone(),
+                mark: self.config.mark,
             },
             Arc::clone(&self.clock),
             self.rng.fork(),

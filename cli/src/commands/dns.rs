@@ -32,6 +32,9 @@ pub struct Dns {
     /// Forward nothing: every other name is answered SERVFAIL
     #[arg(long, env = "TRADEWIND_NO_FORWARDING", value_parser = clap::builder::FalseyValueParser::new(), conflicts_with = "upstream")]
     no_forwarding: bool,
+    /// Firewall mark of its own sockets, as --capture-own of a proxy that captures questions to name servers; needs CAP_NET_ADMIN
+    #[arg(long, env = "TRADEWIND_MARK", value_name = "mark[:NUMBER]", num_args = 0..=1, default_missing_value = "mark")]
+    mark: Option<Own>,
 }
 
 /// Runs it.
