@@ -5,7 +5,8 @@
 
 use std::{io, net::SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket};
+pub use socket2::{Protocol, Type};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 /// Connects to `host:port`, from a socket with `mark` where there is one.

@@ -340,6 +340,9 @@ impl Plan {
     }
 
     fn iptables_inbound(&self, s: &mut String) {
+        if !self.guards() {
+            return;
+        }
         let [_, Chain { name, .. }] = CHAINS;
         let local = "-m addrtype --dst-type LOCAL";
         let to = self.inbound_port;
