@@ -212,8 +212,9 @@ impl Pod {
 
     /// A client that reads lines and says lines.
     fn talk(&self, to: SocketAddr) -> Talk {
+        // It ends with its input: nothing of it outlives this handle, and the far end sees it go.
         let script = format!(
-            "exec 3<>/dev/tcp/{}/{}; cat <&3 & cat >&3",
+            "exec 3<>/dev/tcp/{}/{}; cat <&3 & reader=$!; cat >&3; kill $reader",
             to.ip(),
             to.port()
         );
@@ -222,7 +223,6 @@ impl Pod {
             .args(["-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .expect("nsenter runs");
         let lines = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -530,10 +530,7 @@ async fn inbound() {
     // Its own host calls it as before.
     assert_eq!(pod.get(&format!("http://{app}/")).await, "web");
     // While it drains the door stays shut: what was refused is not let in.
-    let mut slow = pod.talk(SocketAddr::new(pod.router, 3306));
-    let greeting = "hello\n";
-    drop(slow.child.kill().await);
-    apps::server_first(apps::bind((pod.router, 3306).into()).await, greeting);
+    apps::server_first(apps::bind((pod.router, 3306).into()).await, "hello\n");
     let mut open = pod.talk(SocketAddr::new(pod.router, 3306));
     open.hears("hello").await;
     proxy.terminate();
