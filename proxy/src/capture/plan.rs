@@ -44,8 +44,8 @@ pub struct Chain {
 pub enum Stage {
     /// All of them.
     Capture,
-    /// None that catches a new connection outbound, nor inbound unless `guard`. The chains stay: the kernel would forget with the
-    /// last of them how to translate the connections that are open.
+    /// None that catches a new connection outbound, nor inbound unless `guard`. What is left keeps the kernel's connection tracking
+    /// at work: with the last rule that needs it the open connections would be translated no more, and break.
     Release {
         /// Plaintext callers are still caught: they would reach what was closed to them.
         guard: bool,
@@ -166,6 +166,8 @@ impl Plan {
         );
         if stage == Stage::Capture {
             self.nft_outbound(&mut s);
+        } else {
+            say(&mut s, 2, "ct state established accept");
         }
         say(&mut s, 1, "}");
         say(&mut s, 1, "chain inbound {");
@@ -261,6 +263,10 @@ impl Plan {
         }
         if stage == Stage::Capture {
             self.iptables_outbound(&mut s, v4);
+        } else if stage != Stage::Gone {
+            let [Chain { name, .. }, _] = CHAINS;
+            let tracked = "-m conntrack --ctstate ESTABLISHED";
+            say(&mut s, 0, format_args!("-A {name} {tracked} -j RETURN"));
         }
         if stage != Stage::Gone && stage != (Stage::Release { guard: false }) {
             self.iptables_inbound(&mut s);

@@ -112,7 +112,7 @@ table inet tradewind {
 #[test]
 fn released_chains_stay_and_a_guard_stays_shut() {
     let open = "table inet tradewind\ndelete table inet tradewind\ntable inet tradewind {\n  chain outbound {\n    \
-                type nat hook output priority -100; policy accept;\n  }\n  chain inbound {\n    \
+                type nat hook output priority -100; policy accept;\n    ct state established accept\n  }\n  chain inbound {\n    \
                 type nat hook prerouting priority -100; policy accept;\n";
     let plan = plan(&full());
     let released = plan.nft(Stage::Release { guard: false });
@@ -174,7 +174,8 @@ fn iptables_removes_what_it_hooked_in() {
         );
     }
     let released = plan.iptables(Family::V4, Stage::Release { guard: false }, [true; 2]);
-    assert_eq!(released, format!("*nat\n{chains}COMMIT\n"));
+    let tracked = "-A TRADEWIND_OUTPUT -m conntrack --ctstate ESTABLISHED -j RETURN\n";
+    assert_eq!(released, format!("*nat\n{chains}{tracked}COMMIT\n"));
 }
 
 #[test]
