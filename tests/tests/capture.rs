@@ -696,7 +696,10 @@ async fn by_iptables(pod: &Pod, url: &str, before: &str) {
     let none = without(all, apply).await;
     none.fails(
         1,
-        &["neither nft nor iptables-restore is installed", "nftables"],
+        &[
+            "nft or iptables-restore, which is not installed",
+            "nftables",
+        ],
     );
     without(all, "proxy capture --remove")
         .await

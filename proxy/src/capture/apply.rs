@@ -32,7 +32,7 @@ const MAX_SAID: usize = 500;
 pub enum RulesError {
     /// None of the tools that would do is installed.
     #[error(
-        "{tools} is not installed, which sets the rules of a capture\nhint: install the package nftables, or iptables, of your distribution\n\
+        "the rules of a capture need {tools}, which is not installed\nhint: install the package nftables, or iptables, of your distribution\n\
          hint: where rules are set by somebody else, say --capture-rules external"
     )]
     Missing {
@@ -97,7 +97,7 @@ pub async fn chosen(tool: Tool) -> Result<Tool, RulesError> {
                 .map(|_| Tool::Iptables)
                 .map_err(|e| match e {
                     RulesError::Missing { .. } => RulesError::Missing {
-                        tools: "neither nft nor iptables-restore",
+                        tools: "nft or iptables-restore",
                     },
                     other => other,
                 }),
@@ -158,7 +158,7 @@ pub async fn remove(tool: Tool) -> Result<(), RulesError> {
         }
     }
     if missing == 3 {
-        let tools = "neither nft nor iptables-restore";
+        let tools = "nft or iptables-restore";
         return Err(RulesError::Missing { tools });
     }
     Ok(())
@@ -180,6 +180,10 @@ async fn by_iptables(plan: &Plan, family: Family, stage: Stage) -> Result<bool, 
             Err(RulesError::Refused { .. }) => false,
             Err(e) => return Err(e),
         };
+    }
+    if stage == Stage::Gone && hooked == [false; 2] {
+        // Nothing of ours: and iptables would leave tables behind that nobody asked for.
+        return Ok(true);
     }
     let input = plan.iptables(family, stage, hooked);
     run(restore, &["-w", LOCK_WAIT, "--noflush"], Some(input)).await
@@ -276,7 +280,7 @@ mod tests {
         assert!(error.is_missing());
         let said = error.to_string();
         for words in [
-            "tradewind-no-such-tool is not installed",
+            "tradewind-no-such-tool, which is not installed",
             "hint: ",
             "nftables",
         ] {
