@@ -4,6 +4,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::unix::fs::MetadataExt as _,
     sync::Arc,
 };
 
@@ -16,7 +17,7 @@ use tradewind_transport::marked;
 
 use crate::{
     capture::{
-        CaptureConfig, Keeper, Plan, Rules, has_ipv6, inbound::Guard, index::Index,
+        CaptureConfig, Keeper, Own, Plan, Rules, has_ipv6, inbound::Guard, index::Index,
         metrics::CaptureMetrics,
     },
     config::ProxyConfig,
@@ -60,7 +61,7 @@ impl Doors {
         config
             .check()
             .map_err(|(field, reason)| ProxyError::Config { field, reason })?;
-        may_mark(config)?;
+        is_told_apart(config)?;
         let ipv6 = has_ipv6();
         let served: Vec<u16> = all.serves.iter().filter_map(|s| s.app_port()).collect();
         let mesh = [all.hbone_listen.port(), all.admin_listen.port(), DNS_PORT];
@@ -180,21 +181,36 @@ impl Doors {
     }
 }
 
-/// Without its mark this process would capture itself: found out before anything else is done.
-fn may_mark(config: &CaptureConfig) -> Result<(), ProxyError> {
-    let Some(mark) = config.own.mark() else {
-        return Ok(());
+/// A process that is not told from its applications would capture itself, again and again: found out before anything else is
+/// done.
+fn is_told_apart(config: &CaptureConfig) -> Result<(), ProxyError> {
+    let bad = |reason| {
+        let field = "capture-own";
+        Err(ProxyError::Config { field, reason })
+    };
+    let mark = match config.own {
+        Own::Mark(mark) => mark,
+        Own::Uid(uid) => {
+            let own = std::fs::metadata("/proc/self").map(|m| m.uid());
+            return match own {
+                Ok(own) if own == uid => Ok(()),
+                Ok(own) => bad(format!(
+                    "this process runs as user {own}, not as {uid}: its own connections would be captured, without end\n\
+                     hint: run it as that user, or say --capture-own uid:{own}, here and where the rules are set"
+                )),
+                Err(e) => bad(format!(
+                    "the user of this process is not to be found out: {e}"
+                )),
+            };
+        }
     };
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     match marked::socket(any, Type::STREAM, Protocol::TCP, mark) {
         Ok(_) => Ok(()),
-        Err(error) => Err(ProxyError::Config {
-            field: "capture-own",
-            reason: format!(
-                "its sockets cannot be marked ({error})\nhint: marking needs CAP_NET_ADMIN: run as root, or give the capability\n\
-                 hint: or run the proxy as a user of its own, and say --capture-own uid:<number>"
-            ),
-        }),
+        Err(error) => bad(format!(
+            "its sockets cannot be marked ({error})\nhint: marking needs CAP_NET_ADMIN: run as root, or give the capability\n\
+             hint: or run the proxy as a user of its own, and say --capture-own uid:<number>"
+        )),
     }
 }
 
