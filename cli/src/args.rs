@@ -43,7 +43,7 @@ pub enum Command {
     /// Run a cluster's east-west gateway
     Gateway(gateway::Gateway),
     /// Run the local proxy beside a workload
-    Proxy(proxy::Proxy),
+    Proxy(Box<proxy::Proxy>),
     /// Run a voter without a cluster, for a federation of two
     Witness(witness::Witness),
     /// Run the DNS server

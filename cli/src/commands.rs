@@ -14,6 +14,7 @@ pub mod init;
 pub mod join;
 pub mod list;
 pub mod proxy;
+pub mod proxy_capture;
 pub mod role;
 pub mod status;
 pub mod store;
@@ -43,7 +44,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Join(args) => join::run(context, args).await,
         Command::Controller(args) => controller::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
-        Command::Proxy(args) => proxy::run(args).await,
+        Command::Proxy(args) => proxy::run(context, *args).await,
         Command::Witness(args) => witness::run(context, args).await,
         Command::Dns(args) => dns::run(args).await,
         Command::Token(args) => token::run(context, args).await,

@@ -15,7 +15,10 @@ use tradewind_runtime::{
     task::TaskSet,
     telemetry::LogHandle,
 };
-use tradewind_transport::control::{Control, ControlConfig, ControllerAddr};
+use tradewind_transport::{
+    control::{Control, ControlConfig, ControllerAddr},
+    marked,
+};
 
 use crate::{
     config::DnsConfig,
@@ -54,7 +57,10 @@ impl Dns {
             action: "read the bound address",
             source,
         })?;
-        let forwarder = Forwarder::new(&config.upstreams, local)?;
+        if let Some(mark) = config.mark {
+            may_mark(mark)?;
+        }
+        let forwarder = Forwarder::new(&config.upstreams, local, config.mark)?;
         let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
         let readiness = Readiness::new();
         Ok(Bound {
@@ -71,6 +77,20 @@ impl Dns {
             forwarder,
             admin,
         })
+    }
+}
+
+/// Without its mark this server's questions would come back to it: found out before it answers anybody.
+fn may_mark(mark: u32) -> Result<(), DnsError> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    match marked::socket(any, marked::Type::DGRAM, marked::Protocol::UDP, mark) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(DnsError::Config {
+            field: "mark",
+            reason: format!(
+                "sockets cannot be marked ({error})\nhint: marking needs CAP_NET_ADMIN: run as root, or give the capability"
+            ),
+        }),
     }
 }
 
@@ -147,6 +167,7 @@ impl Bound {
                 token: self.config.token.clone(),
                 zone: None,
                 state_dir: self.config.state_dir.clone(),
+                mark: self.config.mark,
             },
             Arc::clone(&self.clock),
             self.rng.fork(),

@@ -26,6 +26,9 @@ pub struct DnsConfig {
     pub listen: SocketAddr,
     /// Where foreign names go.
     pub upstreams: Upstreams,
+    /// The firewall mark of its own sockets: where a proxy captures questions to name servers, this server's must not come back
+    /// to it.
+    pub mark: Option<u32>,
     /// Metrics, readiness and debug pages.
     pub admin_listen: SocketAddr,
     /// Where the last good snapshot is kept; none keeps it in memory only.
@@ -43,6 +46,7 @@ impl DnsConfig {
             token: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 15053)),
             upstreams: Upstreams::System,
+            mark: None,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 15020)),
             state_dir: None,
             drain_deadline: Duration::from_secs(5),

@@ -8,12 +8,12 @@ use hickory_proto::{
     rr::Record,
 };
 use hickory_resolver::{
-    TokioResolver,
+    Resolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
-    net::{DnsError as Negative, NetError, runtime::TokioRuntimeProvider},
+    net::{DnsError as Negative, NetError},
 };
 
-use crate::{config::Upstreams, error::DnsError, respond::Outcome};
+use crate::{config::Upstreams, error::DnsError, respond::Outcome, socket::Sockets};
 
 /// Answers kept; about 1 kB each at most, so a few MiB.
 const CACHE_ENTRIES: u64 = 4096;
@@ -24,11 +24,15 @@ const ATTEMPTS: usize = 2;
 
 /// The way to the upstream servers; none when there are no upstreams.
 #[derive(Clone, Debug)]
-pub(crate) struct Forwarder(Option<TokioResolver>);
+pub(crate) struct Forwarder(Option<Resolver<Sockets>>);
 
 impl Forwarder {
-    /// `ours` is where this server listens: asking itself would be a loop.
-    pub(crate) fn new(upstreams: &Upstreams, ours: SocketAddr) -> Result<Self, DnsError> {
+    /// `ours` is where this server listens: asking itself would be a loop. Questions go out under `mark`, where there is one.
+    pub(crate) fn new(
+        upstreams: &Upstreams,
+        ours: SocketAddr,
+        mark: Option<u32>,
+    ) -> Result<Self, DnsError> {
         let failed = |upstream: &str, reason: String| DnsError::Upstream {
             upstream: upstream.to_owned(),
             reason,
@@ -53,8 +57,7 @@ impl Forwarder {
         }
         // Neither domain nor search list: the client has applied its own.
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder = Resolver::builder_with_config(config, Sockets::new(mark));
         let options = builder.options_mut();
         options.timeout = ATTEMPT_TIMEOUT;
         options.attempts = ATTEMPTS;

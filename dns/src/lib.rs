@@ -11,6 +11,7 @@ mod forward;
 mod metrics;
 mod respond;
 mod serve;
+mod socket;
 #[cfg(test)]
 mod tests;
 pub mod zone;

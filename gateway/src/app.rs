@@ -182,6 +182,7 @@ impl Bound {
                 token: self.config.token.clone(),
                 zone: None,
                 state_dir: self.config.state_dir.clone(),
+                mark: None,
             },
             Arc::clone(&self.clock),
             self.rng.fork(),

@@ -1,18 +1,17 @@
 //! The proxy's life: build (bind everything), run (serve, register, check), drain. Owns the control side; data threads
 //! own the connections. The control thread must never carry traffic.
 
+mod doors;
 mod pages;
+mod threads;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
 
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-};
+use tokio::sync::{Notify, watch};
 use tradewind_api::{ServicePortRef, id::is_label, model::Health};
 use tradewind_runtime::{
     admin::{AdminBound, AdminServer},
@@ -23,16 +22,19 @@ use tradewind_runtime::{
     rng::Rng,
     task::TaskSet,
     telemetry::LogHandle,
-    workers::{self, Workers},
+    workers,
 };
 use tradewind_transport::control::{Control, ControlConfig};
 
+use doors::Doors;
+
 use crate::{
+    capture::Keeper,
     config::ProxyConfig,
     error::ProxyError,
     health,
-    inbound::{self, InboundContext, InboundMetrics, ServedConfig},
-    outbound::{Outbound, OutboundContext, OutboundMetrics, StateCell},
+    inbound::{InboundContext, InboundMetrics, ServedConfig},
+    outbound::StateCell,
     register::{self, Fronted, Heard, Standing},
 };
 
@@ -79,6 +81,10 @@ impl Proxy {
                 listeners: group,
             });
         }
+        let capture = config.capture.as_ref();
+        let doors = capture
+            .map(|c| Doors::bind(&config, c, threads))
+            .transpose()?;
         let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
         let readiness = Readiness::new();
         Ok(Bound {
@@ -93,6 +99,7 @@ impl Proxy {
             inbound,
             hbone,
             outbound,
+            doors,
             admin,
         })
     }
@@ -114,10 +121,10 @@ fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
         );
         return bad("name", reason);
     }
-    if config.serves.is_empty() && config.listeners.is_empty() {
+    if config.serves.is_empty() && config.listeners.is_empty() && config.capture.is_none() {
         return bad(
             "listen",
-            "neither --listen nor --serve is given: there is nothing to do".into(),
+            "none of --listen, --serve and --capture is given: there is nothing to do".into(),
         );
     }
     for (i, serve) in config.serves.iter().enumerate() {
@@ -174,15 +181,8 @@ pub struct Bound {
     inbound: Vec<std::net::TcpListener>,
     hbone: Option<SocketAddr>,
     outbound: Vec<OutboundGroup>,
+    doors: Option<Doors>,
     admin: AdminBound,
-}
-
-/// One thread's share: its listeners, its random numbers, its hold on the drain.
-struct Seat {
-    inbound: Option<std::net::TcpListener>,
-    outbound: Vec<(std::net::TcpListener, ServicePortRef)>,
-    rng: Rng,
-    drain: drain::Watch,
 }
 
 impl Bound {
@@ -194,6 +194,11 @@ impl Bound {
     /// The outbound listeners' addresses, in the order of the configuration.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
         self.outbound.iter().map(|g| g.local).collect()
+    }
+
+    /// What its own sockets carry, where a capture tells them by it.
+    fn mark(&self) -> Option<u32> {
+        self.config.capture.as_ref().and_then(|c| c.own.mark())
     }
 
     /// Where its admin pages are.
@@ -233,6 +238,7 @@ impl Bound {
                 token: self.config.token.clone(),
                 zone: self.config.zone.clone(),
                 state_dir: self.config.state_dir.clone(),
+                mark: self.mark(),
             },
             Arc::clone(&self.clock),
             self.rng.fork(),
@@ -289,8 +295,13 @@ impl Bound {
         };
         let cells: Arc<Mutex<Vec<StateCell>>> = Arc::default();
         let admin = self.admin_state(&control, &inbound, &cells, stands, hears.clone());
-        let data = self.start_workers(&control, &inbound, &cells, watch)?;
+        let deciding = self
+            .doors
+            .as_ref()
+            .map(|doors| doors.deciding(control.snapshot.clone(), &self.metrics, &mut tasks));
+        let data = self.start_workers(&control, &inbound, &cells, deciding, watch)?;
         tasks.spawn("admin", self.admin.run(admin, admin_watch));
+        let keeper = lead(self.doors.as_ref()).await?;
         drop(self.starting);
 
         let mut joined = std::pin::pin!(data.join());
@@ -313,6 +324,9 @@ impl Bound {
                 }
                 tokio::time::sleep(self.config.leave_grace).await;
             }
+            if let Some(keeper) = &keeper {
+                keeper.release().await;
+            }
             trigger.drain(self.config.drain_deadline).await
         };
         let finished = tokio::select! {
@@ -324,6 +338,9 @@ impl Bound {
             tracing::warn!("the drain deadline passed; what is under way is cut");
         }
         let ended = joined.await;
+        if let Some(keeper) = keeper {
+            keeper.remove().await;
+        }
         drop(stop_admin);
         tasks.abort_all().await;
         ended.map_err(|e| ProxyError::Worker(e.to_string()))
@@ -335,7 +352,7 @@ impl Bound {
         standing: &watch::Sender<Standing>,
         tasks: &mut TaskSet,
     ) -> Vec<ServedConfig> {
-        let count = self.config.serves.len();
+        let (count, mark) = (self.config.serves.len(), self.mark());
         standing.send_modify(|s| s.health = vec![Health::Unknown; count]);
         let mut serves = Vec::with_capacity(count);
         for (i, spec) in self.config.serves.iter().enumerate() {
@@ -343,13 +360,14 @@ impl Bound {
             serves.push(ServedConfig {
                 target: spec.target.clone(),
                 app: spec.app.clone(),
+                mark,
                 protocol: spec.protocol,
                 check_now: Arc::clone(&check_now),
             });
             let (tell, mut told) = watch::channel(Health::Unknown);
             tasks.spawn(
                 "health check",
-                health::watch_app(spec.clone(), tell, check_now, self.rng.fork()),
+                health::watch_app(spec.clone(), tell, check_now, mark, self.rng.fork()),
             );
             let standing = standing.clone();
             tasks.spawn("health", async move {
@@ -370,101 +388,11 @@ impl Bound {
         }
         serves
     }
-
-    fn start_workers(
-        &mut self,
-        control: &Control,
-        inbound: &InboundContext,
-        cells: &Arc<Mutex<Vec<StateCell>>>,
-        watch: drain::Watch,
-    ) -> Result<Workers, ProxyError> {
-        let seats: Vec<_> = (0..self.threads)
-            .map(|_| {
-                let outbound = self
-                    .outbound
-                    .iter_mut()
-                    .filter_map(|g| g.listeners.pop().map(|l| (l, g.target.clone())))
-                    .collect();
-                // Taken once by its thread, so that no hold on the drain stays behind.
-                Some(Seat {
-                    inbound: self.inbound.pop(),
-                    outbound,
-                    rng: self.rng.fork(),
-                    drain: watch.clone(),
-                })
-            })
-            .collect();
-        drop(watch);
-        let seats = Mutex::new(seats);
-        let outbound_metrics = OutboundMetrics::register(&self.metrics);
-        let (control, inbound, cells) = (control.clone(), inbound.clone(), Arc::clone(cells));
-        let (clock, zone, exit, name) = (
-            Arc::clone(&self.clock),
-            self.config.zone.clone(),
-            self.config.exit,
-            self.config.name.clone(),
-        );
-        Workers::spawn("proxy", self.threads, move |index| {
-            let mut seats = seats.lock().unwrap_or_else(PoisonError::into_inner);
-            let seat = seats.get_mut(index).and_then(Option::take);
-            let context = OutboundContext {
-                control: control.clone(),
-                metrics: outbound_metrics.clone(),
-                clock: Arc::clone(&clock),
-                rng: Rng::seeded(0),
-                zone: zone.clone(),
-                exit,
-                name: name.clone(),
-            };
-            let (inbound, cells) = (inbound.clone(), Arc::clone(&cells));
-            async move {
-                if let Some(seat) = seat {
-                    serve(seat, context, inbound, &cells).await;
-                }
-            }
-        })
-        .map_err(|source| ProxyError::Io {
-            action: "start a data thread",
-            source,
-        })
-    }
 }
 
-/// One data thread: its inbound listener and its outbound ones, until the drain is over.
-async fn serve(
-    mut seat: Seat,
-    context: OutboundContext,
-    inbound: InboundContext,
-    cells: &Mutex<Vec<StateCell>>,
-) {
-    let mut tasks = TaskSet::new();
-    let outbound = Outbound::new(OutboundContext {
-        rng: seat.rng.fork(),
-        ..context
-    });
-    cells
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(outbound.state_cell());
-    for (listener, target) in seat.outbound {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => {
-                let serving =
-                    std::rc::Rc::clone(&outbound).serve(listener, target, seat.drain.clone());
-                tasks.spawn_local("outbound", serving);
-            }
-            Err(error) => tracing::error!(%error, %target, "a listener cannot be used"),
-        }
+async fn lead(doors: Option<&Doors>) -> Result<Option<Keeper>, ProxyError> {
+    match doors {
+        Some(doors) => doors.lead().await,
+        None => Ok(None),
     }
-    match seat.inbound.map(TcpListener::from_std) {
-        Some(Ok(listener)) => {
-            let serving = inbound::serve(listener, inbound, seat.rng, seat.drain.clone());
-            tasks.spawn_local("inbound", serving);
-        }
-        Some(Err(error)) => tracing::error!(%error, "the inbound listener cannot be used"),
-        None => {}
-    }
-    let mut observer = seat.drain.observer();
-    drop(seat.drain);
-    observer.forced().await;
 }

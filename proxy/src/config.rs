@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use tradewind_api::{ServicePortRef, Zone, model::AppProtocol};
 use tradewind_transport::control::ControllerAddr;
 
+use crate::capture::CaptureConfig;
+
 /// One outbound listener: what connects here reaches that service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSpec {
@@ -88,6 +90,8 @@ pub struct ProxyConfig {
     pub listeners: Vec<ListenSpec>,
     /// What it fronts.
     pub serves: Vec<ServeSpec>,
+    /// Whether, and how, applications' own connections are captured.
+    pub capture: Option<CaptureConfig>,
     /// The inbound HBONE address (15008). Port 0 picks a free one.
     pub hbone_listen: SocketAddr,
     /// `host:port` at which gateways and other proxies reach `hbone_listen`, where it differs.
@@ -118,6 +122,7 @@ impl ProxyConfig {
             token: None,
             listeners: Vec::new(),
             serves: Vec::new(),
+            capture: None,
             hbone_listen: SocketAddr::from(([0, 0, 0, 0], 15008)),
             advertise: None,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 15020)),
@@ -131,7 +136,7 @@ impl ProxyConfig {
     }
 }
 
-/// Why a `--listen` or `--serve` value was refused.
+/// Why the value of a flag was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not valid: {reason}")]
 pub struct InvalidSpec {
@@ -142,7 +147,7 @@ pub struct InvalidSpec {
 }
 
 impl InvalidSpec {
-    fn new(value: &str, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(value: &str, reason: impl Into<String>) -> Self {
         Self {
             value: value.chars().take(200).collect(),
             reason: reason.into(),
@@ -274,6 +279,13 @@ impl FromStr for ServeSpec {
             }
         }
         Ok(spec)
+    }
+}
+
+impl ServeSpec {
+    /// The port that the application listens at.
+    pub fn app_port(&self) -> Option<u16> {
+        self.app.rsplit_once(':')?.1.parse().ok()
     }
 }
 

@@ -3,6 +3,8 @@
 use tradewind_runtime::listen::BindError;
 use tradewind_transport::control::ControlError;
 
+use crate::capture::RulesError;
+
 /// Why a proxy could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -20,6 +22,9 @@ pub enum ProxyError {
     /// The controller's side of it could not be set up.
     #[error("failed to set up the proxy's link to its controller: {0}")]
     Control(#[from] ControlError),
+    /// The rules of a capture could not be set.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// A data thread died; its share of the traffic with it.
     #[error("proxy cannot go on: {0}")]
     Worker(String),

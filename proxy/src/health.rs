@@ -14,6 +14,7 @@ use tokio::{
 };
 use tradewind_api::model::{AppProtocol, Health};
 use tradewind_runtime::rng::Rng;
+use tradewind_transport::marked;
 
 use crate::config::{HealthCheck, ServeSpec};
 
@@ -90,6 +91,7 @@ pub(crate) async fn watch_app(
     spec: ServeSpec,
     health: watch::Sender<Health>,
     check_now: Arc<Notify>,
+    mark: Option<u32>,
     mut rng: Rng,
 ) {
     let mut opinion = Opinion::new(&spec.check);
@@ -98,7 +100,7 @@ pub(crate) async fn watch_app(
         return;
     }
     loop {
-        let found = check(&spec).await;
+        let found = check(&spec, mark).await;
         let next = opinion.step(found);
         if next.health() != opinion.health() {
             tracing::info!(service = %spec.target, app = %spec.app, health = next.health().as_str(), was = opinion.health().as_str(), "application health changed");
@@ -117,9 +119,9 @@ pub(crate) async fn watch_app(
     }
 }
 
-async fn check(spec: &ServeSpec) -> Found {
+async fn check(spec: &ServeSpec, mark: Option<u32>) -> Found {
     let look = async {
-        let stream = match TcpStream::connect(&spec.app).await {
+        let stream = match marked::connect(&spec.app, mark).await {
             Ok(stream) => stream,
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => return Found::Refused,
             Err(_) => return Found::Failed,
@@ -228,7 +230,7 @@ mod tests {
         let mut checks = TaskSet::new();
         checks.spawn(
             "check",
-            watch_app(spec, tx, Arc::clone(&check_now), Rng::seeded(1)),
+            watch_app(spec, tx, Arc::clone(&check_now), None, Rng::seeded(1)),
         );
         let mut until = async |wanted| {
             let hint = async {

@@ -88,6 +88,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub(crate) struct ServedConfig {
     pub target: ServicePortRef,
     pub app: String,
+    /// What sockets to it carry.
+    pub mark: Option<u32>,
     pub protocol: AppProtocol,
     /// Asks the health check to look at once.
     pub check_now: Arc<Notify>,
@@ -109,6 +111,7 @@ pub(crate) struct InboundContext {
 struct Served {
     target: ServicePortRef,
     app: String,
+    mark: Option<u32>,
     protocol: AppProtocol,
     pool: Rc<AppPool<RequestBody>>,
     metrics: ServiceMetrics,
@@ -140,8 +143,9 @@ impl Thread {
                 Rc::new(Served {
                     target: s.target.clone(),
                     app: s.app.clone(),
+                    mark: s.mark,
                     protocol: s.protocol,
-                    pool: AppPool::new(s.app.clone(), Arc::clone(&context.clock)),
+                    pool: AppPool::new(s.app.clone(), s.mark, Arc::clone(&context.clock)),
                     metrics: context.metrics.service(&s.target),
                     check_now: Arc::clone(&s.check_now),
                 })

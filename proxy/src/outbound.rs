@@ -6,6 +6,7 @@
 
 mod balancer;
 mod body;
+pub(crate) mod captured;
 mod connection;
 mod convert;
 mod exchange;
@@ -18,10 +19,10 @@ mod upgrade;
 #[cfg(test)]
 mod tests;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tradewind_api::id::{ServicePortRef, Zone};
 use tradewind_runtime::{
     clock::SharedClock,
@@ -32,6 +33,7 @@ use tradewind_runtime::{
 use tradewind_transport::control::Control;
 
 use balancer::{Balancer, Place};
+use captured::Captured;
 pub use metrics::OutboundMetrics;
 
 use crate::config::Exit;
@@ -59,6 +61,8 @@ pub struct OutboundContext {
     pub zone: Option<Zone>,
     /// How calls leave the cluster.
     pub exit: Exit,
+    /// What its own sockets carry, where a capture tells them by it.
+    pub mark: Option<u32>,
     /// This proxy's name, for logs.
     pub name: String,
 }
@@ -85,10 +89,13 @@ impl Outbound {
             rng,
             zone,
             exit,
+            mark,
             name,
         } = context;
+        let balancer = Balancer::new(control, metrics.clone(), clock, rng, Place { zone, exit });
+        balancer.pool.set_mark(mark);
         Rc::new(Self {
-            balancer: Balancer::new(control, metrics.clone(), clock, rng, Place { zone, exit }),
+            balancer,
             metrics,
             name,
             state: StateCell::default(),
@@ -111,16 +118,44 @@ impl Outbound {
         self: Rc<Self>,
         listener: TcpListener,
         target: ServicePortRef,
+        drain: drain::Watch,
+    ) {
+        let what = target.to_string();
+        let (own, target) = (Rc::clone(&self), Rc::new(target));
+        let serve = move |stream, _, watch| {
+            connection::serve(Rc::clone(&own), stream, Rc::clone(&target), watch)
+        };
+        self.accept(listener, &what, serve, drain).await;
+    }
+
+    /// Serves one listener whose connections were captured on their way to anybody, likewise.
+    pub(crate) async fn serve_captured(
+        self: Rc<Self>,
+        listener: TcpListener,
+        captured: Captured,
+        drain: drain::Watch,
+    ) {
+        let (own, captured) = (Rc::clone(&self), Rc::new(captured));
+        let serve = move |stream, peer, watch| {
+            captured::serve(Rc::clone(&own), Rc::clone(&captured), stream, peer, watch)
+        };
+        self.accept(listener, "captured", serve, drain).await;
+    }
+
+    async fn accept<F: Future<Output = ()> + 'static>(
+        &self,
+        listener: TcpListener,
+        what: &str,
+        serve: impl Fn(TcpStream, SocketAddr, drain::Watch) -> F,
         mut drain: drain::Watch,
     ) {
-        let target = Rc::new(target);
         let mut rng = self.balancer.fork_rng();
         let mut connections = TaskSet::new();
         let mut state = tokio::time::interval(STATE_INTERVAL);
         state.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tend = tokio::time::interval(TEND_INTERVAL);
         tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        tracing::info!(proxy = %self.name, service = %target, address = ?listener.local_addr().ok(), "outbound listener serves");
+        tracing::info!(proxy = %self.name, service = %what, address = ?listener.local_addr().ok(), "outbound listener serves");
         loop {
             tokio::select! {
                 biased;
@@ -128,21 +163,17 @@ impl Outbound {
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 _ = tend.tick() => self.balancer.tend(),
                 _ = state.tick() => self.state.store(Arc::new(self.state_json())),
-                (stream, _) = listen::accept(&listener, &mut rng) => {
+                (stream, peer) = listen::accept(&listener, &mut rng) => {
                     if connections.len() >= MAX_CONNECTIONS {
                         self.metrics.refused_connections.inc();
                         continue;
                     }
-                    let own = Rc::clone(&self);
-                    let (target, watch) = (Rc::clone(&target), drain.clone());
-                    connections.spawn_local("outbound_connection", async move {
-                        connection::serve(own, stream, target, watch).await;
-                    });
+                    connections.spawn_local("outbound_connection", serve(stream, peer, drain.clone()));
                 }
             }
         }
         drop(listener);
-        tracing::info!(proxy = %self.name, service = %target, open = connections.len(), "outbound listener drains");
+        tracing::info!(proxy = %self.name, service = %what, open = connections.len(), "outbound listener drains");
         tokio::select! {
             () = connections.join_all() => {}
             () = drain.forced() => connections.abort_all().await,

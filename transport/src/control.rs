@@ -92,6 +92,8 @@ pub struct ControlConfig {
     pub zone: Option<Zone>,
     /// Where the last good snapshot (and the sealed identity) is kept; memory only without it.
     pub state_dir: Option<PathBuf>,
+    /// The firewall mark of its sockets, where a capture tells them by it.
+    pub mark: Option<u32>,
 }
 
 /// Why a control client could not be set up. Nothing here is about a controller that is merely away.

@@ -12,6 +12,7 @@ pub mod detect;
 pub mod discovery;
 pub mod hbone;
 pub mod keys;
+pub mod marked;
 pub mod permits;
 pub mod prefixed;
 pub mod relay;

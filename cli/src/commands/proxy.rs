@@ -6,12 +6,19 @@ use tradewind_api::Zone;
 use tradewind_proxy::{Exit as Way, ListenSpec, Proxy as Role, ProxyConfig, ProxyError, ServeSpec};
 use tradewind_runtime::{Rng, clock, signal::Signals};
 
-use super::role::{self, Common, DrainArgs};
+use super::{
+    Context,
+    proxy_capture::{self, Also, CaptureArgs},
+    role::{self, Common, DrainArgs},
+};
 use crate::exit::{Exit, Failure, Outcome};
 
 /// `tradewind proxy`
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Proxy {
+    #[command(subcommand)]
+    also: Option<Also>,
     #[command(flatten)]
     common: Common,
     /// The workload's identity, as namespace/account or a whole path (/ns/shop/sa/payments)
@@ -59,16 +66,22 @@ pub struct Proxy {
     )]
     exit: Way,
     #[command(flatten)]
+    capture: CaptureArgs,
+    #[command(flatten)]
     drain: DrainArgs,
 }
 
 /// Runs it.
-pub async fn run(args: Proxy) -> Outcome {
+pub async fn run(context: Context, args: Proxy) -> Outcome {
+    if let Some(also) = args.also {
+        return proxy_capture::run(context, also).await;
+    }
     let log = args.common.logs.start()?;
     let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
-    if args.listen.is_empty() && args.serve.is_empty() {
+    let capture = args.capture.config();
+    if args.listen.is_empty() && args.serve.is_empty() && capture.is_none() {
         return Err(Failure::usage(
-            "a proxy needs something to do: at least one --listen or --serve",
+            "a proxy needs something to do: at least one --listen or --serve, or --capture",
         )
         .hint("to call a service: --listen 127.0.0.1:9090=shop/payments:80")
         .hint("to offer one: --serve shop/payments:80=127.0.0.1:8080"));
@@ -85,6 +98,7 @@ pub async fn run(args: Proxy) -> Outcome {
     config.admin_listen = args.common.admin_listen;
     config.listeners = args.listen;
     config.serves = args.serve;
+    config.capture = capture;
     config.hbone_listen = args.hbone_listen;
     config.advertise = args
         .advertise

@@ -525,6 +525,7 @@ async fn what_a_control_client_cannot_work_with_is_said_at_once() {
         token: None,
         zone: None,
         state_dir: None,
+        mark: None,
     };
     assert!(start(config.clone()).await.contains("a token is missing"));
     let no_identity = ControlConfig {

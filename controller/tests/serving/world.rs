@@ -286,6 +286,7 @@ impl Client {
             token,
             zone: None,
             state_dir: state_dir.map(Path::to_owned),
+            mark: None,
         };
         let (readiness, metrics, mut tasks) =
             (Readiness::new(), MetricsRegistry::new(), TaskSet::new());

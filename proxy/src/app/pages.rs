@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tradewind_runtime::admin::AdminState;
 use tradewind_transport::control::Control;
 
-use super::Bound;
+use super::{Bound, Doors};
 use crate::{
     inbound::InboundContext,
     outbound::StateCell,
@@ -29,6 +29,7 @@ impl Bound {
             "advertise": self.hbone.map(|_| self.advertised()),
             "listeners": self.outbound.iter().map(|g| format!("{}={}", g.local, g.target)).collect::<Vec<_>>(),
             "serves": self.config.serves.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "capture": self.doors.as_ref().map(Doors::json),
             "threads": self.threads,
             "exit": self.config.exit.as_str(),
             "zone": self.config.zone.as_ref().map(ToString::to_string),

@@ -18,6 +18,7 @@ use tokio::{
     time::{self, Instant},
 };
 use tradewind_runtime::{clock::SharedClock, task};
+use tradewind_transport::marked;
 
 use super::exec::LocalExec;
 
@@ -71,6 +72,7 @@ struct Shared<B> {
 #[derive(Debug)]
 pub(crate) struct AppPool<B> {
     address: String,
+    mark: Option<u32>,
     clock: SharedClock,
     idle: RefCell<Vec<Idle<B>>>,
     shared: RefCell<Vec<Shared<B>>>,
@@ -118,9 +120,9 @@ impl Drop for StreamCount {
     }
 }
 
-/// Dials the application.
-pub(crate) async fn dial(address: &str) -> std::io::Result<TcpStream> {
-    let stream = time::timeout(DIAL_TIMEOUT, TcpStream::connect(address))
+/// Dials the application, from a socket with `mark` where there is one: it may be on another host, and must not be captured.
+pub(crate) async fn dial(address: &str, mark: Option<u32>) -> std::io::Result<TcpStream> {
+    let stream = time::timeout(DIAL_TIMEOUT, marked::connect(address, mark))
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
@@ -134,9 +136,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// For the application at `address` (`host:port`).
-    pub(crate) fn new(address: String, clock: SharedClock) -> Rc<Self> {
+    pub(crate) fn new(address: String, mark: Option<u32>, clock: SharedClock) -> Rc<Self> {
         Rc::new(Self {
             address,
+            mark,
             clock,
             idle: RefCell::default(),
             shared: RefCell::default(),
@@ -250,7 +253,9 @@ where
     }
 
     async fn dial_http1(&self) -> Result<http1::SendRequest<B>, Failed<B>> {
-        let stream = dial(&self.address).await.map_err(Failed::Connect)?;
+        let stream = dial(&self.address, self.mark)
+            .await
+            .map_err(Failed::Connect)?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -270,7 +275,9 @@ where
     }
 
     async fn dial_http2(&self) -> Result<(http2::SendRequest<B>, StreamCount), Failed<B>> {
-        let stream = dial(&self.address).await.map_err(Failed::Connect)?;
+        let stream = dial(&self.address, self.mark)
+            .await
+            .map_err(Failed::Connect)?;
         let (sender, connection) = http2::Builder::new(LocalExec)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -125,7 +125,7 @@ async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) 
         if *request.method() != Method::CONNECT {
             return plain(&served, permit, request).await.into();
         }
-        match pool::dial(&served.app).await {
+        match pool::dial(&served.app, served.mark).await {
             Ok(app) => {
                 let (served, recv) = (Rc::clone(&served), request.into_body());
                 Answer::Tunnel {

@@ -142,7 +142,8 @@ fn why(error: &hyper::Error) -> Dropped {
     }
 }
 
-async fn http1(
+/// Serves a client that speaks HTTP/1.
+pub(super) async fn http1(
     outbound: Rc<Outbound>,
     client: Client,
     target: Rc<ServicePortRef>,

@@ -138,7 +138,7 @@ fn proof(shared: &Shared) -> Result<(Channel, String), SignError> {
     }
     let token = shared.token.as_ref().ok_or(SignError::NoProof)?;
     Ok((
-        link::pinned(address.clone(), token),
+        link::pinned((address.clone(), shared.config.mark), token),
         token.secret_text().to_owned(),
     ))
 }

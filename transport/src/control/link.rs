@@ -7,12 +7,13 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tradewind_api::id::{ClusterName, Domain, TrustDomain};
 
 use crate::{
     control::BootstrapToken,
+    marked,
     server_name::{self, Target},
     svid::SvidCell,
     tls::{self, Expect},
@@ -60,8 +61,12 @@ pub(super) fn unix(path: PathBuf) -> Channel {
 
 /// A channel by mTLS over TCP: the certificate in `svid` proves us, and the far end must prove to be a controller of
 /// that certificate's own cluster. Dials fail until there is a certificate.
-pub(super) fn mutual(address: String, svid: SvidCell, trust: TrustCell) -> Channel {
-    tls_channel(address, move || {
+pub(super) fn mutual(
+    (address, mark): (String, Option<u32>),
+    svid: SvidCell,
+    trust: TrustCell,
+) -> Channel {
+    tls_channel((address, mark), move || {
         let id = svid
             .current()
             .ok_or_else(|| {
@@ -76,13 +81,13 @@ pub(super) fn mutual(address: String, svid: SvidCell, trust: TrustCell) -> Chann
 }
 
 /// A channel whose far end must stand below the token's root, in the token's cluster. It shows no certificate.
-pub(super) fn pinned(address: String, token: &BootstrapToken) -> Channel {
+pub(super) fn pinned(address: (String, Option<u32>), token: &BootstrapToken) -> Channel {
     let config = tls::pinned_client_config(token.root_sha256, &token.domain, &token.cluster);
     let name = name_of(&token.cluster, &token.domain);
     tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
 }
 
-fn tls_channel<F>(address: String, choose: F) -> Channel
+fn tls_channel<F>((address, mark): (String, Option<u32>), choose: F) -> Channel
 where
     F: Fn() -> io::Result<(Arc<ClientConfig>, String)> + Clone + Send + Sync + 'static,
 {
@@ -92,7 +97,7 @@ where
             let (config, name) = choose()?;
             let name = ServerName::try_from(name).map_err(io::Error::other)?;
             let dial = async {
-                let stream = TcpStream::connect(&address).await?;
+                let stream = marked::connect(&address, mark).await?;
                 stream.set_nodelay(true)?;
                 tokio_rustls::TlsConnector::from(config)
                     .connect(name, stream)

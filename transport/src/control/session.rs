@@ -196,7 +196,9 @@ pub(super) async fn start(
     let (svid, trust) = (SvidCell::empty(), TrustCell::empty());
     let channel = match &config.controller {
         ControllerAddr::Unix(path) => link::unix(path.clone()),
-        ControllerAddr::Tcp(address) => link::mutual(address.clone(), svid.clone(), trust.clone()),
+        ControllerAddr::Tcp(address) => {
+            link::mutual((address.clone(), config.mark), svid.clone(), trust.clone())
+        }
     };
     let blockers = Blockers {
         certificate: config

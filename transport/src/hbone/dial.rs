@@ -4,7 +4,7 @@
 //! Every step has a deadline. Whatever fails here was never processed by anybody, and the error tells whether the way to
 //! the cluster or the endpoint is to blame.
 
-use std::{fmt, future::Future, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tradewind_api::id::{EndpointId, SpiffeId};
 
 use super::session::{Driver, prove};
-use crate::{balance::detector::Failure, tls, trust::Refused};
+use crate::{balance::detector::Failure, marked, tls, trust::Refused};
 
 /// For all steps inside one network.
 const DIRECT_DEADLINE: Duration = Duration::from_secs(1);
@@ -135,10 +135,12 @@ pub(super) struct Dialled {
     pub(super) leaf: Vec<rustls::pki_types::CertificateDer<'static>>,
 }
 
-/// Dials `to`. Gateways are raced: the next one starts when one failed, or is slow.
+/// Dials `to`, from sockets with `mark` where there is one. Gateways are raced: the next one starts when one failed, or is
+/// slow.
 pub(super) async fn dial(
     to: &Destination,
     config: &Arc<ClientConfig>,
+    mark: Option<u32>,
 ) -> Result<Dialled, DialError> {
     let (addresses, budget, fault) = match &to.path {
         Path::Direct(address) => (
@@ -154,7 +156,7 @@ pub(super) async fn dial(
     };
     race(addresses, |address| {
         let deadline = Instant::now() + budget;
-        one(address, deadline, fault, &to.server_name, config)
+        one((address, mark), deadline, fault, &to.server_name, config)
     })
     .await
 }
@@ -211,7 +213,7 @@ fn blame(tried: Vec<Tried>) -> DialError {
 }
 
 async fn one(
-    address: &str,
+    (address, mark): (&str, Option<u32>),
     deadline: Instant,
     tcp_fault: Fault,
     name: &ServerName<'static>,
@@ -222,7 +224,7 @@ async fn one(
         fault,
         why,
     };
-    let tcp = timeout_at(deadline, tcp(address))
+    let tcp = timeout_at(deadline, tcp(address, mark))
         .await
         .map_err(|_| tried(tcp_fault, "no answer to connect in time".into()))?
         .map_err(|e| tried(tcp_fault, format!("cannot connect: {e}")))?;
@@ -271,12 +273,8 @@ fn tls_cause(error: &io::Error) -> String {
     }
 }
 
-async fn tcp(address: &str) -> io::Result<TcpStream> {
-    let stream = match address.parse::<SocketAddr>() {
-        // Without the resolver's thread where there is nothing to resolve.
-        Ok(address) => TcpStream::connect(address).await?,
-        Err(_) => TcpStream::connect(address).await?,
-    };
+async fn tcp(address: &str, mark: Option<u32>) -> io::Result<TcpStream> {
+    let stream = marked::connect(address, mark).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -4,7 +4,7 @@
 //! session ended for another reason than order.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt,
     rc::{Rc, Weak},
@@ -60,6 +60,7 @@ struct Entry {
 
 struct Inner {
     config: PoolConfig,
+    mark: Cell<Option<u32>>,
     entries: RefCell<BTreeMap<EndpointId, Entry>>,
     tls: RefCell<BTreeMap<SpiffeId, Arc<ClientConfig>>>,
     on_closed: RefCell<Option<OnClosed>>,
@@ -82,10 +83,16 @@ impl Pool {
     pub fn new(config: PoolConfig) -> Self {
         Self(Rc::new(Inner {
             config,
+            mark: Cell::new(None),
             entries: RefCell::default(),
             tls: RefCell::default(),
             on_closed: RefCell::new(None),
         }))
+    }
+
+    /// Has the sockets that are dialled from now on carry this firewall mark.
+    pub fn set_mark(&self, mark: Option<u32>) {
+        self.0.mark.set(mark);
     }
 
     /// Has `f` called whenever a session ended.
@@ -294,7 +301,7 @@ async fn establish(inner: &Rc<Inner>, to: &Destination) -> Result<Session, DialE
     if let Some(why) = unfit(svid.as_deref(), now_ms) {
         return Err(DialError::undialled(Fault::Ourselves, why));
     }
-    let dialled = dial::dial(to, &config).await?;
+    let dialled = dial::dial(to, &config, inner.mark.get()).await?;
     let trust = inner.config.trust.watch();
     let Some(peer) = tls::peer_of(
         &dialled.leaf,

@@ -216,6 +216,7 @@ impl World {
             rng: Rng::seeded(1),
             zone: None,
             exit,
+            mark: None,
             name: "test".into(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
