@@ -208,6 +208,10 @@ impl Told {
         })
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "fields are added to the objects made just above"
+    )]
     fn envoy(&self, side: Side, listen: SocketAddr, to: SocketAddr) -> String {
         let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip().to_string(), "port_value": a.port()}});
         let named = |name: &str, kind: &str, mut rest: Value| {

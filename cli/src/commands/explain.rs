@@ -1,6 +1,11 @@
 //! `tradewind explain`: where a call would go, and of each endpoint why it takes calls or does not. By the controller for a
 //! caller anywhere, or by a proxy for itself, with what it learnt of each endpoint.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON gives null for what is not there"
+)]
+
 use std::{net::SocketAddr, str::FromStr};
 
 use serde_json::{Value, json};
