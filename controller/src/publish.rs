@@ -119,7 +119,8 @@ pub fn shares_network(catalog: &Catalog, own: &Own) -> bool {
 }
 
 /// Where this cluster's gateways are dialled: those that registered and do not drain, and those the operator named. A
-/// silent gateway stays (unknown is not dead), and where nothing is left, what was announced stays.
+/// silent gateway stays (unknown is not dead) unless another one has its address by now; then that one's word counts.
+/// Where nothing is left, what was announced stays.
 pub fn gateways(
     registered: &Registered,
     configured: &[String],
@@ -131,10 +132,17 @@ pub fn gateways(
         .filter(|g| g.draining)
         .map(|g| &g.address)
         .collect();
+    let drained_by_another: BTreeSet<&String> = registered
+        .gateways
+        .values()
+        .filter(|g| g.draining && g.connected)
+        .map(|g| &g.address)
+        .collect();
     let serving = registered
         .gateways
         .values()
         .filter(|g| !g.draining)
+        .filter(|g| g.connected || !drained_by_another.contains(&g.address))
         .map(|g| &g.address);
     let serving: BTreeSet<&String> = serving
         .chain(configured.iter().filter(|c| !draining.contains(c)))

@@ -88,7 +88,7 @@ pub(crate) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<NodeId, 
     tracing::info!(node = core.me, successor, "letting another node lead");
     core.yielding
         .set(Some(Instant::now() + core.timing.lease + MARGIN + PATIENCE));
-    let _silence = Silence(&core.yielding);
+    let silence = Silence(&core.yielding);
     sleep(core.timing.lease + MARGIN).await;
     let own = metrics.membership_config.membership().get_node(&core.me);
     let Some(proposer) = own.and_then(|n| n.cluster.clone()) else {
@@ -118,7 +118,8 @@ pub(crate) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<NodeId, 
         }
     };
     if let Told::Failed(why) = answer {
-        return Err(LocalError::Refused(why));
+        drop(silence);
+        return Err(unseated(core).await.unwrap_or(LocalError::Refused(why)));
     }
     let led = async {
         loop {
@@ -131,6 +132,20 @@ pub(crate) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<NodeId, 
     timeout(PATIENCE, led)
         .await
         .map_err(|_elapsed| LocalError::Refused(format!("node {successor} was not elected")))
+}
+
+/// Whom to ask instead, where somebody else was elected in the silence.
+async fn unseated(core: &Core) -> Option<LocalError> {
+    let elsewhere = async {
+        loop {
+            let standing = core.standing();
+            if !standing.leads {
+                return LocalError::NotLeader(standing.leader);
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(core.timing.lease, elsewhere).await.ok()
 }
 
 fn successor(

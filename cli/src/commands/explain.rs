@@ -6,9 +6,10 @@
     reason = "JSON gives null for what is not there"
 )]
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use tradewind_api::{ClusterName, ServicePortRef, Zone, proto::v1};
 
 use super::Context;
@@ -20,6 +21,11 @@ use crate::{
     table::{Table, or_dash},
     view::round_trip,
 };
+
+/// A proxy's page shows a call after this long at the latest: its threads write theirs once a second.
+const FRESH_WITHIN: Duration = Duration::from_millis(1_500);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// `west`, `west/zone-a`, `/zone-a`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,14 +138,23 @@ async fn of_proxy(proxy: SocketAddr, to: &ServicePortRef) -> Result<Value, Failu
         )
         .hint("name the proxy's --admin-listen address with --proxy")
     };
-    let answer = http::get(proxy, "/debug/state").await;
-    let answer = answer.map_err(|e| unreachable(e.why))?;
-    let state: Value = serde_json::from_str(&answer.body)
-        .map_err(|e| unreachable(format!("its /debug/state is not understood: {e}")))?;
+    let name = to.to_string();
+    let until = Instant::now() + FRESH_WITHIN;
+    let state = loop {
+        let answer = http::get(proxy, "/debug/state").await;
+        let answer = answer.map_err(|e| unreachable(e.why))?;
+        let state: Value = serde_json::from_str(&answer.body)
+            .map_err(|e| unreachable(format!("its /debug/state is not understood: {e}")))?;
+        let threads = state["outbound_threads"].as_array();
+        let mut called = threads.into_iter().flatten().flat_map(services);
+        if called.any(|s| s == name) || Instant::now() >= until {
+            break state;
+        }
+        sleep(LOOK).await;
+    };
     let Some(threads) = state["outbound_threads"].as_array() else {
         return Err(unreachable("what answers is no proxy".to_owned()));
     };
-    let name = to.to_string();
     let said: Vec<&Value> = threads
         .iter()
         .filter_map(|t| {
@@ -150,10 +165,7 @@ async fn of_proxy(proxy: SocketAddr, to: &ServicePortRef) -> Result<Value, Failu
         })
         .collect();
     let Some(first) = said.first() else {
-        let known: Vec<String> = threads
-            .iter()
-            .flat_map(|t| texts(&t["services"], "service"))
-            .collect();
+        let known: Vec<String> = threads.iter().flat_map(services).collect();
         let hint = match crate::suggest::nearest(&name, known.iter().map(String::as_str)) {
             Some(near) => format!("did you mean {near}?"),
             None => "call it once through this proxy, or leave --proxy out".to_owned(),
@@ -171,6 +183,11 @@ async fn of_proxy(proxy: SocketAddr, to: &ServicePortRef) -> Result<Value, Failu
         "threads_that_differ": differing,
         "explained": (*first).clone(),
     }))
+}
+
+/// Those that a thread has called.
+fn services(thread: &Value) -> Vec<String> {
+    texts(&thread["services"], "service")
 }
 
 fn texts(list: &Value, field: &str) -> Vec<String> {

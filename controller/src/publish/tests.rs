@@ -207,6 +207,17 @@ fn gateways_are_those_that_serve_and_never_none() {
             vec!["a:1"],
             vec!["b:1"],
         ),
+        // A killed one's successor has its address and drains.
+        (
+            vec![
+                gateway("a:1", false, false),
+                gateway("a:1", true, true),
+                gateway("b:1", false, true),
+            ],
+            vec![],
+            vec!["a:1", "b:1"],
+            vec!["b:1"],
+        ),
         (
             vec![gateway("a:1", true, true)],
             vec!["a:1"],

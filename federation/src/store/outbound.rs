@@ -333,13 +333,21 @@ impl Store {
         self.inner.batcher.write(write).await
     }
 
-    /// Stands for election because the leader asked for it. Nobody else may ask.
+    /// Stands for election because the leader asked for it. Nobody else may ask; while no leader is heard of, that was the
+    /// one whose silence this is, or a voter that will be refused by the others as anybody would.
     async fn take_over(&self, asked_by: &ClusterName) -> Result<NodeId, LocalError> {
         let core = &self.inner.core;
         let metrics = core.metrics();
         let membership = metrics.membership_config.membership();
-        let leader = metrics.current_leader.and_then(|l| membership.get_node(&l));
-        if leader.and_then(|n| n.cluster.as_ref()) != Some(asked_by) {
+        let is_of = |node: &NodeId| {
+            let node = membership.get_node(node);
+            node.and_then(|n| n.cluster.as_ref()) == Some(asked_by)
+        };
+        let may_ask = match metrics.current_leader {
+            Some(leader) => is_of(&leader),
+            None => membership.voter_ids().any(|voter| is_of(&voter)),
+        };
+        if !may_ask {
             let why = format!("cluster {asked_by} does not lead the store, as far as I know");
             return Err(LocalError::Refused(why));
         }
