@@ -10,29 +10,24 @@
     reason = "a test's helpers fail by panicking, and say what they measured"
 )]
 
+mod pod;
+
 use std::{
     net::{IpAddr, SocketAddr},
-    path::Path,
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
 use hickory_proto::rr::{RData, rdata::A};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, Command},
-    sync::Barrier,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Barrier, time::Instant};
 use tradewind_tests::{
-    Federation, Output, Process, Workload, apps, dns,
-    federation::{ADMIN, HBONE},
-    http, metrics,
+    Process, apps, dns, http, metrics,
     namespaces::{inside, skipped},
-    process, tradewind,
+    tradewind,
     wait::{USUAL, until},
 };
+
+use pod::Pod;
 
 /// The namespaces of the clusters, and the one of the applications whose connections are captured.
 const WEST: usize = 0;
@@ -52,207 +47,6 @@ const ROUTER_V6: &str = "fd00:99::fe";
 const USER: &str = "64042";
 const OUTBOUND: &str = "tradewind_capture_outbound";
 const CALLERS: &str = "tradewind_plaintext_callers";
-
-/// The applications' namespace beside a federation of west, its cluster, and east, which serves.
-struct Pod {
-    federation: Federation,
-    _workloads: Vec<Workload>,
-    own: IpAddr,
-    router: IpAddr,
-    admin: SocketAddr,
-}
-
-impl Pod {
-    /// None where the kernel has no address translation.
-    async fn new() -> Option<Self> {
-        let (mut federation, workloads) = Federation::closed_serving(SERVICE, 1).await;
-        federation.router().cut(&[].into()).await;
-        let Federation {
-            namespaces, block, ..
-        } = &mut federation;
-        let namespaces = namespaces.as_mut().expect("namespaces");
-        namespaces.add(block, &[OWN]).await;
-        let (own, router) = (block.ip(2, OWN), block.ip(2, ROUTER));
-        let pod = Self {
-            admin: (own, ADMIN).into(),
-            own,
-            router,
-            federation,
-            _workloads: workloads,
-        };
-        let near = format!("ip -6 addr add {ROUTER_V6}/64 dev cluster{POD} nodad");
-        let mut sh = Command::new("sh");
-        sh.args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin; {near}")]);
-        process::finish(sh).await.good();
-        pod.sh(&format!(
-            "ip -6 addr add {OWN_V6}/64 dev eth0 nodad && ip -6 route add default via {ROUTER_V6}"
-        ))
-        .await
-        .good();
-        let probe = "nft 'add table inet probe; add chain inet probe c { type nat hook output priority -100; }' \
-                     && nft 'add rule inet probe c tcp dport 1 redirect to :2' && nft delete table inet probe";
-        let probed = pod.sh(probe).await;
-        if probed.code != 0 {
-            skipped(&format!("transparent capture: {}", probed.stderr.trim()));
-            return None;
-        }
-        Some(pod)
-    }
-
-    fn program(&self, program: &str) -> Command {
-        self.federation.router().command(POD, Path::new(program))
-    }
-
-    async fn run(&self, program: &str, args: &[&str]) -> Output {
-        let mut command = self.program(program);
-        command.args(args);
-        process::finish(command).await
-    }
-
-    async fn sh(&self, script: &str) -> Output {
-        let script = format!("PATH=$PATH:/usr/sbin:/sbin; {script}");
-        self.run("sh", &["-c", &script]).await
-    }
-
-    async fn tradewind(&self, args: &[&str]) -> Output {
-        self.run(tradewind().to_str().expect("a plain path"), args)
-            .await
-    }
-
-    fn start(&self, more: &[&str]) -> Process {
-        let hbone = SocketAddr::new(self.own, HBONE).to_string();
-        let (admin, dir) = (self.admin.to_string(), self.federation.data_dir(WEST));
-        let args = [
-            "proxy",
-            "--name",
-            "pod",
-            "--data-dir",
-            &dir,
-            "--identity",
-            "shop/web",
-            "--hbone-listen",
-            &hbone,
-            "--admin-listen",
-            &admin,
-            "--threads",
-            "2",
-            "--drain-deadline",
-            "5s",
-            "--capture",
-        ];
-        let command = self.federation.router().command(POD, &tradewind());
-        Process::start_behind(
-            "pod",
-            self.federation.dir(),
-            command,
-            &[&args, more].concat(),
-            &[],
-        )
-    }
-
-    async fn ready(&self) {
-        self.federation.ready(self.admin).await;
-    }
-
-    async fn proxy(&self, more: &[&str]) -> Process {
-        let proxy = self.start(more);
-        self.ready().await;
-        proxy
-    }
-
-    /// What an application gets that calls as it always did.
-    async fn curl(&self, args: &[&str]) -> Output {
-        let always = ["-sS", "-g", "--max-time", "10"];
-        self.run("curl", &[&always, args].concat()).await
-    }
-
-    async fn get(&self, url: &str) -> String {
-        self.curl(&["-f", url])
-            .await
-            .good()
-            .stdout
-            .trim()
-            .to_owned()
-    }
-
-    async fn fails(&self, args: &[&str]) {
-        let said = self.curl(&[&["-f"], args].concat()).await;
-        assert_ne!(said.code, 0, "{args:?}: {}", said.stdout);
-    }
-
-    async fn count(&self, result: &str) -> f64 {
-        let label = format!("result=\"{result}\"");
-        let total = metrics::total(self.admin, OUTBOUND, &[&label]).await;
-        total.expect("the proxy's metrics")
-    }
-
-    /// Whether a connection is captured on its way out of the mesh.
-    async fn passes(&self, call: impl Future<Output = ()>) -> bool {
-        let before = self.count("passed").await;
-        call.await;
-        self.count("passed").await > before
-    }
-
-    async fn rules(&self) -> String {
-        self.sh("nft list ruleset").await.good().stdout
-    }
-
-    /// The service's addresses in the whole federation: one a family.
-    async fn addresses(&self, service: &str) -> Vec<String> {
-        let services = self.federation.json(WEST, &["services"]).await;
-        let all = services["services"].as_array().expect("services");
-        let found = all
-            .iter()
-            .find(|s| s["service"] == service || s["name"] == service);
-        let found = found.unwrap_or_else(|| panic!("no {service} in {services}"));
-        let ips = found["clusterset_ips"].as_array().expect("addresses");
-        ips.iter()
-            .map(|ip| ip.as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// A client that reads lines and says lines.
-    fn talk(&self, to: SocketAddr) -> Talk {
-        // It ends with its input: nothing of it outlives this handle, and the far end sees it go.
-        let script = format!(
-            "exec 3<>/dev/tcp/{}/{}; cat <&3 & reader=$!; cat >&3; kill $reader",
-            to.ip(),
-            to.port()
-        );
-        let mut command = self.program("bash");
-        let mut child = command
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("nsenter runs");
-        let lines = BufReader::new(child.stdout.take().expect("a pipe"));
-        Talk { child, lines }
-    }
-}
-
-struct Talk {
-    child: Child,
-    lines: BufReader<tokio::process::ChildStdout>,
-}
-
-impl Talk {
-    async fn hears(&mut self, line: &str) {
-        let mut heard = String::new();
-        let read = timeout(USUAL, self.lines.read_line(&mut heard)).await;
-        read.unwrap_or_else(|_| panic!("{line:?} is not heard"))
-            .expect("a line");
-        assert_eq!(heard.trim_end(), line);
-    }
-
-    async fn says(&mut self, line: &str) {
-        let stdin = self.child.stdin.as_mut().expect("a pipe");
-        stdin
-            .write_all(format!("{line}\n").as_bytes())
-            .await
-            .expect("it reads");
-    }
-}
 
 /// An HTTP server outside of the mesh.
 async fn outside(address: SocketAddr, name: &'static str) {
