@@ -14,7 +14,7 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    process::Command,
+    process::{Child, Command},
     time::{Instant, timeout_at},
 };
 use tradewind_api::SpiffeId;
@@ -22,6 +22,8 @@ use tradewind_ca::Issuer;
 use tradewind_runtime::clock;
 
 use crate::process;
+
+pub mod hbone;
 
 /// Longest that an outside peer may take for its one call.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -216,8 +218,8 @@ pub fn envoy_config(
     let clusters: Vec<_> = names
         .iter()
         .map(|(word, name)| {
-            let tls = envoy_tls(name, files, serves);
-            envoy_cluster(word, gateway, &tls)
+            let tls = envoy_tls(Some(name), files, serves);
+            envoy_cluster(word, gateway, Some(&tls))
         })
         .collect();
     let words: Vec<_> = names.iter().map(|(word, _)| *word).collect();
@@ -256,34 +258,71 @@ fn envoy_listener(listen: SocketAddr, words: &[&str], service: &str) -> Value {
     })
 }
 
-fn envoy_cluster(word: &str, gateway: SocketAddr, tls: &Value) -> Value {
-    json!({
+/// HTTP/2 over TLS, or bytes where there is no TLS.
+fn envoy_cluster(word: &str, peer: SocketAddr, tls: Option<&Value>) -> Value {
+    let mut cluster = json!({
         "name": word, "type": "STATIC", "connect_timeout": "5s",
-        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "load_assignment": {"cluster_name": word, "endpoints": [{
+            "lb_endpoints": [{"endpoint": {"address": envoy_address(peer)}}],
+        }]},
+    });
+    if let Some(tls) = tls {
+        cluster["transport_socket"] =
+            json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
+        cluster["typed_extension_protocol_options"] = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http2_protocol_options": {}},
-        }},
-        "load_assignment": {"cluster_name": word, "endpoints": [{
-            "lb_endpoints": [{"endpoint": {"address": envoy_address(gateway)}}],
-        }]},
+        }});
+    }
+    cluster
+}
+
+fn envoy_tls(name: Option<&str>, files: &Identity, serves: &str) -> Value {
+    let mut common = common_tls(files);
+    common["validation_context"]["match_typed_subject_alt_names"] =
+        json!([{"san_type": "URI", "matcher": {"exact": serves}}]);
+    let mut tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": common,
+    });
+    if let Some(name) = name {
+        tls["sni"] = json!(name);
+    }
+    tls
+}
+
+fn server_tls(files: &Identity) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": true,
+        "common_tls_context": common_tls(files),
     })
 }
 
-fn envoy_tls(name: &str, files: &Identity, serves: &str) -> Value {
+/// TLS 1.3 alone, HTTP/2, a member's certificate, and nobody but members.
+fn common_tls(files: &Identity) -> Value {
     json!({
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "sni": name,
-        "common_tls_context": {
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-            "alpn_protocols": ["h2"],
-            "tls_certificates": [{
-                "certificate_chain": {"filename": files.chain}, "private_key": {"filename": files.key},
-            }],
-            "validation_context": {
-                "trusted_ca": {"filename": files.root},
-                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": serves}}],
-            },
-        },
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "alpn_protocols": ["h2"],
+        "tls_certificates": [{
+            "certificate_chain": {"filename": files.chain}, "private_key": {"filename": files.key},
+        }],
+        "validation_context": {"trusted_ca": {"filename": files.root}},
     })
+}
+
+/// Envoy with `config`, which becomes a file of `dir`, as is what it says.
+pub fn start_envoy(mut program: Command, dir: &Path, config: &str) -> Child {
+    let path = dir.join("envoy.json");
+    std::fs::write(&path, config).expect("a file");
+    let log = std::fs::File::create(dir.join("envoy.log")).expect("a log file");
+    let quiet = ["-l", "warn", "--concurrency", "1", "--disable-hot-restart"];
+    program
+        .args(quiet)
+        .arg("-c")
+        .arg(&path)
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .kill_on_drop(true);
+    program.spawn().expect("Envoy starts")
 }

@@ -1,7 +1,11 @@
 //! Leaving a closed network: nothing of west's but its gateway and its controller may go out, as a firewall would have it,
 //! and calls find their way through that gateway.
 
-#![expect(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail by panicking"
+)]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,7 +23,9 @@ use tradewind_runtime::task::spawn;
 use tradewind_tests::{
     Federation, Process,
     federation::{ADMIN, GATEWAY, TWO, host},
-    http, metrics,
+    http,
+    load::{Load, none_failed},
+    metrics,
     wait::{USUAL, until},
 };
 
@@ -232,4 +238,58 @@ async fn leaving_caller(federation: &Federation) -> (Process, SocketAddr) {
     let process = federation.process(WEST, "leaving", &args);
     federation.ready(admin).await;
     (process, listen)
+}
+
+#[tokio::test]
+async fn own_gateways_that_die_or_drain_cost_no_call() {
+    let mut federation = Federation::start(&TWO).await;
+    let _payments = federation.workload(EAST, 1, "shop/payments:80").await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    stop_gateway(&mut federation, WEST).await;
+    let hosts = [host::GATEWAY, host::SECOND_GATEWAY];
+    let start = async |at: u8| {
+        let name = format!("gateway-{at}");
+        gateway(&federation, WEST, at, &name, &["--pass-on"]).await
+    };
+    let mut gateways = [start(hosts[0]).await, start(hosts[1]).await];
+    federation.announced(WEST, EAST, &hosts).await;
+    let opened = async |n: usize| {
+        let admin = federation.addr(WEST, hosts[n], ADMIN);
+        let out = ["to=\"gateway\"", "peer=\"east\""];
+        metrics::total(admin, OPENED, &out).await.unwrap()
+    };
+
+    let (_leaving, address) = leaving_caller(&federation).await;
+    until("a call through an own gateway", USUAL, || async {
+        http::get(address, "/").await?.ok()
+    })
+    .await;
+    let mut load = Load::start(address, 50);
+    load.settles("payments from east/1", 20, USUAL).await;
+    let used = usize::from(opened(0).await < 1.0);
+    assert!(opened(used).await >= 1.0, "one of them carries it");
+
+    // SIGKILL to the one that carries it, then a drain of the one that took over.
+    gateways[used].kill().await;
+    until("the other gateway to carry it", USUAL, || async {
+        match opened(1 - used).await {
+            n if n >= 1.0 => Ok(()),
+            n => Err(n),
+        }
+    })
+    .await;
+    load.settles("payments from east/1", 20, USUAL).await;
+    gateways[used] = start(hosts[used]).await;
+    federation.announced(WEST, EAST, &hosts).await;
+    assert_eq!(gateways[1 - used].stop(USUAL).await, 0);
+    until("the first gateway to carry it again", USUAL, || async {
+        match opened(used).await {
+            n if n >= 1.0 => Ok(()),
+            n => Err(n),
+        }
+    })
+    .await;
+    load.settles("payments from east/1", 20, USUAL).await;
+    none_failed(&load.finish().await);
 }

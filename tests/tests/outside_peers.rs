@@ -9,7 +9,6 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::process::Command;
 use tradewind_tests::{
     Federation,
     federation::{ADMIN, host},
@@ -109,24 +108,8 @@ async fn envoy() {
         &files,
         (SERVICE, "spiffe://east.mesh.internal/ns/shop/sa/payments"),
     );
-    let path = federation.dir().join("envoy.json");
-    std::fs::write(&path, config).unwrap();
-    let mut envoy: Command = federation.program(WEST, &outside::envoy_program());
-    let log = std::fs::File::create(federation.dir().join("envoy.log")).unwrap();
-    envoy
-        .args([
-            "--concurrency",
-            "1",
-            "-l",
-            "warn",
-            "--disable-hot-restart",
-            "-c",
-        ])
-        .arg(&path)
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true);
-    let _envoy = envoy.spawn().unwrap();
+    let program = federation.program(WEST, &outside::envoy_program());
+    let _envoy = outside::start_envoy(program, federation.dir(), &config);
 
     let answer = until("Envoy's call", USUAL, || async {
         http::get(listen, "/sealed").await?.ok()

@@ -32,16 +32,14 @@ use tradewind_api::proto::discovery::{
     DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use tradewind_tests::{
-    Federation, Workload, apps,
-    federation::TWO,
+    apps,
+    border::{Before, Border, EAST, WEST},
     grpc,
     http::{Client, get_request},
     process,
     wait::USUAL,
 };
 
-const WEST: usize = 0;
-const EAST: usize = 1;
 /// Connections at once.
 const CROWD: usize = 1000;
 /// Bytes of the large request.
@@ -51,30 +49,11 @@ const DOWNLOAD: usize = 20_000_000;
 /// For what moves many bytes through a debug build on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
 
-/// Two clusters, a service in the east whose application the test is, and a caller's listener in the west.
-struct Border {
-    federation: Federation,
-    _workload: Workload,
-    _caller: tradewind_tests::Process,
-    address: SocketAddr,
-}
-
 /// `app` starts the application on a listener; `more` goes behind the address in `--serve`.
 async fn border(more: &str, app: impl FnOnce(tokio::net::TcpListener)) -> Border {
-    let federation = Federation::start(&TWO).await;
-    let listen = federation.addr(EAST, 11, 8080);
-    app(apps::bind(listen).await);
-    let spec = format!("shop/payments:80={listen}{more}");
-    let workload = federation.serve(EAST, 1, &spec, &[]).await;
-    federation.export(EAST, "shop/payments").await;
-    federation.sees(WEST, "shop/payments", 1).await;
-    let (caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
-    Border {
-        federation,
-        _workload: workload,
-        _caller: caller,
-        address,
-    }
+    let before = Before::start().await;
+    app(apps::bind(before.app).await);
+    before.open(more).await
 }
 
 fn http_app(listener: tokio::net::TcpListener) {

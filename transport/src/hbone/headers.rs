@@ -72,12 +72,14 @@ pub fn connect_authority(target: &ServicePortRef) -> String {
     )
 }
 
-/// The service that a `CONNECT` authority names, if it is one of ours.
+/// The service that a `CONNECT` authority names, if it is one of ours. By the name inside of a cluster it is the same one:
+/// that is how peers that are not ours know it.
 pub fn parse_connect_authority(authority: &str) -> Option<ServicePortRef> {
     let (host, port) = authority.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|p| *p != 0)?;
     let (name, namespace) = host
-        .strip_suffix(".svc.clusterset.local")?
+        .strip_suffix(".svc.clusterset.local")
+        .or_else(|| host.strip_suffix(".svc.cluster.local"))?
         .split_once('.')?;
     Some(ServicePortRef {
         service: tradewind_api::id::ServiceName::new(namespace, name).ok()?,
@@ -95,7 +97,10 @@ mod tests {
         assert_eq!(parse_service(&service_value(&target)), Some(target.clone()));
         let authority = connect_authority(&target);
         assert_eq!(authority, "payments.shop.svc.clusterset.local:80");
-        assert_eq!(parse_connect_authority(&authority), Some(target));
+        let inside = "payments.shop.svc.cluster.local:80";
+        for name in [&*authority, inside] {
+            assert_eq!(parse_connect_authority(name), Some(target.clone()));
+        }
         for bad in [
             "payments.shop.svc.clusterset.local",
             "payments.shop.svc.clusterset.local:0",
