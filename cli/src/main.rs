@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         );
         Printer::default().failure(&bug.hint("please report it with the command and its output"));
     }));
+    tradewind_runtime::memory::tune();
     let args: Vec<OsString> = std::env::args_os().collect();
     let parsed = config_file::parse(Cli::command(), &args)
         .and_then(|matches| Cli::from_arg_matches(&matches).map_err(Into::into));

@@ -15,6 +15,7 @@ mod wire;
 use std::{
     cell::Cell,
     collections::HashMap,
+    future::poll_fn,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -315,7 +316,7 @@ async fn connection(
         biased;
         () = guard.token().cancelled() => thread.metrics.revoked(),
         () = expired => thread.metrics.expired(),
-        () = speak(&thread, caller, tls, drain) => {}
+        () = speak(&thread, caller, tls.into(), drain) => {}
     }
     drop(place);
 }
@@ -336,9 +337,10 @@ fn identify(thread: &Thread, tls: &TlsStream<TcpStream>) -> Result<PeerIdentity,
 async fn speak(
     thread: &Rc<Thread>,
     caller: Rc<Caller>,
-    tls: TlsStream<TcpStream>,
+    tls: tls::Stream<TcpStream>,
     mut drain: drain::Watch,
 ) {
+    let cork = tls.cork();
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -358,8 +360,16 @@ async fn speak(
         }
         Err(_) => return thread.metrics.dropped("timeout"),
     };
+    cork.begin();
     let mut said_goodbye = false;
     loop {
+        let accept = poll_fn(|cx| {
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                cork.send(cx);
+            }
+            accepted
+        });
         let accepted = tokio::select! {
             biased;
             () = drain.triggered(), if !said_goodbye => {
@@ -367,7 +377,7 @@ async fn speak(
                 connection.graceful_shutdown();
                 continue;
             }
-            accepted = connection.accept() => accepted,
+            accepted = accept => accepted,
         };
         match accepted {
             None => return,

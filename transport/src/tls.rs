@@ -19,7 +19,10 @@ use crate::{
     trust::{PeerIdentity, Refused, TrustCell, Usage},
 };
 
+mod stream;
 mod verifier;
+
+pub use stream::{Cork, Stream};
 
 use verifier::{ClientVerifier, PinnedVerifier, ServerVerifier};
 

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tradewind_api::id::{EndpointId, SpiffeId};
 
 use super::session::{Driver, prove};
@@ -128,7 +128,7 @@ impl DialError {
 /// A connection with its proof of life.
 pub(super) struct Dialled {
     pub(super) send: SendRequest<Bytes>,
-    pub(super) driver: Driver<TlsStream<TcpStream>>,
+    pub(super) driver: Driver<tls::Stream<TcpStream>>,
     /// `host:port` that was dialled: the endpoint itself, or the gateway it is behind.
     pub(super) via: String,
     /// The peer's leaf certificate.
@@ -252,7 +252,9 @@ async fn one(
         .peer_certificates()
         .unwrap_or_default()
         .to_vec();
-    let (send, driver) = timeout_at(deadline, prove(tls))
+    let tls = tls::Stream::from(tls);
+    let cork = tls.cork();
+    let (send, driver) = timeout_at(deadline, prove(tls, Some(cork)))
         .await
         .map_err(|_| tried(Fault::Endpoint, "no HTTP/2 answer in time".into()))?
         .map_err(|e| tried(Fault::Endpoint, format!("HTTP/2 handshake failed: {e}")))?;

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{Closed, Conn, Inner};
-use crate::trust::TrustMap;
+use crate::{tls::Cork, trust::TrustMap};
 
 /// A silent peer is asked this often.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -92,6 +92,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Active<T> {
 /// An established connection before its task is started.
 pub(in crate::hbone) struct Driver<T: AsyncRead + AsyncWrite + Unpin> {
     conn: Conn<T>,
+    /// Sends what the connection writes, where it does not send by itself.
+    cork: Option<Cork>,
     pings: PingPong,
     heard: Rc<Cell<bool>>,
     /// The first measured round trip.
@@ -104,6 +106,7 @@ pub(in crate::hbone) struct Driver<T: AsyncRead + AsyncWrite + Unpin> {
 /// that whatever failed so far was never processed.
 pub(in crate::hbone) async fn prove<T>(
     io: T,
+    cork: Option<Cork>,
 ) -> Result<(h2::client::SendRequest<bytes::Bytes>, Driver<T>), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -124,8 +127,12 @@ where
         pings.poll_pong(cx).map_ok(drop)
     })
     .await?;
+    if let Some(cork) = &cork {
+        cork.begin();
+    }
     let driver = Driver {
         conn,
+        cork,
         pings,
         heard,
         rtt: asked.elapsed(),
@@ -149,17 +156,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     ) -> Closed {
         let Self {
             mut conn,
+            cork,
             pings,
             heard,
             until,
             ..
         } = self;
+        let mut moved = poll_fn(|cx| {
+            let polled = Pin::new(&mut conn).poll(cx);
+            if let (Poll::Pending, Some(cork)) = (&polled, &cork) {
+                cork.send(cx);
+            }
+            polled
+        });
         let mut silent = std::pin::pin!(silent(pings, &heard, inner));
         let mut expired = std::pin::pin!(expired(until, inner));
         let closed = tokio::select! {
             // The connection first: after a stall of this process, what the peer said in the meantime counts.
             biased;
-            ended = &mut conn => match ended {
+            ended = &mut moved => match ended {
                 Ok(()) => Closed::Ended,
                 Err(e) => Closed::Lost(e.to_string()),
             },
