@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: builds the benchmarks in release and starts one of them, with its data on the disk of the target
-//! directory. What they print on standard output is passed on untouched; everything else goes to standard error.
+//! `cargo xtask bench`: builds the benchmarks as what is shipped is built and starts one of them, with its data on the disk of
+//! the target directory. What they print on standard output is passed on untouched; everything else goes to standard error.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -8,6 +8,8 @@ use crate::test::command::Cargo;
 
 /// The binary that holds all benchmarks.
 const BINARY: &str = "tradewind-bench";
+/// How it is built.
+const PROFILE: &str = "dist";
 /// The product's own.
 const PRODUCT: &str = "tradewind";
 /// The benchmark that needs it.
@@ -26,10 +28,10 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
 
 fn start(root: &Path, words: &[&str]) -> Result<(), String> {
     let cargo = Cargo::new(root);
-    let program = cargo.build_release(BINARY, false)?;
+    let program = cargo.build(PROFILE, BINARY, false)?;
     if words.first() == Some(&PROXY) {
         // It measures whole processes of the product, found beside it.
-        cargo.build_release(PRODUCT, false)?;
+        cargo.build(PROFILE, PRODUCT, false)?;
     }
     let target = program.ancestors().nth(2).unwrap_or(root);
     let mut command = Command::new(&program);

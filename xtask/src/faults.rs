@@ -68,7 +68,7 @@ fn parse(words: &[&str]) -> Result<Asked, String> {
 
 fn faults(root: &Path, asked: &Asked) -> Result<String, String> {
     let cargo = Cargo::new(root);
-    let binary = cargo.build_release("tradewind", false)?;
+    let binary = cargo.build("release", "tradewind", false)?;
     let report = binary.with_file_name(format!("faults-{}.txt", std::process::id()));
     let mut command = cargo.command(&["test", "--package", "tradewind-tests"]);
     command

@@ -32,6 +32,7 @@ commands:
   bench store    the federation store against etcd: same load, same disk, same run
   bench scale    what a large federation costs: memory, snapshot, one change
   bench gateway  the gateway against Envoy, HAProxy and nginx: same traffic, same run
+  bench proxy    pairs of local proxies against Envoy's and HAProxy's: same load, same run
           all take --json, and --help for the rest
   sim     simulations of the federation store, each from one seed: a fixed list, or
           [--from SEED] [--seeds N], or one with --seed S [--trace];
@@ -51,7 +52,11 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["test"] => test::run(&root()),
         ["tidy"] => tidy_command(&root()),
-        ["bench", what @ ("store" | "scale" | "gateway"), rest @ ..] => {
+        [
+            "bench",
+            what @ ("store" | "scale" | "gateway" | "proxy"),
+            rest @ ..,
+        ] => {
             let words: Vec<&str> = std::iter::once(*what).chain(rest.iter().copied()).collect();
             bench::run(&root(), &words)
         }

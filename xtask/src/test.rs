@@ -82,7 +82,7 @@ fn steps(root: &Path) -> Result<Summary, Failure> {
     )?;
     step(4, "tidy: cargo xtask tidy", || tidy_step(root))?;
     let binary = step(5, "release build: cargo build --release", || {
-        cargo.build_release("tradewind", true)
+        cargo.build("release", "tradewind", true)
     })?;
     let summary = step(6, "tests: cargo test --workspace", || {
         tests(&cargo, &binary)

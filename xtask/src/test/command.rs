@@ -54,11 +54,12 @@ impl Cargo {
         }
     }
 
-    /// Builds the binary `name` of the package of that name in release, and says where it is if it is to `tell`.
-    pub(crate) fn build_release(&self, name: &str, tell: bool) -> Result<PathBuf, String> {
+    /// Builds the binary `name` of the package of that name in `profile`, and says where it is if it is to `tell`.
+    pub(crate) fn build(&self, profile: &str, name: &str, tell: bool) -> Result<PathBuf, String> {
         let arguments = [
             "build",
-            "--release",
+            "--profile",
+            profile,
             "--package",
             name,
             "--message-format=json-render-diagnostics",
