@@ -29,6 +29,7 @@ pub mod outside;
 pub mod peer;
 pub mod process;
 pub mod seals;
+pub mod soak;
 pub mod wait;
 
 pub use addresses::Block;
