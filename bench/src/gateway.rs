@@ -8,10 +8,7 @@ mod mesh;
 mod node;
 mod proxies;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep};
@@ -22,7 +19,8 @@ use self::{
 };
 use crate::{
     compare::Table,
-    programs::{self, Programs, System, pin},
+    comparison::Comparison,
+    programs::{self, System, pin},
     usage,
 };
 pub(crate) use node::{BackendArguments, ProxyArguments, backend, proxy};
@@ -44,87 +42,38 @@ const SYSTEMS: [System; 5] = [
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GatewayArguments {
-    /// Where the plot and the data are written: `gateway.svg`, `gateway.json`.
-    #[arg(long)]
-    dir: PathBuf,
     #[command(flatten)]
-    programs: Programs,
-    /// Rounds of each kind of load, and for each proxy.
-    #[arg(long, default_value_t = 7)]
-    rounds: usize,
-    /// Rounds of memory, each with new processes.
-    #[arg(long, default_value_t = 3)]
-    memory_rounds: usize,
-    /// Seconds of one round.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Idle connections; cut to what the limit of descriptors allows.
+    common: Comparison,
+    /// Idle connections; cut to what the limit of descriptors allows
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
-    /// Messages a second at the fixed rate.
-    #[arg(long, default_value_t = 4000)]
-    rate: u32,
-    /// The core of the proxies.
-    #[arg(long, default_value_t = 1)]
-    proxy_core: usize,
-    /// The core of clients and server.
-    #[arg(long, default_value_t = 0)]
-    load_core: usize,
-    /// Only these kinds of load: bulk-down, bulk-up, connections, messages, paced, memory.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Only these proxies, besides Tradewind's: envoy, haproxy, haproxy-splice, nginx, none.
-    #[arg(long, value_delimiter = ',')]
-    against: Vec<String>,
-    /// Data instead of a table.
-    #[arg(long)]
-    json: bool,
 }
 
-impl GatewayArguments {
-    fn wants(&self, what: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|o| o == what)
-    }
-
-    fn compares(&self, system: System) -> bool {
-        let name = system.name().replace(' ', "-");
-        system == System::Tradewind || self.against.is_empty() || self.against.contains(&name)
-    }
-}
+/// What may be asked for with `--only`.
+const KINDS: [&str; 6] = [
+    "bulk-down",
+    "bulk-up",
+    "connections",
+    "messages",
+    "paced",
+    "memory",
+];
 
 /// Measures and gives what to print.
 pub(crate) async fn run(arguments: GatewayArguments) -> Result<String, String> {
-    let table = tokio::task::spawn_blocking(move || {
-        // One thread makes all the load, on its own core.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| e.to_string())?;
-        runtime.block_on(async {
-            tokio::select! {
-                table = measure(&arguments) => {
-                    let table = table?;
-                    table.write(&arguments.dir)?;
-                    if arguments.json {
-                        return serde_json::to_string_pretty(&table).map_err(|e| e.to_string());
-                    }
-                    Ok(table.to_string())
-                }
-                signal = tradewind_runtime::signal::terminated() => Err(format!("ended by {signal}")),
-            }
-        })
-    });
-    table.await.map_err(|e| e.to_string())?
+    arguments.common.check(&KINDS, &SYSTEMS)?;
+    let common = arguments.common.clone();
+    common.run(async move || measure(&arguments).await).await
 }
 
 async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     let started = Instant::now();
-    std::fs::create_dir_all(&arguments.dir)
-        .map_err(|e| format!("{}: {e}", arguments.dir.display()))?;
-    let mut programs = arguments.programs.clone();
-    programs.find(&arguments.dir, &SYSTEMS)?;
+    std::fs::create_dir_all(&arguments.common.dir)
+        .map_err(|e| format!("{}: {e}", arguments.common.dir.display()))?;
+    let mut programs = arguments.common.programs.clone();
+    programs.find(&arguments.common.dir, &SYSTEMS)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    pin(arguments.load_core)?;
+    pin(arguments.common.load_core)?;
     let idle = arguments.idle.min(holdable()?);
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
     let name = mesh::server_name()?;
@@ -135,14 +84,17 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     let told = Told {
         programs,
         dir: scratch.path().to_owned(),
-        core: arguments.proxy_core,
+        core: arguments.common.proxy_core,
         name,
         backend,
         connections: idle + 20,
     };
     let mut table = Table::new("gateway", &figures::GOALS);
     let mut systems = Vec::new();
-    for system in SYSTEMS.into_iter().filter(|s| arguments.compares(*s)) {
+    for system in SYSTEMS
+        .into_iter()
+        .filter(|s| arguments.common.compares(*s))
+    {
         match told.programs.version(system) {
             Ok(version) => {
                 table.setting.push(format!("{}: {version}", system.name()));
@@ -164,7 +116,7 @@ async fn measure(arguments: &GatewayArguments) -> Result<Table, String> {
     }
     loads(arguments, &caller, &running, &mut table).await?;
     drop(running);
-    if arguments.wants("memory") {
+    if arguments.common.wants("memory") {
         memory(arguments, &told, &caller, idle, &mut table).await?;
     }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -180,7 +132,7 @@ fn describe(arguments: &GatewayArguments, (cores, idle): (usize, usize), table: 
     table.setting.push(format!(
         "{cores} cores: each proxy one thread on core {}, clients and server on core {}; loopback; TLS 1.3 from end to end, \
          whole handshakes; rounds of {} s, alternated",
-        arguments.proxy_core, arguments.load_core, arguments.seconds
+        arguments.common.proxy_core, arguments.common.load_core, arguments.common.seconds
     ));
     table.setting.push(format!(
         "bulk: {} connections; connections: {} at a time, each a handshake and one message; messages: {} bytes and as many \
@@ -189,7 +141,7 @@ fn describe(arguments: &GatewayArguments, (cores, idle): (usize, usize), table: 
         load::OPENERS,
         load::MESSAGE_BYTES,
         load::KEPT_STREAMS,
-        arguments.rate,
+        arguments.common.rate,
         load::PACED_STREAMS,
     ));
 }
@@ -209,7 +161,7 @@ fn start_backend(
     ];
     let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
     let log = dir.join("backend.log");
-    programs::spawn(arguments.load_core, &own, &words, &log).map(|(child, _)| child)
+    programs::spawn(arguments.common.load_core, &own, &words, &log).map(|(child, _)| child)
 }
 
 async fn loads(
@@ -218,18 +170,18 @@ async fn loads(
     running: &[(System, Running)],
     table: &mut Table,
 ) -> Result<(), String> {
-    let time = Duration::from_secs_f64(arguments.seconds);
+    let time = Duration::from_secs_f64(arguments.common.seconds);
     for (what, kind) in [
         ("bulk-down", Kind::BulkDown),
         ("bulk-up", Kind::BulkUp),
         ("connections", Kind::Connections),
         ("messages", Kind::Messages),
-        ("paced", Kind::Paced(arguments.rate)),
+        ("paced", Kind::Paced(arguments.common.rate)),
     ] {
-        if !arguments.wants(what) {
+        if !arguments.common.wants(what) {
             continue;
         }
-        for round in 0..arguments.rounds {
+        for round in 0..arguments.common.rounds {
             for (system, proxy) in running {
                 let window = caller.load(kind, proxy.address, proxy.pid, time).await;
                 let window = window.map_err(|e| format!("{what}, {}: {e}", system.name()))?;
@@ -254,7 +206,7 @@ async fn memory(
     idle: usize,
     table: &mut Table,
 ) -> Result<(), String> {
-    for round in 0..arguments.memory_rounds {
+    for round in 0..arguments.common.memory_rounds {
         for system in table.systems.clone() {
             let proxy = told.start(system, caller).await?;
             sleep(SETTLE).await;

@@ -10,6 +10,7 @@
 
 mod client;
 mod compare;
+mod comparison;
 mod failover;
 mod gateway;
 mod load;
