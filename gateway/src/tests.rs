@@ -526,6 +526,38 @@ async fn a_drain_lets_connections_finish_and_takes_callers_meanwhile() {
     g.ended.await.unwrap().unwrap();
 }
 
+/// The kernel hands a connection over with its first bytes. Whoever connected before a drain and speaks while callers are still taken
+/// is served; who speaks later is told so at once, and goes elsewhere: nothing of a call was sent yet.
+#[tokio::test]
+async fn who_connected_before_a_drain_and_speaks_late_is_served_or_told_at_once() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let g = start(mesh(&pki, &mut tasks).await, |c| {
+        c.announce_grace = Duration::from_millis(500)
+    });
+    let name = to("west", "shop/payments", Some("a"));
+    let [soon, late] = [
+        TcpStream::connect(g.address).await.unwrap(),
+        TcpStream::connect(g.address).await.unwrap(),
+    ];
+    let readiness = g.readiness.clone();
+    let drained = task::spawn("drain", g.trigger.drain(Duration::from_secs(30)));
+    until("draining", || readiness.pending() == ["draining"]).await;
+    let mut soon = over(&pki, soon, &name).await.unwrap();
+    assert_eq!(served_by(&mut soon).await, "a");
+    let deadline = time::Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(g.address).await.is_ok() {
+        assert!(time::Instant::now() < deadline, "the listener never closed");
+        time::sleep(Duration::from_millis(20)).await;
+    }
+    let begun = time::Instant::now();
+    let told = over(&pki, late, &name).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{told}");
+    assert!(echoes(&mut soon, "still here").await);
+    drop(soon);
+    assert!(drained.await.unwrap());
+    g.ended.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn the_drain_deadline_cuts_what_is_left() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
