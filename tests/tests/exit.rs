@@ -1,11 +1,7 @@
 //! Leaving a closed network: nothing of west's but its gateway and its controller may go out, as a firewall would have it,
 //! and calls find their way through that gateway.
 
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test's helpers fail by panicking"
-)]
+#![expect(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

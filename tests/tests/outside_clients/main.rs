@@ -3,12 +3,7 @@
 //!
 //! `TRADEWIND_H2SPEC`, `TRADEWIND_PYTHON` (with grpcio and websockets) and `TRADEWIND_ENVOY` name programs off the path.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test's helpers fail by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
 use std::{
     ffi::OsString,
