@@ -3,7 +3,6 @@
 //! Owns every process it starts and ends them, by id, when it is dropped. Waits on what can be observed and never on time
 //! alone. What it needs and does not find, it names and fails.
 
-#![forbid(unsafe_code)]
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -29,7 +28,10 @@ pub mod peer;
 pub mod process;
 pub mod seals;
 pub mod wait;
+pub mod wan;
+pub mod workloads;
 
 pub use addresses::Block;
-pub use federation::{Cluster, Federation, Workload};
+pub use federation::{Cluster, Federation};
 pub use process::{Output, Process, tradewind};
+pub use workloads::Workload;
