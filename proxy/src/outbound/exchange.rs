@@ -40,6 +40,8 @@ pub(super) enum Safe {
     SameEndpoint,
     /// It may have been processed.
     IfIdempotent,
+    /// The same, and its endpoint is out with the session that ended under it.
+    IfIdempotentAndGone,
     /// The client is gone, or its body was at fault.
     Never,
 }
@@ -57,6 +59,8 @@ pub(super) struct Failed {
 pub(super) struct Attempts {
     pub(super) tries: Tries,
     except: Vec<EndpointId>,
+    /// One retry was made that the budget was not asked for.
+    spared: bool,
     started: Instant,
     waited: Duration,
 }
@@ -66,6 +70,7 @@ impl Attempts {
         Self {
             tries: Tries::default(),
             except: Vec::new(),
+            spared: false,
             started: Instant::now(),
             waited: Duration::ZERO,
         }
@@ -162,6 +167,7 @@ impl Outbound {
             SendError::Unsent => Safe::SameEndpoint,
             SendError::Body(_) => Safe::Never,
             e if e.unprocessed() => Safe::Always,
+            SendError::Lost(closed) if closed.failure().is_some() => Safe::IfIdempotentAndGone,
             _ => Safe::IfIdempotent,
         };
         Failed {
@@ -260,8 +266,10 @@ impl Outbound {
                 Err(failed) => {
                     tracing::debug!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
                     attempts.failed(&target, &failed);
-                    if !self.may_retry(&route, head.method(), failed.safe, &body) {
-                        maybe_processed = matches!(failed.safe, Safe::IfIdempotent);
+                    let (method, safe) = (head.method(), failed.safe);
+                    if !self.may_retry(&route, method, safe, &body, &mut attempts) {
+                        let maybe = [Safe::IfIdempotent, Safe::IfIdempotentAndGone];
+                        maybe_processed = maybe.contains(&safe);
                         break;
                     }
                     self.metrics.retry(service, target.cluster(), failed.cause);
@@ -285,19 +293,29 @@ impl Outbound {
     }
 
     /// Whether the request may be sent once more; takes it out of the budget where that applies.
+    ///
+    /// The budget keeps a service that fails from being asked a multiple of its load. An endpoint that is gone takes none of the
+    /// load any more, and all that waited for it at once is no more than the others would have got without it: so each request
+    /// has one such retry free. A second one may be what ends the endpoints.
     fn may_retry(
         &self,
         route: &Route,
         method: &Method,
         safe: Safe,
         body: &Replay<Incoming>,
+        attempts: &mut Attempts,
     ) -> bool {
-        let allowed = match safe {
-            Safe::Never => false,
-            Safe::Always | Safe::SameEndpoint => body.is_replayable(),
-            Safe::IfIdempotent => convert::is_idempotent(method) && body.is_replayable(),
+        let (allowed, free) = match safe {
+            Safe::Never => (false, false),
+            Safe::Always | Safe::SameEndpoint => (true, true),
+            Safe::IfIdempotent => (convert::is_idempotent(method), false),
+            Safe::IfIdempotentAndGone => {
+                let free = !std::mem::replace(&mut attempts.spared, true);
+                (convert::is_idempotent(method), free)
+            }
         };
-        if !allowed || safe != Safe::IfIdempotent {
+        let allowed = allowed && body.is_replayable();
+        if !allowed || free {
             return allowed;
         }
         let paid = route.budget.borrow_mut().withdraw(self.balancer.now());
