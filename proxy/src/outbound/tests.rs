@@ -20,6 +20,7 @@ mod distance;
 mod exit;
 mod peer;
 mod protocols;
+mod silence;
 mod world;
 
 use peer::{Act, Peer, gateway, nowhere, raw};
@@ -524,62 +525,6 @@ async fn a_forced_drain_ends_what_does_not_finish() {
                 .await
         );
         proxy.served.await.unwrap();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_silent_peer_is_found_out_and_its_requests_go_elsewhere() {
-    on_one_thread(async {
-        let world = World::new();
-        let central = Peer::start(&world, "c", "central").await;
-        let east = Peer::start(&world, "e", "east").await;
-        let hole = peer::BlackHole::start(central.address).await;
-        world.endpoint("c", "central", hole.address);
-        world.endpoint("e", "east", east.address);
-        let proxy = world.proxy().await;
-        let mut client = Client::connect(proxy.address).await;
-        assert_eq!(client.get().await, (StatusCode::OK, "c".into()));
-        hole.swallow();
-        // Nothing answers, nothing is closed: only the keepalive can tell.
-        let asked = tokio::time::Instant::now();
-        assert_eq!(client.get().await, (StatusCode::OK, "e".into()));
-        // The deadline for the answer to a ping, and not an interval of silence before it, nor two.
-        let took = asked.elapsed();
-        assert!((1_000..2_000).contains(&took.as_millis()), "{took:?}");
-        let ejections = "tradewind_outbound_ejections_total{service=\"shop/payments:80\",cluster=\"central\",cause=\"keepalive\"}";
-        assert_eq!(world.count(ejections), 1);
-    })
-    .await;
-}
-
-/// More than the budget would pay for: an endpoint that is gone costs none of them.
-#[tokio::test]
-async fn all_that_wait_for_one_that_is_gone_go_elsewhere() {
-    on_one_thread(async {
-        const CALLS: usize = 60;
-        let world = World::new();
-        let central = Peer::start(&world, "c", "central").await;
-        let east = Peer::start(&world, "e", "east").await;
-        world.endpoint("c", "central", central.address);
-        world.endpoint("e", "east", east.address);
-        central.then(std::iter::repeat_n(Act::EchoLater, CALLS));
-        let proxy = world.proxy().await;
-        let calls: Vec<_> = (0..CALLS)
-            .map(|_| {
-                let to = proxy.address;
-                spawn_local("call", async move { Client::connect(to).await.get().await })
-            })
-            .collect();
-        until("all calls to wait", || central.seen.get() == CALLS).await;
-        central.kill().await;
-        for call in calls {
-            assert_eq!(call.await.unwrap(), (StatusCode::OK, "e".into()));
-        }
-        assert_eq!(
-            world.count("tradewind_outbound_retries_over_budget_total"),
-            0
-        );
     })
     .await;
 }

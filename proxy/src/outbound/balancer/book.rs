@@ -5,7 +5,10 @@
 
 use std::rc::Rc;
 
-use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_api::{
+    id::{EndpointId, ServicePortRef},
+    model::{ClusterState, Health},
+};
 use tradewind_transport::{
     balance::{
         Micros,
@@ -39,7 +42,7 @@ impl Balancer {
     }
 
     /// Dials in the background: no request is put at risk to find out whether somebody is back.
-    fn probe_one(&self, route: &Route, target: &Rc<Target>) {
+    pub(in crate::outbound) fn probe_one(&self, route: &Route, target: &Rc<Target>) {
         let Some(own) = self.own.upgrade() else {
             return;
         };
@@ -53,6 +56,27 @@ impl Balancer {
                 Err(error) => own.dial_failed(&service, &target, &error),
             }
         });
+    }
+
+    /// Whether nothing is known against an endpoint.
+    pub(in crate::outbound) fn is_fit(&self, target: &Target) -> bool {
+        target.endpoint.health == Health::Healthy
+            && target.cluster_state == ClusterState::Active
+            && !target.is_ejected(self.now())
+    }
+
+    /// Whether there is no session with `target`, and one with another endpoint that is fit.
+    pub(in crate::outbound) fn another_has_a_session(
+        &self,
+        route: &Route,
+        target: &Target,
+    ) -> bool {
+        let has_one = |t: &Target| self.pool.rtt(&t.endpoint.id).is_some();
+        !has_one(target)
+            && route
+                .targets
+                .iter()
+                .any(|t| t.endpoint.id != target.endpoint.id && has_one(t) && self.is_fit(t))
     }
 
     /// A session with `target` exists: the way to its cluster works.
