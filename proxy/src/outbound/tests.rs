@@ -530,6 +530,29 @@ async fn a_forced_drain_ends_what_does_not_finish() {
 }
 
 #[tokio::test]
+async fn the_next_tier_has_a_session_before_it_is_needed_and_others_have_none() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let central = Peer::start(&world, "c", "central").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("c", "central", central.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await, (StatusCode::OK, "w".into()));
+        until("a session with the next tier", || {
+            central.connections.get() == 1
+        })
+        .await;
+        assert_eq!(client.get().await, (StatusCode::OK, "w".into()));
+        assert_eq!((central.seen.get(), east.connections.get()), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_used_without_a_gap() {
     on_one_thread(async {
         let world = World::new();
@@ -632,8 +655,9 @@ async fn the_state_says_who_serves_and_why_not_the_others() {
     on_one_thread(async {
         let world = World::new();
         let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
         world.endpoint("w", "west", west.address);
-        world.endpoint("e", "east", nowhere().await);
+        world.endpoint("e", "east", east.address);
         let proxy = world.proxy().await;
         Client::connect(proxy.address).await.get().await;
         let state = proxy.outbound.state_json();

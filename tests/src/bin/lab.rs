@@ -85,10 +85,10 @@ fn usage(error: &str) -> ExitCode {
 
 async fn application(listen: &str, name: &str, journal: &str) -> Result<ExitCode, String> {
     let listen = listen.parse().map_err(|e| format!("{listen}: {e}"))?;
-    match app::run(listen, name, Path::new(journal)).await {
-        Ok(never) => match never {},
-        Err(error) => Err(error.to_string()),
-    }
+    let served = app::run(listen, name, Path::new(journal)).await;
+    served
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|e| e.to_string())
 }
 
 fn clusters(words: &[&str]) -> Result<usize, String> {

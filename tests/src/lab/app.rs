@@ -2,7 +2,6 @@
 //! knows nothing of the mesh.
 
 use std::{
-    convert::Infallible,
     fs::File,
     io::{self, Write as _},
     net::SocketAddr,
@@ -19,6 +18,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use nix::unistd::getppid;
 use tokio::net::TcpListener;
 use tradewind_runtime::task;
 
@@ -31,6 +31,9 @@ pub const BREAK: &str = "/lab/break";
 /// Its check.
 pub const CHECK: &str = "/healthz";
 
+/// How often it looks whether whoever started it is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 struct App {
     name: Bytes,
     journal: File,
@@ -38,8 +41,8 @@ struct App {
     breaks: AtomicU64,
 }
 
-/// Serves until the process ends. The ids of what is no GET go into the journal, one a line, before they are answered.
-pub async fn run(listen: SocketAddr, name: &str, journal: &Path) -> io::Result<Infallible> {
+/// Serves until whoever started it is gone. The ids of what is no GET go into the journal, one a line, before they are answered.
+pub async fn run(listen: SocketAddr, name: &str, journal: &Path) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     let app = Arc::new(App {
         name: Bytes::from(format!("{name}\n")),
@@ -47,6 +50,21 @@ pub async fn run(listen: SocketAddr, name: &str, journal: &Path) -> io::Result<I
         delay_ms: AtomicU64::new(0),
         breaks: AtomicU64::new(0),
     });
+    tokio::select! {
+        served = serve(listener, app) => served,
+        () = alone() => Ok(()),
+    }
+}
+
+/// Returns when another process has taken the place of the one that started this.
+async fn alone() {
+    let parent = getppid();
+    while getppid() == parent {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn serve(listener: TcpListener, app: Arc<App>) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         // Whoever is broken off sees a reset, and nobody waits for the last word.

@@ -11,13 +11,16 @@ use tradewind_api::{
 };
 use tradewind_transport::{
     balance::{
-        Micros,
+        Micros, SECOND,
         detector::{Failure, Standing},
     },
     hbone::{Closed, DialError, Fault, Session},
 };
 
 use super::{Balancer, Blame, Route, Target, detach};
+
+/// How often it is looked whether the next tier can be called at once. Sessions that nobody uses end after minutes.
+const STAND_BY_EVERY: Micros = 5 * SECOND;
 
 impl Balancer {
     /// Starts the probes that are due, and a first measurement of every way that has none.
@@ -38,6 +41,29 @@ impl Balancer {
             if due {
                 self.probe_one(route, target);
             }
+        }
+    }
+
+    /// Sees to it that one endpoint of the first tier that only stands by has a session: were one dialled when it is needed, that would
+    /// be three round trips to a farther place. Services that nobody calls have none.
+    pub(super) fn stand_by(&self, route: &Route, now: Micros) {
+        let last = route.stood_by_at.get();
+        if last.is_some_and(|at| now.saturating_sub(at) < STAND_BY_EVERY) {
+            return;
+        }
+        route.stood_by_at.set(Some(now));
+        let made = route.made.borrow();
+        let tiers = made.iter().flat_map(|m| &m.choice.tiers);
+        let Some(tier) = tiers.into_iter().find(|t| t.share <= 0.0) else {
+            return;
+        };
+        let targets = || tier.members.iter().filter_map(|i| route.targets.get(*i));
+        let has_one = |t: &&Rc<Target>| self.pool.rtt(&t.endpoint.id).is_some();
+        if targets().any(|t| has_one(&t)) {
+            return;
+        }
+        if let Some(target) = targets().find(|t| self.is_fit(t)) {
+            self.probe_one(route, target);
         }
     }
 
