@@ -133,6 +133,18 @@ pub async fn inside<W: Future<Output = ()>>(
     }
 }
 
+/// The same of work that needs a network between clusters.
+pub async fn inside_with_wan<W: Future<Output = ()>>(
+    name: &str,
+    limit: Duration,
+    work: impl FnOnce() -> W,
+) {
+    match Wan::is_possible() {
+        Ok(()) => inside(name, limit, false, work).await,
+        Err(why) => skipped(&format!("{name}: {why}")),
+    }
+}
+
 /// Says on stderr what was not done.
 pub fn skipped(what: &str) {
     // Not by the macro: the test runner would keep that to itself.

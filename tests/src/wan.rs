@@ -83,6 +83,11 @@ impl fmt::Debug for Wan {
 }
 
 impl Wan {
+    /// Whether one can be opened here; or why not, and what to do.
+    pub fn is_possible() -> Result<(), String> {
+        tun::may_ask()
+    }
+
     /// Opens one between the clusters of `block`, in the namespace of the calling thread. `seed` is for its dice.
     pub async fn open(block: &Block, seed: u64) -> io::Result<Self> {
         let prefix = block.prefix();

@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 use tradewind_tests::{
     failures::{self, Fault, Options},
     load::open::Rates,
-    namespaces::inside,
+    namespaces::inside_with_wan,
 };
 
 /// Longest that it may take, the lab's start included.
@@ -19,7 +19,7 @@ const LONGEST_GAP: Duration = Duration::from_secs(5);
 #[tokio::test]
 async fn faults_lose_no_request_that_may_be_sent_twice() {
     let name = "faults_lose_no_request_that_may_be_sent_twice";
-    inside(name, LIMIT, false, matrix).await;
+    inside_with_wan(name, LIMIT, matrix).await;
 }
 
 async fn matrix() {
@@ -29,15 +29,15 @@ async fn matrix() {
             gets: 100,
             posts: 20,
         },
-        warm: Duration::from_secs(2),
-        hold: Duration::from_secs(3),
+        warm: Duration::from_secs(1),
+        hold: Duration::from_millis(2_500),
         ..Options::default()
     };
     let program = Path::new(env!("CARGO_BIN_EXE_tradewind-lab"));
     let report = Box::pin(failures::run(program, &options)).await;
     for row in &report.rows {
         let measured = &row.measured;
-        assert!(measured.gets > 300, "{measured:?}");
+        assert!(measured.gets > 200, "{measured:?}");
         assert_eq!(measured.gets_failed, 0, "{}: {measured:?}", row.fault);
         let wrong = measured.posts_twice + measured.posts_denied + measured.posts_unsent;
         assert_eq!(wrong, 0, "{}: {measured:?}", row.fault);

@@ -20,7 +20,7 @@ use tokio::{
 use tradewind_runtime::task;
 use tradewind_tests::{
     Block,
-    namespaces::{Namespaces, inside},
+    namespaces::{Namespaces, inside_with_wan},
     wait::{USUAL, until},
     wan::Wan,
 };
@@ -108,7 +108,7 @@ async fn pings(from: &tokio::net::UdpSocket, to: SocketAddr) -> (Duration, Durat
 
 #[tokio::test]
 async fn the_network_is_what_it_says() {
-    inside("the_network_is_what_it_says", LIMIT, false, measured).await;
+    inside_with_wan("the_network_is_what_it_says", LIMIT, measured).await;
 }
 
 async fn measured() {

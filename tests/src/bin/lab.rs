@@ -16,6 +16,7 @@ use tradewind_tests::{
     lab::{Lab, Plan, app, play},
     load::open::Rates,
     namespaces,
+    wan::Wan,
 };
 
 /// From one cluster to another, in a lab to play in.
@@ -183,6 +184,7 @@ async fn matrix(words: &[&str], options: &Options, json: bool) -> Result<ExitCod
 
 /// This command in a namespace of its own.
 async fn again(words: &[&str]) -> Result<ExitCode, String> {
+    Wan::is_possible()?;
     let mut command = namespaces::again(words).await?;
     let status = command
         .status()

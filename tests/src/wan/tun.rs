@@ -46,6 +46,22 @@ mod call {
     }
 }
 
+/// Whether this user may ask for devices at all; or what to do.
+pub(super) fn may_ask() -> Result<(), String> {
+    device().map(drop).map_err(|e| {
+        format!("{CLONE}: {e} (load the kernel's module tun, and let this user read and write that file)")
+    })
+}
+
+fn device() -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK);
+    options.open(CLONE)
+}
+
 /// The device.
 #[derive(Debug)]
 pub(super) struct Tun(File);
@@ -53,11 +69,7 @@ pub(super) struct Tun(File);
 impl Tun {
     /// Makes the interface, in the namespace of the calling thread.
     pub(super) fn open(name: &str) -> io::Result<Self> {
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(CLONE)?;
+        let device = device()?;
         let mut request = Request {
             name: [0; NAME],
             flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
