@@ -47,6 +47,11 @@ impl Block {
         );
     }
 
+    /// What all its addresses begin with.
+    pub const fn prefix(&self) -> [u8; 2] {
+        [self.first, self.octet]
+    }
+
     /// An address of a cluster.
     pub fn ip(&self, cluster: u8, host: u8) -> IpAddr {
         Ipv4Addr::new(self.first, self.octet, cluster, host).into()

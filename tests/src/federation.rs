@@ -2,6 +2,7 @@
 //! them. Owns the processes, the addresses and the directory.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
+    Workload,
     addresses::Block,
     http,
     namespaces::Namespaces,
@@ -34,30 +36,6 @@ pub struct Cluster {
     pub gateway: Option<Process>,
 }
 
-/// An application, if it is a process, and its proxy.
-#[derive(Debug)]
-pub struct Workload {
-    /// The application; none when the test itself is it.
-    pub app: Option<Process>,
-    /// The proxy.
-    pub proxy: Option<Process>,
-    /// The proxy's HBONE address.
-    pub hbone: SocketAddr,
-    /// The proxy's admin address.
-    pub admin: SocketAddr,
-}
-
-impl Workload {
-    /// SIGKILL to both.
-    pub async fn kill(&mut self) {
-        for process in [&mut self.app, &mut self.proxy].into_iter().flatten() {
-            process.kill().await;
-        }
-        self.app = None;
-        self.proxy = None;
-    }
-}
-
 /// A whole federation.
 #[derive(Debug)]
 pub struct Federation {
@@ -67,6 +45,8 @@ pub struct Federation {
     pub block: Block,
     /// A network namespace for each cluster, where it was asked for.
     pub namespaces: Option<Namespaces>,
+    /// Addresses that get a namespace of their own when their cluster is added: its number, and their last part.
+    pub pods: BTreeSet<(usize, u8)>,
     /// Flags that every controller starts with.
     pub controller_flags: Vec<String>,
     dir: TempDir,
@@ -104,6 +84,10 @@ pub mod host {
     pub const DNS: u8 = 3;
     /// Another gateway.
     pub const SECOND_GATEWAY: u8 = 4;
+    /// Before the first workload.
+    pub const WORKLOADS: u8 = 10;
+    /// The first caller.
+    pub const CALLERS: u8 = 100;
     /// As many gateways as a cluster has in any test.
     pub const GATEWAYS: [u8; 4] = [GATEWAY, SECOND_GATEWAY, 5, 6];
     /// What a cluster has in a network namespace: controller, DNS server, gateways, two workloads, two callers.
@@ -185,6 +169,7 @@ impl Federation {
             clusters: Vec::new(),
             block: Block::take(),
             namespaces: None,
+            pods: BTreeSet::new(),
             controller_flags: Vec::new(),
             dir,
         }
@@ -215,7 +200,15 @@ impl Federation {
     /// Adds a cluster by `init`, if it is the first, else by token and `join`, and starts its controller and gateway.
     pub async fn add(&mut self, name: &str, region: &str) {
         if let Some(namespaces) = &mut self.namespaces {
-            namespaces.add(&self.block, &host::ALL).await;
+            let number = self.clusters.len();
+            let own = host::ALL
+                .iter()
+                .filter(|h| !self.pods.contains(&(number, **h)));
+            let own: Vec<u8> = own.copied().collect();
+            namespaces.add(&self.block, &own).await;
+            for (_, host) in self.pods.iter().filter(|(cluster, _)| *cluster == number) {
+                namespaces.add_pod(&self.block, number, *host).await;
+            }
         }
         let number = self.clusters.len();
         let data_dir = self.dir().join(name);
@@ -346,8 +339,33 @@ impl Federation {
 
     /// Any process of a cluster.
     pub fn process(&self, number: usize, name: &str, args: &[&str]) -> Process {
+        self.start_behind(number, name, self.binary(number), args)
+    }
+
+    /// The same where that address of the cluster is: it may be a pod's.
+    pub fn process_at(&self, number: usize, host: u8, name: &str, args: &[&str]) -> Process {
+        self.program_at(number, host, name, &tradewind(), args)
+    }
+
+    /// The same of any program.
+    pub fn program_at(
+        &self,
+        number: usize,
+        host: u8,
+        name: &str,
+        program: &Path,
+        args: &[&str],
+    ) -> Process {
+        let command = match &self.namespaces {
+            Some(namespaces) => namespaces.command_at(number, host, program),
+            None => Command::new(program),
+        };
+        self.start_behind(number, name, command, args)
+    }
+
+    fn start_behind(&self, number: usize, name: &str, command: Command, args: &[&str]) -> Process {
         let name = format!("{}-{name}", self.clusters[number].name);
-        Process::start_behind(&name, self.dir(), self.binary(number), args, &[])
+        Process::start_behind(&name, self.dir(), command, args, &[])
     }
 
     /// The binary, where a cluster's processes run.
@@ -370,158 +388,6 @@ impl Federation {
             .to_str()
             .expect("a plain path")
             .to_owned()
-    }
-
-    /// A workload of `service` (namespace/name:port) with a process of its own that answers "<name> from <cluster>/<n>".
-    pub async fn workload(&self, number: usize, n: u8, service: &str) -> Workload {
-        let app_addr = self.addr(number, 10 + n, 8080);
-        let short = short_name(service);
-        let text = format!("{short} from {}/{n}", self.clusters[number].name);
-        let listen = app_addr.to_string();
-        let app = self.process(
-            number,
-            &format!("{short}-app-{n}"),
-            &["demo-app", "--listen", &listen, "--name", &text],
-        );
-        until("the application to listen", USUAL, || {
-            http::get(app_addr, "/healthz")
-        })
-        .await;
-        let mut workload = self
-            .serve(
-                number,
-                n,
-                &format!("{service}={app_addr},check=http:/healthz"),
-                &[],
-            )
-            .await;
-        workload.app = Some(app);
-        workload
-    }
-
-    /// The application of `workload` again, where its proxy lives on.
-    pub async fn workload_again(
-        &self,
-        number: usize,
-        workload: &mut Workload,
-        service: &str,
-    ) -> Workload {
-        let ip = workload.hbone.ip();
-        let n = match ip {
-            std::net::IpAddr::V4(v4) => v4.octets()[3] - 10,
-            std::net::IpAddr::V6(_) => panic!("loopback blocks are IPv4"),
-        };
-        let short = short_name(service);
-        let text = format!("{short} from {}/{n}", self.clusters[number].name);
-        let app_addr = SocketAddr::new(ip, 8080);
-        let listen = app_addr.to_string();
-        let app = self.process(
-            number,
-            &format!("{short}-app-{n}"),
-            &["demo-app", "--listen", &listen, "--name", &text],
-        );
-        until("the application to listen", USUAL, || {
-            http::get(app_addr, "/healthz")
-        })
-        .await;
-        Workload {
-            app: Some(app),
-            proxy: workload.proxy.take(),
-            hbone: workload.hbone,
-            admin: workload.admin,
-        }
-    }
-
-    /// A proxy that serves what the test itself listens on; `spec` is its `--serve`.
-    pub async fn serve(&self, number: usize, n: u8, spec: &str, more: &[&str]) -> Workload {
-        let workload = self.start_serving(number, n, spec, more);
-        self.ready(workload.admin).await;
-        workload
-    }
-
-    /// The same without waiting until it is ready. The identity is the service's own account.
-    pub fn start_serving(&self, number: usize, n: u8, spec: &str, more: &[&str]) -> Workload {
-        let service = spec.split('=').next().unwrap_or_default();
-        let identity = service.split(':').next().unwrap_or_default();
-        self.start_serving_as(number, n, spec, identity, more)
-    }
-
-    /// The same under an identity of choice.
-    pub fn start_serving_as(
-        &self,
-        number: usize,
-        n: u8,
-        spec: &str,
-        identity: &str,
-        more: &[&str],
-    ) -> Workload {
-        let hbone = self.addr(number, 10 + n, HBONE);
-        let admin = self.addr(number, 10 + n, ADMIN);
-        let (h, a, dir) = (hbone.to_string(), admin.to_string(), self.data_dir(number));
-        let name = format!("{}-{n}", short_name(spec));
-        let args = [
-            "proxy",
-            "--name",
-            &name,
-            "--data-dir",
-            &dir,
-            "--identity",
-            identity,
-            "--serve",
-            spec,
-            "--hbone-listen",
-            &h,
-            "--admin-listen",
-            &a,
-            "--threads",
-            "1",
-            "--drain-deadline",
-            "5s",
-        ];
-        let proxy = self.process(number, &format!("{name}-proxy"), &[&args, more].concat());
-        Workload {
-            app: None,
-            proxy: Some(proxy),
-            hbone,
-            admin,
-        }
-    }
-
-    /// A caller's proxy in a cluster; returns where to call.
-    pub async fn caller(&self, number: usize, n: u8, service: &str) -> (Process, SocketAddr) {
-        let (process, listen) = self.start_caller(number, n, service);
-        self.ready(self.addr(number, 100 + n, ADMIN)).await;
-        (process, listen)
-    }
-
-    /// The same without waiting until it is ready.
-    pub fn start_caller(&self, number: usize, n: u8, service: &str) -> (Process, SocketAddr) {
-        let listen = self.addr(number, 100 + n, 9090);
-        let admin = self.addr(number, 100 + n, ADMIN).to_string();
-        let hbone = self.addr(number, 100 + n, HBONE).to_string();
-        let spec = format!("{listen}={service}");
-        let dir = self.data_dir(number);
-        let name = format!("caller-{n}");
-        let args = [
-            "proxy",
-            "--name",
-            &name,
-            "--data-dir",
-            &dir,
-            "--identity",
-            "shop/web",
-            "--listen",
-            &spec,
-            "--hbone-listen",
-            &hbone,
-            "--admin-listen",
-            &admin,
-            "--threads",
-            "1",
-            "--drain-deadline",
-            "5s",
-        ];
-        (self.process(number, &name, &args), listen)
     }
 
     /// A command of the command line, asked of one cluster's controller.
@@ -609,12 +475,6 @@ impl Federation {
         cluster.controller = None;
         cluster.gateway = None;
     }
-}
-
-fn short_name(service: &str) -> &str {
-    let end = service.find(':').unwrap_or(service.len());
-    let start = service.find('/').map_or(0, |s| s + 1);
-    service.get(start..end).unwrap_or(service)
 }
 
 /// A limit for things that take seconds by design, such as an ejection's end.

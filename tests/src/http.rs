@@ -68,6 +68,11 @@ where
         Ok(Self { sender })
     }
 
+    /// Whether the other side has not closed it, as far as is known.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// Sends and returns the head; the body streams.
     pub async fn send(
         &mut self,

@@ -3,7 +3,6 @@
 //! Owns every process it starts and ends them, by id, when it is dropped. Waits on what can be observed and never on time
 //! alone. What it needs and does not find, it names and fails.
 
-#![forbid(unsafe_code)]
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -17,11 +16,13 @@ pub mod apps;
 pub mod border;
 pub mod crowd;
 pub mod dns;
+pub mod failures;
 pub mod faults;
 pub mod federation;
 pub mod gateways;
 pub mod grpc;
 pub mod http;
+pub mod lab;
 pub mod load;
 pub mod metrics;
 pub mod namespaces;
@@ -31,7 +32,10 @@ pub mod process;
 pub mod seals;
 pub mod soak;
 pub mod wait;
+pub mod wan;
+pub mod workloads;
 
 pub use addresses::Block;
-pub use federation::{Cluster, Federation, Workload};
+pub use federation::{Cluster, Federation};
 pub use process::{Output, Process, tradewind};
+pub use workloads::Workload;

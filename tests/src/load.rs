@@ -1,5 +1,7 @@
 //! Loads as a caller would make them, with everything that happened to each request: GETs at a constant rate, and POSTs one
-//! after the other. Owns its connections.
+//! after the other; in [`open`], both, whatever happens to those before. Owns its connections.
+
+pub mod open;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,25 +1,28 @@
-//! Network namespaces: one around the whole test, and inside it one for each cluster, joined by a router whose firewall
-//! cuts any direction between any two, or lets one port through and counts the rest. Owns the processes that hold them open.
+//! Network namespaces: one around the whole test, and inside it one for each cluster, and for each pod that is to have one, joined
+//! by a router whose firewall cuts any direction between any two, silences or resets single addresses, or lets one port through
+//! and counts the rest. Owns the processes that hold them open, and the network between clusters where there is one.
 //!
 //! Never touches the network of the host: everything happens inside of the namespace that [`enter`] makes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
+    fs::File,
     io::Write as _,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
+use nix::sched::{CloneFlags, setns};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
     time::timeout,
 };
 
-use crate::addresses::Block;
+use crate::{Block, wan::Wan};
 
 /// Set for the run inside of the namespace: to the name of the one outside, so that nobody who sets it by hand makes a test
 /// take the host's network for its own.
@@ -28,6 +31,8 @@ const INSIDE: &str = "TRADEWIND_TEST_NAMESPACE";
 const HERE: &str = "/proc/self/ns/net";
 /// The router's only table.
 const TABLE: &str = "between";
+/// How its only chain begins.
+const FORWARD: &str = " chain forward {\n  type filter hook forward priority 0;\n";
 /// What the namespace is prepared by. Users other than root often lack the directories of these tools.
 const PREPARE: &str =
     "PATH=$PATH:/usr/sbin:/sbin && ip link set lo up && echo 1 > /proc/sys/net/ipv4/ip_forward";
@@ -54,26 +59,15 @@ pub enum Entered {
 /// Runs the test `name` again in a network namespace of its own, at most for `limit`, unless this is that run. `show`:
 /// its output goes to stderr as it comes, else it is shown when it fails.
 pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
-    if let Some(outside) = std::env::var_os(INSIDE) {
-        assert!(
-            differs(&outside, &here()),
-            "{INSIDE} is not for setting by hand"
-        );
+    if is_inside() {
         return Entered::Inside;
     }
-    if let Err(why) = probe().await {
-        return Entered::Missing(format!(
-            "{why} (needs root or user namespaces, and Debian's nftables, iproute2 and util-linux)"
-        ));
-    }
-    let mut command = unshared("exec \"$@\"");
-    command
-        .arg("sh")
-        .arg(std::env::current_exe().expect("this test's own path"))
-        .args([name, "--exact", "--include-ignored", "--nocapture"])
-        .env(INSIDE, here())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    let args = [name, "--exact", "--include-ignored", "--nocapture"];
+    let mut command = match again(&args).await {
+        Ok(command) => command,
+        Err(why) => return Entered::Missing(why),
+    };
+    command.stdin(Stdio::null());
     // Never to stdout: there, the lines of a test runner inside of a test would be counted as its own.
     if show {
         command.stdout(Stdio::from(std::io::stderr()));
@@ -94,6 +88,36 @@ pub async fn enter(name: &str, limit: Duration, show: bool) -> Entered {
     Entered::Ran
 }
 
+/// Whether this process is one that [`again`] has started.
+pub fn is_inside() -> bool {
+    let Some(outside) = std::env::var_os(INSIDE) else {
+        return false;
+    };
+    assert!(
+        differs(&outside, &here()),
+        "{INSIDE} is not for setting by hand"
+    );
+    true
+}
+
+/// This same program with other words, in a network namespace of its own; or why that is not possible here, and what to
+/// install.
+pub async fn again(args: &[&str]) -> Result<Command, String> {
+    if let Err(why) = probe().await {
+        return Err(format!(
+            "{why} (needs root or user namespaces, and Debian's nftables, iproute2 and util-linux)"
+        ));
+    }
+    let mut command = unshared("exec \"$@\"");
+    command
+        .arg("sh")
+        .arg(std::env::current_exe().expect("this program's own path"))
+        .args(args)
+        .env(INSIDE, here())
+        .kill_on_drop(true);
+    Ok(command)
+}
+
 /// Does `work` in a namespace of its own, at most for `limit`; `show` is as in [`enter`]. Where that is not possible, stderr
 /// says that the test was skipped.
 pub async fn inside<W: Future<Output = ()>>(
@@ -106,6 +130,18 @@ pub async fn inside<W: Future<Output = ()>>(
         Entered::Inside => Box::pin(work()).await,
         Entered::Ran => {}
         Entered::Missing(why) => skipped(&format!("{name}: {why}")),
+    }
+}
+
+/// The same of work that needs a network between clusters.
+pub async fn inside_with_wan<W: Future<Output = ()>>(
+    name: &str,
+    limit: Duration,
+    work: impl FnOnce() -> W,
+) {
+    match Wan::is_possible() {
+        Ok(()) => inside(name, limit, false, work).await,
+        Err(why) => skipped(&format!("{name}: {why}")),
     }
 }
 
@@ -150,34 +186,42 @@ async fn probe() -> Result<(), String> {
     Err(said.trim().replace('\n', "; "))
 }
 
-/// One namespace for each cluster.
+/// What the firewall does to all that goes to an address, and comes from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// It is dropped, and nobody is told.
+    Silent,
+    /// Every TCP connection is reset at its next packet, and every new one refused.
+    Reset,
+}
+
+/// One namespace for each cluster, and for each of its pods that has one.
 #[derive(Debug, Default)]
 pub struct Namespaces {
-    holders: Vec<Child>,
+    clusters: Vec<Child>,
     networks: Vec<String>,
+    pods: BTreeMap<(usize, u8), Child>,
+    wan: Option<Wan>,
 }
 
 impl Namespaces {
+    /// From now on packets between clusters go over `wan`.
+    pub fn set_wan(&mut self, wan: Wan) {
+        assert!(self.clusters.is_empty(), "the network comes first");
+        self.wan = Some(wan);
+    }
+
+    /// The network between the clusters.
+    pub fn wan(&self) -> &Wan {
+        self.wan.as_ref().expect("a network between the clusters")
+    }
+
     /// Makes the next cluster's namespace, with these of its addresses.
     pub async fn add(&mut self, block: &Block, hosts: &[u8]) {
-        assert_inside();
-        let number = self.holders.len();
+        let number = self.clusters.len();
         let cluster = u8::try_from(number).expect("few clusters");
-        // It lives as long as its standard input: it cannot outlive this process.
-        let mut holder = Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", "echo up; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("unshare runs");
-        let mut up = String::new();
-        let said = BufReader::new(holder.stdout.take().expect("a pipe"))
-            .read_line(&mut up)
-            .await;
-        assert_eq!(said.expect("a line"), 3, "unshare made no namespace");
-        let pid = holder.id().expect("it runs");
-        self.holders.push(holder);
+        let (holder, pid) = hold().await;
+        self.clusters.push(holder);
 
         let router = block.ip(cluster, ROUTER);
         let outside = format!("cluster{number}");
@@ -200,22 +244,74 @@ impl Namespaces {
         ))
         .await;
         self.networks.push(format!("{}/24", block.ip(cluster, 0)));
+        if let Some(wan) = &self.wan {
+            wan.leave_alone(number).await;
+        }
+    }
+
+    /// Makes a namespace for one address of a cluster, which is not one of the cluster's own namespace. Whatever runs at that
+    /// address from now on runs in it (see [`Namespaces::command_at`]).
+    pub async fn add_pod(&mut self, block: &Block, number: usize, host: u8) {
+        let cluster = u8::try_from(number).expect("few clusters");
+        let (holder, pid) = hold().await;
+        let (own, router) = (block.ip(cluster, host), block.ip(cluster, ROUTER));
+        let outside = format!("pod{number}x{host}");
+        sh(&format!(
+            "ip link add {outside} type veth peer name {INTERFACE} netns {pid} && \
+             ip link set {outside} up && ip route add {own}/32 dev {outside} && \
+             nsenter --net=/proc/{pid}/ns/net -- sh -c 'ip link set lo up && ip addr add {own}/32 dev {INTERFACE} && \
+             ip link set {INTERFACE} up && ip route add {router} dev {INTERFACE} && ip route add default via {router}' && \
+             nsenter --net=/proc/{}/ns/net -- ip route add {own}/32 via {router}",
+            id(&self.clusters[number])
+        ))
+        .await;
+        self.pods.insert((number, host), holder);
     }
 
     /// `program` in a cluster's namespace: it takes the place of `nsenter`, process id and all.
     pub fn command(&self, number: usize, program: &Path) -> Command {
-        let pid = self.holders[number].id().expect("it runs");
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/proc/{pid}/ns/net"))
-            .arg("--")
-            .arg(program);
-        command
+        in_namespace(&self.clusters[number], program)
+    }
+
+    /// The same where that address of the cluster is: in the pod's namespace where it has one.
+    pub fn command_at(&self, number: usize, host: u8, program: &Path) -> Command {
+        let pod = self.pods.get(&(number, host));
+        in_namespace(pod.unwrap_or(&self.clusters[number]), program)
+    }
+
+    /// What `work` gives on a thread in the namespace where that address of the cluster is: a socket that it makes stays there.
+    pub fn in_its<T: Send>(&self, number: usize, host: u8, work: impl FnOnce() -> T + Send) -> T {
+        let pod = self.pods.get(&(number, host));
+        let path = format!("/proc/{}/ns/net", id(pod.unwrap_or(&self.clusters[number])));
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let namespace = File::open(path).expect("the namespace");
+                setns(namespace, CloneFlags::CLONE_NEWNET).expect("leave to enter it");
+                work()
+            });
+            thread.join().expect("the work does not panic")
+        })
+    }
+
+    /// From now on this is done to these addresses, and nothing to all others.
+    pub async fn harm(&self, harms: &BTreeMap<IpAddr, Harm>) {
+        let mut rules = String::from(FORWARD);
+        for (ip, harm) in harms {
+            let what = match harm {
+                Harm::Silent => "drop",
+                Harm::Reset => "meta l4proto tcp reject with tcp reset",
+            };
+            for way in ["saddr", "daddr"] {
+                rules.push_str(&format!("  ip {way} {ip} {what}\n"));
+            }
+        }
+        rules.push_str(" }\n");
+        nft(&rules).await;
     }
 
     /// From now on nothing passes in these directions (from, to), and everything else does.
     pub async fn cut(&self, directions: &BTreeSet<(usize, usize)>) {
-        let mut rules = String::from(" chain forward {\n  type filter hook forward priority 0;\n");
+        let mut rules = String::from(FORWARD);
         for (from, to) in directions {
             let (from, to) = (&self.networks[*from], &self.networks[*to]);
             rules.push_str(&format!("  ip saddr {from} ip daddr {to} drop\n"));
@@ -266,6 +362,39 @@ impl Namespaces {
     }
 }
 
+/// A new namespace, with the process that holds it open, and its id.
+async fn hold() -> (Child, u32) {
+    assert_inside();
+    // It lives as long as its standard input: it cannot outlive this process.
+    let mut holder = Command::new("unshare")
+        .args(["--net", "--", "sh", "-c", "echo up; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("unshare runs");
+    let mut up = String::new();
+    let said = BufReader::new(holder.stdout.take().expect("a pipe"))
+        .read_line(&mut up)
+        .await;
+    assert_eq!(said.expect("a line"), 3, "unshare made no namespace");
+    let pid = id(&holder);
+    (holder, pid)
+}
+
+fn id(holder: &Child) -> u32 {
+    holder.id().expect("it runs")
+}
+
+fn in_namespace(holder: &Child, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net=/proc/{}/ns/net", id(holder)))
+        .arg("--")
+        .arg(program);
+    command
+}
+
 /// What changes a network must find itself in one of its own.
 fn assert_inside() {
     let outside = std::env::var_os(INSIDE).unwrap_or_default();
@@ -294,7 +423,9 @@ async fn nft(rules: &str) {
     assert!(status.expect("a status").success(), "nft refused\n{rules}");
 }
 
-async fn sh(script: &str) -> String {
+/// Runs a script in the router's namespace, and gives what it says.
+pub(crate) async fn sh(script: &str) -> String {
+    assert_inside();
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin; {script}")])

@@ -15,7 +15,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of a log that a failing test shows.
 const TAIL_LINES: usize = 25;
 
-/// The binary: `TRADEWIND_BIN`, else what cargo built beside this test.
+/// The binary: `TRADEWIND_BIN`, else what is beside this program, else what cargo built beside this test.
 pub fn tradewind() -> PathBuf {
     if let Some(path) = std::env::var_os("TRADEWIND_BIN") {
         let path = PathBuf::from(path);
@@ -27,6 +27,10 @@ pub fn tradewind() -> PathBuf {
         return path;
     }
     let exe = std::env::current_exe().expect("this test's own path");
+    let beside = exe.with_file_name("tradewind");
+    if beside.is_file() {
+        return beside;
+    }
     let target = exe.ancestors().find(|p| p.join("CACHEDIR.TAG").is_file());
     let target = target.unwrap_or_else(|| panic!("no target directory above {}", exe.display()));
     let found = ["release", "debug"].map(|p| target.join(p).join("tradewind"));

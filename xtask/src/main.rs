@@ -11,6 +11,7 @@
 
 mod bench;
 mod faults;
+mod lab;
 mod sim;
 mod test;
 mod tidy;
@@ -29,6 +30,10 @@ commands:
   tidy    the house rules: imports between crates, purity, headers, sizes, links
   faults  [--faults N] [--seed S]: the store of five clusters of real processes
           under N faults (100), with its figures
+  lab     [--debug] [--clusters 2|3]: a federation in network namespaces with a wide area network
+          between them, to play in; `help` there lists what may be typed
+  failures  what a caller notices of each fault of pods, clusters, gateways and the network,
+          under constant load in a lab; --help lists the flags
   bench store    the federation store against etcd: same load, same disk, same run
   bench scale    what a large federation costs: memory, snapshot, one change
   bench gateway  the gateway against Envoy, HAProxy and nginx: same traffic, same run
@@ -69,6 +74,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["faults", flags @ ..] => faults::run(&root(), flags),
+        ["lab", flags @ ..] => lab::run(&root(), &[&["open"], flags].concat()),
+        ["failures", ..] => lab::run(&root(), words.as_slice()),
         [] => {
             eprintln!("{HELP}");
             ExitCode::from(2)

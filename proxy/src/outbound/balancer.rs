@@ -277,6 +277,7 @@ impl Balancer {
                 generation,
             });
         }
+        self.stand_by(route, now);
     }
 
     /// Notes who became fit or unfit since the last choice, and ramps those that come back while others serve.

@@ -7,7 +7,7 @@ use std::{rc::Rc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tradewind_api::id::{EndpointId, ServicePortRef};
 use tradewind_transport::balance::detector::Failure as Detected;
 use tradewind_transport::hbone::{RecvBody, Replay, SendError, Session, headers};
@@ -28,6 +28,9 @@ const ATTEMPTS_FOR: Duration = Duration::from_secs(10);
 const WAIT_FOR_BETTER: Duration = Duration::from_secs(1);
 /// And everybody is asked again this often meanwhile: a process that restarts says so to nobody else first.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// A dial that takes longer goes on by itself where somebody else can be called at once: its three round trips between
+/// continents fit in, and what waits for a black hole does not wait for the dial's own deadline.
+const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 /// No such new round starts when the request is this old, however the time was spent.
 const ROUNDS_FOR: Duration = Duration::from_secs(2);
 
@@ -40,6 +43,8 @@ pub(super) enum Safe {
     SameEndpoint,
     /// It may have been processed.
     IfIdempotent,
+    /// The same, and its endpoint is out with the session that ended under it.
+    IfIdempotentAndGone,
     /// The client is gone, or its body was at fault.
     Never,
 }
@@ -57,6 +62,8 @@ pub(super) struct Failed {
 pub(super) struct Attempts {
     pub(super) tries: Tries,
     except: Vec<EndpointId>,
+    /// One retry was made that the budget was not asked for.
+    spared: bool,
     started: Instant,
     waited: Duration,
 }
@@ -66,6 +73,7 @@ impl Attempts {
         Self {
             tries: Tries::default(),
             except: Vec::new(),
+            spared: false,
             started: Instant::now(),
             waited: Duration::ZERO,
         }
@@ -77,7 +85,7 @@ impl Attempts {
     }
 
     /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.
-    pub(super) fn failed(&mut self, target: &Target, failed: &Failed) {
+    fn failed(&mut self, target: &Target, failed: &Failed) {
         self.tries.add(target, &failed.why);
         if failed.safe != Safe::SameEndpoint {
             self.except.push(target.endpoint.id.clone());
@@ -131,11 +139,24 @@ impl Outbound {
     }
 
     /// A session with `target`, booking what is learnt on the way.
-    pub(super) async fn session(&self, route: &Route, target: &Target) -> Result<Session, Failed> {
+    pub(super) async fn session(
+        &self,
+        route: &Route,
+        target: &Rc<Target>,
+    ) -> Result<Session, Failed> {
         if let Some(session) = self.balancer.pool.existing(&target.destination) {
             return Ok(session);
         }
-        match self.balancer.pool.dial(&target.destination).await {
+        let dial = self.balancer.pool.dial(&target.destination);
+        let dialled = if self.balancer.another_has_a_session(route, target) {
+            match timeout(DIAL_PATIENCE, dial).await {
+                Ok(dialled) => dialled,
+                Err(_) => return Err(self.left_dialling(route, target)),
+            }
+        } else {
+            dial.await
+        };
+        match dialled {
             Ok(session) => {
                 self.balancer.reached(target, &session);
                 Ok(session)
@@ -151,6 +172,43 @@ impl Outbound {
         }
     }
 
+    /// Leaves a slow dial to itself: its endpoint is out until the dial's end says otherwise.
+    fn left_dialling(&self, route: &Route, target: &Rc<Target>) -> Failed {
+        let failure = Detected::Connect;
+        self.balancer
+            .failed(&route.service, target, Blame::Endpoint(failure));
+        self.balancer.probe_one(route, target);
+        Failed {
+            safe: Safe::Always,
+            cause: failure.as_str(),
+            why: format!("no session in {} ms", DIAL_PATIENCE.as_millis()),
+        }
+    }
+
+    /// Notes a failed attempt. Where nothing came back over the way to a cluster, nobody behind it is asked next while somebody else
+    /// can be: nothing may come back from them either.
+    pub(super) fn note(
+        &self,
+        route: &Route,
+        target: &Target,
+        attempts: &mut Attempts,
+        failed: &Failed,
+    ) {
+        attempts.failed(target, failed);
+        if target.link.is_none() || failed.cause != Detected::Keepalive.as_str() {
+            return;
+        }
+        let (behind, others): (Vec<_>, Vec<_>) = route
+            .targets
+            .iter()
+            .filter(|t| !attempts.except.contains(&t.endpoint.id))
+            .partition(|t| t.cluster() == target.cluster());
+        if others.iter().any(|t| self.balancer.is_fit(t)) {
+            let behind = behind.iter().map(|t| t.endpoint.id.clone());
+            attempts.except.extend(behind);
+        }
+    }
+
     /// Books an attempt that got no response and says what is safe now.
     pub(super) fn send_failed(&self, route: &Route, target: &Target, error: &SendError) -> Failed {
         let failure = error.failure();
@@ -162,6 +220,7 @@ impl Outbound {
             SendError::Unsent => Safe::SameEndpoint,
             SendError::Body(_) => Safe::Never,
             e if e.unprocessed() => Safe::Always,
+            SendError::Lost(closed) if closed.failure().is_some() => Safe::IfIdempotentAndGone,
             _ => Safe::IfIdempotent,
         };
         Failed {
@@ -259,9 +318,11 @@ impl Outbound {
                 }
                 Err(failed) => {
                     tracing::debug!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
-                    attempts.failed(&target, &failed);
-                    if !self.may_retry(&route, head.method(), failed.safe, &body) {
-                        maybe_processed = matches!(failed.safe, Safe::IfIdempotent);
+                    self.note(&route, &target, &mut attempts, &failed);
+                    let (method, safe) = (head.method(), failed.safe);
+                    if !self.may_retry(&route, method, safe, &body, &mut attempts) {
+                        let maybe = [Safe::IfIdempotent, Safe::IfIdempotentAndGone];
+                        maybe_processed = maybe.contains(&safe);
                         break;
                     }
                     self.metrics.retry(service, target.cluster(), failed.cause);
@@ -285,19 +346,29 @@ impl Outbound {
     }
 
     /// Whether the request may be sent once more; takes it out of the budget where that applies.
+    ///
+    /// The budget keeps a service that fails from being asked a multiple of its load. An endpoint that is gone takes none of the
+    /// load any more, and all that waited for it at once is no more than the others would have got without it: so each request
+    /// has one such retry free. A second one may be what ends the endpoints.
     fn may_retry(
         &self,
         route: &Route,
         method: &Method,
         safe: Safe,
         body: &Replay<Incoming>,
+        attempts: &mut Attempts,
     ) -> bool {
-        let allowed = match safe {
-            Safe::Never => false,
-            Safe::Always | Safe::SameEndpoint => body.is_replayable(),
-            Safe::IfIdempotent => convert::is_idempotent(method) && body.is_replayable(),
+        let (allowed, free) = match safe {
+            Safe::Never => (false, false),
+            Safe::Always | Safe::SameEndpoint => (true, true),
+            Safe::IfIdempotent => (convert::is_idempotent(method), false),
+            Safe::IfIdempotentAndGone => {
+                let free = !std::mem::replace(&mut attempts.spared, true);
+                (convert::is_idempotent(method), free)
+            }
         };
-        if !allowed || safe != Safe::IfIdempotent {
+        let allowed = allowed && body.is_replayable();
+        if !allowed || free {
             return allowed;
         }
         let paid = route.budget.borrow_mut().withdraw(self.balancer.now());

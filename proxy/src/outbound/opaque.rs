@@ -71,7 +71,7 @@ impl Outbound {
                 }
                 Err(failed) => {
                     self.metrics.retry(service, target.cluster(), failed.cause);
-                    attempts.failed(&target, &failed);
+                    self.note(&route, &target, &mut attempts, &failed);
                 }
             }
         }

@@ -183,6 +183,8 @@ pub(super) struct Route {
     pub(super) protocol: AppProtocol,
     pub(super) targets: Vec<Rc<Target>>,
     pub(super) made: RefCell<Option<Made>>,
+    /// When it was last seen to that the next tier can be called at once.
+    pub(super) stood_by_at: Cell<Option<Micros>>,
     /// Shared with the routes of later snapshots.
     pub(super) budget: Rc<RefCell<Budget>>,
 }

@@ -20,6 +20,7 @@ mod distance;
 mod exit;
 mod peer;
 mod protocols;
+mod silence;
 mod world;
 
 use peer::{Act, Peer, gateway, nowhere, raw};
@@ -529,24 +530,24 @@ async fn a_forced_drain_ends_what_does_not_finish() {
 }
 
 #[tokio::test]
-async fn a_silent_peer_is_found_out_and_its_requests_go_elsewhere() {
+async fn the_next_tier_has_a_session_before_it_is_needed_and_others_have_none() {
     on_one_thread(async {
         let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
         let central = Peer::start(&world, "c", "central").await;
         let east = Peer::start(&world, "e", "east").await;
-        let hole = peer::BlackHole::start(central.address).await;
-        world.endpoint("c", "central", hole.address);
+        world.endpoint("w", "west", west.address);
+        world.endpoint("c", "central", central.address);
         world.endpoint("e", "east", east.address);
         let proxy = world.proxy().await;
         let mut client = Client::connect(proxy.address).await;
-        assert_eq!(client.get().await, (StatusCode::OK, "c".into()));
-        hole.swallow();
-        // Nothing answers, nothing is closed: only the keepalive can tell.
-        let asked = tokio::time::Instant::now();
-        assert_eq!(client.get().await, (StatusCode::OK, "e".into()));
-        assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
-        let ejections = "tradewind_outbound_ejections_total{service=\"shop/payments:80\",cluster=\"central\",cause=\"keepalive\"}";
-        assert_eq!(world.count(ejections), 1);
+        assert_eq!(client.get().await, (StatusCode::OK, "w".into()));
+        until("a session with the next tier", || {
+            central.connections.get() == 1
+        })
+        .await;
+        assert_eq!(client.get().await, (StatusCode::OK, "w".into()));
+        assert_eq!((central.seen.get(), east.connections.get()), (0, 0));
     })
     .await;
 }
@@ -654,8 +655,9 @@ async fn the_state_says_who_serves_and_why_not_the_others() {
     on_one_thread(async {
         let world = World::new();
         let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
         world.endpoint("w", "west", west.address);
-        world.endpoint("e", "east", nowhere().await);
+        world.endpoint("e", "east", east.address);
         let proxy = world.proxy().await;
         Client::connect(proxy.address).await.get().await;
         let state = proxy.outbound.state_json();

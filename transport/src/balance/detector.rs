@@ -8,8 +8,10 @@ use super::{Micros, SECOND};
 
 /// First ejection; doubles with each that follows.
 pub const FIRST_EJECTION: Micros = SECOND;
-/// Longest ejection: an endpoint that returns is found within this, whatever came before.
+/// Longest ejection of one that comes back and fails again.
 pub const MAX_EJECTION: Micros = 30 * SECOND;
+/// Longest time between two probes of one that does not come back: it is found this soon when it does, and costs a dial until then.
+pub const MAX_BETWEEN_PROBES: Micros = 5 * SECOND;
 /// This long without a failure after coming back and the next ejection is a first one again.
 const FORGIVEN_AFTER: Micros = 60 * SECOND;
 /// A probe that was not answered in this time may be made again: its task may have been dropped.
@@ -96,6 +98,7 @@ pub struct Detector {
     state: State,
     strikes: u32,
     ejections: u32,
+    failed_probes: u32,
     last_failure: Option<(Failure, Micros)>,
 }
 
@@ -112,6 +115,7 @@ impl Detector {
             state: State::Closed,
             strikes: 0,
             ejections: 0,
+            failed_probes: 0,
             last_failure: None,
         }
     }
@@ -163,10 +167,16 @@ impl Detector {
         if forgiven {
             self.ejections = 0;
         }
-        let for_us = FIRST_EJECTION
-            .saturating_mul(1 << self.ejections.min(16))
-            .min(MAX_EJECTION);
-        self.ejections = self.ejections.saturating_add(1);
+        let (before, most) = if self.state == State::Closed {
+            self.failed_probes = 0;
+            self.ejections = self.ejections.saturating_add(1);
+            (self.ejections - 1, MAX_EJECTION)
+        } else {
+            // It never was back: nobody was hurt by asking, and asking is all that a long wait would save.
+            self.failed_probes = self.failed_probes.saturating_add(1);
+            (self.failed_probes, MAX_BETWEEN_PROBES)
+        };
+        let for_us = FIRST_EJECTION.saturating_mul(1 << before.min(16)).min(most);
         self.strikes = 0;
         self.state = State::Open {
             until: now.saturating_add(for_us),
@@ -254,11 +264,28 @@ mod tests {
             last = t;
             now += t;
             assert!(d.begin_probe(now));
+            assert!(d.succeeded());
         }
         assert_eq!(last, MAX_EJECTION);
-        d.succeeded();
         now += FORGIVEN_AFTER + MAX_EJECTION + 1;
         assert_eq!(d.failed(Failure::Connect, now), Some(FIRST_EJECTION));
+    }
+
+    #[test]
+    fn one_that_stays_away_is_looked_for_more_often_than_one_that_comes_back_and_fails() {
+        let mut d = Detector::new();
+        let mut now = 0;
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let wait = d.failed(Failure::Connect, now).unwrap();
+            waits.push(wait / SECOND);
+            now += wait;
+            assert!(d.begin_probe(now));
+        }
+        assert_eq!(waits, [1, 2, 4, 5, 5, 5]);
+        // Back, and failing again: the second ejection.
+        d.succeeded();
+        assert_eq!(d.failed(Failure::Connect, now), Some(2 * SECOND));
     }
 
     #[test]

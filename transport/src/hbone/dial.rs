@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use h2::client::SendRequest;
 use rustls::{ClientConfig, pki_types::ServerName};
+use socket2::SockRef;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
@@ -26,6 +27,9 @@ const DIRECT_DEADLINE: Duration = Duration::from_secs(1);
 const GATEWAY_DEADLINE: Duration = Duration::from_secs(2);
 /// A gateway that has not finished by now gets company from the next one.
 const RACE_AFTER: Duration = Duration::from_millis(300);
+/// What a peer has not acknowledged by now never reaches it. Longer than its silence is borne, so that it decides about no live
+/// session; but whoever was told that a request is lost must not see it processed minutes later, when the way is open again.
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(3);
 /// More gateways than this are not tried for one session.
 const MAX_GATEWAYS: usize = 4;
 
@@ -278,6 +282,7 @@ fn tls_cause(error: &io::Error) -> String {
 async fn tcp(address: &str, mark: Option<u32>) -> io::Result<TcpStream> {
     let stream = marked::connect(address, mark).await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))?;
     Ok(stream)
 }
 
@@ -298,6 +303,16 @@ mod tests {
 
     fn addresses(names: &[&str]) -> Vec<String> {
         names.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_not_acknowledged_ends_with_its_session() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tcp(&listener.local_addr().unwrap().to_string(), None)
+            .await
+            .unwrap();
+        let limit = SockRef::from(&stream).tcp_user_timeout().unwrap();
+        assert_eq!(limit, Some(UNACKNOWLEDGED_FOR));
     }
 
     #[tokio::test(start_paused = true)]

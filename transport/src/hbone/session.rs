@@ -38,6 +38,7 @@ mod body;
 mod drive;
 
 pub use body::RecvBody;
+use drive::Calls;
 pub(super) use drive::{Active, Driver, prove};
 
 /// Any error of a request body.
@@ -153,6 +154,7 @@ pub(super) struct Inner {
     /// `host:port` it was dialled at.
     via: String,
     streams: Cell<usize>,
+    calls: Calls,
     used_at: Cell<Instant>,
     rtt: Cell<Duration>,
     closed: watch::Sender<Option<Closed>>,
@@ -175,6 +177,7 @@ pub(super) struct StreamGuard(Rc<Inner>);
 impl StreamGuard {
     fn new(inner: &Rc<Inner>) -> Self {
         inner.streams.set(inner.streams.get() + 1);
+        inner.calls.made();
         Self(Rc::clone(inner))
     }
 
@@ -235,6 +238,7 @@ impl Session {
             svid,
             via,
             streams: Cell::new(0),
+            calls: Calls::default(),
             used_at: Cell::new(Instant::now()),
             rtt: Cell::new(driver.rtt),
             closed: watch::Sender::new(None),

@@ -5,16 +5,22 @@
 
 use std::rc::Rc;
 
-use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_api::{
+    id::{EndpointId, ServicePortRef},
+    model::{ClusterState, Health},
+};
 use tradewind_transport::{
     balance::{
-        Micros,
+        Micros, SECOND,
         detector::{Failure, Standing},
     },
     hbone::{Closed, DialError, Fault, Session},
 };
 
 use super::{Balancer, Blame, Route, Target, detach};
+
+/// How often it is looked whether the next tier can be called at once. Sessions that nobody uses end after minutes.
+const STAND_BY_EVERY: Micros = 5 * SECOND;
 
 impl Balancer {
     /// Starts the probes that are due, and a first measurement of every way that has none.
@@ -38,8 +44,31 @@ impl Balancer {
         }
     }
 
+    /// Sees to it that one endpoint of the first tier that only stands by has a session: were one dialled when it is needed, that would
+    /// be three round trips to a farther place. Services that nobody calls have none.
+    pub(super) fn stand_by(&self, route: &Route, now: Micros) {
+        let last = route.stood_by_at.get();
+        if last.is_some_and(|at| now.saturating_sub(at) < STAND_BY_EVERY) {
+            return;
+        }
+        route.stood_by_at.set(Some(now));
+        let made = route.made.borrow();
+        let tiers = made.iter().flat_map(|m| &m.choice.tiers);
+        let Some(tier) = tiers.into_iter().find(|t| t.share <= 0.0) else {
+            return;
+        };
+        let targets = || tier.members.iter().filter_map(|i| route.targets.get(*i));
+        let has_one = |t: &&Rc<Target>| self.pool.rtt(&t.endpoint.id).is_some();
+        if targets().any(|t| has_one(&t)) {
+            return;
+        }
+        if let Some(target) = targets().find(|t| self.is_fit(t)) {
+            self.probe_one(route, target);
+        }
+    }
+
     /// Dials in the background: no request is put at risk to find out whether somebody is back.
-    fn probe_one(&self, route: &Route, target: &Rc<Target>) {
+    pub(in crate::outbound) fn probe_one(&self, route: &Route, target: &Rc<Target>) {
         let Some(own) = self.own.upgrade() else {
             return;
         };
@@ -53,6 +82,27 @@ impl Balancer {
                 Err(error) => own.dial_failed(&service, &target, &error),
             }
         });
+    }
+
+    /// Whether nothing is known against an endpoint.
+    pub(in crate::outbound) fn is_fit(&self, target: &Target) -> bool {
+        target.endpoint.health == Health::Healthy
+            && target.cluster_state == ClusterState::Active
+            && !target.is_ejected(self.now())
+    }
+
+    /// Whether there is no session with `target`, and one with another endpoint that is fit.
+    pub(in crate::outbound) fn another_has_a_session(
+        &self,
+        route: &Route,
+        target: &Target,
+    ) -> bool {
+        let has_one = |t: &Target| self.pool.rtt(&t.endpoint.id).is_some();
+        !has_one(target)
+            && route
+                .targets
+                .iter()
+                .any(|t| t.endpoint.id != target.endpoint.id && has_one(t) && self.is_fit(t))
     }
 
     /// A session with `target` exists: the way to its cluster works.

@@ -1,7 +1,12 @@
 //! From a snapshot to routes: takes a newer snapshot over, keeps what was learnt about those who are still in it, and builds
 //! the route of a service when it is first asked for.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
@@ -130,6 +135,7 @@ impl Balancer {
             protocol: port.app_protocol,
             targets,
             made: RefCell::new(None),
+            stood_by_at: Cell::new(None),
             budget,
         })
     }

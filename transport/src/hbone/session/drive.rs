@@ -16,7 +16,7 @@ use std::{
 use h2::{Ping, PingPong};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -25,6 +25,9 @@ use crate::{tls::Cork, trust::TrustMap};
 
 /// A silent peer is asked this often.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// One that is silent while calls wait for it is asked this early: a black hole should cost them one deadline, not several
+/// intervals before it. Above what most answers take, so that busy sessions need no pings.
+const KEEPALIVE_FIRST: Duration = Duration::from_millis(100);
 /// And has this long to answer, or to send anything else.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A session without streams is given up after this.
@@ -216,12 +219,19 @@ async fn expired(until: Option<Instant>, inner: &Inner) {
 /// Returns when the peer has said nothing for an interval and then nothing to a ping either. Also retires a session that
 /// nobody uses, since it wakes up anyway.
 async fn silent(mut pings: PingPong, heard: &Cell<bool>, inner: &Inner) {
+    let mut interval = KEEPALIVE_FIRST;
     loop {
-        sleep(KEEPALIVE_INTERVAL).await;
-        if inner.streams.get() == 0 && inner.used_at.get().elapsed() > IDLE {
+        let hurried = inner.calls.nothing_new_for(interval).await;
+        let waited_for = inner.streams.get() > 0;
+        if !waited_for && inner.used_at.get().elapsed() > IDLE {
             inner.send.borrow_mut().take();
         }
-        if heard.replace(false) {
+        if hurried || heard.replace(false) {
+            interval = KEEPALIVE_FIRST;
+            continue;
+        }
+        if !waited_for && interval < KEEPALIVE_INTERVAL {
+            interval = KEEPALIVE_INTERVAL;
             continue;
         }
         if pings.send_ping(Ping::opaque()).is_err() {
@@ -232,6 +242,9 @@ async fn silent(mut pings: PingPong, heard: &Cell<bool>, inner: &Inner) {
             match timeout(KEEPALIVE_TIMEOUT, poll_fn(|cx| pings.poll_pong(cx))).await {
                 Ok(Ok(_)) => {
                     inner.rtt.set(asked.elapsed());
+                    // The answer itself is no reason to ask again soon: what waits may wait for long.
+                    heard.set(false);
+                    interval = interval.saturating_mul(2).min(KEEPALIVE_INTERVAL);
                     break;
                 }
                 // The connection has ended; whoever drives it says why.
@@ -240,5 +253,61 @@ async fn silent(mut pings: PingPong, heard: &Cell<bool>, inner: &Inner) {
                 Err(_) => return,
             }
         }
+    }
+}
+
+/// Tells whoever watches a calm session that a call was made on it. Busy sessions are looked at often enough: their calls wake
+/// nobody.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    calm: Cell<bool>,
+    made: Notify,
+}
+
+impl Calls {
+    /// A call was made.
+    pub(super) fn made(&self) {
+        if self.calm.replace(false) {
+            self.made.notify_one();
+        }
+    }
+
+    /// Waits so long, or, where that is longer than the first interval, until a call is made: true then.
+    async fn nothing_new_for(&self, interval: Duration) -> bool {
+        if interval <= KEEPALIVE_FIRST {
+            sleep(interval).await;
+            return false;
+        }
+        self.calm.set(true);
+        let hurried = timeout(interval, self.made.notified()).await.is_ok();
+        self.calm.set(false);
+        hurried
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_a_long_wait_and_none_is_told_in_a_short_one() {
+        let calls = Calls::default();
+        let start = Instant::now();
+        let long = async {
+            let hurried = calls.nothing_new_for(KEEPALIVE_INTERVAL).await;
+            (hurried, start.elapsed())
+        };
+        let made = async {
+            sleep(Duration::from_millis(300)).await;
+            calls.made();
+            calls.made();
+        };
+        let (long, ()) = tokio::join!(long, made);
+        assert_eq!(long, (true, Duration::from_millis(300)));
+        calls.made();
+        assert!(!calls.nothing_new_for(KEEPALIVE_FIRST).await);
+        let start = Instant::now();
+        assert!(!calls.nothing_new_for(KEEPALIVE_INTERVAL).await);
+        assert_eq!(start.elapsed(), KEEPALIVE_INTERVAL);
     }
 }
