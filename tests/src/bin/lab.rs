@@ -55,14 +55,14 @@ async fn command() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["app", listen, name, journal] => application(listen, name, journal).await,
+        ["open" | "failures", ..] if words.iter().any(|w| matches!(*w, "--help" | "-h")) => {
+            println!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
         ["open", rest @ ..] => match clusters(rest) {
             Ok(count) => open(&words, count).await,
             Err(error) => return usage(&error),
         },
-        ["failures", ..] if words.iter().any(|w| matches!(*w, "--help" | "-h")) => {
-            println!("{HELP}");
-            Ok(ExitCode::SUCCESS)
-        }
         ["failures", rest @ ..] => match parse(rest) {
             Ok((options, json)) => matrix(&words, &options, json).await,
             Err(error) => return usage(&error),

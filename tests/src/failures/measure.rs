@@ -53,6 +53,8 @@ pub struct Measured {
     pub posts_denied: usize,
     /// Longest time without a good answer.
     pub gap: Duration,
+    /// The latest that a request was made after it was due: so long the machine stood still, whatever the fault.
+    pub late: Duration,
     /// Of the requests that were due while the fault lasted and were answered well.
     pub p99: Duration,
     /// The longest wait of any that was answered well, whenever.
@@ -156,6 +158,8 @@ pub fn measure(records: &[Record], taken: &[u64], times: Times) -> Measured {
         } else {
             measured.gets += 1;
         }
+        let late = record.made.saturating_sub(record.due);
+        measured.late = measured.late.max(late);
         let took = record.ended.saturating_sub(record.due);
         if good {
             measured.longest = measured.longest.max(took);
@@ -236,6 +240,7 @@ mod tests {
             post: false,
             id,
             due: ms(due),
+            made: ms(due),
             ended: ms(due + 1),
             outcome,
         }

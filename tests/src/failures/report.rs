@@ -30,7 +30,16 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
+/// A machine that stood still for longer than this while calls were measured has measured itself.
+const STOOD_STILL: Duration = Duration::from_millis(40);
+
 impl Row {
+    /// Whether the only goal that is missed is the longest time without an answer, and the machine stood still.
+    pub fn is_disturbed(&self) -> bool {
+        let over = self.measured.gap > self.fault.goal();
+        over && self.misses().len() == 1 && self.measured.late > STOOD_STILL
+    }
+
     /// What misses the goals.
     pub fn misses(&self) -> Vec<String> {
         let m = &self.measured;
@@ -49,7 +58,12 @@ impl Row {
             }
         }
         if m.gap > self.fault.goal() {
-            misses.push(format!("no answer for {:?}", m.gap));
+            let ms = |d: Duration| d.as_millis();
+            misses.push(format!(
+                "no answer for {} ms (the load was late by {})",
+                ms(m.gap),
+                ms(m.late)
+            ));
         }
         if m.whole.is_none() {
             misses.push("never whole again".to_owned());
@@ -72,6 +86,7 @@ impl Row {
             "posts_denied": m.posts_denied,
             "gap_ms": ms(m.gap),
             "gap_goal_ms": ms(self.fault.goal()),
+            "late_ms": ms(m.late),
             "p99_ms": ms(m.p99),
             "longest_ms": ms(m.longest),
             "whole_after_ms": m.whole.map(ms),
@@ -115,7 +130,7 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(
             f,
-            "{:38}{:>6}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>9}{:>8}{:>8}{:>9}{:>8}  ",
+            "{:38}{:>6}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>11}{:>6}{:>6}{:>6}{:>9}{:>8}  ",
             "",
             "GETs",
             "failed",
@@ -126,13 +141,14 @@ impl fmt::Display for Report {
             "twice",
             "no answer",
             "goal",
+            "late",
             "p99",
             "longest",
             "whole"
         )?;
         writeln!(
             f,
-            "{:38}{:>6}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>9}{:>8}{:>8}{:>9}{:>8}  verdict",
+            "{:38}{:>6}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>11}{:>6}{:>6}{:>6}{:>9}{:>8}  verdict",
             "fault",
             "",
             "",
@@ -141,6 +157,7 @@ impl fmt::Display for Report {
             "taken",
             "not",
             "",
+            "ms",
             "ms",
             "ms",
             "ms",
@@ -161,7 +178,7 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "{:38}{:>6}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>9}{:>8}{:>8}{:>9}{:>8}  {verdict}",
+                "{:38}{:>6}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>11}{:>6}{:>6}{:>6}{:>9}{:>8}  {verdict}",
                 row.fault,
                 m.gets,
                 m.gets_failed,
@@ -172,6 +189,7 @@ impl fmt::Display for Report {
                 m.posts_twice,
                 ms(m.gap),
                 ms(row.fault.goal()),
+                ms(m.late),
                 ms(m.p99),
                 ms(m.longest),
                 whole,
@@ -219,6 +237,15 @@ mod tests {
         let all = [good(), lost, late, never];
         let counts = all.clone().map(|m| row(m).misses().len());
         assert_eq!(counts, [0, 0, 1, 2]);
+        let stood_still = |m: &Measured| {
+            let late = Duration::from_millis(90);
+            row(Measured { late, ..m.clone() }).is_disturbed()
+        };
+        assert_eq!(all.each_ref().map(stood_still), [false, false, true, false]);
+        assert!(
+            !row(all[2].clone()).is_disturbed(),
+            "nothing but the fault is to blame"
+        );
         let mut report = Report {
             seed: 1,
             round_trip: Duration::from_millis(60),

@@ -53,6 +53,8 @@ pub struct Record {
     pub id: u64,
     /// When it was due.
     pub due: Duration,
+    /// When it was made: later than that where this machine stood still.
+    pub made: Duration,
     /// When its end was known.
     pub ended: Duration,
     /// How it ended.
@@ -157,6 +159,7 @@ impl Shots {
     }
 
     async fn one(self, post: bool, id: u64, due: Duration) {
+        let made = self.began.elapsed();
         let outcome = if self.open.fetch_add(1, Ordering::Relaxed) < MOST {
             let asked = tokio::time::timeout(LIMIT, self.ask(post, id)).await;
             match asked {
@@ -172,6 +175,7 @@ impl Shots {
             post,
             id,
             due,
+            made,
             ended: self.began.elapsed(),
             outcome,
         });
