@@ -13,7 +13,7 @@ mod stream;
 mod wire;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     rc::Rc,
@@ -47,6 +47,11 @@ use peers::Peers;
 use pool::AppPool;
 use stream::Caller;
 use wire::RequestBody;
+
+use crate::standard::{Counted, StandardMetrics};
+
+/// A request's body on its way to the application, counted.
+type AppRequest = Counted<RequestBody>;
 
 /// How long a caller may take to finish its handshake: three packets, so only a broken or hostile one needs longer.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -101,6 +106,8 @@ pub(crate) struct InboundContext {
     pub control: Control,
     pub serves: Arc<[ServedConfig]>,
     pub metrics: InboundMetrics,
+    /// Where both directions count under Istio's names.
+    pub standard: StandardMetrics,
     pub clock: SharedClock,
     /// Live connections in all threads.
     pub connections: Arc<AtomicUsize>,
@@ -113,7 +120,7 @@ struct Served {
     app: String,
     mark: Option<u32>,
     protocol: AppProtocol,
-    pool: Rc<AppPool<RequestBody>>,
+    pool: Rc<AppPool<AppRequest>>,
     metrics: ServiceMetrics,
     check_now: Arc<Notify>,
 }
@@ -128,6 +135,7 @@ struct Thread {
     permits: Rc<Permits>,
     peers: Rc<Peers>,
     metrics: InboundMetrics,
+    standard: StandardMetrics,
     clock: SharedClock,
     draining: Cell<bool>,
     handshakes: Cell<usize>,
@@ -162,6 +170,7 @@ impl Thread {
             permits: Rc::default(),
             peers: Rc::default(),
             metrics: context.metrics.clone(),
+            standard: context.standard.clone(),
             clock: Arc::clone(&context.clock),
             draining: Cell::new(false),
             handshakes: Cell::new(0),
@@ -303,6 +312,7 @@ async fn connection(
     let caller = Rc::new(Caller {
         id: peer.id.clone(),
         revoked: guard.token().clone(),
+        pairs: RefCell::default(),
     });
     // A certificate that ended proves nothing any more; its owner has renewed it long before, and dialled anew.
     let now_s = i64::try_from(thread.clock.unix_ms() / 1000).unwrap_or(i64::MAX);

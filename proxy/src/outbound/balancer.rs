@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tradewind_api::{
-    id::{ClusterName, EndpointId, ServicePortRef, Zone},
+    id::{ClusterName, Domain, EndpointId, ServicePortRef, Zone},
     snapshot::Snapshot,
 };
 use tradewind_runtime::{clock::SharedClock, rng::Rng};
@@ -136,6 +136,16 @@ impl Balancer {
     pub(super) fn now(&self) -> Micros {
         let since = self.clock.now().saturating_duration_since(self.start);
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The federation's domain.
+    pub(super) fn domain(&self) -> Domain {
+        self.snapshot.borrow().trust.domain.clone()
+    }
+
+    /// The clock that all bookkeeping here is by.
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
     }
 
     /// Independent dice for a listener.

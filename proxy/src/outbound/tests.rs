@@ -87,6 +87,37 @@ async fn a_request_reaches_the_local_endpoint_and_comes_back_whole() {
 }
 
 #[tokio::test]
+async fn calls_are_told_under_istios_names_with_the_clusters_of_both_sides() {
+    on_one_thread(async {
+        let world = World::new();
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get().await.0, StatusCode::SERVICE_UNAVAILABLE);
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("e", "east", east.address);
+        let r = client.send("POST", Bytes::from_static(b"hello")).await;
+        assert_eq!(r.into_body().collect().await.unwrap().to_bytes(), "hello");
+        let line = |cluster: &str, ending: &str| {
+            let page = world.metrics.encode();
+            page.lines()
+                .filter(|l| l.starts_with("istio_requests_total{reporter=\"source\",source_workload=\"caller\","))
+                .filter(|l| l.contains("source_cluster=\"west\",") && l.contains("destination_service=\"payments.shop.svc.cluster.local\""))
+                .filter(|l| l.contains(&format!("destination_cluster=\"{cluster}\",request_protocol=\"http\",{ending}")))
+                .filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok())
+                .sum::<u64>()
+        };
+        until("the answered call", || {
+            line("east", "response_code=\"200\",grpc_response_status=\"unknown\",response_flags=\"-\",connection_security_policy=\"mutual_tls\"") == 1
+        })
+        .await;
+        let nobody = "response_code=\"503\",grpc_response_status=\"unknown\",response_flags=\"UH\",connection_security_policy=\"unknown\"";
+        assert_eq!(line("unknown", nobody), 1);
+        assert_eq!(world.count("istio_request_bytes_sum{reporter=\"source\""), 5);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_killed_endpoint_costs_no_request_and_comes_back_ramped() {
     on_one_thread(async {
         let world = World::new();

@@ -72,6 +72,39 @@ async fn requests_reach_an_http1_application_as_it_expects_them() {
 }
 
 #[tokio::test]
+async fn calls_are_told_under_istios_names_by_the_callers_certificate() {
+    let (pki, app) = (Pki::new(), apps::http1().await);
+    let (p, _r) = before(&pki, app.address, "detect").await;
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    let mut get = request(EXPORTED, "/where").body(full("")).unwrap();
+    // What a caller says of itself is not believed.
+    get.headers_mut().insert(
+        "baggage",
+        HeaderValue::from_static("k8s.cluster.name=north,service.name=other"),
+    );
+    text(caller.send(get).await.unwrap()).await;
+    assert_eq!(
+        caller.get(LOCAL, "/where").await.unwrap().status(),
+        StatusCode::FORBIDDEN
+    );
+    for (service, code) in [("payments", 200), ("secret", 403)] {
+        p.metric(&format!(
+            "istio_requests_total{{reporter=\"destination\",source_workload=\"payments\",source_canonical_service=\"payments\",\
+            source_canonical_revision=\"unknown\",source_workload_namespace=\"shop\",\
+            source_principal=\"spiffe://east.mesh.internal/ns/shop/sa/payments\",source_app=\"payments\",source_version=\"unknown\",\
+            source_cluster=\"east\",destination_workload=\"payments\",destination_workload_namespace=\"shop\",\
+            destination_principal=\"spiffe://west.mesh.internal/ns/shop/sa/payments\",destination_app=\"payments\",\
+            destination_version=\"unknown\",destination_service=\"{service}.shop.svc.cluster.local\",\
+            destination_canonical_service=\"payments\",destination_canonical_revision=\"unknown\",\
+            destination_service_name=\"{service}\",destination_service_namespace=\"shop\",destination_cluster=\"west\",\
+            request_protocol=\"http\",response_code=\"{code}\",grpc_response_status=\"unknown\",response_flags=\"-\",\
+            connection_security_policy=\"mutual_tls\"}} 1\n"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn requests_reach_an_h2c_application_with_trailers_both_ways() {
     let (pki, app) = (Pki::new(), apps::http2().await);
     let (p, _r) = before(&pki, app.address, "http2").await;

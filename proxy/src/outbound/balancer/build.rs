@@ -1,7 +1,12 @@
 //! From a snapshot to routes: takes a newer snapshot over, keeps what was learnt about those who are still in it, and builds
 //! the route of a service when it is first asked for.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
@@ -184,6 +189,7 @@ impl Balancer {
             peer,
             link,
             served: served.clone(),
+            pair: OnceCell::new(),
             served_by,
             endpoint: e.clone(),
         })
