@@ -137,13 +137,14 @@ struct Thread {
     metrics: InboundMetrics,
     standard: StandardMetrics,
     clock: SharedClock,
+    rng: RefCell<Rng>,
     draining: Cell<bool>,
     handshakes: Cell<usize>,
     connections: Arc<AtomicUsize>,
 }
 
 impl Thread {
-    fn new(context: &InboundContext) -> Rc<Self> {
+    fn new(context: &InboundContext, rng: Rng) -> Rc<Self> {
         let served: Vec<_> = context
             .serves
             .iter()
@@ -172,6 +173,7 @@ impl Thread {
             metrics: context.metrics.clone(),
             standard: context.standard.clone(),
             clock: Arc::clone(&context.clock),
+            rng: RefCell::new(rng),
             draining: Cell::new(false),
             handshakes: Cell::new(0),
             connections: Arc::clone(&context.connections),
@@ -187,7 +189,7 @@ pub(crate) async fn serve(
     mut rng: Rng,
     mut drain: drain::Watch,
 ) {
-    let thread = Thread::new(&context);
+    let thread = Thread::new(&context, rng.fork());
     let acceptor = TlsAcceptor::from(tls::server_config(
         &context.control.svid,
         &context.control.trust,

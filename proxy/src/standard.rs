@@ -100,82 +100,91 @@ impl StandardMetrics {
     }
 }
 
-type Lines<S, E> = Vec<(PairKey, Vec<(E, Arc<S>)>)>;
+/// All pairs, with the series of each by how it ended.
+type Lines<E, S> = Vec<(PairKey, Vec<(E, Arc<S>)>)>;
+/// A number of a connection's series.
+type Read = fn(&TcpSeries) -> u64;
+/// Writes one of a request's series.
+type Write = fn(&HttpSeries, &mut MetricEncoder<'_>) -> std::fmt::Result;
+
+/// Those of requests: name, what for, kind, how to write it.
+const OF_REQUESTS: [(&str, &str, MetricType, Write); 4] = [
+    (
+        "istio_requests",
+        "Requests by who called whom and how it ended",
+        MetricType::Counter,
+        |s, e| total(e, s.requests()),
+    ),
+    (
+        "istio_request_duration_milliseconds",
+        "Time from a request to the end of its response",
+        MetricType::Histogram,
+        |s, e| s.duration.encode(e),
+    ),
+    (
+        "istio_request_bytes",
+        "Bytes of requests' bodies",
+        MetricType::Histogram,
+        |s, e| s.request_bytes.encode(e),
+    ),
+    (
+        "istio_response_bytes",
+        "Bytes of responses' bodies",
+        MetricType::Histogram,
+        |s, e| s.response_bytes.encode(e),
+    ),
+];
+
+/// Those of connections, all of them counters.
+const OF_CONNECTIONS: [(&str, &str, Read); 4] = [
+    (
+        "istio_tcp_received_bytes",
+        "Bytes from the client of opaque and upgraded connections",
+        TcpSeries::received,
+    ),
+    (
+        "istio_tcp_sent_bytes",
+        "Bytes to the client of opaque and upgraded connections",
+        TcpSeries::sent,
+    ),
+    (
+        "istio_tcp_connections_opened",
+        "Opaque and upgraded connections opened",
+        TcpSeries::opened,
+    ),
+    (
+        "istio_tcp_connections_closed",
+        "Opaque and upgraded connections closed",
+        TcpSeries::closed,
+    ),
+];
 
 impl Collector for StandardMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (mut http, mut tcp): (Lines<HttpSeries, Ending>, Lines<TcpSeries, Flags>) =
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let (mut requests, mut connections): (Lines<Ending, HttpSeries>, Lines<Flags, TcpSeries>) =
             (Vec::new(), Vec::new());
         for (key, series) in self.kept() {
-            http.push((key.clone(), series.http()));
-            tcp.push((key, series.tcp()));
+            requests.push((key.clone(), series.http()));
+            connections.push((key, series.tcp()));
         }
-        let mut of_http =
-            |name, help, kind, write: &dyn Fn(&HttpSeries, &mut MetricEncoder<'_>) -> _| {
-                let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-                for (key, lines) in &http {
-                    for (ending, series) in lines {
-                        let ending = ending.labels();
-                        let labels = key.labels(&ending);
-                        write(series, &mut family.encode_family(&labels)?)?;
-                    }
+        for (name, help, kind, write) in OF_REQUESTS {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (key, lines) in &requests {
+                for (ending, series) in lines {
+                    let ending = ending.labels();
+                    write(series, &mut family.encode_family(&key.labels(&ending))?)?;
                 }
-                Ok(())
-            };
-        let (counter, histogram) = (MetricType::Counter, MetricType::Histogram);
-        of_http(
-            "istio_requests",
-            "Requests by who called whom and how it ended",
-            counter,
-            &|s, e| total(e, s.requests()),
-        )?;
-        of_http(
-            "istio_request_duration_milliseconds",
-            "Time from a request to the end of its response",
-            histogram,
-            &|s, e| s.duration.encode(e),
-        )?;
-        of_http(
-            "istio_request_bytes",
-            "Bytes of requests' bodies",
-            histogram,
-            &|s, e| s.request_bytes.encode(e),
-        )?;
-        of_http(
-            "istio_response_bytes",
-            "Bytes of responses' bodies",
-            histogram,
-            &|s, e| s.response_bytes.encode(e),
-        )?;
-        let of_tcp: [(_, _, fn(&TcpSeries) -> u64); 4] = [
-            (
-                "istio_tcp_received_bytes",
-                "Bytes from the client of opaque and upgraded connections",
-                TcpSeries::received,
-            ),
-            (
-                "istio_tcp_sent_bytes",
-                "Bytes to the client of opaque and upgraded connections",
-                TcpSeries::sent,
-            ),
-            (
-                "istio_tcp_connections_opened",
-                "Opaque and upgraded connections opened",
-                TcpSeries::opened,
-            ),
-            (
-                "istio_tcp_connections_closed",
-                "Opaque and upgraded connections closed",
-                TcpSeries::closed,
-            ),
-        ];
-        for (name, help, read) in of_tcp {
-            let mut family = encoder.encode_descriptor(name, help, None, counter)?;
-            for (key, lines) in &tcp {
+            }
+        }
+        for (name, help, read) in OF_CONNECTIONS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (key, lines) in &connections {
                 for (flags, series) in lines {
                     let ending = flags.tcp_labels();
-                    let labels = key.labels(&ending);
-                    total(&mut family.encode_family(&labels)?, read(series))?;
+                    total(
+                        &mut family.encode_family(&key.labels(&ending))?,
+                        read(series),
+                    )?;
                 }
             }
         }
@@ -183,6 +192,6 @@ impl Collector for StandardMetrics {
     }
 }
 
-fn total(encoder: &mut MetricEncoder<'_>, value: u64) -> Result<(), std::fmt::Error> {
+fn total(encoder: &mut MetricEncoder<'_>, value: u64) -> std::fmt::Result {
     encoder.encode_counter::<NoLabelSet, u64, f64>(&value, None)
 }

@@ -104,10 +104,7 @@ impl ResponseBody {
     }
 
     /// With what its request adds up to, so that it is counted when this ends.
-    pub(crate) fn counted(mut self, mut account: Account) -> Self {
-        if self.is_end_stream() {
-            account.complete();
-        }
+    pub(crate) fn counted(mut self, account: Account) -> Self {
         if let Self::App(app) = &mut self {
             app.account = Some(account);
         }

@@ -16,6 +16,7 @@ use tradewind_transport::{
     hbone::headers,
     permits::Permit,
     relay::{End, relay_io_counted},
+    request_id,
 };
 
 use super::{
@@ -127,7 +128,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) -> Answer {
+async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStream>) -> Answer {
     if thread.draining.get() {
         thread.metrics.refused("draining");
         return unprocessed("draining").into();
@@ -148,13 +149,15 @@ async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) 
     let (served, permit) = match admit(thread, caller, found) {
         Ok(admitted) => admitted,
         Err(response) => {
-            account.refused(response.status(), response.headers(), Flags::None);
+            account.refused(&response, Flags::None);
             return (*response).into();
         }
     };
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
+            // Ours brings one; a standard peer's may not.
+            request_id::ensure(request.headers_mut(), || thread.rng.borrow_mut().next_u64());
             return plain(&served, permit, account, request).await.into();
         }
         match pool::dial(&served.app, served.mark).await {
@@ -299,10 +302,10 @@ async fn plain(
     account.request(body.bytes());
     let (response, flags) = ask(served, permit, Request::from_parts(parts, body)).await;
     if let Some(flags) = flags {
-        account.refused(response.status(), response.headers(), flags);
+        account.refused(&response, flags);
         return response;
     }
-    account.answered(response.status(), response.headers());
+    account.answered(&response);
     response.map(|body| body.counted(account))
 }
 

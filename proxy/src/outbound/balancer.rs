@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -32,6 +33,7 @@ use tradewind_transport::{
     },
     control::Control,
     hbone::{Pool, PoolConfig},
+    request_id,
 };
 
 use super::{
@@ -146,6 +148,11 @@ impl Balancer {
     /// The clock that all bookkeeping here is by.
     pub(super) fn clock(&self) -> &SharedClock {
         &self.clock
+    }
+
+    /// Gives a request an id unless it has one.
+    pub(super) fn name_request(&self, fields: &mut HeaderMap) {
+        request_id::ensure(fields, || self.rng.borrow_mut().next_u64());
     }
 
     /// Independent dice for a listener.

@@ -6,7 +6,6 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tradewind_api::id::{EndpointId, ServicePortRef};
@@ -252,7 +251,7 @@ impl Outbound {
                 let what = error.to_string();
                 let refusal =
                     self.refuse(service, status, "bad-request", what, Tries::default(), form);
-                account.refused(refusal.status(), refusal.headers(), Flags::None);
+                account.refused(&refusal, Flags::None);
                 return refusal;
             }
         };
@@ -261,11 +260,12 @@ impl Outbound {
             Err(error) => {
                 account.between(&self.pair_with_nobody(service));
                 let refusal = self.no_route(service, &error, form);
-                account.refused(refusal.status(), refusal.headers(), error.flags());
+                account.refused(&refusal, error.flags());
                 return refusal;
             }
         };
         route.budget.borrow_mut().deposit(started);
+        self.balancer.name_request(head.headers_mut());
         head.headers_mut()
             .insert(headers::SERVICE, route.service_value.clone());
         let body = Replay::new(body);
@@ -313,7 +313,7 @@ impl Outbound {
             account.between(&self.pair_with_nobody(service));
         }
         let refusal = self.refuse(service, status, reason, what, attempts.tries, form);
-        account.refused(refusal.status(), refusal.headers(), flags);
+        account.refused(&refusal, flags);
         refusal
     }
 
@@ -359,11 +359,8 @@ impl Outbound {
             target.served.ok.inc();
         }
         target.served.latency.observe(elapsed_us as f64 / 1e6);
-        account.answered(response.status(), response.headers());
+        account.answered(&response);
         response.map(|body| {
-            if body.is_end_stream() {
-                account.complete();
-            }
             OutBody::Peer(Box::new(PeerBody {
                 body,
                 route: Rc::clone(route),

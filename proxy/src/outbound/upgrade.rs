@@ -8,7 +8,6 @@ use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
@@ -47,19 +46,20 @@ pub(super) async fn exchange(
             let status = StatusCode::SERVICE_UNAVAILABLE;
             account.between(&e.pair);
             let refusal = outbound.refuse(service, status, e.reason, e.what, e.tries, form);
-            account.refused(refusal.status(), refusal.headers(), e.flags);
+            account.refused(&refusal, e.flags);
             return refusal;
         }
     };
     account.between(&opened.pair);
     let client = hyper::upgrade::on(&mut request);
     prepare(&mut request, protocol);
+    outbound.balancer.name_request(request.headers_mut());
     let lost = |target: &super::route::Target, error: &hyper::Error, mut account: Account| {
         let mut tries = Tries::default();
         tries.add(target, error);
         let what = "the connection broke after the request was sent".to_owned();
         let refusal = outbound.refuse(service, StatusCode::BAD_GATEWAY, "lost", what, tries, form);
-        account.refused(refusal.status(), refusal.headers(), Flags::UpstreamCut);
+        account.refused(&refusal, Flags::UpstreamCut);
         refusal
     };
     let Opened {
@@ -94,13 +94,10 @@ pub(super) async fn exchange(
     response
         .headers_mut()
         .insert(headers::SERVED_BY, target.served_by.clone());
-    account.answered(response.status(), response.headers());
+    account.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The application said no, in HTTP: that is its answer.
         convert::strip_hop_by_hop(response.headers_mut());
-        if response.body().is_end_stream() {
-            account.complete();
-        }
         let account = Box::new(account);
         return response.map(|body| OutBody::Tunnelled {
             body,

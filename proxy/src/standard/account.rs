@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -91,6 +91,8 @@ pub(crate) struct Account {
     flags: Option<Flags>,
     request_bytes: Option<Rc<Cell<u64>>>,
     response_bytes: u64,
+    /// How many there will be, where that is known: a client's connection asks no further then.
+    expected: Option<u64>,
 }
 
 impl Account {
@@ -104,6 +106,7 @@ impl Account {
             flags: None,
             request_bytes: None,
             response_bytes: 0,
+            expected: None,
         }
     }
 
@@ -118,14 +121,19 @@ impl Account {
     }
 
     /// The head of the response that goes to the client.
-    pub(crate) fn answered(&mut self, status: StatusCode, fields: &HeaderMap) {
-        self.code = status.as_u16();
-        self.grpc_status(fields);
+    pub(crate) fn answered<B: Body>(&mut self, response: &Response<B>) {
+        self.code = response.status().as_u16();
+        self.grpc_status(response.headers());
+        self.expected = response.body().size_hint().exact();
+        if self.expected == Some(0) || response.body().is_end_stream() {
+            self.complete();
+        }
     }
 
     /// A response that the proxy itself makes, and why: it is not asked how that ends.
-    pub(crate) fn refused(&mut self, status: StatusCode, fields: &HeaderMap, flags: Flags) {
-        self.answered(status, fields);
+    pub(crate) fn refused<B: Body>(&mut self, response: &Response<B>, flags: Flags) {
+        self.answered(response);
+        self.response_bytes = self.expected.unwrap_or(0);
         self.flags = Some(flags);
     }
 
@@ -141,6 +149,9 @@ impl Account {
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.response_bytes = self.response_bytes.saturating_add(data.len() as u64);
+            if self.expected == Some(self.response_bytes) {
+                self.complete();
+            }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.grpc_status(trailers);
         }

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
+use http_body_util::Full;
 use tradewind_api::{Domain, SpiffeId};
 use tradewind_runtime::{clock::ManualClock, metrics::MetricsRegistry};
 use tradewind_transport::relay::Side;
@@ -37,6 +38,13 @@ fn key(account: &str) -> PairKey {
     }
 }
 
+/// A response with this many bytes.
+fn response(status: StatusCode, bytes: usize) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(vec![0; bytes])));
+    *response.status_mut() = status;
+    response
+}
+
 /// The samples of `name`.
 fn samples<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
     page.lines()
@@ -50,7 +58,7 @@ async fn a_grpc_call_is_told_with_every_label_and_its_numbers() {
     let pair = metrics.pair(key("web"));
     let mut account = Account::new(pair.now(), true);
     account.between(&pair);
-    account.answered(StatusCode::OK, &HeaderMap::new());
+    account.answered(&response(StatusCode::OK, 300));
     account.frame(&Frame::data(Bytes::from_static(&[0; 300])));
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("5"));
@@ -91,7 +99,7 @@ async fn a_client_that_leaves_and_a_service_that_breaks_off_are_told_apart() {
     };
     drop(begin());
     let mut account = begin();
-    account.answered(StatusCode::OK, &HeaderMap::new());
+    account.answered(&response(StatusCode::OK, 1));
     account.broken();
     drop(account);
     let page = registry.encode();
@@ -116,6 +124,30 @@ async fn a_client_that_leaves_and_a_service_that_breaks_off_are_told_apart() {
         1,
         "{page}"
     );
+}
+
+#[tokio::test]
+async fn a_response_of_known_length_is_whole_when_all_of_it_went_by() {
+    let (registry, _clock, metrics) = world();
+    let pair = metrics.pair(key("web"));
+    // An HTTP/1 connection asks for no more once it has what was announced.
+    for went_by in [300, 299] {
+        let mut account = Account::new(pair.now(), false);
+        account.between(&pair);
+        account.answered(&response(StatusCode::OK, 300));
+        account.frame(&Frame::data(Bytes::from(vec![0; went_by])));
+    }
+    let mut account = Account::new(pair.now(), false);
+    account.between(&pair);
+    account.refused(&response(StatusCode::BAD_GATEWAY, 70), Flags::UpstreamCut);
+    drop(account);
+    let page = registry.encode();
+    for (flags, bytes) in [("-", "300.0"), ("DC", "299.0"), ("UC", "70.0")] {
+        let found = samples(&page, "istio_response_bytes_sum");
+        let flags = format!("response_flags=\"{flags}\"");
+        let line = found.iter().find(|l| l.contains(&flags)).unwrap();
+        assert!(line.ends_with(&format!(" {bytes}")), "{line}");
+    }
 }
 
 #[tokio::test]
@@ -146,7 +178,7 @@ async fn neither_statuses_nor_callers_make_the_page_grow_without_end() {
     for code in 100..1000 {
         let mut account = Account::new(pair.now(), false);
         account.between(&pair);
-        account.answered(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
+        account.answered(&response(StatusCode::from_u16(code).unwrap(), 0));
         account.complete();
     }
     let page = registry.encode();
