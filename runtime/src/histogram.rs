@@ -44,7 +44,7 @@ impl AtomicHistogram {
 
     /// Writes the buckets, their sum and their count.
     pub fn encode(&self, encoder: &mut MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let bounds = self.bounds.iter().copied().chain([f64::MAX]);
+        let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         let counts = self.counts.iter().map(|c| c.load(Ordering::Relaxed));
         let buckets: Vec<_> = bounds.zip(counts).collect();
         // Counted here, so that it agrees with the buckets however many are counting meanwhile.

@@ -86,6 +86,9 @@ async fn a_grpc_call_is_told_with_every_label_and_its_numbers() {
     ] {
         assert!(page.lines().any(|l| l == line), "{line}\n{page}");
     }
+    let buckets = samples(&page, "istio_request_duration_milliseconds_bucket");
+    assert_eq!(buckets.len(), 20);
+    assert!(buckets[19].contains("le=\"+Inf\""), "{}", buckets[19]);
 }
 
 #[tokio::test]
