@@ -34,7 +34,7 @@ use crate::{
     error::ProxyError,
     health,
     inbound::{InboundContext, InboundMetrics, ServedConfig},
-    outbound::StateCell,
+    outbound::{StandardMetrics, StateCell},
     register::{self, Fronted, Heard, Standing},
 };
 
@@ -290,6 +290,7 @@ impl Bound {
             control: control.clone(),
             serves: serves.into(),
             metrics: InboundMetrics::new(&self.metrics),
+            standard: StandardMetrics::register(&self.metrics, Arc::clone(&self.clock)),
             clock: Arc::clone(&self.clock),
             connections: Arc::new(AtomicUsize::new(0)),
         };

@@ -13,7 +13,7 @@ mod stream;
 mod wire;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     future::poll_fn,
     net::SocketAddr,
@@ -48,6 +48,11 @@ use peers::Peers;
 use pool::AppPool;
 use stream::Caller;
 use wire::RequestBody;
+
+use crate::standard::{Counted, StandardMetrics};
+
+/// A request's body on its way to the application, counted.
+type AppRequest = Counted<RequestBody>;
 
 /// How long a caller may take to finish its handshake: three packets, so only a broken or hostile one needs longer.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -102,6 +107,8 @@ pub(crate) struct InboundContext {
     pub control: Control,
     pub serves: Arc<[ServedConfig]>,
     pub metrics: InboundMetrics,
+    /// Where both directions count under Istio's names.
+    pub standard: StandardMetrics,
     pub clock: SharedClock,
     /// Live connections in all threads.
     pub connections: Arc<AtomicUsize>,
@@ -114,7 +121,7 @@ struct Served {
     app: String,
     mark: Option<u32>,
     protocol: AppProtocol,
-    pool: Rc<AppPool<RequestBody>>,
+    pool: Rc<AppPool<AppRequest>>,
     metrics: ServiceMetrics,
     check_now: Arc<Notify>,
 }
@@ -129,14 +136,16 @@ struct Thread {
     permits: Rc<Permits>,
     peers: Rc<Peers>,
     metrics: InboundMetrics,
+    standard: StandardMetrics,
     clock: SharedClock,
+    rng: RefCell<Rng>,
     draining: Cell<bool>,
     handshakes: Cell<usize>,
     connections: Arc<AtomicUsize>,
 }
 
 impl Thread {
-    fn new(context: &InboundContext) -> Rc<Self> {
+    fn new(context: &InboundContext, rng: Rng) -> Rc<Self> {
         let served: Vec<_> = context
             .serves
             .iter()
@@ -163,7 +172,9 @@ impl Thread {
             permits: Rc::default(),
             peers: Rc::default(),
             metrics: context.metrics.clone(),
+            standard: context.standard.clone(),
             clock: Arc::clone(&context.clock),
+            rng: RefCell::new(rng),
             draining: Cell::new(false),
             handshakes: Cell::new(0),
             connections: Arc::clone(&context.connections),
@@ -179,7 +190,7 @@ pub(crate) async fn serve(
     mut rng: Rng,
     mut drain: drain::Watch,
 ) {
-    let thread = Thread::new(&context);
+    let thread = Thread::new(&context, rng.fork());
     let acceptor = TlsAcceptor::from(tls::server_config(
         &context.control.svid,
         &context.control.trust,
@@ -304,6 +315,7 @@ async fn connection(
     let caller = Rc::new(Caller {
         id: peer.id.clone(),
         revoked: guard.token().clone(),
+        pairs: RefCell::default(),
     });
     // A certificate that ended proves nothing any more; its owner has renewed it long before, and dialled anew.
     let now_s = i64::try_from(thread.clock.unix_ms() / 1000).unwrap_or(i64::MAX);

@@ -16,6 +16,7 @@ mod health;
 mod inbound;
 pub mod outbound;
 mod register;
+mod standard;
 #[cfg(test)]
 mod tests;
 

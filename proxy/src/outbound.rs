@@ -13,6 +13,7 @@ mod exchange;
 mod failure;
 mod metrics;
 mod opaque;
+mod parties;
 mod route;
 mod upgrade;
 
@@ -30,8 +31,9 @@ use tradewind_runtime::{
     rng::Rng,
     task::{self, TaskSet},
 };
-use tradewind_transport::control::Control;
+use tradewind_transport::{control::Control, svid::SvidCell};
 
+pub use crate::standard::StandardMetrics;
 use balancer::{Balancer, Place};
 use captured::Captured;
 pub use metrics::OutboundMetrics;
@@ -53,6 +55,8 @@ pub struct OutboundContext {
     pub control: Control,
     /// Where it counts.
     pub metrics: OutboundMetrics,
+    /// Where it counts under Istio's names.
+    pub standard: StandardMetrics,
     /// The time.
     pub clock: SharedClock,
     /// Dice for picking.
@@ -75,6 +79,8 @@ pub type StateCell = Arc<ArcSwap<serde_json::Value>>;
 pub struct Outbound {
     balancer: Rc<Balancer>,
     metrics: OutboundMetrics,
+    standard: StandardMetrics,
+    svid: SvidCell,
     name: String,
     state: StateCell,
 }
@@ -85,6 +91,7 @@ impl Outbound {
         let OutboundContext {
             control,
             metrics,
+            standard,
             clock,
             rng,
             zone,
@@ -92,11 +99,14 @@ impl Outbound {
             mark,
             name,
         } = context;
+        let svid = control.svid.clone();
         let balancer = Balancer::new(control, metrics.clone(), clock, rng, Place { zone, exit });
         balancer.pool.set_mark(mark);
         Rc::new(Self {
             balancer,
             metrics,
+            standard,
+            svid,
             name,
             state: StateCell::default(),
         })

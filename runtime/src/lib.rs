@@ -10,6 +10,7 @@ pub mod clock;
 pub mod dirs;
 pub mod drain;
 pub mod files;
+pub mod histogram;
 pub mod lane;
 pub mod listen;
 pub mod memory;

@@ -1,5 +1,5 @@
 //! The process's metrics registry. Components register a struct of their own metrics once, at construction; nothing is
-//! global. Every metric's name begins with `tradewind_`, written out in full where it is registered.
+//! global. Every metric's name begins with `tradewind_`, but for those of Istio's standard, and is written out in full where it is registered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

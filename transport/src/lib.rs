@@ -16,6 +16,7 @@ pub mod marked;
 pub mod permits;
 pub mod prefixed;
 pub mod relay;
+pub mod request_id;
 pub mod seal;
 pub mod server_name;
 pub mod svid;

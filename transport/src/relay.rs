@@ -115,16 +115,18 @@ where
     A: AsyncRead + AsyncWrite + Unpin + ?Sized,
     B: AsyncRead + AsyncWrite + Unpin + ?Sized,
 {
+    relay_io_counted(a, b, |_, _| {}).await
+}
+
+/// As [`relay_io`], and tells `count` as bytes are passed on: which side they came from, and how many.
+pub async fn relay_io_counted<A, B>(a: &mut A, b: &mut B, count: impl Fn(Side, u64)) -> Relayed
+where
+    A: AsyncRead + AsyncWrite + Unpin + ?Sized,
+    B: AsyncRead + AsyncWrite + Unpin + ?Sized,
+{
     let mut a_to_b = Direction::new(Side::A);
     let mut b_to_a = Direction::new(Side::B);
-    let end = poll_fn(|cx| {
-        poll_both(
-            cx,
-            (&mut *a, &mut *b),
-            (&mut a_to_b, &mut b_to_a),
-            &|_, _| {},
-        )
-    });
+    let end = poll_fn(|cx| poll_both(cx, (&mut *a, &mut *b), (&mut a_to_b, &mut b_to_a), &count));
     let end = end.await;
     Relayed {
         a_to_b: a_to_b.moved,

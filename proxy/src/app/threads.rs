@@ -75,6 +75,7 @@ impl Bound {
             let context = OutboundContext {
                 control: control.clone(),
                 metrics: outbound_metrics.clone(),
+                standard: inbound.standard.clone(),
                 clock: Arc::clone(&clock),
                 rng: Rng::seeded(0),
                 zone: zone.clone(),

@@ -22,6 +22,7 @@ use tradewind_api::ServicePortRef;
 use tradewind_transport::permits::Permit;
 
 use super::pool::Lease;
+use crate::standard::Account;
 
 /// A response of at most this many bytes is taken whole before its head goes out: an application that dies between the
 /// two is then an answer that may be asked for elsewhere, instead of half of one. In bytes.
@@ -58,6 +59,8 @@ pub(crate) struct AppBody {
     trailers: Option<HeaderMap>,
     lease: Option<Lease>,
     permit: Option<Held>,
+    /// What the request adds up to.
+    account: Option<Account>,
 }
 
 /// A foreign caller's permission while the body flows.
@@ -96,7 +99,16 @@ impl ResponseBody {
             trailers: None,
             lease,
             permit,
+            account: None,
         }))
+    }
+
+    /// With what its request adds up to, so that it is counted when this ends.
+    pub(crate) fn counted(mut self, account: Account) -> Self {
+        if let Self::App(app) = &mut self {
+            app.account = Some(account);
+        }
+        self
     }
 
     /// Takes a small response whole, if it comes soon. Fails when the application cut it.
@@ -126,16 +138,18 @@ impl Body for ResponseBody {
             Self::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never: Infallible| match never {}),
-            Self::App(body) => body.poll(cx),
+            Self::App(body) => {
+                let polled = body.poll(cx);
+                body.book(&polled);
+                polled
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::App(app) => {
-                app.ahead.is_empty() && app.trailers.is_none() && app.body.is_end_stream()
-            }
+            Self::App(app) => app.is_end_stream(),
         }
     }
 
@@ -156,6 +170,29 @@ fn give_back(lease: &mut Option<Lease>) {
 }
 
 impl AppBody {
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && self.trailers.is_none() && self.body.is_end_stream()
+    }
+
+    /// Books a piece of the response, or its end.
+    fn book(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let ended = self.is_end_stream();
+        let Some(account) = &mut self.account else {
+            return;
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                account.frame(frame);
+                if ended || frame.is_trailers() {
+                    account.complete();
+                }
+            }
+            Poll::Ready(Some(Err(_))) => account.broken(),
+            Poll::Ready(None) => account.complete(),
+            Poll::Pending => {}
+        }
+    }
+
     /// Cancelled at any point, it has lost nothing.
     async fn take_ahead(&mut self) -> Result<(), hyper::Error> {
         while let Some(frame) = self.body.frame().await {

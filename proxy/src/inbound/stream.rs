@@ -1,7 +1,7 @@
 //! One stream from a verified caller: find what it is for, authorise it, hand it to the application. A stream that never
 //! reached the application is answered so (`tradewind-unprocessed`), because the caller may then send it elsewhere.
 
-use std::{future::poll_fn, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
@@ -15,17 +15,19 @@ use tradewind_api::{SpiffeId, model::AppProtocol};
 use tradewind_transport::{
     hbone::headers,
     permits::Permit,
-    relay::{End, relay_io},
+    relay::{End, relay_io_counted},
+    request_id,
 };
 
 use super::{
-    Served, Thread,
+    AppRequest, Served, Thread,
     authorise::{Denied, Standing, authorise},
     body::{BodyError, ResponseBody},
     pool::{self, Failed},
     rewrite,
     wire::{self, RequestBody, StreamIo},
 };
+use crate::standard::{Account, Counted, Flags, Pair, PairKey, Party, Reporter, Security, is_grpc};
 
 /// How often an untouched request is put on another connection before the caller is told to go elsewhere.
 const MAX_SENDS: usize = 3;
@@ -35,6 +37,29 @@ const MAX_SENDS: usize = 3;
 pub(crate) struct Caller {
     pub id: SpiffeId,
     pub revoked: CancellationToken,
+    /// What its calls count under: at most one for each service that is served here.
+    pub pairs: RefCell<Vec<(Rc<Served>, Rc<Pair>)>>,
+}
+
+impl Caller {
+    /// What its calls to `served` count under.
+    fn pair(&self, thread: &Thread, served: &Rc<Served>) -> Rc<Pair> {
+        let mut pairs = self.pairs.borrow_mut();
+        if let Some((_, pair)) = pairs.iter().find(|(s, _)| Rc::ptr_eq(s, served)) {
+            return Rc::clone(pair);
+        }
+        let domain = thread.control.snapshot.borrow().trust.domain.clone();
+        let own = thread.control.svid.current();
+        let pair = thread.standard.pair(PairKey {
+            reporter: Reporter::Destination,
+            source: Party::of(&self.id, &domain),
+            destination: own.map_or_else(Party::unknown, |own| Party::of(&own.id, &domain)),
+            service: Some(served.target.service.clone()),
+            security: Security::MutualTls,
+        });
+        pairs.push((Rc::clone(served), Rc::clone(&pair)));
+        pair
+    }
 }
 
 /// What is to be done with a stream.
@@ -103,7 +128,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) -> Answer {
+async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStream>) -> Answer {
     if thread.draining.get() {
         thread.metrics.refused("draining");
         return unprocessed("draining").into();
@@ -116,14 +141,24 @@ async fn answer(thread: &Thread, caller: &Caller, request: Request<RecvStream>) 
         }
     };
     // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
+    let mut account = Account::new(thread.clock.now(), is_grpc(request.headers()));
+    let plain_request = *request.method() != Method::CONNECT;
+    if plain_request && let Some(served) = found.first() {
+        account.between(&caller.pair(thread, served));
+    }
     let (served, permit) = match admit(thread, caller, found) {
         Ok(admitted) => admitted,
-        Err(response) => return (*response).into(),
+        Err(response) => {
+            account.refused(&response, Flags::None);
+            return (*response).into();
+        }
     };
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
-        if *request.method() != Method::CONNECT {
-            return plain(&served, permit, request).await.into();
+        if plain_request {
+            // Ours brings one; a standard peer's may not.
+            request_id::ensure(request.headers_mut(), || thread.rng.borrow_mut().next_u64());
+            return plain(&served, permit, account, request).await.into();
         }
         match pool::dial(&served.app, served.mark).await {
             Ok(app) => {
@@ -222,12 +257,13 @@ fn admit(
 async fn tunnel(
     thread: &Thread,
     caller: &Caller,
-    served: &Served,
+    served: &Rc<Served>,
     mut app: TcpStream,
     permit: Option<Permit>,
     mut io: StreamIo,
 ) {
     let _live = served.metrics.tunnel();
+    let counted = caller.pair(thread, served).tunnel(Flags::None);
     let withdrawn = async {
         match &permit {
             Some(permit) => permit.withdrawn().cancelled().await,
@@ -241,7 +277,7 @@ async fn tunnel(
             thread.metrics.withdrawn(&served.target);
             true
         }
-        relayed = relay_io(&mut io, &mut app) => {
+        relayed = relay_io_counted(&mut io, &mut app, |side, n| counted.count(side, n)) => {
             served.metrics.tunnel_bytes(relayed.a_to_b, relayed.b_to_a);
             matches!(relayed.end, End::Failed(..))
         }
@@ -258,14 +294,34 @@ async fn tunnel(
 async fn plain(
     served: &Rc<Served>,
     permit: Option<Permit>,
+    mut account: Account,
     request: Request<RecvStream>,
 ) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let body = Counted::new(RequestBody::new(body));
+    account.request(body.bytes());
+    let (response, flags) = ask(served, permit, Request::from_parts(parts, body)).await;
+    if let Some(flags) = flags {
+        account.refused(&response, flags);
+        return response;
+    }
+    account.answered(&response);
+    response.map(|body| body.counted(account))
+}
+
+/// The application's response, or ours and why it is ours.
+async fn ask(
+    served: &Rc<Served>,
+    permit: Option<Permit>,
+    request: Request<AppRequest>,
+) -> (Response<ResponseBody>, Option<Flags>) {
     let (mut parts, body) = request.into_parts();
     let version = app_version(served.protocol, &parts);
     if rewrite::request(&mut parts, version).is_err() {
-        return own(StatusCode::BAD_REQUEST, None, "no_host");
+        let refusal = own(StatusCode::BAD_REQUEST, None, "no_host");
+        return (refusal, Some(Flags::None));
     }
-    let request = Request::from_parts(parts, RequestBody::new(body));
+    let request = Request::from_parts(parts, body);
     let sent = if version == Version::HTTP_2 {
         send_http2(served, request).await
     } else {
@@ -276,11 +332,9 @@ async fn plain(
             // An upgrade travels as CONNECT; an application that switches unasked cannot be followed.
             drop(lease);
             served.metrics.cut.inc();
-            own(
-                StatusCode::BAD_GATEWAY,
-                Some((headers::ERROR, "unasked_upgrade")),
-                "unasked_upgrade",
-            )
+            let header = (headers::ERROR, "unasked_upgrade");
+            let refusal = own(StatusCode::BAD_GATEWAY, Some(header), "unasked_upgrade");
+            (refusal, Some(Flags::UpstreamCut))
         }
         Ok((response, lease)) => {
             let (mut parts, body) = response.into_parts();
@@ -291,18 +345,20 @@ async fn plain(
             {
                 Ok(body) => {
                     served.metrics.response(parts.status);
-                    Response::from_parts(parts, body)
+                    (Response::from_parts(parts, body), None)
                 }
-                Err(error) => failed(served, &error),
+                Err(error) => (failed(served, &error), Some(Flags::UpstreamCut)),
             }
         }
-        Err(Failed::Connect(error)) => connect_failed(served, &error),
+        Err(Failed::Connect(error)) => {
+            (connect_failed(served, &error), Some(Flags::UpstreamConnect))
+        }
         Err(Failed::Unsent(_)) => {
             served.metrics.unsent.inc();
             served.check_now.notify_one();
-            unprocessed("app_closed")
+            (unprocessed("app_closed"), Some(Flags::UpstreamCut))
         }
-        Err(Failed::Maybe { error, .. }) => failed(served, &error),
+        Err(Failed::Maybe { error, .. }) => (failed(served, &error), Some(Flags::UpstreamCut)),
     }
 }
 
@@ -314,9 +370,9 @@ fn failed(served: &Served, error: &hyper::Error) -> Response<ResponseBody> {
     own(StatusCode::BAD_GATEWAY, Some(header), "app_failed")
 }
 
-type Sent = Result<(Response<Incoming>, pool::Lease), Failed<RequestBody>>;
+type Sent = Result<(Response<Incoming>, pool::Lease), Failed<AppRequest>>;
 
-async fn send_http1(served: &Served, mut request: Request<RequestBody>) -> Sent {
+async fn send_http1(served: &Served, mut request: Request<AppRequest>) -> Sent {
     let mut fresh = false;
     for _ in 1..MAX_SENDS {
         // A kept connection may be closing while we write: an idempotent request without a body is then sent once more.
@@ -335,7 +391,7 @@ async fn send_http1(served: &Served, mut request: Request<RequestBody>) -> Sent 
     served.pool.http1(request, true).await
 }
 
-async fn send_http2(served: &Served, mut request: Request<RequestBody>) -> Sent {
+async fn send_http2(served: &Served, mut request: Request<AppRequest>) -> Sent {
     for _ in 1..MAX_SENDS {
         match served.pool.http2(request).await {
             Err(Failed::Unsent(Some(untouched))) => request = *untouched,
@@ -345,8 +401,8 @@ async fn send_http2(served: &Served, mut request: Request<RequestBody>) -> Sent 
     served.pool.http2(request).await
 }
 
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+fn copy(request: &Request<AppRequest>) -> Request<AppRequest> {
+    let mut copy = Request::new(Counted::new(RequestBody::Empty));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();

@@ -12,12 +12,13 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 use tradewind_api::{
-    id::{ClusterName, EndpointId, ServicePortRef, Zone},
+    id::{ClusterName, Domain, EndpointId, ServicePortRef, Zone},
     snapshot::Snapshot,
 };
 use tradewind_runtime::{clock::SharedClock, rng::Rng};
@@ -32,6 +33,7 @@ use tradewind_transport::{
     },
     control::Control,
     hbone::{Pool, PoolConfig},
+    request_id,
 };
 
 use super::{
@@ -136,6 +138,21 @@ impl Balancer {
     pub(super) fn now(&self) -> Micros {
         let since = self.clock.now().saturating_duration_since(self.start);
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The federation's domain.
+    pub(super) fn domain(&self) -> Domain {
+        self.snapshot.borrow().trust.domain.clone()
+    }
+
+    /// The clock that all bookkeeping here is by.
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    /// Gives a request an id unless it has one.
+    pub(super) fn name_request(&self, fields: &mut HeaderMap) {
+        request_id::ensure(fields, || self.rng.borrow_mut().next_u64());
     }
 
     /// Independent dice for a listener.

@@ -17,6 +17,7 @@ use super::{
     balancer::Balancer,
     route::{Blame, InFlight, Route, Target},
 };
+use crate::standard::Account;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,6 +34,8 @@ pub(super) enum OutBody {
         body: Incoming,
         /// Counts it.
         _in_flight: InFlight,
+        /// What it adds up to.
+        account: Box<Account>,
     },
 }
 
@@ -43,7 +46,23 @@ pub(super) struct PeerBody {
     pub(super) route: Rc<Route>,
     pub(super) target: Rc<Target>,
     pub(super) balancer: Rc<Balancer>,
+    pub(super) account: Account,
     pub(super) _in_flight: InFlight,
+}
+
+/// Books a piece of a response, or its end.
+fn book<E>(account: &mut Account, polled: &Poll<Option<Result<Frame<Bytes>, E>>>, ended: bool) {
+    match polled {
+        Poll::Ready(Some(Ok(frame))) => {
+            account.frame(frame);
+            if ended || frame.is_trailers() {
+                account.complete();
+            }
+        }
+        Poll::Ready(Some(Err(_))) => account.broken(),
+        Poll::Ready(None) => account.complete(),
+        Poll::Pending => {}
+    }
 }
 
 impl Body for OutBody {
@@ -56,11 +75,14 @@ impl Body for OutBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Own(words) => Poll::Ready(words.take().map(|w| Ok(Frame::data(w)))),
-            Self::Tunnelled { body, .. } => Pin::new(body)
-                .poll_frame(cx)
-                .map(|f| f.map(|r| r.map_err(Into::into))),
+            Self::Tunnelled { body, account, .. } => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                book(account, &polled, body.is_end_stream());
+                polled.map(|f| f.map(|r| r.map_err(Into::into)))
+            }
             Self::Peer(peer) => {
                 let polled = Pin::new(&mut peer.body).poll_frame(cx);
+                book(&mut peer.account, &polled, peer.body.is_end_stream());
                 if let Poll::Ready(Some(Err(e))) = &polled {
                     peer.target.served.broken.inc();
                     if let Some(failure) = e.failure() {

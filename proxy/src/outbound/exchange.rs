@@ -19,6 +19,10 @@ use super::{
     failure::{Failure, Form, Tries},
     route::{Blame, InFlight, NoRoute, Route, Target},
 };
+use crate::standard::{Account, Counted, Flags, is_grpc};
+
+/// An application's body, counted.
+type AppBody = Counted<Incoming>;
 
 /// Attempts for one request: past this many failures in a row another one does not help.
 const MAX_ATTEMPTS: usize = 8;
@@ -82,6 +86,16 @@ impl Attempts {
     /// True while another attempt may start.
     fn may_go_on(&self) -> bool {
         self.tries.len() < MAX_ATTEMPTS && self.started.elapsed() < ATTEMPTS_FOR
+    }
+
+    /// In Envoy's words, what a request ended with that nobody answered.
+    pub(super) fn flags(&self, maybe_processed: bool) -> Flags {
+        match self.tries.len() {
+            _ if maybe_processed => Flags::UpstreamCut,
+            0 => Flags::NoHealthyUpstream,
+            MAX_ATTEMPTS.. => Flags::RetryLimit,
+            _ => Flags::UpstreamConnect,
+        }
     }
 
     /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.
@@ -235,7 +249,7 @@ impl Outbound {
         route: &Route,
         target: &Rc<Target>,
         head: Request<()>,
-        body: &Replay<Incoming>,
+        body: &Replay<AppBody>,
     ) -> Result<Response<RecvBody>, Failed> {
         let session = self.session(route, target).await?;
         let sent = self.balancer.now();
@@ -282,6 +296,9 @@ impl Outbound {
         let started = self.balancer.now();
         let (mut parts, body) = request.into_parts();
         let form = Form::of(&parts.headers);
+        let body = Counted::new(body);
+        let mut account = self.account(&parts.headers);
+        account.request(body.bytes());
         let mut head = match convert::outgoing(&mut parts, service) {
             Ok(head) => head,
             Err(error) => {
@@ -289,21 +306,25 @@ impl Outbound {
                     convert::BadRequest::Host => StatusCode::BAD_REQUEST,
                     convert::BadRequest::Connect => StatusCode::METHOD_NOT_ALLOWED,
                 };
-                return self.refuse(
-                    service,
-                    status,
-                    "bad-request",
-                    error.to_string(),
-                    Tries::default(),
-                    form,
-                );
+                account.between(&self.pair_with_nobody(service));
+                let what = error.to_string();
+                let refusal =
+                    self.refuse(service, status, "bad-request", what, Tries::default(), form);
+                account.refused(&refusal, Flags::None);
+                return refusal;
             }
         };
         let mut route = match self.route(service).await {
             Ok(route) => route,
-            Err(error) => return self.no_route(service, &error, form),
+            Err(error) => {
+                account.between(&self.pair_with_nobody(service));
+                let refusal = self.no_route(service, &error, form);
+                account.refused(&refusal, error.flags());
+                return refusal;
+            }
         };
         route.budget.borrow_mut().deposit(started);
+        self.balancer.name_request(head.headers_mut());
         head.headers_mut()
             .insert(headers::SERVICE, route.service_value.clone());
         let body = Replay::new(body);
@@ -311,10 +332,16 @@ impl Outbound {
         let mut maybe_processed = false;
         while let Some(target) = self.next_target(&mut route, &mut attempts).await {
             let in_flight = InFlight::new(&target.peer);
+            account.between(&self.pair(&route, &target));
             match self.attempt(&route, &target, head.clone(), &body).await {
                 Ok(response) => {
                     let elapsed = self.balancer.now().saturating_sub(started);
-                    return self.deliver(response, (&route, &target), in_flight, elapsed);
+                    return self.deliver(
+                        response,
+                        (&route, &target),
+                        in_flight,
+                        (elapsed, account),
+                    );
                 }
                 Err(failed) => {
                     tracing::debug!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
@@ -342,7 +369,18 @@ impl Outbound {
         } else {
             "no endpoint answered".to_owned()
         };
-        self.refuse(service, status, reason, what, attempts.tries, form)
+        let flags = attempts.flags(maybe_processed);
+        if attempts.tries.len() == 0 {
+            account.between(&self.pair_with_nobody(service));
+        }
+        let refusal = self.refuse(service, status, reason, what, attempts.tries, form);
+        account.refused(&refusal, flags);
+        refusal
+    }
+
+    /// A new request's account.
+    pub(super) fn account(&self, fields: &http::HeaderMap) -> Account {
+        Account::new(self.balancer.clock().now(), is_grpc(fields))
     }
 
     /// Whether the request may be sent once more; takes it out of the budget where that applies.
@@ -355,7 +393,7 @@ impl Outbound {
         route: &Route,
         method: &Method,
         safe: Safe,
-        body: &Replay<Incoming>,
+        body: &Replay<AppBody>,
         attempts: &mut Attempts,
     ) -> bool {
         let (allowed, free) = match safe {
@@ -383,7 +421,7 @@ impl Outbound {
         mut response: Response<RecvBody>,
         (route, target): (&Rc<Route>, &Rc<Target>),
         in_flight: InFlight,
-        elapsed_us: u64,
+        (elapsed_us, mut account): (u64, Account),
     ) -> Response<OutBody> {
         convert::incoming(&mut response, &target.served_by);
         if response.status().is_server_error() {
@@ -392,12 +430,14 @@ impl Outbound {
             target.served.ok.inc();
         }
         target.served.latency.observe(elapsed_us as f64 / 1e6);
+        account.answered(&response);
         response.map(|body| {
             OutBody::Peer(Box::new(PeerBody {
                 body,
                 route: Rc::clone(route),
                 target: Rc::clone(target),
                 balancer: Rc::clone(&self.balancer),
+                account,
                 _in_flight: in_flight,
             }))
         })

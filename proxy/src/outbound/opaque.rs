@@ -18,7 +18,7 @@ use tradewind_transport::{
     detect::{Detected, detect},
     hbone::{Tunnel, TunnelError},
     prefixed::Prefixed,
-    relay::{End, relay_io},
+    relay::{End, Side, relay_io_counted},
 };
 
 use super::{
@@ -29,6 +29,7 @@ use super::{
     metrics::Outcome,
     route::{Blame, InFlight, Route, Target},
 };
+use crate::standard::{Flags, LiveTunnel, Pair};
 
 /// A client that began to speak has this long to say enough.
 const DETECT_DEADLINE: Duration = Duration::from_millis(200);
@@ -41,12 +42,16 @@ pub(super) struct NoTunnel {
     pub(super) reason: &'static str,
     pub(super) what: String,
     pub(super) tries: Tries,
+    /// Between whom it would have been.
+    pub(super) pair: Rc<Pair>,
+    pub(super) flags: Flags,
 }
 
 /// An open tunnel and where it leads.
 pub(super) struct Opened {
     pub(super) tunnel: Tunnel,
     pub(super) target: Rc<Target>,
+    pub(super) pair: Rc<Pair>,
     pub(super) in_flight: InFlight,
 }
 
@@ -57,27 +62,38 @@ impl Outbound {
             reason: e.as_str(),
             what: e.to_string(),
             tries: Tries::default(),
+            pair: self.pair_with_nobody(service),
+            flags: e.flags(),
         })?;
         let mut attempts = Attempts::new();
+        let mut last = None;
         while let Some(target) = self.next_target(&mut route, &mut attempts).await {
             let in_flight = InFlight::new(&target.peer);
             match self.connect(&route, &target).await {
                 Ok(tunnel) => {
+                    let pair = self.pair(&route, &target);
                     return Ok(Opened {
                         tunnel,
                         target,
+                        pair,
                         in_flight,
                     });
                 }
                 Err(failed) => {
                     self.metrics.retry(service, target.cluster(), failed.cause);
                     self.note(&route, &target, &mut attempts, &failed);
+                    last = Some(target);
                 }
             }
         }
         Err(NoTunnel {
             reason: "no-endpoint-answered",
             what: "no endpoint took the connection".into(),
+            flags: attempts.flags(false),
+            pair: match &last {
+                Some(target) => self.pair(&route, target),
+                None => self.pair_with_nobody(service),
+            },
             tries: attempts.tries,
         })
     }
@@ -129,7 +145,10 @@ pub(super) async fn serve(
     drain: drain::Watch,
 ) {
     match outbound.tunnel(service).await {
-        Ok(opened) => join(outbound, client, opened, service, drain).await,
+        Ok(opened) => {
+            let live = opened.pair.tunnel(Flags::None);
+            join(outbound, client, (opened, live), service, drain).await;
+        }
         Err(error) => give_up(outbound, client.get_ref(), service, &error),
     }
 }
@@ -138,6 +157,7 @@ pub(super) async fn serve(
 fn give_up(outbound: &Outbound, client: &TcpStream, service: &ServicePortRef, error: &NoTunnel) {
     tracing::info!(%service, reason = error.reason, what = error.what, tries = ?error.tries, "connection not taken by any endpoint");
     outbound.metrics.tunnel(service, None, Outcome::failed);
+    drop(error.pair.tunnel(error.flags));
     abort(client);
 }
 
@@ -151,7 +171,7 @@ fn abort(client: &TcpStream) {
 async fn join(
     outbound: &Outbound,
     mut client: Client,
-    opened: Opened,
+    (opened, live): (Opened, LiveTunnel),
     service: &ServicePortRef,
     drain: drain::Watch,
 ) {
@@ -159,8 +179,11 @@ async fn join(
         mut tunnel,
         target,
         in_flight,
+        ..
     } = opened;
-    let relayed = drain.until_forced(relay_io(&mut client, &mut tunnel)).await;
+    let moving = relay_io_counted(&mut client, &mut tunnel, |side, n| live.count(side, n));
+    let relayed = drain.until_forced(moving).await;
+    drop(live);
     drop(in_flight);
     let outcome = match relayed.map(|r| r.end) {
         Some(End::Closed) => Outcome::ok,
@@ -202,6 +225,8 @@ pub(super) async fn server_first(
     drop(stopping);
     match heard {
         Some(read) => {
+            let live = opened.pair.tunnel(Flags::None);
+            live.count(Side::B, words.len() as u64);
             let passed = match read {
                 Ok(_) => stream.write_all(&words).await,
                 Err(e) => Err(e),
@@ -214,7 +239,7 @@ pub(super) async fn server_first(
             join(
                 outbound,
                 Prefixed::new(Bytes::new(), stream),
-                opened,
+                (opened, live),
                 service,
                 drain,
             )
@@ -227,7 +252,8 @@ pub(super) async fn server_first(
                 .ok()?;
             let client = Prefixed::new(found.1, stream);
             if found.0 == Detected::Opaque {
-                join(outbound, client, opened, service, drain).await;
+                let live = opened.pair.tunnel(Flags::None);
+                join(outbound, client, (opened, live), service, drain).await;
                 return None;
             }
             Some((found.0, client))

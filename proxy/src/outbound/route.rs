@@ -4,7 +4,7 @@
 //! current snapshot says; `Route` is the set of targets with the choice made from them.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
 };
 
@@ -26,6 +26,7 @@ use tradewind_transport::{
 };
 
 use super::metrics::Served;
+use crate::standard::Pair;
 
 /// An answer this recent is first-hand proof of life.
 const PROVEN_FOR: Micros = 10 * SECOND;
@@ -102,6 +103,8 @@ pub(super) struct Target {
     /// The way to its cluster; `None` where it is dialled directly.
     pub(super) link: Option<Rc<Link>>,
     pub(super) served: Served,
+    /// Between whom its calls are, once there was one.
+    pub(super) pair: OnceCell<Rc<Pair>>,
     /// `<cluster>/<id>`, as the response's header says it.
     pub(super) served_by: HeaderValue,
 }

@@ -16,7 +16,7 @@ use tradewind_runtime::drain;
 use tradewind_transport::{
     hbone::{Tunnel, headers},
     prefixed::Prefixed,
-    relay::{End, relay_io},
+    relay::{End, relay_io_counted},
 };
 
 use super::{
@@ -27,6 +27,7 @@ use super::{
     metrics::Outcome,
     opaque::Opened,
 };
+use crate::standard::{Account, Flags, LiveTunnel};
 
 /// Serves one request that asks for another protocol.
 pub(super) async fn exchange(
@@ -37,30 +38,39 @@ pub(super) async fn exchange(
     drain: drain::Watch,
 ) -> Response<OutBody> {
     let form = Form::of(request.headers());
+    let mut account = outbound.account(request.headers());
     let opened = match outbound.tunnel(service).await {
         Ok(opened) => opened,
         Err(e) => {
             outbound.metrics.tunnel(service, None, Outcome::failed);
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            return outbound.refuse(service, status, e.reason, e.what, e.tries, form);
+            account.between(&e.pair);
+            let refusal = outbound.refuse(service, status, e.reason, e.what, e.tries, form);
+            account.refused(&refusal, e.flags);
+            return refusal;
         }
     };
+    account.between(&opened.pair);
     let client = hyper::upgrade::on(&mut request);
     prepare(&mut request, protocol);
-    let lost = |target: &super::route::Target, error: &hyper::Error| {
+    outbound.balancer.name_request(request.headers_mut());
+    let lost = |target: &super::route::Target, error: &hyper::Error, mut account: Account| {
         let mut tries = Tries::default();
         tries.add(target, error);
         let what = "the connection broke after the request was sent".to_owned();
-        outbound.refuse(service, StatusCode::BAD_GATEWAY, "lost", what, tries, form)
+        let refusal = outbound.refuse(service, StatusCode::BAD_GATEWAY, "lost", what, tries, form);
+        account.refused(&refusal, Flags::UpstreamCut);
+        refusal
     };
     let Opened {
         tunnel,
         target,
+        pair,
         in_flight,
     } = opened;
     let (mut send, connection) = match http1::handshake::<_, Incoming>(TokioIo::new(tunnel)).await {
         Ok(pair) => pair,
-        Err(error) => return lost(&target, &error),
+        Err(error) => return lost(&target, &error, account),
     };
     let (tx, rx) = oneshot::channel();
     detach("outbound_upgrade_head", async move {
@@ -75,7 +85,7 @@ pub(super) async fn exchange(
             outbound
                 .metrics
                 .tunnel(service, Some(target.cluster()), Outcome::broken);
-            return lost(&target, &error);
+            return lost(&target, &error, account);
         }
     };
     for name in headers::INTERNAL {
@@ -84,20 +94,27 @@ pub(super) async fn exchange(
     response
         .headers_mut()
         .insert(headers::SERVED_BY, target.served_by.clone());
+    account.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The application said no, in HTTP: that is its answer.
         convert::strip_hop_by_hop(response.headers_mut());
+        let account = Box::new(account);
         return response.map(|body| OutBody::Tunnelled {
             body,
             _in_flight: in_flight,
+            account,
         });
     }
+    // The request ends with the switch; what follows is a connection.
+    account.complete();
+    drop(account);
     let (own, served, service) = (Rc::clone(outbound), Rc::clone(&target), Rc::clone(service));
     detach("outbound_upgraded", async move {
         let Ok((tunnel, first)) = rx.await else {
             return;
         };
-        let outcome = splice(client, Prefixed::new(first, tunnel), drain).await;
+        let live = pair.tunnel(Flags::None);
+        let outcome = splice(client, Prefixed::new(first, tunnel), live, drain).await;
         drop(in_flight);
         own.metrics
             .tunnel(&service, Some(served.cluster()), outcome);
@@ -116,13 +133,20 @@ fn prepare(request: &mut Request<Incoming>, protocol: HeaderValue) {
     fields.insert(UPGRADE, protocol);
 }
 
-async fn splice(client: OnUpgrade, mut tunnel: Prefixed<Tunnel>, drain: drain::Watch) -> Outcome {
+async fn splice(
+    client: OnUpgrade,
+    mut tunnel: Prefixed<Tunnel>,
+    live: LiveTunnel,
+    drain: drain::Watch,
+) -> Outcome {
     let Ok(client) = client.await else {
         return Outcome::broken;
     };
     let mut client = TokioIo::new(client);
     match drain
-        .until_forced(relay_io(&mut client, &mut tunnel))
+        .until_forced(relay_io_counted(&mut client, &mut tunnel, |side, n| {
+            live.count(side, n)
+        }))
         .await
         .map(|r| r.end)
     {

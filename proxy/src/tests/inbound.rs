@@ -42,7 +42,7 @@ async fn requests_reach_an_http1_application_as_it_expects_them() {
     assert_eq!(header(&response, "keep-alive"), "");
     assert_eq!(
         text(response).await,
-        "HTTP/1.1 GET /where payments.shop host"
+        "HTTP/1.1 GET /where payments.shop host,x-request-id"
     );
     let body: Vec<u8> = (0..3_000_000u32).map(|i| i.to_le_bytes()[1]).collect();
     let post = request(EXPORTED, "/echo")
@@ -72,12 +72,97 @@ async fn requests_reach_an_http1_application_as_it_expects_them() {
 }
 
 #[tokio::test]
+async fn calls_are_told_under_istios_names_by_the_callers_certificate() {
+    let (pki, app) = (Pki::new(), apps::http1().await);
+    let (p, _r) = before(&pki, app.address, "detect").await;
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    let mut get = request(EXPORTED, "/where").body(full("")).unwrap();
+    // What a caller says of itself is not believed.
+    get.headers_mut().insert(
+        "baggage",
+        HeaderValue::from_static("k8s.cluster.name=north,service.name=other"),
+    );
+    text(caller.send(get).await.unwrap()).await;
+    assert_eq!(
+        caller.get(LOCAL, "/where").await.unwrap().status(),
+        StatusCode::FORBIDDEN
+    );
+    for (service, code) in [("payments", 200), ("secret", 403)] {
+        p.metric(&format!(
+            "istio_requests_total{{reporter=\"destination\",source_workload=\"payments\",source_canonical_service=\"payments\",\
+            source_canonical_revision=\"unknown\",source_workload_namespace=\"shop\",\
+            source_principal=\"spiffe://east.mesh.internal/ns/shop/sa/payments\",source_app=\"payments\",source_version=\"unknown\",\
+            source_cluster=\"east\",destination_workload=\"payments\",destination_workload_namespace=\"shop\",\
+            destination_principal=\"spiffe://west.mesh.internal/ns/shop/sa/payments\",destination_app=\"payments\",\
+            destination_version=\"unknown\",destination_service=\"{service}.shop.svc.cluster.local\",\
+            destination_canonical_service=\"payments\",destination_canonical_revision=\"unknown\",\
+            destination_service_name=\"{service}\",destination_service_namespace=\"shop\",destination_cluster=\"west\",\
+            request_protocol=\"http\",response_code=\"{code}\",grpc_response_status=\"unknown\",response_flags=\"-\",\
+            connection_security_policy=\"mutual_tls\"}} 1\n"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_page_shows_is_documented() {
+    const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
+    let (pki, app) = (Pki::new(), apps::http1().await);
+    let (p, _r) = before(&pki, app.address, "detect").await;
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    text(caller.get(EXPORTED, "/where").await.unwrap()).await;
+    caller.get(LOCAL, "/where").await.unwrap();
+    p.metric("response_code=\"200\"").await;
+    let page = p.metrics.encode();
+    let ours = |name: &str| {
+        ["istio_", "tradewind_inbound_", "tradewind_outbound_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    let mut checked = 0;
+    for line in page.lines().filter_map(|l| l.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        if !ours(name) {
+            continue;
+        }
+        checked += 1;
+        // Istio's stand there as the page has them, with what the format adds to counters.
+        let written = match (name.starts_with("istio_"), kind) {
+            (true, "counter") => format!("`{name}_total`"),
+            _ => format!("`{name}`"),
+        };
+        assert!(
+            DOCUMENT.contains(&written),
+            "{written} is not in docs/metrics.md"
+        );
+        assert!(
+            !page.contains(&format!("# UNIT {name}")) || name.starts_with("tradewind_"),
+            "{name}"
+        );
+    }
+    assert!(checked >= 12, "{page}");
+    // And what is written of Istio's is there.
+    for name in DOCUMENT
+        .split('`')
+        .filter(|w| w.starts_with("istio_") && !w.contains('*'))
+    {
+        let family = name.strip_suffix("_total").unwrap_or(name);
+        let messages = family.ends_with("_messages");
+        assert_eq!(
+            page.contains(&format!("# TYPE {family} ")),
+            !messages,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn requests_reach_an_h2c_application_with_trailers_both_ways() {
     let (pki, app) = (Pki::new(), apps::http2().await);
     let (p, _r) = before(&pki, app.address, "http2").await;
     let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
     let seen = text(caller.get(EXPORTED, "/where").await.unwrap()).await;
-    assert_eq!(seen, "HTTP/2.0 GET /where payments.shop ");
+    assert_eq!(seen, "HTTP/2.0 GET /where payments.shop x-request-id");
     let response = caller.get(EXPORTED, "/trailers").await.unwrap();
     let all = soon(response.into_body().collect()).await.unwrap();
     assert_eq!(all.trailers().unwrap()["grpc-status"], "0");

@@ -2,7 +2,7 @@
 //! the route of a service when it is first asked for.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeMap,
     rc::Rc,
     sync::Arc,
@@ -190,6 +190,7 @@ impl Balancer {
             peer,
             link,
             served: served.clone(),
+            pair: OnceCell::new(),
             served_by,
             endpoint: e.clone(),
         })

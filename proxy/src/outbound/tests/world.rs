@@ -21,7 +21,7 @@ use tradewind_transport::{
 
 use crate::{
     config::Exit,
-    outbound::{Outbound, OutboundContext, OutboundMetrics},
+    outbound::{Outbound, OutboundContext, OutboundMetrics, StandardMetrics},
 };
 
 pub(super) const SERVICE: &str = "shop/payments:80";
@@ -212,6 +212,7 @@ impl World {
         let outbound = Outbound::new(OutboundContext {
             control: self.control.clone(),
             metrics: OutboundMetrics::register(&self.metrics),
+            standard: StandardMetrics::register(&self.metrics, clock.clone()),
             clock,
             rng: Rng::seeded(1),
             zone: None,
