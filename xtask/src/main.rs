@@ -34,6 +34,7 @@ commands:
           between them, to play in; `help` there lists what may be typed
   failures  what a caller notices of each fault of pods, clusters, gateways and the network,
           under constant load in a lab; --help lists the flags
+  soak    [--minutes N]: two clusters at load for half an hour, and what each process holds
   bench store    the federation store against etcd: same load, same disk, same run
   bench scale    what a large federation costs: memory, snapshot, one change
   bench gateway  the gateway against Envoy, HAProxy and nginx: same traffic, same run
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
         }
         ["faults", flags @ ..] => faults::run(&root(), flags),
         ["lab", flags @ ..] => lab::run(&root(), &[&["open"], flags].concat()),
-        ["failures", ..] => lab::run(&root(), words.as_slice()),
+        ["failures" | "soak", ..] => lab::run(&root(), words.as_slice()),
         [] => {
             eprintln!("{HELP}");
             ExitCode::from(2)

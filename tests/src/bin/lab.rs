@@ -1,5 +1,5 @@
 //! `tradewind-lab`: the lab as a program. `open` is one to play in, `failures` measures the failure matrix, `app` is the application
-//! in each pod. It makes a network namespace for itself, and owns everything in it.
+//! in each pod: these make a network namespace for themselves, and own everything in it. `soak` waits for leaks, on loopback.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -15,7 +15,7 @@ use tradewind_tests::{
     federation::{THREE, TWO},
     lab::{Lab, Plan, app, play},
     load::open::Rates,
-    namespaces,
+    namespaces, soak,
     wan::Wan,
 };
 
@@ -25,6 +25,8 @@ const DELAY: Duration = Duration::from_millis(30);
 const HELP: &str = "\
 usage: tradewind-lab open [--clusters 2|3]
   a lab to play in: takes words from standard input
+usage: tradewind-lab soak [--minutes N]
+  two clusters at load for half an hour, or N minutes; exits 1 where a process took more at the end than in the middle
 usage: tradewind-lab failures [--json] [--only FAULT,...] [--seconds N] [--seed S] [--gets N] [--posts N]
   measures what a caller notices of each fault, and exits 1 where a goal is missed
   --json       data instead of a table
@@ -55,12 +57,18 @@ async fn command() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["app", listen, name, journal] => application(listen, name, journal).await,
-        ["open" | "failures", ..] if words.iter().any(|w| matches!(*w, "--help" | "-h")) => {
+        ["open" | "failures" | "soak", ..]
+            if words.iter().any(|w| matches!(*w, "--help" | "-h")) =>
+        {
             println!("{HELP}");
             Ok(ExitCode::SUCCESS)
         }
         ["open", rest @ ..] => match clusters(rest) {
             Ok(count) => open(&words, count).await,
+            Err(error) => return usage(&error),
+        },
+        ["soak", rest @ ..] => match minutes(rest) {
+            Ok(long) => Ok(soaked(long).await),
             Err(error) => return usage(&error),
         },
         ["failures", rest @ ..] => match parse(rest) {
@@ -98,6 +106,29 @@ fn clusters(words: &[&str]) -> Result<usize, String> {
         ["--clusters", "2"] => Ok(2),
         _ => Err("a lab has 2 or 3 clusters".to_owned()),
     }
+}
+
+fn minutes(words: &[&str]) -> Result<Duration, String> {
+    let minutes = match words {
+        [] => Some(30),
+        ["--minutes", number] => number.parse().ok().filter(|n| (1..=24 * 60).contains(n)),
+        _ => None,
+    };
+    let minutes = minutes.ok_or("a soak takes --minutes 1 to 1440")?;
+    Ok(Duration::from_secs(60 * minutes))
+}
+
+async fn soaked(long: Duration) -> ExitCode {
+    let report = Box::pin(soak::run(long, true)).await;
+    print!("{}", report.text);
+    if report.grew.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!(
+        "error: more at the end than in the middle: {}",
+        report.grew.join(", ")
+    );
+    ExitCode::FAILURE
 }
 
 async fn open(words: &[&str], count: usize) -> Result<ExitCode, String> {
