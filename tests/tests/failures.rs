@@ -8,13 +8,16 @@ use std::{path::Path, time::Duration};
 use tradewind_tests::{
     failures::{self, Fault, Options},
     load::open::Rates,
-    namespaces::inside_with_wan,
+    namespaces::{inside_with_wan, skipped},
 };
 
 /// Longest that it may take, the lab's start included.
 const LIMIT: Duration = Duration::from_secs(240);
 /// No goal, which a busy machine may miss, but far below what a caller would wait who is left alone.
 const LONGEST_GAP: Duration = Duration::from_secs(5);
+
+/// Where the machine itself stands still for so long, proxies that wait a second for each other lose those that are well.
+const STOOD_STILL: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn faults_lose_no_request_that_may_be_sent_twice() {
@@ -38,6 +41,13 @@ async fn matrix() {
     for row in &report.rows {
         let measured = &row.measured;
         assert!(measured.gets > 200, "{measured:?}");
+        if measured.late > STOOD_STILL {
+            skipped(&format!(
+                "{}: this machine stood still for {:?}",
+                row.fault, measured.late
+            ));
+            continue;
+        }
         assert_eq!(measured.gets_failed, 0, "{}: {measured:?}", row.fault);
         let wrong = measured.posts_twice + measured.posts_denied + measured.posts_unsent;
         assert_eq!(wrong, 0, "{}: {measured:?}", row.fault);
