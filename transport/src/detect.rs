@@ -80,7 +80,9 @@ fn request_line(first: &[u8]) -> Option<Detected> {
     let line = seen.get(..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let version = line.get(line.len().saturating_sub(9)..).unwrap_or_default();
-    if matches!(version, b" HTTP/1.1" | b" HTTP/1.0") && line.len() > method + 9 {
+    // As above: however the bytes were cut on their way, they are the same.
+    let text = line.iter().all(|b| *b >= b' ');
+    if text && matches!(version, b" HTTP/1.1" | b" HTTP/1.0") && line.len() > method + 9 {
         Some(Detected::Http1)
     } else {
         opaque
@@ -137,6 +139,8 @@ mod tests {
             (b"\x16\x03\x01\x02\x00", Some(Detected::Opaque)),
             (b" / HTTP/1.1\r\n", Some(Detected::Opaque)),
             (b"GET \x00\x01", Some(Detected::Opaque)),
+            (b"GET \x00\x01 HTTP/1.1\r\n", Some(Detected::Opaque)),
+            (b"GET /\r HTTP/1.1\r\n", Some(Detected::Opaque)),
         ];
         for (bytes, expected) in cases {
             assert_eq!(
@@ -152,8 +156,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_decision_never_changes_with_more_bytes(b in prop::collection::vec(any::<u8>(), 0..200), method in "(GET|POST|PRI|) ") {
-            let b = [method.as_bytes(), &b].concat();
+        fn a_decision_never_changes_with_more_bytes(
+            b in prop::collection::vec(any::<u8>(), 0..200),
+            method in "(GET|POST|PRI|) ",
+            version in "(| HTTP/1.1\r\n| HTTP/1.0\n)",
+        ) {
+            let b = [method.as_bytes(), &b, version.as_bytes()].concat();
             let mut decided = None;
             for n in 0..=b.len() {
                 let now = classify(&b[..n]);
