@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use tradewind_api::id::{EndpointId, ServicePortRef};
 use tradewind_transport::balance::detector::Failure as Detected;
-use tradewind_transport::hbone::{RecvBody, Replay, SendError, Session, headers};
+use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, headers};
 
 use super::{
     Outbound,
@@ -49,6 +49,9 @@ pub(super) enum Safe {
     IfIdempotent,
     /// The same, and its endpoint is out with the session that ended under it.
     IfIdempotentAndGone,
+    /// The same, and nothing came back from its endpoint, not even an answer to a ping, which no request brings about: several
+    /// endpoints of one place fall silent together, one is found out a moment before the other.
+    IfIdempotentAndSilent,
     /// The client is gone, or its body was at fault.
     Never,
 }
@@ -234,6 +237,7 @@ impl Outbound {
             SendError::Unsent => Safe::SameEndpoint,
             SendError::Body(_) => Safe::Never,
             e if e.unprocessed() => Safe::Always,
+            SendError::Lost(Closed::Keepalive) => Safe::IfIdempotentAndSilent,
             SendError::Lost(closed) if closed.failure().is_some() => Safe::IfIdempotentAndGone,
             _ => Safe::IfIdempotent,
         };
@@ -348,8 +352,12 @@ impl Outbound {
                     self.note(&route, &target, &mut attempts, &failed);
                     let (method, safe) = (head.method(), failed.safe);
                     if !self.may_retry(&route, method, safe, &body, &mut attempts) {
-                        let maybe = [Safe::IfIdempotent, Safe::IfIdempotentAndGone];
-                        maybe_processed = maybe.contains(&safe);
+                        maybe_processed = matches!(
+                            safe,
+                            Safe::IfIdempotent
+                                | Safe::IfIdempotentAndGone
+                                | Safe::IfIdempotentAndSilent
+                        );
                         break;
                     }
                     self.metrics.retry(service, target.cluster(), failed.cause);
@@ -400,6 +408,7 @@ impl Outbound {
             Safe::Never => (false, false),
             Safe::Always | Safe::SameEndpoint => (true, true),
             Safe::IfIdempotent => (convert::is_idempotent(method), false),
+            Safe::IfIdempotentAndSilent => (convert::is_idempotent(method), true),
             Safe::IfIdempotentAndGone => {
                 let free = !std::mem::replace(&mut attempts.spared, true);
                 (convert::is_idempotent(method), free)

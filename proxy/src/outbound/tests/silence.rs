@@ -68,6 +68,48 @@ async fn all_that_wait_for_one_that_is_gone_go_elsewhere() {
     .await;
 }
 
+/// Two that fall silent one after the other: whoever waited for the first waits for the second too, and is answered for all that.
+#[tokio::test]
+async fn what_waited_for_two_that_fell_silent_is_answered_whatever_the_budget() {
+    on_one_thread(async {
+        const CALLS: usize = 80;
+        let world = World::new();
+        let (first, second) = (
+            Peer::start(&world, "c", "west").await,
+            Peer::start(&world, "d", "west").await,
+        );
+        let east = Peer::start(&world, "e", "east").await;
+        let holes = [
+            BlackHole::start(first.address).await,
+            BlackHole::start(second.address).await,
+        ];
+        world.endpoint("c", "west", holes[0].address);
+        world.endpoint("d", "west", holes[1].address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut client = Client::connect(proxy.address).await;
+        while first.connections.get() == 0 || second.connections.get() == 0 {
+            assert_eq!(client.get().await.0, StatusCode::OK);
+        }
+        holes[0].swallow();
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let to = proxy.address;
+                spawn_local("call", async move { Client::connect(to).await.get().await })
+            })
+            .collect();
+        // Shortly before the first one's silence is noticed, so that its calls meet the second one's.
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        holes[1].swallow();
+        for call in calls {
+            assert_eq!(call.await.unwrap().0, StatusCode::OK);
+        }
+        let silent = "tradewind_outbound_ejections_total{service=\"shop/payments:80\",cluster=\"west\",cause=\"keepalive\"}";
+        assert_eq!(world.count(silent), 2);
+    })
+    .await;
+}
+
 /// An address where connections come about and nobody ever says a word.
 async fn mute() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
