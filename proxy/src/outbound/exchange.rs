@@ -352,12 +352,8 @@ impl Outbound {
                     self.note(&route, &target, &mut attempts, &failed);
                     let (method, safe) = (head.method(), failed.safe);
                     if !self.may_retry(&route, method, safe, &body, &mut attempts) {
-                        maybe_processed = matches!(
-                            safe,
-                            Safe::IfIdempotent
-                                | Safe::IfIdempotentAndGone
-                                | Safe::IfIdempotentAndSilent
-                        );
+                        maybe_processed =
+                            !matches!(safe, Safe::Never | Safe::Always | Safe::SameEndpoint);
                         break;
                     }
                     self.metrics.retry(service, target.cluster(), failed.cause);
