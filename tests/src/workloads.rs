@@ -145,14 +145,35 @@ impl Federation {
 
     /// A caller's proxy in a cluster; returns where to call.
     pub async fn caller(&self, number: usize, n: u8, service: &str) -> (Process, SocketAddr) {
-        let (process, listen) = self.start_caller(number, n, service);
+        self.caller_with(number, n, service, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn caller_with(
+        &self,
+        number: usize,
+        n: u8,
+        service: &str,
+        more: &[&str],
+    ) -> (Process, SocketAddr) {
+        let (process, listen) = self.start_caller_with(number, n, service, more);
         self.ready(self.addr(number, host::CALLERS + n, ADMIN))
             .await;
         (process, listen)
     }
 
-    /// The same without waiting until it is ready.
+    /// A caller without waiting until it is ready.
     pub fn start_caller(&self, number: usize, n: u8, service: &str) -> (Process, SocketAddr) {
+        self.start_caller_with(number, n, service, &[])
+    }
+
+    fn start_caller_with(
+        &self,
+        number: usize,
+        n: u8,
+        service: &str,
+        more: &[&str],
+    ) -> (Process, SocketAddr) {
         let listen = self.addr(number, host::CALLERS + n, 9090);
         let admin = self.addr(number, host::CALLERS + n, ADMIN).to_string();
         let hbone = self.addr(number, host::CALLERS + n, HBONE).to_string();
@@ -179,7 +200,7 @@ impl Federation {
             "5s",
         ];
         (
-            self.process_at(number, host::CALLERS + n, &name, &args),
+            self.process_at(number, host::CALLERS + n, &name, &[&args, more].concat()),
             listen,
         )
     }

@@ -207,33 +207,10 @@ async fn calls_leave_a_closed_network_through_its_gateway_and_by_no_other_way() 
 
 /// A caller's proxy that leaves through its own cluster's gateway.
 async fn leaving_caller(federation: &Federation) -> (Process, SocketAddr) {
-    let listen = federation.addr(WEST, 101, 9090);
-    let admin = federation.addr(WEST, 101, ADMIN);
-    let (spec, dir, admin_listen) = (
-        format!("{listen}=shop/payments:80"),
-        federation.data_dir(WEST),
-        admin.to_string(),
-    );
-    let args = [
-        "proxy",
-        "--name",
-        "leaving",
-        "--data-dir",
-        &dir,
-        "--identity",
-        "shop/web",
-        "--listen",
-        &spec,
-        "--admin-listen",
-        &admin_listen,
-        "--threads",
-        "1",
-        "--exit",
-        "gateway",
-    ];
-    let process = federation.process(WEST, "leaving", &args);
-    federation.ready(admin).await;
-    (process, listen)
+    let flags = ["--exit", "gateway"];
+    federation
+        .caller_with(WEST, 1, "shop/payments:80", &flags)
+        .await
 }
 
 #[tokio::test]

@@ -180,17 +180,7 @@ impl AppBody {
         let Some(account) = &mut self.account else {
             return;
         };
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                account.frame(frame);
-                if ended || frame.is_trailers() {
-                    account.complete();
-                }
-            }
-            Poll::Ready(Some(Err(_))) => account.broken(),
-            Poll::Ready(None) => account.complete(),
-            Poll::Pending => {}
-        }
+        account.polled(polled, ended);
     }
 
     /// Cancelled at any point, it has lost nothing.

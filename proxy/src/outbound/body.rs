@@ -50,21 +50,6 @@ pub(super) struct PeerBody {
     pub(super) _in_flight: InFlight,
 }
 
-/// Books a piece of a response, or its end.
-fn book<E>(account: &mut Account, polled: &Poll<Option<Result<Frame<Bytes>, E>>>, ended: bool) {
-    match polled {
-        Poll::Ready(Some(Ok(frame))) => {
-            account.frame(frame);
-            if ended || frame.is_trailers() {
-                account.complete();
-            }
-        }
-        Poll::Ready(Some(Err(_))) => account.broken(),
-        Poll::Ready(None) => account.complete(),
-        Poll::Pending => {}
-    }
-}
-
 impl Body for OutBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -77,12 +62,13 @@ impl Body for OutBody {
             Self::Own(words) => Poll::Ready(words.take().map(|w| Ok(Frame::data(w)))),
             Self::Tunnelled { body, account, .. } => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
-                book(account, &polled, body.is_end_stream());
+                account.polled(&polled, body.is_end_stream());
                 polled.map(|f| f.map(|r| r.map_err(Into::into)))
             }
             Self::Peer(peer) => {
                 let polled = Pin::new(&mut peer.body).poll_frame(cx);
-                book(&mut peer.account, &polled, peer.body.is_end_stream());
+                let ended = peer.body.is_end_stream();
+                peer.account.polled(&polled, ended);
                 if let Poll::Ready(Some(Err(e))) = &polled {
                     peer.target.served.broken.inc();
                     if let Some(failure) = e.failure() {

@@ -145,6 +145,25 @@ impl Account {
         }
     }
 
+    /// A piece of the response, or how it ended; `ended`: nothing comes behind this piece.
+    pub(crate) fn polled<E>(
+        &mut self,
+        polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
+        ended: bool,
+    ) {
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.frame(frame);
+                if ended || frame.is_trailers() {
+                    self.complete();
+                }
+            }
+            Poll::Ready(Some(Err(_))) => self.broken(),
+            Poll::Ready(None) => self.complete(),
+            Poll::Pending => {}
+        }
+    }
+
     /// A piece of the response on its way to the client.
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
