@@ -34,6 +34,8 @@ const OWN: u8 = 1;
 const POD: u8 = 11;
 const THERE: (usize, usize) = (WEST, EAST);
 const BACK: (usize, usize) = (EAST, WEST);
+/// So many packets wait at once: fewer than the device's queue and a socket's buffer hold while nobody reads.
+const TOGETHER: u64 = 40;
 /// Longer than any answer takes on a busy machine.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -152,24 +154,36 @@ async fn loss(two: &Two) {
     let to = east.local_addr().expect("an address");
     two.wan().change(THERE, |line| line.loss = 0.2);
     let before = two.wan().counts(THERE);
+    let decided = || {
+        let now = two.wan().counts(THERE);
+        now.carried + now.lost - before.carried - before.lost
+    };
     let mut heard = 0_u64;
     let mut buffer = [0; 16];
     let sent = 4_000_u64;
-    for n in 0..sent {
-        west.send_to(&n.to_be_bytes(), to).await.expect("a way out");
-        while east.try_recv_from(&mut buffer).is_ok() {
+    for batch in 0..sent / TOGETHER {
+        for n in 0..TOGETHER {
+            let packet = (batch * TOGETHER + n).to_be_bytes();
+            west.send_to(&packet, to).await.expect("a way out");
+        }
+        until("a verdict on each", USUAL, || async {
+            let wanted = (batch + 1) * TOGETHER;
+            (decided() == wanted).then_some(()).ok_or(decided())
+        })
+        .await;
+        while heard < two.wan().counts(THERE).carried - before.carried {
+            let one = timeout(USUAL, east.recv_from(&mut buffer)).await;
+            one.expect("what is carried arrives").expect("a packet");
             heard += 1;
         }
-        tokio::task::yield_now().await;
     }
-    while timeout(SILENCE, east.recv_from(&mut buffer)).await.is_ok() {
-        heard += 1;
-    }
+    let more = timeout(SILENCE, east.recv_from(&mut buffer)).await;
+    assert!(more.is_err(), "nothing arrives twice");
     let after = two.wan().counts(THERE);
     let (carried, lost) = (after.carried - before.carried, after.lost - before.lost);
     eprintln!("of {sent} packets {lost} lost, {carried} carried, {heard} heard");
     assert_eq!(carried + lost, sent);
-    assert_eq!(heard, carried, "what is carried arrives");
+    assert_eq!(heard, carried, "what is carried arrives, and no more");
     let share = lost as f64 / sent as f64;
     assert!((0.17..0.23).contains(&share), "{share}");
     two.wan().change(THERE, |line| line.loss = 0.0);
