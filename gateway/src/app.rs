@@ -27,7 +27,7 @@ use crate::{
     circles::Circles,
     config::GatewayConfig,
     error::GatewayError,
-    limits::{self, Limits},
+    limits::{Limits, Sizes},
     metrics::GatewayMetrics,
     names::NameTable,
     probe::{self, Prober, facts::Peers},
@@ -201,8 +201,7 @@ impl Bound {
         mut tasks: TaskSet,
         mut drain: drain::Watch,
     ) -> Result<(), GatewayError> {
-        let max = self.config.max_connections;
-        let limits = Limits::new(max.unwrap_or_else(limits::connections_by_fds));
+        let limits = Limits::new(Sizes::here(self.config.max_connections));
         let metrics = GatewayMetrics::new(&self.metrics, &limits);
         let (trigger, watch) = drain::channel();
         let (stop_admin, admin_watch) = drain::channel();
@@ -385,6 +384,7 @@ fn state(control: &Control, limits: &Limits) -> serde_json::Value {
         "snapshot_from_disk": status.from_disk,
         "connections": limits.active(),
         "connections_limit": limits.max(),
+        "places": limits.places(),
         "exported": exported,
     })
 }

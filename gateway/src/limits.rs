@@ -1,24 +1,34 @@
-//! Bounds on what peers can make a gateway hold: connections in all, half-open handshakes, and one source's share.
-//! Counts are exact per thread for handshakes and sources, exact in all for connections.
+//! Bounds on what peers can make a gateway hold: half-open handshakes, connections that are carried, and those between
+//! controllers. Each is a stock of its own, counted over all threads, so that strangers who say nothing take nothing from
+//! members, and a member that takes all it can get takes nothing from the rest of the federation or from its controllers.
+
+mod shares;
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::BTreeMap,
+    fmt,
+    hash::Hash,
     net::IpAddr,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tradewind_api::ClusterName;
 use tradewind_transport::relay::MAX_PIPES;
 
-/// Handshakes per thread that may wait for the rest of their ClientHello: 16 KiB each, so at most 16 MiB a thread.
-const MAX_HALF_OPEN: usize = 1024;
-/// The same for one source address: a whole cluster may stand behind one address, one stranger must not take all.
-const MAX_HALF_OPEN_PER_SOURCE: usize = 256;
+pub(crate) use shares::Full;
+use shares::Shares;
+
+/// Handshakes that may wait for the rest of their ClientHello: 16 KiB each, so at most 32 MiB.
+const MAX_HALF_OPEN: u64 = 2_048;
+/// Connections between controllers: each keeps a few to each other one, and anybody may ask for one.
+const MAX_CONTROLLERS: u64 = 256;
+/// Of what descriptors there are, one in so many is for half-open handshakes where that is less than their bound.
+const HALF_OPEN_OF: u64 = 16;
+/// The same for connections between controllers.
+const CONTROLLERS_OF: u64 = 64;
+/// Fewer than this many of anything would be no service.
+const LEAST: u64 = 16;
 /// Descriptors kept for listeners, the controller link, probes of other gateways, admin pages and files, and for the pipes
 /// that bytes are spliced through.
 const RESERVED_FDS: u64 = 128 + 2 * MAX_PIPES as u64;
@@ -26,137 +36,172 @@ const RESERVED_FDS: u64 = 128 + 2 * MAX_PIPES as u64;
 const FDS_PER_CONNECTION: u64 = 2;
 /// Beyond this many connections memory is the limit, not descriptors.
 const MAX_CONNECTIONS: u64 = 1 << 20;
+/// What a member alone may hold, in times of what is free: four fifths of all; two of them four ninths each.
+const MEMBERS_GREED: usize = 4;
+/// The same for a source address before it is known who calls: a whole cluster may stand behind one address, and one
+/// stranger must not take all.
+const SOURCES_GREED: usize = 1;
 
-/// What the descriptor limit allows, after raising the soft limit to the hard one.
-pub(crate) fn connections_by_fds() -> usize {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(_) => soft,
-    };
-    let connections = limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION;
-    usize::try_from(connections.clamp(16, MAX_CONNECTIONS)).unwrap_or(16)
+/// How much there is of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    half_open: usize,
+    controllers: usize,
+    carried: usize,
 }
 
-/// The bound on connections in all threads.
+impl Sizes {
+    /// What the descriptor limit allows, after raising the soft limit to the hard one; `carried` where that is set.
+    pub(crate) fn here(carried: Option<usize>) -> Self {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+        let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => hard,
+            Err(_) => soft,
+        };
+        let mut sizes = Self::by_descriptors(limit);
+        sizes.carried = carried.unwrap_or(sizes.carried);
+        sizes
+    }
+
+    fn by_descriptors(limit: u64) -> Self {
+        let all = limit.saturating_sub(RESERVED_FDS);
+        let half_open = (all / HALF_OPEN_OF).clamp(LEAST, MAX_HALF_OPEN);
+        let controllers = (all / CONTROLLERS_OF).clamp(LEAST, MAX_CONTROLLERS);
+        let left = all.saturating_sub(half_open + controllers * FDS_PER_CONNECTION);
+        let size = |n| usize::try_from(n).unwrap_or(usize::MAX);
+        Self {
+            half_open: size(half_open),
+            controllers: size(controllers),
+            carried: size((left / FDS_PER_CONNECTION).clamp(LEAST, MAX_CONNECTIONS)),
+        }
+    }
+}
+
+/// Whose a carried connection is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// A member's, by its sealed name; the own cluster's for what is passed on.
+    Member(ClusterName),
+    /// A name in clear does not say whose.
+    Source(IpAddr),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member(name) => write!(f, "{name}"),
+            Self::Source(ip) => write!(f, "{ip}"),
+        }
+    }
+}
+
+/// What all threads of a gateway may hold.
 #[derive(Debug)]
 pub(crate) struct Limits {
+    half_open: Stock<IpAddr>,
+    controllers: Stock<IpAddr>,
+    carried: Stock<Holder>,
     max: usize,
-    active: AtomicUsize,
 }
 
 impl Limits {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(sizes: Sizes) -> Arc<Self> {
+        let Sizes {
+            half_open,
+            controllers,
+            carried,
+        } = sizes;
         Arc::new(Self {
-            max,
-            active: AtomicUsize::new(0),
+            half_open: Stock::new(half_open, SOURCES_GREED),
+            controllers: Stock::new(controllers, SOURCES_GREED),
+            carried: Stock::new(carried, MEMBERS_GREED),
+            max: carried,
         })
     }
 
+    /// Most connections that are carried at once.
     pub(crate) fn max(&self) -> usize {
         self.max
     }
 
+    /// Connections of all kinds.
     pub(crate) fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.half_open.held_of().0 + self.controllers.held_of().0 + self.carried.held_of().0
     }
-}
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Source {
-    half_open: usize,
-    connections: usize,
-}
-
-/// One thread's counts.
-#[derive(Debug)]
-pub(crate) struct ThreadLimits {
-    shared: Arc<Limits>,
-    half_open: Cell<usize>,
-    // Entries go when their counts reach 0, so this is bounded by the connections.
-    sources: RefCell<HashMap<IpAddr, Source>>,
-}
-
-impl ThreadLimits {
-    pub(crate) fn new(shared: Arc<Limits>) -> Rc<Self> {
-        Rc::new(Self {
-            shared,
-            half_open: Cell::new(0),
-            sources: RefCell::default(),
+    /// What is taken of what there is, for people.
+    pub(crate) fn places(&self) -> serde_json::Value {
+        let stock = |(held, places)| serde_json::json!({ "held": held, "places": places });
+        serde_json::json!({
+            "half_open": stock(self.half_open.held_of()),
+            "controllers": stock(self.controllers.held_of()),
+            "carried": stock(self.carried.held_of()),
+            "carried_by": self.carried.by(),
         })
     }
 
-    /// Takes a place for a connection from `source` whose hello is still to come; none when a bound is reached.
-    pub(crate) fn admit(self: &Rc<Self>, source: IpAddr) -> Option<(Place, HalfOpen)> {
-        if self.half_open.get() >= MAX_HALF_OPEN {
-            return None;
-        }
-        let mut sources = self.sources.borrow_mut();
-        let counts = sources.get(&source).copied().unwrap_or_default();
-        // One source may hold at most half of all places.
-        if counts.half_open >= MAX_HALF_OPEN_PER_SOURCE
-            || counts.connections >= (self.shared.max / 2).max(1)
-        {
-            return None;
-        }
-        if self.shared.active.fetch_add(1, Ordering::Relaxed) >= self.shared.max {
-            self.shared.active.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        let entry = sources.entry(source).or_default();
-        entry.half_open += 1;
-        entry.connections += 1;
-        self.half_open.set(self.half_open.get() + 1);
-        let limits = Rc::clone(self);
-        Some((
-            Place {
-                limits: Rc::clone(self),
-                source,
-            },
-            HalfOpen { limits, source },
-        ))
+    /// For a connection whose hello is still to come.
+    pub(crate) fn half_open(&self, source: IpAddr) -> Result<Place<IpAddr>, Full> {
+        self.half_open.take(source)
     }
 
-    fn release(&self, source: IpAddr, change: impl FnOnce(&mut Source)) {
-        let mut sources = self.sources.borrow_mut();
-        if let Some(entry) = sources.get_mut(&source) {
-            change(entry);
-            if entry.connections == 0 && entry.half_open == 0 {
-                sources.remove(&source);
-            }
-        }
+    /// For a connection to the controller.
+    pub(crate) fn controller(&self, source: IpAddr) -> Result<Place<IpAddr>, Full> {
+        self.controllers.take(source)
+    }
+
+    /// For a connection that is carried.
+    pub(crate) fn carried(&self, holder: Holder) -> Result<Place<Holder>, Full> {
+        self.carried.take(holder)
     }
 }
 
-/// A connection's place; given back on drop.
+/// Shares that threads take from.
 #[derive(Debug)]
-pub(crate) struct Place {
-    limits: Rc<ThreadLimits>,
-    source: IpAddr,
-}
+struct Stock<K>(Arc<Mutex<Shares<K>>>);
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.limits.shared.active.fetch_sub(1, Ordering::Relaxed);
-        self.limits.release(self.source, |s| {
-            s.connections = s.connections.saturating_sub(1)
-        });
+impl<K: Clone + Eq + Hash> Stock<K> {
+    fn new(places: usize, greed: usize) -> Self {
+        Self(Arc::new(Mutex::new(Shares::new(places, greed))))
+    }
+
+    fn held_of(&self) -> (usize, usize) {
+        let shares = lock(&self.0);
+        (shares.held(), shares.places())
+    }
+
+    fn by(&self) -> BTreeMap<String, usize>
+    where
+        K: fmt::Display,
+    {
+        let shares = lock(&self.0);
+        shares.holders().map(|(k, n)| (k.to_string(), n)).collect()
+    }
+
+    fn take(&self, holder: K) -> Result<Place<K>, Full> {
+        lock(&self.0).take(&holder)?;
+        Ok(Place {
+            stock: Arc::clone(&self.0),
+            holder,
+        })
     }
 }
 
-/// A handshake's place; given back on drop.
-#[derive(Debug)]
-pub(crate) struct HalfOpen {
-    limits: Rc<ThreadLimits>,
-    source: IpAddr,
+/// Held for a few instructions a connection, so threads hardly ever meet.
+fn lock<K>(shares: &Mutex<Shares<K>>) -> MutexGuard<'_, Shares<K>> {
+    shares.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for HalfOpen {
+/// A place; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place<K: Clone + Eq + Hash> {
+    stock: Arc<Mutex<Shares<K>>>,
+    holder: K,
+}
+
+impl<K: Clone + Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
-        let left = self.limits.half_open.get().saturating_sub(1);
-        self.limits.half_open.set(left);
-        self.limits
-            .release(self.source, |s| s.half_open = s.half_open.saturating_sub(1));
+        lock(&self.stock).give_back(&self.holder);
     }
 }
 
@@ -165,31 +210,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_come_back_and_one_source_cannot_take_all() {
-        let shared = Limits::new(4);
-        let t = ThreadLimits::new(Arc::clone(&shared));
+    fn places_come_back_and_strangers_take_none_of_the_members() {
+        let limits = Limits::new(Sizes {
+            half_open: 4,
+            controllers: 2,
+            carried: 5,
+        });
         let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let held: Vec<_> = (0..2).map(|_| t.admit(a).unwrap()).collect();
-        assert!(t.admit(a).is_none(), "half of all is one source's bound");
-        let other: Vec<_> = (0..2).map(|_| t.admit(b).unwrap()).collect();
-        assert!(t.admit([10, 0, 0, 3].into()).is_none(), "the bound in all");
-        drop((held, other));
-        assert_eq!(shared.active(), 0);
-        assert_eq!(t.half_open.get(), 0);
-        assert!(t.sources.borrow().is_empty());
-        assert!(t.admit(a).is_some());
+        let member = |name| Holder::Member(ClusterName::new(name).unwrap());
+        let strangers: Vec<_> = (0..2).map(|_| limits.half_open(a).unwrap()).collect();
+        assert_eq!(limits.half_open(a).unwrap_err(), Full::Share);
+        let other = limits.half_open(b).unwrap();
+        let east: Vec<_> = (0..4)
+            .map(|_| limits.carried(member("east")).unwrap())
+            .collect();
+        assert_eq!(limits.carried(member("east")).unwrap_err(), Full::Share);
+        let south = limits.carried(member("south")).unwrap();
+        assert_eq!(limits.carried(Holder::Source(a)).unwrap_err(), Full::All);
+        let controller = limits.controller(a).unwrap();
+        assert_eq!(limits.controller(a).unwrap_err(), Full::Share);
+        assert_eq!(limits.active(), 9);
+        drop((strangers, other, east, south, controller));
+        assert_eq!(limits.active(), 0);
+        assert!(limits.carried(member("east")).is_ok());
     }
 
     #[test]
-    fn half_open_handshakes_of_one_source_are_bounded() {
-        let t = ThreadLimits::new(Limits::new(100_000));
-        let a: IpAddr = [10, 0, 0, 1].into();
-        let mut held: Vec<_> = (0..MAX_HALF_OPEN_PER_SOURCE)
-            .map(|_| t.admit(a).unwrap())
-            .collect();
-        assert!(t.admit(a).is_none());
-        let (_place, half_open) = held.pop().unwrap();
-        drop(half_open);
-        assert!(t.admit(a).is_some());
+    fn what_there_is_fits_into_the_descriptors() {
+        for limit in [1_024, 4_096, 20_000, 65_536, 1 << 20, 1 << 30] {
+            let sizes = Sizes::by_descriptors(limit);
+            let Sizes {
+                half_open,
+                controllers,
+                carried,
+            } = sizes;
+            let needs = RESERVED_FDS + (half_open + 2 * (controllers + carried)) as u64;
+            assert!(needs <= limit, "{limit}: {sizes:?}");
+        }
+        let little = Sizes::by_descriptors(64);
+        assert_eq!(
+            [little.half_open, little.controllers, little.carried],
+            [16; 3]
+        );
+        let usual = Sizes::by_descriptors(1 << 20);
+        assert_eq!((usual.half_open, usual.controllers), (2_048, 256));
+        assert!(usual.carried > 500_000, "{usual:?}");
     }
 }

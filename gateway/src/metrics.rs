@@ -15,7 +15,7 @@ use tradewind_runtime::metrics::MetricsRegistry;
 use crate::{limits::Limits, refusal::Refusal};
 
 /// Whom a connection was for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ToLabels {
     /// `namespace/name:port`, `controller`, or `gateway` for what was passed on.
     pub to: String,
@@ -26,6 +26,21 @@ pub(crate) struct ToLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusedLabels {
     reason: &'static str,
+    /// As [`ToLabels::to`], where it was known by then.
+    to: String,
+    /// As [`ToLabels::peer`].
+    peer: String,
+}
+
+impl RefusedLabels {
+    fn of(reason: Refusal, to: ToLabels) -> Self {
+        let ToLabels { to, peer } = to;
+        Self {
+            reason: reason.as_str(),
+            to,
+            peer,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,9 +92,8 @@ impl GatewayMetrics {
             probes_answered: Counter::default(),
         };
         for reason in Refusal::ALL {
-            drop(m.refused.get_or_create(&RefusedLabels {
-                reason: reason.as_str(),
-            }));
+            let none = RefusedLabels::of(reason, ToLabels::default());
+            drop(m.refused.get_or_create(&none));
         }
         let max = Gauge::<i64>::default();
         max.set(i64::try_from(limits.max()).unwrap_or(i64::MAX));
@@ -116,7 +130,7 @@ impl GatewayMetrics {
             );
             r.register(
                 "tradewind_gateway_connections_refused",
-                "Connections not carried, by reason",
+                "Connections not carried, by reason, and by caller and called where these were known",
                 m.refused.clone(),
             );
             r.register(
@@ -153,11 +167,9 @@ impl GatewayMetrics {
         m
     }
 
-    pub(crate) fn refuse(&self, reason: Refusal) {
+    pub(crate) fn refuse(&self, reason: Refusal, to: ToLabels) {
         self.refused
-            .get_or_create(&RefusedLabels {
-                reason: reason.as_str(),
-            })
+            .get_or_create(&RefusedLabels::of(reason, to))
             .inc();
     }
 
@@ -175,10 +187,6 @@ impl GatewayMetrics {
             .inc();
     }
 
-    pub(crate) fn ended_by_policy(&self, to: &ToLabels) {
-        self.ended.get_or_create(to).inc();
-    }
-
     /// A connection that was accepted at that time.
     pub(crate) fn open(&self, to: &ToLabels, accepted: Instant) -> Carried {
         self.opened.get_or_create(to).inc();
@@ -187,6 +195,7 @@ impl GatewayMetrics {
         Carried {
             active,
             closed: self.closed.get_or_create(to).clone(),
+            ended_by_policy: self.ended.get_or_create(to).clone(),
             received: self.received.get_or_create(to).clone(),
             sent: self.sent.get_or_create(to).clone(),
             first_byte: self.first_byte.get_or_create(to).clone(),
@@ -200,6 +209,7 @@ impl GatewayMetrics {
 pub(crate) struct Carried {
     active: Gauge,
     closed: Counter,
+    pub(crate) ended_by_policy: Counter,
     pub(crate) received: Counter<u64, AtomicU64>,
     sent: Counter<u64, AtomicU64>,
     first_byte: Histogram,

@@ -14,7 +14,10 @@ use tradewind_api::{
 };
 use tradewind_transport::seal::{KeyId, Opener, Pair, Seal, ServiceId, Unopened};
 
-use crate::{exits::Exits, refusal::Refusal};
+use crate::{
+    exits::Exits,
+    refusal::{Refusal, Refused},
+};
 
 /// A name that opened: who calls, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,30 +117,32 @@ impl Names {
         snapshot: &Snapshot,
         seal: &Seal,
         now_unix_s: u64,
-    ) -> Result<Opened, Refusal> {
+    ) -> Result<Opened, Refused> {
         let keys = self
             .openers
             .get(&seal.key_id())
             .ok_or(Refusal::SealUnknown)?;
-        let mut refused = Refusal::SealBroken;
+        let mut refused = Refused::from(Refusal::SealBroken);
         for (caller, opener) in keys {
             let content = match opener.open(seal, now_unix_s) {
                 Ok(content) => content,
                 Err(Unopened::Expired { .. }) => {
-                    refused = Refusal::SealExpired;
+                    refused = Refusal::SealExpired.of(Some(caller.clone()));
                     continue;
                 }
                 Err(Unopened::Broken) => continue,
             };
             let member = snapshot.clusters.get(caller);
             if member.is_none_or(|c| c.state == ClusterState::Left) {
-                return Err(Refusal::SealUnknown);
+                return Err(Refusal::SealUnknown.into());
             }
-            let service = self.services.get(&content.service);
+            let Some(service) = self.services.get(&content.service) else {
+                return Err(Refusal::NotExported.of(Some(caller.clone())));
+            };
             return Ok(Opened {
                 caller: caller.clone(),
                 service: ServicePortRef {
-                    service: service.ok_or(Refusal::NotExported)?.clone(),
+                    service: service.clone(),
                     port: content.port,
                 },
             });
@@ -253,34 +258,50 @@ pub(crate) mod tests {
         let names = table.of(&Arc::new(s.clone()));
         let east = minter("east", "west", 2);
         let open = |seal: &Seal| names.open(&s, seal, NOW);
+        let refused = |seal: &Seal| {
+            let Refused { reason, peer, .. } = open(seal).unwrap_err();
+            (reason, peer.map(String::from))
+        };
+        let east_calls = Some("east".to_owned());
         let opened = open(&sealed(&east, "shop/payments", NOW + 1)).unwrap();
         assert_eq!(
             (opened.caller.as_str(), opened.service.to_string()),
             ("east", "shop/payments:80".into())
         );
-        for (seal, refused) in [
-            (sealed(&east, "shop/payments", NOW), Refusal::SealExpired),
-            (sealed(&east, "shop/secret", NOW + 1), Refusal::NotExported),
+        for (seal, reason, peer) in [
+            (
+                sealed(&east, "shop/payments", NOW),
+                Refusal::SealExpired,
+                east_calls.clone(),
+            ),
+            (
+                sealed(&east, "shop/secret", NOW + 1),
+                Refusal::NotExported,
+                east_calls,
+            ),
             (
                 sealed(&minter("east", "west", 3), "shop/payments", NOW + 1),
                 Refusal::SealUnknown,
+                None,
             ),
             (
                 sealed(&minter("west", "east", 2), "shop/payments", NOW + 1),
                 Refusal::SealBroken,
+                None,
             ),
             (
                 sealed(&minter("south", "west", 2), "shop/payments", NOW + 1),
                 Refusal::SealBroken,
+                None,
             ),
         ] {
-            assert_eq!(open(&seal), Err(refused));
+            assert_eq!(refused(&seal), (reason, peer));
         }
         // Whoever left is a stranger, whatever keys are still here.
         cluster(&mut s, "east").state = ClusterState::Left;
         assert_eq!(
             names.open(&s, &sealed(&east, "shop/payments", NOW + 1), NOW),
-            Err(Refusal::SealUnknown)
+            Err(Refusal::SealUnknown.into())
         );
     }
 
@@ -315,11 +336,14 @@ pub(crate) mod tests {
         let s = Arc::new(s);
         let rotated = table.of(&s);
         assert!(rotated.open(&s, &seal(2), NOW).is_ok());
-        assert_eq!(rotated.open(&s, &seal(1), NOW), Err(Refusal::SealUnknown));
+        assert_eq!(
+            rotated.open(&s, &seal(1), NOW),
+            Err(Refusal::SealUnknown.into())
+        );
         let none = Arc::new(snapshot(&[("shop/payments", true, 80)]));
         assert_eq!(
             table.of(&none).open(&none, &seal(2), NOW),
-            Err(Refusal::SealUnknown)
+            Err(Refusal::SealUnknown.into())
         );
     }
 }

@@ -1,6 +1,8 @@
 //! Why a connection was not carried, as a closed set: one word for metrics and one TLS alert for the caller each.
 //! Pure. The alert is a courtesy that saves the caller a timeout; it must never say more than the reason's class.
 
+use tradewind_api::{ClusterName, ServicePortRef};
+
 /// Why a connection was not carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refusal {
@@ -38,6 +40,8 @@ pub enum Refusal {
     DialFailed,
     /// A bound on connections is reached.
     TooMany,
+    /// The caller has its share of the connections there may be, and others must find room.
+    OverShare,
     /// No snapshot has arrived yet.
     NotReady,
 }
@@ -57,7 +61,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 impl Refusal {
     /// Every reason, for tables and for metrics that start at 0.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NotTls,
         Self::NoName,
         Self::BadName,
@@ -75,6 +79,7 @@ impl Refusal {
         Self::Cut,
         Self::DialFailed,
         Self::TooMany,
+        Self::OverShare,
         Self::NotReady,
     ];
 
@@ -98,6 +103,7 @@ impl Refusal {
             Self::Cut => "cut",
             Self::DialFailed => "dial_failed",
             Self::TooMany => "too_many",
+            Self::OverShare => "over_share",
             Self::NotReady => "not_ready",
         }
     }
@@ -113,10 +119,46 @@ impl Refusal {
             Self::Circle | Self::ClusterUnreached => CERTIFICATE_UNOBTAINABLE,
             Self::SealExpired => CERTIFICATE_EXPIRED,
             Self::TooLarge => HANDSHAKE_FAILURE,
-            Self::NoEndpoint | Self::DialFailed | Self::TooMany | Self::NotReady => INTERNAL_ERROR,
+            Self::NoEndpoint
+            | Self::DialFailed
+            | Self::TooMany
+            | Self::OverShare
+            | Self::NotReady => INTERNAL_ERROR,
         };
         // Record: alert (21), version 3.3, length 2; fatal (2), description.
         Some([21, 3, 3, 0, 2, 2, description])
+    }
+}
+
+/// A refusal, with what was known by then of the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: Refusal,
+    /// The member that called.
+    pub peer: Option<ClusterName>,
+    /// What it called; an exported service.
+    pub to: Option<ServicePortRef>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(reason: Refusal) -> Self {
+        Self {
+            reason,
+            peer: None,
+            to: None,
+        }
+    }
+}
+
+impl Refusal {
+    /// This one, of a connection whose caller is known.
+    pub const fn of(self, peer: Option<ClusterName>) -> Refused {
+        Refused {
+            reason: self,
+            peer,
+            to: None,
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use tradewind_api::{
 };
 use tradewind_transport::server_name::Target;
 
-use crate::{names::Names, refusal::Refusal};
+use crate::{
+    names::Names,
+    refusal::{Refusal, Refused},
+};
 
 /// Most endpoints tried for one connection: each costs up to a dial timeout, and the caller waits.
 pub const MAX_TRIES: usize = 4;
@@ -57,7 +60,7 @@ pub fn route(
     names: &Names,
     target: &Target,
     now: Circumstances,
-) -> Result<Route, Refusal> {
+) -> Result<Route, Refused> {
     let Circumstances { pick, now_unix_s } = now;
     let local = snapshot.local().ok_or(Refusal::NotReady)?;
     let named = target.cluster();
@@ -65,11 +68,11 @@ pub fn route(
         return match target {
             Target::Sealed { seal, .. } => {
                 names.exit(named, seal, now_unix_s)?;
-                exit(snapshot, local, named, pick)
+                Ok(exit(snapshot, local, named, pick)?)
             }
             // Anybody can write these: whoever passed them on would lend his network to strangers.
             Target::Endpoint { .. } | Target::Controller { .. } | Target::Gateway { .. } => {
-                Err(Refusal::OtherCluster)
+                Err(Refusal::OtherCluster.into())
             }
         };
     }
@@ -80,7 +83,7 @@ pub fn route(
             let opened = names.open(snapshot, seal, now_unix_s)?;
             (opened.service, Some(opened.caller), endpoint)
         }
-        Target::Endpoint { .. } if local.sealed_only => return Err(Refusal::NoSeal),
+        Target::Endpoint { .. } if local.sealed_only => return Err(Refusal::NoSeal.into()),
         Target::Endpoint {
             service,
             port,
@@ -94,10 +97,16 @@ pub fn route(
             (asked, None, endpoint)
         }
     };
-    let found = snapshot.exported_here(&asked).ok_or(Refusal::NotExported)?;
+    let Some(found) = snapshot.exported_here(&asked) else {
+        return Err(Refusal::NotExported.of(caller));
+    };
     let candidates = candidates(found, local, asked.port, endpoint.as_ref(), pick);
     if candidates.is_empty() {
-        return Err(Refusal::NoEndpoint);
+        return Err(Refused {
+            reason: Refusal::NoEndpoint,
+            peer: caller,
+            to: Some(asked),
+        });
     }
     Ok(Route::Local {
         service: asked,
@@ -220,7 +229,7 @@ mod tests {
             pick,
             now_unix_s: 1_800_000_000,
         };
-        super::route(s, &Names::default(), target, now)
+        super::route(s, &Names::default(), target, now).map_err(|refused| refused.reason)
     }
 
     fn ids(r: Route) -> Vec<String> {
@@ -434,7 +443,7 @@ mod tests {
                 pick: 1,
                 now_unix_s,
             };
-            super::route(&s, &names, target, now)
+            super::route(&s, &names, target, now).map_err(|refused| refused.reason)
         };
         let passed = Route::PassOn(vec!["10.0.0.2:1".into(), "10.0.0.1:1".into()]);
         assert_eq!(
@@ -528,7 +537,7 @@ mod tests {
                 pick: 0,
                 now_unix_s,
             };
-            super::route(&s, &names, &target, now)
+            super::route(&s, &names, &target, now).map_err(|refused| refused.reason)
         };
         let Ok(Route::Local {
             caller, service, ..

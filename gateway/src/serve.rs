@@ -1,7 +1,13 @@
 //! One data thread: its listener, its connections, and what ends them early. A connection's two sides stay on the
 //! thread that accepted it. It must never forward a byte before the route is decided.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -14,35 +20,27 @@ use tradewind_api::snapshot::Snapshot;
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     client_hello::{Hello, read_hello},
-    permits::{Permit, Permits},
+    permits::Permits,
     relay::{Side, relay_counted},
     server_name::{self, Target},
 };
 
 use crate::{
-    circles::{Circles, Entered},
-    limits::{HalfOpen, Limits, Place, ThreadLimits},
+    circles::Circles,
+    limits::{Limits, Place},
     metrics::{Carried, GatewayMetrics, ToLabels},
     names::NameTable,
+    plan::{Asked, Held, No, Plan, Planner, StandsBy},
     refusal::Refusal,
-    route::{Circumstances, Route, route},
+    route::{Circumstances, route},
     socket,
 };
 
 /// How long a peer may take to send its whole ClientHello: it is one flight, so only a broken or hostile one needs longer.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// How long one dial may take. Workloads are near; a caller waits meanwhile, and another candidate may answer at once.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long all dials to another cluster's gateways may take together: whoever is behind this gateway waits two seconds
-/// for everything, and should hear which part of the way is broken.
-const PASS_ON_WITHIN: Duration = Duration::from_millis(1_500);
 /// A thread always has a timer nearer than any that a connection may want: one that becomes the nearest costs the runtime
 /// two system calls to wake itself.
 const BEAT: Duration = Duration::from_millis(500);
-/// How long connections between controllers go on once a drain closed the listener. They last for ever by themselves, and
-/// their ends dial again, through another gateway, without anybody noticing.
-const CONTROLLER_GRACE: Duration = Duration::from_secs(2);
-
 /// What a gateway says to whoever asks whether it is there: a TLS alert record, `close_notify` at warning level. It is an
 /// end without a complaint, and comes before any session, so it cannot be taken for one.
 const CLOSE_NOTIFY: [u8; 7] = [21, 3, 3, 0, 2, 1, 0];
@@ -61,7 +59,6 @@ pub(crate) struct Serving {
 
 struct Thread {
     shared: Serving,
-    limits: Rc<ThreadLimits>,
     permits: Rc<Permits>,
     rng: RefCell<Rng>,
 }
@@ -79,7 +76,6 @@ pub(crate) async fn serve(
         Rc::clone(&permits).watch(shared.snapshot.clone()),
     );
     let thread = Rc::new(Thread {
-        limits: ThreadLimits::new(Arc::clone(&shared.limits)),
         permits,
         rng: RefCell::new(rng.clone()),
         shared,
@@ -105,8 +101,9 @@ pub(crate) async fn serve(
 }
 
 fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain::Watch) {
-    let Some((place, half_open)) = thread.limits.admit(peer.ip()) else {
-        thread.shared.metrics.refuse(Refusal::TooMany);
+    let Ok(half_open) = thread.shared.limits.half_open(peer.ip()) else {
+        let nobody = ToLabels::default();
+        thread.shared.metrics.refuse(Refusal::TooMany, nobody);
         // No task for it: there are too many already. The alert fits the empty send buffer or is lost.
         if let Some(alert) = Refusal::TooMany.alert() {
             drop(stream.try_write(&alert));
@@ -116,7 +113,6 @@ fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain
     let admitted = Admitted {
         caller: stream,
         peer,
-        place,
         half_open,
         drain: drain.clone(),
     };
@@ -134,69 +130,8 @@ fn admit(thread: &Rc<Thread>, stream: TcpStream, peer: SocketAddr, drain: &drain
 struct Admitted {
     caller: TcpStream,
     peer: SocketAddr,
-    place: Place,
-    half_open: HalfOpen,
+    half_open: Place<IpAddr>,
     drain: drain::Watch,
-}
-
-/// What a decided connection needs.
-struct Plan {
-    to: ToLabels,
-    addresses: Vec<String>,
-    /// For each of them.
-    timeout: Duration,
-    stands_by: StandsBy,
-}
-
-impl Plan {
-    /// Why nobody could be dialled.
-    const fn unreached(&self) -> Refusal {
-        match self.stands_by {
-            StandsBy::Itself { .. } => Refusal::ClusterUnreached,
-            StandsBy::Export(_) | StandsBy::Controller => Refusal::DialFailed,
-        }
-    }
-}
-
-/// What a hello leads to.
-enum Decided {
-    /// On to somebody else.
-    Carry(Bytes, Plan),
-    /// To the gateway itself.
-    Here,
-}
-
-/// What a connection goes on by.
-enum StandsBy {
-    /// Until the export is withdrawn.
-    Export(Permit),
-    /// Until shortly after the drain has begun.
-    Controller,
-    /// Nothing here ends it; it holds off its own copies.
-    Itself { _entered: Entered },
-}
-
-impl StandsBy {
-    async fn withdrawn(&self) {
-        match self {
-            Self::Export(permit) => permit.withdrawn().cancelled().await,
-            Self::Controller | Self::Itself { .. } => std::future::pending().await,
-        }
-    }
-
-    /// Boxed where it can happen: most connections should not carry the room for it.
-    async fn outlived(&self, drain: &mut drain::Watch) {
-        match self {
-            Self::Controller => {
-                Box::pin(async {
-                    drain.triggered().await;
-                    time::sleep(CONTROLLER_GRACE).await;
-                })
-                .await;
-            }
-            Self::Export(_) | Self::Itself { .. } => std::future::pending().await,
-        }
-    }
 }
 
 /// A connection whose both sides stand; the hello was passed on.
@@ -204,11 +139,10 @@ struct Opened {
     thread: Rc<Thread>,
     caller: TcpStream,
     workload: TcpStream,
-    to: ToLabels,
     stands_by: StandsBy,
     carried: Carried,
     drain: drain::Watch,
-    _place: Place,
+    _place: Held,
 }
 
 /// From the first byte to the hello's arrival at the workload; none when the connection was refused.
@@ -216,20 +150,19 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
     let Admitted {
         mut caller,
         peer,
-        place,
         half_open,
         drain,
     } = admitted;
     let accepted = thread.shared.clock.now();
-    let (hello, plan) = match decide(&thread, &mut caller, accepted).await {
-        Ok(Decided::Carry(hello, plan)) => (hello, plan),
-        Ok(Decided::Here) => {
+    let (hello, plan) = match decide(&thread, &mut caller, peer.ip(), accepted).await {
+        Ok(Some(decided)) => decided,
+        Ok(None) => {
             thread.shared.metrics.probes_answered.inc();
             socket::alert_and_close(&mut caller, &CLOSE_NOTIFY).await;
             return None;
         }
-        Err(refused) => {
-            refuse(&thread, caller, peer, refused).await;
+        Err(no) => {
+            refuse(&thread, caller, peer, no).await;
             return None;
         }
     };
@@ -241,8 +174,9 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
     };
     let mut workload = match dialled {
         Ok(workload) => workload,
-        Err(refused) => {
-            refuse(&thread, caller, peer, refused).await;
+        Err(reason) => {
+            let to = plan.to;
+            refuse(&thread, caller, peer, No { reason, to }).await;
             return None;
         }
     };
@@ -256,20 +190,20 @@ async fn open(thread: Rc<Thread>, admitted: Admitted) -> Option<Box<Opened>> {
         thread,
         caller,
         workload,
-        to: plan.to,
         stands_by: plan.stands_by,
         carried,
         drain,
-        _place: place,
+        _place: plan.place,
     }))
 }
 
-/// Reads the hello and decides by the newest snapshot.
+/// Reads the hello and decides by the newest snapshot; none for one that the gateway answers itself.
 async fn decide(
     thread: &Thread,
     stream: &mut TcpStream,
+    source: IpAddr,
     begun: Instant,
-) -> Result<Decided, Refusal> {
+) -> Result<Option<(Bytes, Plan)>, No> {
     let (hello, parsed) = read_hello(stream, begun + HELLO_DEADLINE)
         .await
         .map_err(|error| match error.kind() {
@@ -282,15 +216,13 @@ async fn decide(
         .hello((thread.shared.clock.now() - begun).as_secs_f64());
     let name = match parsed {
         Hello::Name(name) => name,
-        Hello::NoName => return Err(Refusal::NoName),
-        Hello::NotTls => return Err(Refusal::NotTls),
-        Hello::TooLarge => return Err(Refusal::TooLarge),
-        Hello::Incomplete => return Err(Refusal::Cut),
+        Hello::NoName => return Err(Refusal::NoName.into()),
+        Hello::NotTls => return Err(Refusal::NotTls.into()),
+        Hello::TooLarge => return Err(Refusal::TooLarge.into()),
+        Hello::Incomplete => return Err(Refusal::Cut.into()),
     };
     let snapshot = Arc::clone(&thread.shared.snapshot.borrow());
-    if snapshot.local().is_none() {
-        return Err(Refusal::NotReady);
-    }
+    let own = snapshot.local().ok_or(Refusal::NotReady)?;
     let target = server_name::parse(&name, &snapshot.trust.domain).map_err(|error| {
         tracing::debug!(%name, %error, "a server name that is not ours");
         Refusal::BadName
@@ -306,47 +238,26 @@ async fn decide(
         }
     };
     let decided = route(&snapshot, &names, &target, now).inspect_err(|refused| {
-        tracing::debug!(?target, reason = refused.as_str(), "a name that is refused");
+        tracing::debug!(
+            ?target,
+            reason = refused.reason.as_str(),
+            "a name that is refused"
+        );
     })?;
-    let peer = target.cluster().to_string();
-    let plan = match decided {
-        Route::Local {
-            service,
-            caller,
-            candidates,
-        } => Plan {
-            to: ToLabels {
-                to: service.to_string(),
-                peer: caller.map(|c| c.to_string()).unwrap_or_default(),
-            },
-            addresses: candidates.into_iter().map(|c| c.address).collect(),
-            timeout: DIAL_TIMEOUT,
-            // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
-            stands_by: StandsBy::Export(thread.permits.take(service)),
-        },
-        Route::Here => return Ok(Decided::Here),
-        Route::Controller => Plan {
-            to: ToLabels {
-                to: "controller".to_owned(),
-                peer: String::new(),
-            },
-            addresses: vec![thread.shared.controller_backend.to_string()],
-            timeout: DIAL_TIMEOUT,
-            stands_by: StandsBy::Controller,
-        },
-        Route::PassOn(addresses) => Plan {
-            to: ToLabels {
-                to: "gateway".to_owned(),
-                peer,
-            },
-            timeout: PASS_ON_WITHIN / u32::try_from(addresses.len()).unwrap_or(1).max(1),
-            addresses,
-            stands_by: StandsBy::Itself {
-                _entered: thread.shared.circles.enter(&hello).ok_or(Refusal::Circle)?,
-            },
-        },
+    let planner = Planner {
+        limits: &thread.shared.limits,
+        circles: &thread.shared.circles,
+        permits: &thread.permits,
+        controller: &thread.shared.controller_backend,
     };
-    Ok(Decided::Carry(hello, plan))
+    let asked = Asked {
+        source,
+        hello: &hello,
+        named: target.cluster(),
+        own: &own.name,
+    };
+    let plan = planner.plan(decided, &asked)?;
+    Ok(plan.map(|plan| (hello, plan)))
 }
 
 /// Dials one after the other: the hello is still whole here, so nothing is lost by trying the next.
@@ -377,7 +288,6 @@ async fn carry(opened: &mut Opened) {
         thread,
         caller,
         workload,
-        to,
         stands_by,
         carried,
         drain,
@@ -392,7 +302,7 @@ async fn carry(opened: &mut Opened) {
     let cut = tokio::select! {
         biased;
         () = stands_by.withdrawn() => {
-            thread.shared.metrics.ended_by_policy(to);
+            carried.ended_by_policy.inc();
             true
         }
         // One that fails resets both sides by itself.
@@ -406,10 +316,11 @@ async fn carry(opened: &mut Opened) {
     }
 }
 
-async fn refuse(thread: &Thread, mut stream: TcpStream, peer: SocketAddr, refused: Refusal) {
-    thread.shared.metrics.refuse(refused);
-    tracing::debug!(%peer, reason = refused.as_str(), "connection refused");
-    if let Some(alert) = refused.alert() {
+async fn refuse(thread: &Thread, mut stream: TcpStream, peer: SocketAddr, no: No) {
+    let No { reason, to } = no;
+    tracing::debug!(%peer, reason = reason.as_str(), caller = to.peer, to = to.to, "connection refused");
+    thread.shared.metrics.refuse(reason, to);
+    if let Some(alert) = reason.alert() {
         socket::alert_and_close(&mut stream, &alert).await;
     }
 }

@@ -164,6 +164,17 @@ impl Running {
     async fn metric(&self, line: &str) {
         until(line, || self.metrics.encode().contains(line)).await;
     }
+
+    /// Its admin page.
+    async fn state(&self) -> serde_json::Value {
+        let mut admin = TcpStream::connect(self.admin).await.unwrap();
+        let ask = b"GET /debug/state HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        admin.write_all(ask).await.unwrap();
+        let mut page = String::new();
+        admin.read_to_string(&mut page).await.unwrap();
+        let (_head, body) = page.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body.trim()).unwrap()
+    }
 }
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -379,12 +390,9 @@ async fn refusals_are_told_at_once_and_counted() {
         ),
     ] {
         let count = || {
-            let line = format!(r#"connections_refused_total{{reason="{reason}"}} "#);
-            let text = g.metrics.encode();
-            let n = text
-                .lines()
-                .find_map(|l| l.split(&line).nth(1)?.parse::<u64>().ok());
-            n.unwrap()
+            let line =
+                format!(r#"tradewind_gateway_connections_refused_total{{reason="{reason}","#);
+            counted(&g, &line)
         };
         let before = count();
         let error = call(&pki, g.address, &name).await.unwrap_err();
@@ -399,7 +407,7 @@ async fn refusals_are_told_at_once_and_counted() {
         .await
         .unwrap_err();
     assert!(alert_of(&error).contains("UnrecognisedName"), "{error:?}");
-    g.metric(r#"connections_refused_total{reason="no_name"} 1"#)
+    g.metric(r#"connections_refused_total{reason="no_name",to="",peer=""} 1"#)
         .await;
 }
 
@@ -415,12 +423,12 @@ async fn strangers_bytes_are_dropped_and_counted() {
         .unwrap();
     drop(stream.read_to_end(&mut back).await);
     assert!(back.is_empty());
-    g.metric(r#"connections_refused_total{reason="not_tls"} 1"#)
+    g.metric(r#"connections_refused_total{reason="not_tls",to="",peer=""} 1"#)
         .await;
     let mut stream = TcpStream::connect(g.address).await.unwrap();
     stream.write_all(&[22, 3, 1, 2]).await.unwrap();
     drop(stream);
-    g.metric(r#"connections_refused_total{reason="cut"} 1"#)
+    g.metric(r#"connections_refused_total{reason="cut",to="",peer=""} 1"#)
         .await;
     let mut stream = TcpStream::connect(g.address).await.unwrap();
     // A ClientHello that says it has 64 KiB.
@@ -430,7 +438,7 @@ async fn strangers_bytes_are_dropped_and_counted() {
         .unwrap();
     drop(stream.read_to_end(&mut back).await);
     assert_eq!(back, [21, 3, 3, 0, 2, 2, 40]);
-    g.metric(r#"connections_refused_total{reason="too_large"} 1"#)
+    g.metric(r#"connections_refused_total{reason="too_large",to="",peer=""} 1"#)
         .await;
     let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
         .await
@@ -578,13 +586,7 @@ async fn the_drain_deadline_cuts_what_is_left() {
 async fn its_state_and_a_bad_setting_are_shown() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let g = start(mesh(&pki, &mut tasks).await, |_| {});
-    let mut admin = TcpStream::connect(g.admin).await.unwrap();
-    admin
-        .write_all(b"GET /debug/state HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    let mut page = String::new();
-    admin.read_to_string(&mut page).await.unwrap();
+    let page = g.state().await.to_string();
     assert!(
         page.contains("west") && page.contains("shop/payments"),
         "{page}"

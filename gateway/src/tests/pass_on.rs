@@ -89,10 +89,14 @@ async fn nobody_else_leaves_through_it() {
             "{name}: {error:?}"
         );
     }
-    near.metric(r#"tradewind_gateway_connections_refused_total{reason="other_cluster"} 2"#)
-        .await;
-    near.metric(r#"tradewind_gateway_connections_refused_total{reason="seal_unknown"} 1"#)
-        .await;
+    near.metric(
+        r#"tradewind_gateway_connections_refused_total{reason="other_cluster",to="",peer=""} 2"#,
+    )
+    .await;
+    near.metric(
+        r#"tradewind_gateway_connections_refused_total{reason="seal_unknown",to="",peer=""} 1"#,
+    )
+    .await;
     near.metric(r#"tradewind_gateway_connections_opened_total{to="gateway",peer="east"} 1"#)
         .await;
     // Told not to: not even a good one.
@@ -113,7 +117,7 @@ async fn a_broken_way_is_told_apart_from_a_broken_endpoint_and_a_circle_ends_at_
         alert_of(&error).contains("CertificateUnobtainable"),
         "{error:?}"
     );
-    near.metric(r#"tradewind_gateway_connections_refused_total{reason="cluster_unreached"} 1"#)
+    near.metric(r#"tradewind_gateway_connections_refused_total{reason="cluster_unreached",to="gateway",peer="east"} 1"#)
         .await;
     // East announces, of all gateways, this one.
     let mut s = Snapshot::clone(&near.snapshot.borrow());
@@ -124,7 +128,7 @@ async fn a_broken_way_is_told_apart_from_a_broken_endpoint_and_a_circle_ends_at_
         alert_of(&error).contains("CertificateUnobtainable"),
         "{error:?}"
     );
-    near.metric(r#"tradewind_gateway_connections_refused_total{reason="circle"} 1"#)
+    near.metric(r#"tradewind_gateway_connections_refused_total{reason="circle",to="gateway",peer="east"} 1"#)
         .await;
     near.metric(r#"tradewind_gateway_connections_active{to="gateway",peer="east"} 0"#)
         .await;

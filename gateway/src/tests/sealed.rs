@@ -5,7 +5,7 @@ use super::*;
 use crate::names::tests::{minter, opens, sealed};
 
 /// A name for west's gateways, made as `caller`'s controller does for `target` under a key.
-fn name(caller: &str, target: &str, key: u32, service: &str, valid_s: i64) -> String {
+pub(super) fn name(caller: &str, target: &str, key: u32, service: &str, valid_s: i64) -> String {
     let now = clock::system().unix_ms() / 1000;
     let expires = now.saturating_add_signed(valid_s);
     let target = Target::Sealed {
@@ -105,7 +105,7 @@ async fn everybody_else_is_refused_before_anybody_is_dialled() {
             "UnrecognisedName",
         ),
     ] {
-        let line = format!(r#"tradewind_gateway_connections_refused_total{{reason="{reason}"}}"#);
+        let line = format!(r#"tradewind_gateway_connections_refused_total{{reason="{reason}","#);
         let before = counted(&g, &line);
         let error = call(&pki, g.address, &name).await.unwrap_err();
         assert!(alert_of(&error).contains(alert), "{name}: {error:?}");
