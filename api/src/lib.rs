@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod expression;
 pub mod id;
 pub mod model;
 pub mod proto;
+pub mod route;
 pub mod seal;
 pub mod snapshot;
 pub mod store;

@@ -17,6 +17,7 @@ pub mod permits;
 pub mod prefixed;
 pub mod relay;
 pub mod request_id;
+pub mod route;
 pub mod seal;
 pub mod server_name;
 pub mod svid;
