@@ -4,15 +4,14 @@
 //! A rule has one match: what people write as several matches of one rule are several rules that share an action. Rules
 //! stand in the order in which they are asked, and the first that matches decides.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-};
+mod retry;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterName, Namespace, ServiceName};
+pub use retry::{Retry, RetryOn};
 
 /// A share of requests, in millionths: `0..=MILLION`.
 pub type Millionths = u32;
@@ -408,79 +407,6 @@ pub struct Timeouts {
     pub try_ms: Option<u64>,
 }
 
-/// When a request is tried again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retry {
-    /// How often at most; 0 is never.
-    pub attempts: u32,
-    /// After what.
-    pub on: BTreeSet<RetryOn>,
-    /// After these statuses.
-    pub codes: BTreeSet<u16>,
-    /// At least so long after the failure, ms; later ones wait longer.
-    pub backoff_ms: Option<u64>,
-    /// Whether other localities than that of the first try are asked; none as the balancer has it.
-    pub other_localities: Option<bool>,
-    /// Whether an endpoint that failed is asked again only when no other is left; none as the balancer has it.
-    pub other_endpoints: Option<bool>,
-}
-
-/// A reason to try again, in Envoy's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RetryOn {
-    /// A status of 500 or more, or no answer.
-    #[serde(rename = "5xx")]
-    ServerError,
-    /// 502, 503 or 504.
-    GatewayError,
-    /// No answer, after the request was sent.
-    Reset,
-    /// No answer, before it was.
-    ResetBeforeRequest,
-    /// No connection.
-    ConnectFailure,
-    /// The endpoint took the connection and not the request.
-    RefusedStream,
-    /// 409.
-    #[serde(rename = "retriable-4xx")]
-    Retriable4xx,
-    /// gRPC status 1.
-    Cancelled,
-    /// gRPC status 4.
-    DeadlineExceeded,
-    /// gRPC status 8.
-    ResourceExhausted,
-    /// gRPC status 13.
-    Internal,
-    /// gRPC status 14.
-    Unavailable,
-}
-
-impl RetryOn {
-    /// All of them with their words.
-    pub const ALL: [(Self, &'static str); 12] = [
-        (Self::ServerError, "5xx"),
-        (Self::GatewayError, "gateway-error"),
-        (Self::Reset, "reset"),
-        (Self::ResetBeforeRequest, "reset-before-request"),
-        (Self::ConnectFailure, "connect-failure"),
-        (Self::RefusedStream, "refused-stream"),
-        (Self::Retriable4xx, "retriable-4xx"),
-        (Self::Cancelled, "cancelled"),
-        (Self::DeadlineExceeded, "deadline-exceeded"),
-        (Self::ResourceExhausted, "resource-exhausted"),
-        (Self::Internal, "internal"),
-        (Self::Unavailable, "unavailable"),
-    ];
-
-    /// By its word.
-    pub fn by_word(word: &str) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(_, w)| *w == word);
-        found.map(|(on, _)| *on)
-    }
-}
-
 /// What browsers are told of requests from other origins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cors {
@@ -503,15 +429,6 @@ pub struct Cors {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_words_are_those_of_json() {
-        for (on, word) in RetryOn::ALL {
-            assert_eq!(serde_json::to_value(on).unwrap(), word);
-            assert_eq!(RetryOn::by_word(word), Some(on));
-        }
-        assert_eq!(RetryOn::by_word("5XX"), None);
-    }
 
     #[test]
     fn a_callers_own_rules_come_before_those_of_all() {

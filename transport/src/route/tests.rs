@@ -1,3 +1,5 @@
+//! Rules are asked as their languages say, and nothing that a caller sends harms whoever asks.
+
 use http::HeaderValue;
 use proptest::prelude::*;
 use tradewind_api::route::{
@@ -436,7 +438,7 @@ proptest! {
         let mut asked = get(&p);
         asked.query = Some(q);
         asked.authority = authority;
-        for is in [PathIs::Segments(prefix.clone()), PathIs::Prefix(prefix.clone()), PathIs::Exact(prefix.clone())] {
+        for is in [PathIs::Segments(prefix.clone()), PathIs::Prefix(prefix.clone()), PathIs::Exact(prefix)] {
             let mut when = path(is);
             when.query = vec![field("a", Text::Present)];
             let matched = when.path.clone();

@@ -1,0 +1,261 @@
+//! All objects into what holds for each service. Where several objects have rules for the same service and callers, Gateway
+//! API's go before Istio's and those before SMI's. Routes of the Gateway API are one list, by the precedence that it states; of the
+//! others one object holds, the oldest that names the service. Whatever does not hold is reported.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tradewind_api::{
+    Namespace, ServiceName,
+    route::{FieldMatch, Match, PathIs, PathMatch, Routes, Rule, Table, Text},
+};
+
+use crate::{
+    draft::{Api, Callers, Draft},
+    fields,
+    finding::{Code, Finding},
+    gateway_api, istio,
+    kinds::Known,
+    object::{At, Object, Report},
+    smi,
+    world::{Grant, World},
+};
+
+/// What objects make together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// By the service that is called.
+    pub routes: BTreeMap<ServiceName, Routes>,
+    /// What is wrong or without effect, by place.
+    pub findings: Vec<Finding>,
+}
+
+/// Whether objects of this kind are read here.
+pub fn is_known(api_version: &str, kind: &str) -> bool {
+    Known::of(api_version, kind).is_some()
+}
+
+/// Compiles. Objects of kinds that are not known here are other people's. The same objects make the same, in whatever order
+/// they come.
+pub fn compile(objects: &[Object], services: &World) -> Policy {
+    let mut objects: Vec<&Object> = objects.iter().collect();
+    objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
+    let known = |o: &&Object| Known::of(&o.api_version, &o.kind);
+    let mut world = services.clone();
+    let of_kind = |kind| move |o: &&&Object| known(o) == Some(kind);
+    world.grants = objects
+        .iter()
+        .filter(of_kind(Known::ReferenceGrant))
+        .map(|o| Grant::read(o))
+        .collect();
+    let groups: Vec<&Object> = objects
+        .iter()
+        .filter(of_kind(Known::HttpRouteGroup))
+        .copied()
+        .collect();
+    let mut findings = Vec::new();
+    let mut drafts = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        let Some(kind) = known(object) else { continue };
+        let mut report = Report::new(object, &mut findings);
+        // SMI's groups had no spec at first.
+        let (spec, at) = match object.value.get("spec") {
+            Some(spec) => (spec, At::spec()),
+            None => (&serde_json::Value::Null, At::default()),
+        };
+        fields::check(spec, kind.fields(), &at, &mut report);
+        drafts.extend(match kind {
+            Known::HttpRoute => gateway_api::http_route(object, index, &world, &mut report),
+            Known::GrpcRoute => gateway_api::grpc_route(object, index, &world, &mut report),
+            Known::VirtualService => istio::virtual_service(object, index, &world, &mut report),
+            Known::TrafficSplit => smi::traffic_split(object, index, &groups, &world, &mut report),
+            Known::ReferenceGrant | Known::HttpRouteGroup => Vec::new(),
+        });
+    }
+    let routes = merge(&objects, drafts, &mut findings);
+    findings.sort();
+    findings.dedup();
+    Policy { routes, findings }
+}
+
+/// Oldest first; those of files have no age and come last, by name.
+fn age<'a>(object: &&'a Object) -> (bool, Option<&'a str>, &'a ServiceName) {
+    let created = object.created.as_deref();
+    (created.is_none(), created, &object.name)
+}
+
+/// Whose calls to what.
+type Key = (ServiceName, Option<Namespace>);
+
+fn merge(
+    objects: &[&Object],
+    drafts: Vec<Draft>,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<ServiceName, Routes> {
+    let mut by_key: BTreeMap<Key, Vec<Draft>> = BTreeMap::new();
+    for draft in drafts {
+        let namespaces: Vec<_> = match &draft.callers {
+            Callers::All => vec![None],
+            Callers::Of(namespaces) => namespaces.iter().cloned().map(Some).collect(),
+        };
+        for namespace in namespaces {
+            let key = (draft.service.clone(), namespace);
+            by_key.entry(key).or_default().push(draft.clone());
+        }
+    }
+    let mut routes: BTreeMap<ServiceName, Routes> = BTreeMap::new();
+    for ((service, callers), drafts) in by_key {
+        let Some(table) = table(objects, &service, drafts, findings) else {
+            continue;
+        };
+        let entry = routes.entry(service).or_default();
+        match callers {
+            Some(namespace) => drop(entry.of_callers.insert(namespace, Arc::new(table))),
+            None => entry.of_all = Some(Arc::new(table)),
+        }
+    }
+    routes
+}
+
+/// The table of one service and its callers.
+fn table(
+    objects: &[&Object],
+    service: &ServiceName,
+    mut drafts: Vec<Draft>,
+    findings: &mut Vec<Finding>,
+) -> Option<Table> {
+    // Objects are in the order of their age, so the index is it.
+    drafts.sort_by_key(|d| (d.api, d.by_pattern, d.object));
+    let first = drafts.first()?;
+    let (api, otherwise, winner) = (first.api, first.otherwise, first.object);
+    let (held, lost): (Vec<_>, Vec<_>) = drafts
+        .into_iter()
+        .partition(|d| d.api == api && (api == Api::Gateway || d.object == winner));
+    let mut told = BTreeSet::new();
+    for draft in &lost {
+        let (Some(object), Some(winner)) = (objects.get(draft.object), objects.get(winner)) else {
+            continue;
+        };
+        if told.insert(draft.object) {
+            let text = format!(
+                "has no effect on service {service}: {winner} ({}) goes before it",
+                winner.place
+            );
+            Report::new(object, findings).say(Code::Superseded, &At::default(), text);
+        }
+    }
+    let mut rules: Vec<_> = held
+        .into_iter()
+        .flat_map(|d| {
+            d.rules
+                .into_iter()
+                .map(move |(rank, rule)| (rank, d.object, rule))
+        })
+        .collect();
+    if api == Api::Gateway {
+        // Stable: within one route the order of its rules stays.
+        rules.sort_by_key(|(rank, object, _)| (Reverse(*rank), *object));
+    }
+    let rules: Vec<_> = rules
+        .into_iter()
+        .map(|(_, object, rule)| (object, rule))
+        .collect();
+    shadows(objects, service, &rules, findings);
+    Some(Table {
+        rules: rules.into_iter().map(|(_, rule)| rule).collect(),
+        otherwise,
+    })
+}
+
+/// Reports rules that are never asked: each one that another before it takes all the requests of.
+fn shadows(
+    objects: &[&Object],
+    service: &ServiceName,
+    rules: &[(usize, Rule)],
+    findings: &mut Vec<Finding>,
+) {
+    let mut told = BTreeSet::new();
+    for (i, (object, rule)) in rules.iter().enumerate() {
+        let before = rules
+            .iter()
+            .take(i)
+            .find(|(_, b)| covers(&b.when, &rule.when));
+        let (Some((_, before)), Some(object)) = (before, objects.get(*object)) else {
+            continue;
+        };
+        // One of several matches of a rule says it for all.
+        if told.insert((&rule.origin, &before.origin)) {
+            let text = format!(
+                "{} never takes a request for service {service}: {} takes them all",
+                rule.origin.rule, before.origin
+            );
+            Report::new(object, findings).say(Code::Shadowed, &At::spec(), text);
+        }
+    }
+}
+
+/// Whether every request that meets `b` meets `a` too, as far as can be told by looking.
+fn covers(a: &Match, b: &Match) -> bool {
+    fn same_or_any<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+        a.is_none() || a == b
+    }
+    let text = |a: &Option<Text>, b: &Option<Text>| match (a, b) {
+        (None, _) => true,
+        (Some(a), Some(b)) => covers_text(a, b),
+        (Some(_), None) => false,
+    };
+    let fields = |a: &[FieldMatch], b: &[FieldMatch]| {
+        a.iter().all(|a| {
+            b.iter().any(|b| {
+                a == b || (!a.not && !b.not && a.name == b.name && covers_text(&a.is, &b.is))
+            })
+        })
+    };
+    let path = match (&a.path, &b.path) {
+        (None, _) => true,
+        (Some(a), Some(b)) => covers_path(a, b),
+        (Some(_), None) => false,
+    };
+    path && same_or_any(&a.port, &b.port)
+        && same_or_any(&a.caller_namespace, &b.caller_namespace)
+        && text(&a.method, &b.method)
+        && text(&a.scheme, &b.scheme)
+        && text(&a.authority, &b.authority)
+        && fields(&a.headers, &b.headers)
+        && fields(&a.query, &b.query)
+        && a.caller_labels
+            .iter()
+            .all(|(k, v)| b.caller_labels.get(k) == Some(v))
+}
+
+fn covers_text(a: &Text, b: &Text) -> bool {
+    match (a, b) {
+        (Text::Present, _) => true,
+        (Text::Prefix(a), Text::Exact(b) | Text::Prefix(b)) => b.starts_with(a.as_str()),
+        (a, b) => a == b,
+    }
+}
+
+fn covers_path(a: &PathMatch, b: &PathMatch) -> bool {
+    if a == b {
+        return true;
+    }
+    if a.ignores_case || b.ignores_case {
+        return false;
+    }
+    match (&a.is, &b.is) {
+        (PathIs::Prefix(a), PathIs::Exact(b) | PathIs::Prefix(b) | PathIs::Segments(b)) => {
+            b.starts_with(a.as_str())
+        }
+        (PathIs::Segments(a), PathIs::Exact(b) | PathIs::Segments(b)) => b
+            .strip_prefix(a.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

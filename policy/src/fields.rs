@@ -1,0 +1,154 @@
+//! Every field of every kind, and what becomes of it: honoured, or reported. One table a kind is what objects are checked
+//! against, what the list in the documentation is printed from, and what the tests hold the front ends to.
+
+use serde_json::Value;
+
+use crate::{
+    finding::Code,
+    object::{At, Report},
+};
+
+/// One field of a kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// As objects spell it.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub is: Is,
+}
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug)]
+pub enum Is {
+    /// It is acted on.
+    Honoured,
+    /// It is known and not acted on; this happens instead.
+    Reported(&'static str),
+    /// It changes nothing, and nobody expects it to: names for people and statistics.
+    Inert,
+    /// Fields.
+    Object(&'static [Field]),
+    /// Objects of these fields.
+    List(&'static [Field]),
+    /// Objects of these fields, by names that people choose.
+    Map(&'static [Field]),
+}
+
+/// One that is acted on.
+pub(crate) const fn honoured(name: &'static str) -> Field {
+    Field {
+        name,
+        is: Is::Honoured,
+    }
+}
+
+/// One that is not, and what happens instead.
+pub(crate) const fn reported(name: &'static str, instead: &'static str) -> Field {
+    Field {
+        name,
+        is: Is::Reported(instead),
+    }
+}
+
+pub(crate) const fn inert(name: &'static str) -> Field {
+    Field {
+        name,
+        is: Is::Inert,
+    }
+}
+
+pub(crate) const fn object(name: &'static str, fields: &'static [Field]) -> Field {
+    Field {
+        name,
+        is: Is::Object(fields),
+    }
+}
+
+pub(crate) const fn list(name: &'static str, fields: &'static [Field]) -> Field {
+    Field {
+        name,
+        is: Is::List(fields),
+    }
+}
+
+pub(crate) const fn map(name: &'static str, fields: &'static [Field]) -> Field {
+    Field {
+        name,
+        is: Is::Map(fields),
+    }
+}
+
+/// Reports every field of `value` that its kind does not have, or that is not acted on. Nothing that is null is there.
+pub(crate) fn check(value: &Value, fields: &[Field], at: &At, report: &mut Report<'_>) {
+    let Value::Object(map) = value else {
+        return;
+    };
+    for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
+        let at = at.field(key);
+        let Some(field) = fields.iter().find(|f| f.name == key) else {
+            report.say(
+                Code::UnknownField,
+                &at,
+                "there is no such field; it has no effect",
+            );
+            continue;
+        };
+        match field.is {
+            Is::Honoured | Is::Inert => {}
+            Is::Reported(instead) => {
+                report.say(
+                    Code::UnsupportedField,
+                    &at,
+                    format!("is not acted on: {instead}"),
+                );
+            }
+            Is::Object(fields) => check(value, fields, &at, report),
+            Is::List(fields) => {
+                for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                    check(item, fields, &at.index(index), report);
+                }
+            }
+            Is::Map(fields) => {
+                for (name, item) in value.as_object().into_iter().flatten() {
+                    check(item, fields, &at.field(name), report);
+                }
+            }
+        }
+    }
+}
+
+/// A field as the documentation lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is acted on.
+    Honoured,
+    /// It is reported, and this happens instead.
+    Reported(&'static str),
+    /// It changes nothing by its nature.
+    Inert,
+}
+
+/// Every field of a kind by its path, with `[]` for a list's items and `{}` for a map's.
+pub fn paths(fields: &[Field]) -> Vec<(String, Standing)> {
+    let mut all = Vec::new();
+    gather(fields, "", &mut all);
+    all
+}
+
+fn gather(fields: &[Field], at: &str, all: &mut Vec<(String, Standing)>) {
+    for field in fields {
+        let path = if at.is_empty() {
+            field.name.to_owned()
+        } else {
+            format!("{at}.{}", field.name)
+        };
+        match field.is {
+            Is::Honoured => all.push((path, Standing::Honoured)),
+            Is::Reported(instead) => all.push((path, Standing::Reported(instead))),
+            Is::Inert => all.push((path, Standing::Inert)),
+            Is::Object(fields) => gather(fields, &path, all),
+            Is::List(fields) => gather(fields, &format!("{path}[]"), all),
+            Is::Map(fields) => gather(fields, &format!("{path}{{}}"), all),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Istio's VirtualService, for calls inside of the mesh.
+
+pub(crate) mod fields;
+mod http;
+mod types;
+mod virtual_service;
+
+pub(crate) use virtual_service::virtual_service;

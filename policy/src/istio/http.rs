@@ -1,0 +1,497 @@
+//! VirtualService's rules for HTTP.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tradewind_api::{
+    Namespace,
+    route::{
+        Abort, Action, Backend, BackendRef, Cors, Direct, Edits, Fault, FieldMatch, HeaderEdits,
+        MILLION, Match, Millionths, Mirror, PathEdit, PathIs, PathMatch, Redirect, RedirectPort,
+        Retry, RetryOn, Rewrite, Text, To,
+    },
+};
+
+use super::{
+    types::{self, Destination, HeaderOperations, HttpRoute, Percent, StringMatch},
+    virtual_service::MESH,
+};
+use crate::{
+    draft::{in_lowest_terms, service},
+    finding::Code,
+    hosts,
+    object::{At, Object, Report},
+    values::{check_timeouts, duration, expression, header, header_name, limit, regex},
+    world::World,
+};
+
+/// What is tried again where a rule asks for retries and does not say after what.
+const USUAL_RETRIES: [RetryOn; 4] = [
+    RetryOn::ConnectFailure,
+    RetryOn::RefusedStream,
+    RetryOn::Unavailable,
+    RetryOn::Cancelled,
+];
+
+/// The waiting time between tries where none is said, ms.
+const USUAL_BACKOFF_MS: u64 = 25;
+
+/// A rule's name, its match and its action.
+pub(super) type Made = (String, Match, Arc<Action>);
+
+/// Reads one object's rules.
+pub(super) struct Reader<'a> {
+    pub(super) object: &'a Object,
+    pub(super) world: &'a World,
+}
+
+impl Reader<'_> {
+    /// In order; each of several matches is a rule.
+    pub(super) fn rules(&self, routes: &[HttpRoute], report: &mut Report<'_>) -> Vec<Made> {
+        let mut made = Vec::new();
+        for (i, route) in routes.iter().enumerate() {
+            let at = At::spec().field("http").index(i);
+            let name = if route.name.is_empty() {
+                format!("http[{i}]")
+            } else {
+                route.name.clone()
+            };
+            let then = Arc::new(self.action(route, &at, report));
+            if route.matches.is_empty() {
+                made.push((name.clone(), Match::default(), Arc::clone(&then)));
+            }
+            for (j, m) in route.matches.iter().enumerate() {
+                if !m.gateways.is_empty() && !m.gateways.iter().any(|g| g == MESH) {
+                    continue;
+                }
+                let when = when(m, &at.field("match").index(j), report);
+                made.push((name.clone(), when, Arc::clone(&then)));
+            }
+        }
+        made
+    }
+
+    fn action(&self, route: &HttpRoute, at: &At, report: &mut Report<'_>) -> Action {
+        let mut action = Action::new(self.to(route, at, report));
+        let in_headers = at.field("headers");
+        action.edits = edits(&route.headers, &in_headers, report);
+        if let Some(rewrite) = &route.rewrite {
+            action.rewrite = self::rewrite(rewrite, &at.field("rewrite"), report);
+        }
+        action.timeouts.whole_ms = limit(route.timeout.as_deref(), &at.field("timeout"), report);
+        if let Some(retries) = &route.retries {
+            let at = at.field("retries");
+            let each = retries.per_try_timeout.as_deref();
+            action.timeouts.try_ms = limit(each, &at.field("perTryTimeout"), report);
+            action.retry = Some(retry(retries, &at, report));
+        }
+        check_timeouts(action.timeouts, &at.field("retries"), report);
+        action.fault = fault(&route.fault, &at.field("fault"), report);
+        if let Some(mirror) = &route.mirror {
+            let percent = route
+                .mirror_percentage
+                .or(route.mirror_percent.map(|p| Percent { value: p.into() }));
+            action.mirrors.push(Mirror {
+                to: self.destination(mirror, &at.field("mirror"), report),
+                share: share(percent),
+            });
+        }
+        for (i, mirror) in route.mirrors.iter().enumerate() {
+            let at = at.field("mirrors").index(i).field("destination");
+            action.mirrors.push(Mirror {
+                to: self.destination(&mirror.destination, &at, report),
+                share: share(mirror.percentage),
+            });
+        }
+        let in_cors = at.field("corsPolicy");
+        action.cors = route
+            .cors_policy
+            .as_ref()
+            .map(|c| cors(c, &in_cors, report));
+        action
+    }
+
+    fn to(&self, route: &HttpRoute, at: &At, report: &mut Report<'_>) -> To {
+        if route.delegate.is_some() {
+            return To::Direct(Direct {
+                status: 500,
+                body: None,
+            });
+        }
+        if let Some(redirect) = &route.redirect {
+            return To::Redirect(self::redirect(redirect, &at.field("redirect"), report));
+        }
+        if let Some(direct) = &route.direct_response {
+            if !(200..600).contains(&direct.status) {
+                let at = at.field("directResponse").field("status");
+                report.invalid(&at, &direct.status.to_string(), "a status from 200 to 599");
+            }
+            return To::Direct(Direct {
+                status: direct.status,
+                body: direct.body.string.clone().map(String::into_bytes),
+            });
+        }
+        let at = at.field("route");
+        // One destination alone has all of the requests, whatever its weight says.
+        let alone = route.route.len() == 1;
+        let backend = |(i, to): (usize, &types::RouteDestination)| {
+            let at = at.index(i);
+            Backend {
+                to: self.destination(&to.destination, &at.field("destination"), report),
+                weight: if alone { 1 } else { to.weight.unwrap_or(0) },
+                edits: edits(&to.headers, &at.field("headers"), report),
+            }
+        };
+        let mut backends: Vec<_> = route.route.iter().enumerate().map(backend).collect();
+        if backends.iter().all(|b| b.weight == 0) {
+            let text = if backends.is_empty() {
+                "there is neither a route nor another answer"
+            } else {
+                "the weights sum to nothing"
+            };
+            report.say(Code::NoWeight, &at, text);
+        }
+        in_lowest_terms(&mut backends);
+        To::Backends(backends)
+    }
+
+    fn destination(&self, to: &Destination, at: &At, report: &mut Report<'_>) -> BackendRef {
+        let found = hosts::service(&to.host, &self.object.name.namespace)
+            .ok_or_else(|| format!("{:?} is no service", to.host))
+            .and_then(|name| {
+                let port = self.world.port_of(&name, to.port.number)?;
+                Ok(service(name, port, to.subset.clone()))
+            });
+        found.unwrap_or_else(|text| {
+            report.say(Code::BackendNotFound, at, text.clone());
+            BackendRef::Broken(text)
+        })
+    }
+}
+
+fn when(m: &types::Match, at: &At, report: &mut Report<'_>) -> Match {
+    let mut whole = |t: &Option<StringMatch>, key: &str| {
+        let t = t.as_ref()?;
+        text(t, &at.field(key), report)
+    };
+    let (method, scheme, authority) = (
+        whole(&m.method, "method"),
+        whole(&m.scheme, "scheme"),
+        whole(&m.authority, "authority"),
+    );
+    let mut headers = fields(&m.headers, false, &at.field("headers"), report, true);
+    headers.extend(fields(
+        &m.without_headers,
+        true,
+        &at.field("withoutHeaders"),
+        report,
+        true,
+    ));
+    headers.sort_by(|a, b| a.name.cmp(&b.name));
+    let namespace = m.source_namespace.as_deref().filter(|n| !n.is_empty());
+    Match {
+        port: m.port,
+        path: m
+            .uri
+            .as_ref()
+            .and_then(|t| path(t, m.ignore_uri_case, &at.field("uri"), report)),
+        method,
+        scheme,
+        authority,
+        headers,
+        query: fields(
+            &m.query_params,
+            false,
+            &at.field("queryParams"),
+            report,
+            false,
+        ),
+        caller_namespace: namespace.and_then(|n| {
+            let namespace = Namespace::new(n).ok();
+            if namespace.is_none() {
+                report.invalid(&at.field("sourceNamespace"), n, "a namespace");
+            }
+            namespace
+        }),
+        caller_labels: m.source_labels.clone(),
+    }
+}
+
+/// None for one that says nothing.
+fn text(t: &StringMatch, at: &At, report: &mut Report<'_>) -> Option<Text> {
+    match (&t.exact, &t.prefix, &t.regex) {
+        (Some(exact), None, None) => Some(Text::Exact(exact.clone())),
+        (None, Some(prefix), None) => Some(Text::Prefix(prefix.clone())),
+        (None, None, Some(expression)) => Some(regex(expression, &at.field("regex"), report)),
+        (None, None, None) => None,
+        _ => {
+            report.say(
+                Code::InvalidValue,
+                at,
+                "one of exact, prefix and regex is expected, not several",
+            );
+            None
+        }
+    }
+}
+
+fn path(
+    t: &StringMatch,
+    ignores_case: bool,
+    at: &At,
+    report: &mut Report<'_>,
+) -> Option<PathMatch> {
+    let is = match text(t, at, report)? {
+        Text::Exact(t) => PathIs::Exact(t),
+        // Everything, whoever says so.
+        Text::Prefix(t) if t == "/" || t.is_empty() => return None,
+        Text::Prefix(t) => PathIs::Prefix(t),
+        Text::Regex(t) => {
+            expression(&t, &at.field("regex"), report);
+            PathIs::Regex(t)
+        }
+        Text::Present => return None,
+    };
+    Some(PathMatch { is, ignores_case })
+}
+
+/// A comparison that says nothing is one with presence.
+fn fields(
+    map: &BTreeMap<String, StringMatch>,
+    not: bool,
+    at: &At,
+    report: &mut Report<'_>,
+    of_headers: bool,
+) -> Vec<FieldMatch> {
+    let mut all = Vec::new();
+    for (name, t) in map {
+        let at = at.field(name);
+        let name = if of_headers {
+            match header_name(name, &at, report) {
+                Some(name) => name,
+                None => continue,
+            }
+        } else {
+            name.clone()
+        };
+        all.push(FieldMatch {
+            name,
+            is: text(t, &at, report).unwrap_or(Text::Present),
+            not,
+        });
+    }
+    all
+}
+
+fn edits(headers: &types::Headers, at: &At, report: &mut Report<'_>) -> Edits {
+    Edits {
+        request: operations(&headers.request, &at.field("request"), report),
+        response: operations(&headers.response, &at.field("response"), report),
+    }
+}
+
+fn operations(of: &HeaderOperations, at: &At, report: &mut Report<'_>) -> HeaderEdits {
+    let mut pairs = |map: &BTreeMap<String, String>, key: &str| {
+        let at = at.field(key);
+        map.iter()
+            .filter_map(|(n, v)| header(n, v, &at.field(n), report))
+            .collect()
+    };
+    let (set, add) = (pairs(&of.set, "set"), pairs(&of.add, "add"));
+    let at = at.field("remove");
+    let removed = of.remove.iter().enumerate();
+    HeaderEdits {
+        set,
+        add,
+        remove: removed
+            .filter_map(|(i, n)| header_name(n, &at.index(i), report))
+            .collect(),
+    }
+}
+
+fn rewrite(doc: &types::Rewrite, at: &At, report: &mut Report<'_>) -> Rewrite {
+    let by_regex = doc.uri_regex_rewrite.as_ref().map(|r| {
+        expression(&r.find, &at.field("uriRegexRewrite").field("match"), report);
+        PathEdit::Regex {
+            find: r.find.clone(),
+            with: r.rewrite.clone(),
+        }
+    });
+    Rewrite {
+        authority: doc.authority.clone(),
+        path: doc.uri.clone().map(PathEdit::Matched).or(by_regex),
+    }
+}
+
+fn redirect(doc: &types::Redirect, at: &At, report: &mut Report<'_>) -> Redirect {
+    let code = doc.redirect_code.filter(|c| *c != 0).unwrap_or(301);
+    if !matches!(code, 301 | 302 | 303 | 307 | 308) {
+        report.invalid(
+            &at.field("redirectCode"),
+            &code.to_string(),
+            "301, 302, 303, 307 or 308",
+        );
+    }
+    let port = match (doc.port, doc.derive_port.as_deref()) {
+        (Some(number), _) => RedirectPort::Number(number),
+        (None, None | Some("FROM_PROTOCOL_DEFAULT")) => RedirectPort::OfScheme,
+        (None, Some("FROM_REQUEST_PORT")) => RedirectPort::OfRequest,
+        (None, Some(other)) => {
+            report.invalid(
+                &at.field("derivePort"),
+                other,
+                "FROM_PROTOCOL_DEFAULT or FROM_REQUEST_PORT",
+            );
+            RedirectPort::OfScheme
+        }
+    };
+    let whole = doc.uri.clone().map(PathEdit::Whole);
+    Redirect {
+        code,
+        scheme: doc.scheme.clone(),
+        host: doc.authority.clone(),
+        port,
+        path: whole.or(doc.prefix_rewrite.clone().map(PathEdit::Matched)),
+    }
+}
+
+fn retry(doc: &types::Retries, at: &At, report: &mut Report<'_>) -> Retry {
+    let mut retry = Retry {
+        attempts: doc.attempts.unwrap_or(0),
+        on: USUAL_RETRIES.into(),
+        codes: [].into(),
+        backoff_ms: duration(doc.backoff.as_deref(), &at.field("backoff"), report)
+            .or(Some(USUAL_BACKOFF_MS)),
+        other_localities: doc.retry_remote_localities,
+        other_endpoints: doc.retry_ignore_previous_hosts,
+    };
+    if retry.attempts == 0 && (doc.retry_on.is_some() || doc.per_try_timeout.is_some()) {
+        let text = "there are no attempts, so nothing of this is tried again";
+        report.say(Code::IdleRetry, &at.field("attempts"), text);
+    }
+    let Some(on) = doc.retry_on.as_deref().filter(|on| !on.trim().is_empty()) else {
+        return retry;
+    };
+    retry.on.clear();
+    for word in on.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+        if let Some(on) = RetryOn::by_word(word) {
+            retry.on.insert(on);
+        } else if let Some(code) = word.parse().ok().filter(|c| (100..600).contains(c)) {
+            retry.codes.insert(code);
+        } else if word != "retriable-status-codes" {
+            let words: Vec<_> = RetryOn::ALL.iter().map(|(_, w)| *w).collect();
+            let expected = format!("a status or one of {}", words.join(", "));
+            report.invalid(&at.field("retryOn"), word, &expected);
+        }
+    }
+    retry
+}
+
+/// None is all of them.
+fn share(percent: Option<Percent>) -> Millionths {
+    let Some(Percent { value }) = percent else {
+        return MILLION;
+    };
+    // A cast of what is no number is 0, and one of too much the largest.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=MILLION"
+    )]
+    let share = (value * 10_000.0).round().clamp(0.0, f64::from(MILLION)) as Millionths;
+    share
+}
+
+fn fault(doc: &types::Fault, at: &At, report: &mut Report<'_>) -> Fault {
+    let delay = doc.delay.as_ref().and_then(|d| {
+        let at = at.field("delay").field("fixedDelay");
+        let ms = limit(d.fixed_delay.as_deref(), &at, report)?;
+        let percent = d
+            .percentage
+            .or(d.percent.map(|p| Percent { value: p.into() }));
+        Some((ms, share(percent)))
+    });
+    let abort = doc.abort.as_ref().and_then(|a| {
+        let at = at.field("abort");
+        let with = match (&a.http_status, &a.grpc_status) {
+            (Some(status), _) if (200..600).contains(status) => Abort::Http(*status),
+            (Some(status), _) => {
+                let at = at.field("httpStatus");
+                report.invalid(&at, &status.to_string(), "a status from 200 to 599");
+                return None;
+            }
+            (None, Some(name)) => match grpc_status(name) {
+                Some(code) => Abort::Grpc(code),
+                None => {
+                    report.invalid(
+                        &at.field("grpcStatus"),
+                        name,
+                        "a gRPC status such as UNAVAILABLE, or its number",
+                    );
+                    return None;
+                }
+            },
+            (None, None) => return None,
+        };
+        Some((with, share(a.percentage)))
+    });
+    Fault { delay, abort }
+}
+
+/// By name or number.
+fn grpc_status(name: &str) -> Option<u16> {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    let by_name = NAMES.iter().position(|n| *n == name.to_ascii_uppercase());
+    let number = by_name.or_else(|| name.parse().ok())?;
+    u16::try_from(number).ok().filter(|n| *n < 17)
+}
+
+fn cors(doc: &types::CorsPolicy, at: &At, report: &mut Report<'_>) -> Cors {
+    let of_old = doc.allow_origin.iter().map(|o| match o.as_str() {
+        "*" => Text::Present,
+        origin => Text::Exact(origin.to_owned()),
+    });
+    let mut origins: Vec<_> = of_old.collect();
+    for (i, t) in doc.allow_origins.iter().enumerate() {
+        let at = at.field("allowOrigins").index(i);
+        origins.extend(text(t, &at, report).map(|t| match t {
+            Text::Exact(any) if any == "*" => Text::Present,
+            other => other,
+        }));
+    }
+    let unmatched = doc.unmatched_preflights.as_deref();
+    if !matches!(unmatched, None | Some("UNSPECIFIED" | "FORWARD" | "IGNORE")) {
+        report.invalid(
+            &at.field("unmatchedPreflights"),
+            unmatched.unwrap_or_default(),
+            "FORWARD or IGNORE",
+        );
+    }
+    Cors {
+        origins,
+        methods: doc.allow_methods.clone(),
+        headers: doc.allow_headers.clone(),
+        expose: doc.expose_headers.clone(),
+        max_age_s: duration(doc.max_age.as_deref(), &at.field("maxAge"), report)
+            .map(|ms| ms / 1_000),
+        credentials: doc.allow_credentials.unwrap_or(false),
+        forwards_unmatched: unmatched != Some("IGNORE"),
+    }
+}

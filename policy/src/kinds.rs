@@ -1,0 +1,84 @@
+//! The kinds that are read here: what they are called in which versions, and the table of their fields.
+
+use crate::{fields::Field, gateway_api, istio, smi};
+
+/// A kind that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Gateway API.
+    HttpRoute,
+    /// Gateway API.
+    GrpcRoute,
+    /// Gateway API.
+    ReferenceGrant,
+    /// Istio.
+    VirtualService,
+    /// SMI.
+    TrafficSplit,
+    /// SMI.
+    HttpRouteGroup,
+}
+
+impl Known {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::ReferenceGrant,
+        Self::VirtualService,
+        Self::TrafficSplit,
+        Self::HttpRouteGroup,
+    ];
+
+    /// Its name.
+    pub(crate) const fn kind(self) -> &'static str {
+        match self {
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::VirtualService => "VirtualService",
+            Self::TrafficSplit => "TrafficSplit",
+            Self::HttpRouteGroup => "HTTPRouteGroup",
+        }
+    }
+
+    pub(crate) const fn group(self) -> &'static str {
+        match self {
+            Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => "gateway.networking.k8s.io",
+            Self::VirtualService => "networking.istio.io",
+            Self::TrafficSplit => "split.smi-spec.io",
+            Self::HttpRouteGroup => "specs.smi-spec.io",
+        }
+    }
+
+    pub(crate) const fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
+            Self::GrpcRoute => &["v1"],
+            Self::VirtualService => &["v1", "v1beta1", "v1alpha3"],
+            Self::TrafficSplit | Self::HttpRouteGroup => {
+                &["v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"]
+            }
+        }
+    }
+
+    /// The fields of its `spec`.
+    pub(crate) const fn fields(self) -> &'static [Field] {
+        match self {
+            Self::HttpRoute => gateway_api::fields::HTTP_ROUTE,
+            Self::GrpcRoute => gateway_api::fields::GRPC_ROUTE,
+            Self::ReferenceGrant => gateway_api::fields::REFERENCE_GRANT,
+            Self::VirtualService => istio::fields::VIRTUAL_SERVICE,
+            Self::TrafficSplit => smi::fields::TRAFFIC_SPLIT,
+            Self::HttpRouteGroup => smi::fields::HTTP_ROUTE_GROUP,
+        }
+    }
+
+    /// By what an object says of itself.
+    pub(crate) fn of(api_version: &str, kind: &str) -> Option<Self> {
+        let (group, version) = api_version.split_once('/')?;
+        Self::ALL
+            .into_iter()
+            .find(|k| k.kind() == kind && k.group() == group && k.versions().contains(&version))
+    }
+}

@@ -1,0 +1,28 @@
+//! What people write about traffic - Gateway API's routes, Istio's VirtualService, SMI's TrafficSplit - into the one route
+//! model of `tradewind_api::route`, and what is wrong or without effect in it.
+//!
+//! No I/O, no clock, no state: of (objects, services) and nothing else, so that a controller and `tradewind analyze` say the
+//! same. Every field of every kind is either acted on or reported by its path.
+
+#![forbid(unsafe_code)]
+
+mod compile;
+mod docs;
+mod draft;
+mod duration;
+mod fields;
+mod finding;
+mod gateway_api;
+mod hosts;
+mod istio;
+mod kinds;
+mod object;
+mod smi;
+mod values;
+mod world;
+
+pub use compile::{Policy, compile, is_known};
+pub use docs::fields_as_markdown;
+pub use finding::{Code, Finding, Severity};
+pub use object::Object;
+pub use world::{Ports, World};

@@ -1,0 +1,137 @@
+//! An object as it was written, before its kind is looked into: its name, where it stands, and whom to tell what is wrong
+//! with it.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tradewind_api::ServiceName;
+
+use crate::finding::{Code, Finding};
+
+/// Findings kept of one object: whoever has a hundred mends the first ones first.
+const MAX_FINDINGS: usize = 100;
+/// Most characters of a value that are shown.
+const MAX_SHOWN: usize = 60;
+
+/// One object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// `file:line`.
+    pub place: String,
+    /// `group/version`.
+    pub api_version: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace and name. Objects of any kind are named as services are: by two labels.
+    pub name: ServiceName,
+    /// RFC 3339, where it came from an API server; those compare as text.
+    pub created: Option<String>,
+    /// All of it.
+    pub value: Value,
+}
+
+impl Object {
+    /// Reads what all kinds have. The error says what is missing.
+    pub fn new(place: &str, value: Value) -> Result<Self, String> {
+        let text = |at: &Value, key: &str| at.get(key).and_then(Value::as_str).map(str::to_owned);
+        let metadata = value.get("metadata").cloned().unwrap_or_default();
+        let name = text(&metadata, "name").ok_or("metadata.name is missing")?;
+        let namespace = text(&metadata, "namespace").unwrap_or_else(|| "default".to_owned());
+        Ok(Self {
+            place: place.to_owned(),
+            api_version: text(&value, "apiVersion").ok_or("apiVersion is missing")?,
+            kind: text(&value, "kind").ok_or("kind is missing")?,
+            name: ServiceName::new(&namespace, &name).map_err(|e| format!("metadata: {e}"))?,
+            created: text(&metadata, "creationTimestamp"),
+            value,
+        })
+    }
+
+    /// Its `spec` as a type, or what is wrong with it.
+    pub(crate) fn spec<T: DeserializeOwned>(&self, report: &mut Report<'_>) -> Option<T> {
+        let spec = self.value.get("spec").cloned().unwrap_or_default();
+        match serde_json::from_value(spec) {
+            Ok(spec) => Some(spec),
+            Err(error) => {
+                report.say(Code::Malformed, &At::spec(), error.to_string());
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// A field's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct At(String);
+
+impl At {
+    pub(crate) fn spec() -> Self {
+        Self("spec".to_owned())
+    }
+
+    /// A field of what is here. A name that people chose may hold dots.
+    pub(crate) fn field(&self, name: &str) -> Self {
+        if self.0.is_empty() {
+            Self(name.to_owned())
+        } else if name.contains('.') {
+            Self(format!("{}[{name}]", self.0))
+        } else {
+            Self(format!("{}.{name}", self.0))
+        }
+    }
+
+    /// An item of the list that is here.
+    pub(crate) fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+}
+
+/// What is found in one object.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    object: &'a Object,
+    findings: &'a mut Vec<Finding>,
+    said: usize,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(object: &'a Object, findings: &'a mut Vec<Finding>) -> Self {
+        Self {
+            object,
+            findings,
+            said: 0,
+        }
+    }
+
+    /// Adds a finding.
+    pub(crate) fn say(&mut self, code: Code, at: &At, text: impl Into<String>) {
+        if self.said == MAX_FINDINGS {
+            return;
+        }
+        self.said += 1;
+        self.findings.push(Finding {
+            place: self.object.place.clone(),
+            code,
+            object: self.object.to_string(),
+            path: at.0.clone(),
+            text: text.into(),
+        });
+    }
+
+    /// A value that is none for its field.
+    pub(crate) fn invalid(&mut self, at: &At, value: &str, expected: &str) {
+        let shown: String = value.chars().take(MAX_SHOWN).collect();
+        self.say(
+            Code::InvalidValue,
+            at,
+            format!("{shown:?} is not valid: expected {expected}"),
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! Values that several kinds have: texts to compare with, names of header fields, durations. A value that is none for its
+//! field is reported, and its rule does not match or act on it.
+
+use tradewind_api::{
+    expression::Expression,
+    route::{Text, Timeouts},
+};
+
+use crate::{
+    duration::milliseconds,
+    finding::Code,
+    object::{At, Report},
+};
+
+/// An expression that must be one.
+pub(crate) fn expression(text: &str, at: &At, report: &mut Report<'_>) -> bool {
+    match Expression::whole(text, false) {
+        Ok(_) => true,
+        Err(error) => {
+            report.say(Code::BrokenExpression, at, format!("{text:?}: {error}"));
+            false
+        }
+    }
+}
+
+/// A text compared by an expression; by nothing else where that says the same.
+pub(crate) fn regex(text: &str, at: &At, report: &mut Report<'_>) -> Text {
+    expression(text, at, report);
+    if text == ".*" {
+        return Text::Present;
+    }
+    Text::Regex(text.to_owned())
+}
+
+/// A header field's name, in lower case.
+pub(crate) fn header_name(name: &str, at: &At, report: &mut Report<'_>) -> Option<String> {
+    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    if name.is_empty() || !name.bytes().all(token) {
+        report.invalid(at, name, "the name of a header field");
+        return None;
+    }
+    Some(name.to_ascii_lowercase())
+}
+
+/// A header field.
+pub(crate) fn header(
+    name: &str,
+    value: &str,
+    at: &At,
+    report: &mut Report<'_>,
+) -> Option<(String, String)> {
+    let name = header_name(name, at, report)?;
+    if value.bytes().any(|c| c < b' ' && c != b'\t' || c == 0x7f) {
+        report.invalid(
+            at,
+            value,
+            "a header field's value, without control characters",
+        );
+        return None;
+    }
+    Some((name, value.to_owned()))
+}
+
+/// A duration, ms.
+pub(crate) fn duration(text: Option<&str>, at: &At, report: &mut Report<'_>) -> Option<u64> {
+    let text = text?;
+    let ms = milliseconds(text);
+    if ms.is_none() {
+        report.invalid(at, text, "a duration such as 10s, 500ms or 1m30s");
+    }
+    ms
+}
+
+/// A time limit, ms; 0 is none.
+pub(crate) fn limit(text: Option<&str>, at: &At, report: &mut Report<'_>) -> Option<u64> {
+    duration(text, at, report).filter(|ms| *ms > 0)
+}
+
+/// A try that may take longer than all of them together is no limit of its own.
+pub(crate) fn check_timeouts(timeouts: Timeouts, at: &At, report: &mut Report<'_>) {
+    if let Timeouts {
+        whole_ms: Some(whole),
+        try_ms: Some(each),
+    } = timeouts
+        && each > whole
+    {
+        let text = format!("a try may take {each} ms, all of them together {whole} ms");
+        report.say(Code::IdleRetry, at, text);
+    }
+}
