@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        app, audit, controller, demo, dns, drain, explain, export, gateway, init, join, list,
-        proxy, status, store, token, version, witness,
+        analyze, app, audit, controller, demo, dns, drain, explain, export, gateway, init, join,
+        list, proxy, status, store, token, version, witness,
     },
     exit::EXIT_CODES,
 };
@@ -63,6 +63,8 @@ pub enum Command {
     Endpoints(list::Endpoints),
     /// Say where a call would go, and of each endpoint why it takes calls or does not
     Explain(explain::Explain),
+    /// Say what is wrong or without effect in files of routes
+    Analyze(analyze::Analyze),
     /// Show whether the federation is well, or wait until it is
     Status(status::Status),
     /// Look after the federation store

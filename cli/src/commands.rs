@@ -1,6 +1,7 @@
 //! The commands, one idea a file, and what they share. Each takes its parsed arguments and a [`Context`] and returns
 //! how it ended; none of them ends the process.
 
+pub mod analyze;
 pub mod app;
 pub mod audit;
 pub mod controller;
@@ -54,6 +55,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Services(args) => list::services(context, args).await,
         Command::Endpoints(args) => list::endpoints(context, args).await,
         Command::Explain(args) => explain::run(context, args).await,
+        Command::Analyze(args) => analyze::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Store(args) => store::run(context, args).await,
         Command::Audit(args) => audit::run(context, args).await,

@@ -7,5 +7,5 @@ pub mod directory;
 pub mod yaml;
 mod yaml_objects;
 
-pub use directory::Manifests;
+pub use directory::{Manifests, read};
 pub use yaml::{Problem, YamlEndpoint, YamlModel, YamlService};

@@ -8,6 +8,8 @@ use crate::{
 
 const HEAD: &str = "# Traffic policy: kinds and their fields
 
+Rules are checked by `tradewind analyze` and compiled into one model. Proxies do not act on them yet: calls go to the service that is called.
+
 Every field of every kind that is read is either acted on or reported, by its path. `[]` stands for a list's items, `{}` for a map's.
 
 Rules hold for a service and its callers. Where several objects have rules for the same ones, Gateway API's go before Istio's and those before SMI's. Gateway API's

@@ -15,7 +15,7 @@ const MAX_FINDINGS: usize = 100;
 const MAX_SHOWN: usize = 60;
 
 /// One object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     /// `file:line`.
     pub place: String,

@@ -41,6 +41,41 @@ struct FileState {
     broken: Option<Problem>,
 }
 
+/// What files and directories say together, read once. What cannot be read is an error, not a problem: somebody named it.
+pub fn read(paths: &[PathBuf]) -> io::Result<YamlModel> {
+    let mut found = BTreeMap::new();
+    for path in paths {
+        let metadata = fs::metadata(path).map_err(|e| named(path, &e))?;
+        if metadata.is_dir() {
+            list(path, 0, &mut found).map_err(|e| named(path, &e))?;
+        } else {
+            found.insert(path.clone(), fingerprint(&metadata));
+        }
+    }
+    let mut files = Vec::new();
+    let mut broken = Vec::new();
+    for (path, fingerprint) in found {
+        if fingerprint.size > MAX_FILE_BYTES {
+            let text = format!("larger than {MAX_FILE_BYTES} bytes");
+            return Err(named(&path, &io::Error::other(text)));
+        }
+        let text = fs::read_to_string(&path).map_err(|e| named(&path, &e))?;
+        match parse(&path.display().to_string(), &text) {
+            Ok(parsed) => files.push(parsed),
+            Err(problem) => broken.push(problem),
+        }
+    }
+    let mut model = assemble(&files);
+    model.problems.extend(broken);
+    model.problems.sort();
+    Ok(model)
+}
+
+/// An error that says which file it is about.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// The directory's content as last read.
 #[derive(Debug)]
 pub struct Manifests {
@@ -100,6 +135,15 @@ impl Manifests {
             .problems
             .extend(self.files.values().filter_map(|f| f.broken.clone()));
         model.problems.extend(self.trouble.clone());
+        // Whoever puts a rule here expects that it holds.
+        model
+            .problems
+            .extend(model.policy.iter().map(|object| Problem {
+                place: object.place.clone(),
+                text: format!(
+                    "{object}: is checked by `tradewind analyze` alone, and not acted on yet"
+                ),
+            }));
         model.problems.sort();
         model.read = self.listed;
         model
@@ -229,18 +273,17 @@ fn list(
         if found.len() >= MAX_FILES {
             return Err(io::Error::other(format!("more than {MAX_FILES} files")));
         }
-        let mtime_ns =
-            i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        found.insert(
-            path,
-            Fingerprint {
-                size: metadata.size(),
-                mtime_ns,
-                inode: metadata.ino(),
-            },
-        );
+        found.insert(path, fingerprint(&metadata));
     }
     Ok(())
+}
+
+fn fingerprint(metadata: &fs::Metadata) -> Fingerprint {
+    Fingerprint {
+        size: metadata.size(),
+        mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        inode: metadata.ino(),
+    }
 }
 
 #[cfg(test)]
@@ -285,6 +328,34 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert!(manifests.poll());
         assert!(manifests.model().services.is_empty());
+    }
+
+    #[test]
+    fn rules_that_nobody_acts_on_yet_are_problems_and_files_are_read_once_for_who_asks() {
+        const ROUTE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: vs, namespace: shop}\n";
+        let dir = tempfile::tempdir().unwrap();
+        let (route, service) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+        fs::write(&route, ROUTE).unwrap();
+        fs::write(&service, SERVICE).unwrap();
+        let mut manifests = Manifests::new(dir.path().to_owned());
+        assert!(manifests.poll());
+        let watched = manifests.model();
+        assert_eq!(watched.problems.len(), 1);
+        let problem = watched.problems[0].to_string();
+        assert!(
+            problem.starts_with("a.yaml:1: VirtualService shop/vs: "),
+            "{problem}"
+        );
+
+        let asked = read(&[dir.path().to_owned()]).unwrap();
+        assert_eq!((asked.policy.len(), asked.services.len()), (1, 1));
+        assert!(asked.problems.is_empty(), "{:?}", asked.problems);
+        let one = read(&[route]).unwrap();
+        assert_eq!((one.policy.len(), one.services.len()), (1, 0));
+        fs::write(&service, "a: [").unwrap();
+        assert_eq!(read(&[service]).unwrap().problems.len(), 1);
+        let missing = read(&[dir.path().join("missing")]).unwrap_err();
+        assert!(missing.to_string().contains("missing"), "{missing}");
     }
 
     #[test]

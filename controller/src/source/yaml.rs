@@ -59,6 +59,8 @@ pub enum Object {
     Slice(Slice),
     /// A ServiceExport.
     Export(ServiceName),
+    /// Routes and what belongs to them.
+    Policy(tradewind_policy::Object),
 }
 
 /// A Service, before its endpoints are added.
@@ -137,6 +139,8 @@ pub struct YamlModel {
     pub services: BTreeMap<ServiceName, YamlService>,
     /// Services that a ServiceExport names, with its place.
     pub exports: BTreeMap<ServiceName, String>,
+    /// Routes and what belongs to them, as they were written.
+    pub policy: Vec<tradewind_policy::Object>,
     /// What is broken or not supported anywhere.
     pub problems: Vec<Problem>,
 }
@@ -185,6 +189,9 @@ fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
         ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceExport") => {
             objects::export(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Export))
         }
+        (version, kind) if tradewind_policy::is_known(version, kind) => {
+            tradewind_policy::Object::new(place, value).map(|o| Some(Object::Policy(o)))
+        }
         ("v1", "List") => {
             let Some(Value::Array(items)) = value.get("items").cloned() else {
                 return Err(problem("a List without items".into()));
@@ -205,7 +212,7 @@ fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
         }
         _ => {
             parsed.problems.push(problem(format!(
-                "kind {kind} of {version} is not supported; Service (v1), EndpointSlice (discovery.k8s.io/v1) and ServiceExport (multicluster.x-k8s.io/v1beta1) are"
+                "kind {kind} of {version} is not supported; Service (v1), EndpointSlice (discovery.k8s.io/v1), ServiceExport (multicluster.x-k8s.io/v1beta1) and the kinds that `tradewind analyze --fields` lists are"
             )));
             return Ok(());
         }
@@ -305,6 +312,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
                         .entry(name.clone())
                         .or_insert_with(|| place.clone());
                 }
+                Object::Policy(object) => model.policy.push(object.clone()),
             }
         }
     }
