@@ -81,6 +81,7 @@ impl Bound {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
+            settings: Vec::new(),
             config: Arc::new(move || config.clone()),
             state: Arc::new(state),
         }
