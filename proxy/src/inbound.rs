@@ -4,6 +4,7 @@
 
 mod authorise;
 mod body;
+mod caller;
 mod exec;
 mod metrics;
 mod peers;
@@ -42,11 +43,11 @@ use tradewind_transport::{
     trust::{PeerIdentity, Usage},
 };
 
+use caller::Caller;
 pub(crate) use metrics::InboundMetrics;
 use metrics::ServiceMetrics;
 use peers::Peers;
 use pool::AppPool;
-use stream::Caller;
 use wire::RequestBody;
 
 use crate::{

@@ -203,7 +203,11 @@ impl Telemetry {
         fields: &mut HeaderMap,
         random: impl FnMut() -> u64,
     ) -> Notes {
-        let followed = trace_context::follow(fields, self.rule(), random);
+        let rule = self.rule();
+        if rule == Rule::OFF && !self.logs() {
+            return Notes::default();
+        }
+        let followed = trace_context::follow(fields, rule, random);
         let recorded = followed.is_some_and(|f| f.recorded);
         if !recorded && !self.logs() {
             return Notes::default();
@@ -303,7 +307,7 @@ impl Notes {
     }
 
     /// Whose connection it came by, and the name in its handshake.
-    pub(crate) fn from_peer(&mut self, client: Option<Ends>, server_name: Option<&Arc<str>>) {
+    pub(crate) fn by_peer(&mut self, client: Option<Ends>, server_name: Option<&Arc<str>>) {
         self.with(|record, _| {
             record.client = client;
             record.server_name = server_name.map(Arc::clone);

@@ -4,6 +4,7 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing,
     reason = "a test's helpers fail by panicking"
 )]
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::Full;
 use tradewind_tests::{
-    Federation, apps,
+    Federation, Process, Workload,
+    apps::{self, Heads},
     collector::{Attributes, Collector, Told},
     federation::{ADMIN, ONE, TWO},
     http::{Answer, Client},
@@ -102,162 +104,186 @@ fn says(all: &Attributes, expected: &[(&str, &str)]) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_trace_leads_from_application_to_application_across_the_border() {
-    let federation = Federation::start(&TWO).await;
-    let collector_at = federation.addr(WEST, 50, 4317);
-    let collector = Collector::start(collector_at).await;
-    let endpoint = format!("http://{collector_at}");
-    let app = federation.addr(EAST, 11, 8080);
-    let heads = apps::heads(apps::bind(app).await);
-    let spec = format!("shop/payments:80={app},protocol=http1");
-    let tracing = ["--otlp-endpoint", &endpoint, "--trace-sampling", "0"];
-    let _payments = federation.serve(EAST, 1, &spec, &tracing).await;
-    federation.export(EAST, "shop/payments").await;
-    federation.sees(WEST, "shop/payments", 1).await;
-    let caller = federation.caller_with(WEST, 0, "shop/payments:80", &tracing);
-    let (_caller, to) = caller.await;
-    let admin = federation.addr(WEST, 100, ADMIN);
+/// A caller in the west, an application in the east, and a collector that both their proxies tell.
+struct World {
+    federation: Federation,
+    collector: Collector,
+    app: SocketAddr,
+    heads: Heads,
+    to: SocketAddr,
+    admin: SocketAddr,
+    _processes: (Workload, Process),
+}
 
-    // The application's own trace goes on below its span, whatever the ratio.
-    let context = format!("00-{TRACE}-{APP_SPAN}-01");
-    let said = [
-        ("traceparent", &*context),
-        ("tracestate", "congo=t61rcWkgMzE"),
-        ("user-agent", "till/1"),
-    ];
-    call(to, "/pay?order=7", &said).await.ok().expect("200");
-    let both = spans(&collector, TRACE, 2).await;
-    let (client, server) = (one(&both, "client"), one(&both, "server"));
-    assert_eq!(client.parent, APP_SPAN);
-    assert_eq!(server.parent, client.span);
-    let [_, trace, above, flags] = parent(&heads.last());
-    assert_eq!(
-        (&*trace, above, &*flags),
-        (TRACE, server.span.clone(), "01")
-    );
-    assert_eq!(heads.last()["tracestate"], "congo=t61rcWkgMzE");
-    for span in &both {
-        assert_eq!(span.name, "GET");
-        assert_eq!(span.state, "congo=t61rcWkgMzE");
-        // Sampled, and the parent is another process's.
-        assert_eq!(span.flags, 0x301);
-        assert!(span.time.0 > 0 && span.time.0 <= span.time.1, "{span:?}");
-        assert!(!span.error, "{span:?}");
+impl World {
+    /// No trace that begins here is sampled.
+    async fn start() -> Self {
+        let federation = Federation::start(&TWO).await;
+        let collector_at = federation.addr(WEST, 50, 4317);
+        let collector = Collector::start(collector_at).await;
+        let endpoint = format!("http://{collector_at}");
+        let app = federation.addr(EAST, 11, 8080);
+        let heads = apps::heads(apps::bind(app).await);
+        let spec = format!("shop/payments:80={app},protocol=http1");
+        let tracing = ["--otlp-endpoint", &endpoint, "--trace-sampling", "0"];
+        let payments = federation.serve(EAST, 1, &spec, &tracing).await;
+        federation.export(EAST, "shop/payments").await;
+        federation.sees(WEST, "shop/payments", 1).await;
+        let caller = federation.caller_with(WEST, 0, "shop/payments:80", &tracing);
+        let (caller, to) = caller.await;
+        Self {
+            collector,
+            app,
+            heads,
+            to,
+            admin: federation.addr(WEST, 100, ADMIN),
+            _processes: (payments, caller),
+            federation,
+        }
+    }
+
+    /// What both sides say of the same call.
+    fn says_the_same(spans: &[Told]) {
+        for span in spans {
+            assert_eq!(span.name, "GET");
+            assert_eq!(span.state, "congo=t61rcWkgMzE");
+            // Sampled, and the parent is another process's.
+            assert_eq!(span.flags, 0x301);
+            assert!(span.time.0 > 0 && span.time.0 <= span.time.1, "{span:?}");
+            assert!(!span.error, "{span:?}");
+            says(
+                &span.attributes,
+                &[
+                    ("http.request.method", "GET"),
+                    ("http.response.status_code", "200"),
+                    ("http.response.body.size", "2"),
+                    ("url.path", "/pay"),
+                    ("url.query", "order=7"),
+                    ("server.address", "payments.shop"),
+                    ("server.port", "8080"),
+                    ("network.protocol.version", "1.1"),
+                    ("user_agent.original", "till/1"),
+                    ("tradewind.service", "shop/payments:80"),
+                    ("tradewind.source.cluster", "west"),
+                    ("tradewind.destination.cluster", "east"),
+                    (
+                        "tradewind.source.principal",
+                        "spiffe://west.mesh.internal/ns/shop/sa/web",
+                    ),
+                    (
+                        "tradewind.destination.principal",
+                        "spiffe://east.mesh.internal/ns/shop/sa/payments",
+                    ),
+                ],
+            );
+        }
+    }
+
+    /// The application's own trace goes on below its span, whatever the ratio.
+    async fn continues_the_applications_trace(&self) {
+        let context = format!("00-{TRACE}-{APP_SPAN}-01");
+        let said = [
+            ("traceparent", &*context),
+            ("tracestate", "congo=t61rcWkgMzE"),
+            ("user-agent", "till/1"),
+        ];
+        call(self.to, "/pay?order=7", &said)
+            .await
+            .ok()
+            .expect("200");
+        let both = spans(&self.collector, TRACE, 2).await;
+        let (client, server) = (one(&both, "client"), one(&both, "server"));
+        assert_eq!(client.parent, APP_SPAN);
+        assert_eq!(server.parent, client.span);
+        let head = self.heads.last();
+        let [_, trace, above, flags] = parent(&head);
+        assert_eq!((&*trace, &*above, &*flags), (TRACE, &*server.span, "01"));
+        assert_eq!(head["tracestate"], "congo=t61rcWkgMzE");
+        Self::says_the_same(&both);
+        let gateway = self.federation.gateway_addr(EAST).to_string();
         says(
-            &span.attributes,
+            &client.attributes,
             &[
-                ("http.request.method", "GET"),
-                ("http.response.status_code", "200"),
-                ("http.response.body.size", "2"),
-                ("url.path", "/pay"),
-                ("url.query", "order=7"),
-                ("server.address", "payments.shop"),
-                ("server.port", "8080"),
-                ("network.protocol.version", "1.1"),
-                ("user_agent.original", "till/1"),
-                ("tradewind.service", "shop/payments:80"),
-                ("tradewind.source.cluster", "west"),
-                ("tradewind.destination.cluster", "east"),
-                (
-                    "tradewind.source.principal",
-                    "spiffe://west.mesh.internal/ns/shop/sa/web",
-                ),
-                (
-                    "tradewind.destination.principal",
-                    "spiffe://east.mesh.internal/ns/shop/sa/payments",
-                ),
+                ("url.full", "http://payments.shop:8080/pay?order=7"),
+                ("tradewind.attempts", "1"),
+                ("tradewind.tier", "0"),
+                ("tradewind.gateway", &gateway),
             ],
         );
-    }
-    assert!(
-        client.time.0 <= server.time.0 && server.time.1 <= client.time.1,
-        "{both:#?}"
-    );
-    let gateway = federation.gateway_addr(EAST).to_string();
-    says(
-        &client.attributes,
-        &[
-            ("url.full", "http://payments.shop:8080/pay?order=7"),
-            ("tradewind.attempts", "1"),
-            ("tradewind.tier", "0"),
-            ("tradewind.gateway", &gateway),
-        ],
-    );
-    assert!(
-        client.attributes["tradewind.tier_name"].starts_with("other region"),
-        "{client:?}"
-    );
-    assert_eq!(client.events.len(), 1);
-    says(
-        &client.events[0],
-        &[
-            ("tradewind.attempt.outcome", "answered"),
-            ("tradewind.attempt.cluster", "east"),
-        ],
-    );
-    says(
-        &server.attributes,
-        &[("tradewind.application", &app.to_string())],
-    );
-    says(
-        &client.resource,
-        &[
-            ("service.name", "web"),
-            ("service.namespace", "shop"),
-            ("service.instance.id", "caller-0"),
-            ("k8s.cluster.name", "west"),
-        ],
-    );
-    says(
-        &server.resource,
-        &[("service.name", "payments"), ("k8s.cluster.name", "east")],
-    );
-
-    // Begun here and not sampled; and one that the application did not sample: it passes as it is.
-    call(to, "/", &[]).await.ok().expect("200");
-    let [_, unsampled, _, flags] = parent(&heads.last());
-    assert_eq!(flags, "00");
-    let foreign = "00-11111111111111111111111111111111-2222222222222222-00";
-    call(to, "/", &[("traceparent", foreign)])
-        .await
-        .ok()
-        .expect("200");
-    assert_eq!(heads.last()["traceparent"], foreign);
-
-    // The ratio changes live, and a bad one changes nothing.
-    assert_eq!(sampling(admin, "1").await.text(), "1");
-    let refused = sampling(admin, "2").await;
-    assert!(
-        refused.status == 400 && refused.text().contains("from 0 (none) to 1 (all)"),
-        "{refused:?}"
-    );
-    call(
-        to,
-        "/broken",
-        &[("traceparent", "00-not-valid-01"), ("tracestate", "a=1")],
-    )
-    .await;
-    let [_, begun, _, flags] = parent(&heads.last());
-    assert_eq!(flags, "01");
-    assert!(
-        !heads.last().contains_key("tracestate"),
-        "what was invalid is not passed on"
-    );
-    let both = spans(&collector, &begun, 2).await;
-    let (client, server) = (one(&both, "client"), one(&both, "server"));
-    assert_eq!((&*client.parent, client.flags), ("", 0x101));
-    assert_eq!(server.parent, client.span);
-    for span in &both {
-        assert!(span.error, "{span:?}");
+        let tier = &client.attributes["tradewind.tier_name"];
+        assert!(tier.starts_with("other region"), "{tier}");
+        let [event] = client.events.as_slice() else {
+            panic!("one attempt: {client:#?}");
+        };
         says(
-            &span.attributes,
-            &[("http.response.status_code", "500"), ("error.type", "500")],
+            event,
+            &[
+                ("tradewind.attempt.outcome", "answered"),
+                ("tradewind.attempt.cluster", "east"),
+            ],
+        );
+        let app = self.app.to_string();
+        says(&server.attributes, &[("tradewind.application", &app)]);
+        says(
+            &client.resource,
+            &[
+                ("service.name", "web"),
+                ("service.namespace", "shop"),
+                ("service.instance.id", "caller-0"),
+                ("k8s.cluster.name", "west"),
+            ],
+        );
+        says(
+            &server.resource,
+            &[("service.name", "payments"), ("k8s.cluster.name", "east")],
         );
     }
+
+    /// A call whose trace begins at the caller's proxy and is sampled. It fails, and both spans are errors.
+    async fn begins_a_trace(&self) {
+        let invalid = [("traceparent", "00-not-valid-01"), ("tracestate", "a=1")];
+        call(self.to, "/broken", &invalid).await;
+        let head = self.heads.last();
+        let [_, begun, _, flags] = parent(&head);
+        assert_eq!(flags, "01");
+        assert!(!head.contains_key("tracestate"), "of what was invalid");
+        let both = spans(&self.collector, &begun, 2).await;
+        let (client, server) = (one(&both, "client"), one(&both, "server"));
+        assert_eq!((&*client.parent, client.flags), ("", 0x101));
+        assert_eq!(server.parent, client.span);
+        for span in &both {
+            assert!(span.error, "{span:?}");
+            let status = ("http.response.status_code", "500");
+            says(&span.attributes, &[status, ("error.type", "500")]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_leads_from_application_to_application_across_the_border() {
+    let world = World::start().await;
+    world.continues_the_applications_trace().await;
+
+    // Begun here and not sampled; and one that the application did not sample: it passes as it is.
+    call(world.to, "/", &[]).await.ok().expect("200");
+    let [_, unsampled, _, flags] = parent(&world.heads.last());
+    assert_eq!(flags, "00");
+    let foreign = "00-11111111111111111111111111111111-2222222222222222-00";
+    let said = [("traceparent", foreign)];
+    call(world.to, "/", &said).await.ok().expect("200");
+    assert_eq!(world.heads.last()["traceparent"], foreign);
+
+    // The ratio changes live, and a bad one changes nothing.
+    assert_eq!(sampling(world.admin, "1").await.text(), "1");
+    let refused = sampling(world.admin, "2").await;
+    assert_eq!(refused.status, 400);
+    let why = refused.text();
+    assert!(why.contains("from 0 (none) to 1 (all)"), "{why}");
+    world.begins_a_trace().await;
     // Both proxies have told of a later call by now, in order: these will not be told.
     for trace in [&*unsampled, "11111111111111111111111111111111"] {
-        assert!(collector.of(trace).is_empty(), "{:#?}", collector.of(trace));
+        let told = world.collector.of(trace);
+        assert!(told.is_empty(), "{told:#?}");
     }
 }
 

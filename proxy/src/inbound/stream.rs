@@ -1,7 +1,7 @@
 //! One stream from a verified caller: find what it is for, authorise it, hand it to the application. A stream that never
 //! reached the application is answered so (`tradewind-unprocessed`), because the caller may then send it elsewhere.
 
-use std::{cell::RefCell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
@@ -10,89 +10,29 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
-use tradewind_api::{ServiceName, SpiffeId, model::AppProtocol};
+use tradewind_api::model::AppProtocol;
 use tradewind_transport::{
     hbone::headers,
     permits::Permit,
     relay::{End, Side, relay_io_counted},
-    request_id,
 };
 
 use super::{
     AppRequest, Served, Thread,
     authorise::{Denied, Standing, authorise},
     body::{BodyError, ResponseBody},
+    caller::Caller,
     pool::{self, Failed},
     rewrite,
     wire::{self, RequestBody, StreamIo},
 };
 use crate::{
-    standard::{
-        Account, Counted, Flags, Pair, PairKey, Party, Refusal, Reporter, Security, is_grpc,
-    },
-    telemetry::{Ends, Notes},
+    standard::{Account, Counted, Flags, Refusal},
+    telemetry::Notes,
 };
 
 /// How often an untouched request is put on another connection before the caller is told to go elsewhere.
 const MAX_SENDS: usize = 3;
-
-/// The caller behind a connection.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    pub id: SpiffeId,
-    pub revoked: CancellationToken,
-    /// Its connection's addresses and the name in its handshake, where anybody writes them down.
-    pub ends: Option<Ends>,
-    pub server_name: Option<Arc<str>>,
-    /// What its calls count under: at most one for each service that is served here.
-    pub pairs: RefCell<Vec<(Rc<Served>, Rc<Pair>)>>,
-}
-
-impl Caller {
-    /// What its calls to `served` count under.
-    fn pair(&self, thread: &Thread, served: &Rc<Served>) -> Rc<Pair> {
-        let mut pairs = self.pairs.borrow_mut();
-        if let Some((_, pair)) = pairs.iter().find(|(s, _)| Rc::ptr_eq(s, served)) {
-            return Rc::clone(pair);
-        }
-        let service = Some(served.target.service.clone());
-        let pair = thread.standard.pair(self.key(thread, service));
-        pairs.push((Rc::clone(served), Rc::clone(&pair)));
-        pair
-    }
-
-    /// The caller and this proxy, and the service if one is known.
-    fn key(&self, thread: &Thread, service: Option<ServiceName>) -> PairKey {
-        let domain = thread.control.snapshot.borrow().trust.domain.clone();
-        let own = thread.control.svid.current();
-        PairKey {
-            reporter: Reporter::Destination,
-            source: Party::of(&self.id, &domain),
-            destination: own.map_or_else(Party::unknown, |own| Party::of(&own.id, &domain)),
-            service,
-            security: Security::MutualTls,
-        }
-    }
-
-    /// The account of one stream. A request has an id from now on, and a trace if it is to have one.
-    fn account(&self, thread: &Thread, request: &mut Request<RecvStream>) -> Account {
-        let (now, grpc) = (thread.clock.now(), is_grpc(request.headers()));
-        let telemetry = thread.standard.telemetry();
-        let mut notes = if *request.method() == Method::CONNECT {
-            telemetry.connection(Reporter::Destination)
-        } else {
-            let random = || thread.rng.borrow_mut().next_u64();
-            // Ours brings one; a standard peer's may not.
-            request_id::ensure(request.headers_mut(), random);
-            let (method, uri) = (request.method().clone(), request.uri().clone());
-            let line = (&method, &uri, request.version());
-            telemetry.request(Reporter::Destination, line, request.headers_mut(), random)
-        };
-        notes.from_peer(self.ends, self.server_name.as_ref());
-        Account::new(now, grpc).noting(notes)
-    }
-}
 
 /// What is to be done with a stream.
 #[derive(Debug)]
@@ -201,7 +141,7 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
-            return plain(&served, permit, account, request).await.into();
+            return plain(&served, permit, &mut account, request).await.into();
         }
         match pool::dial(&served.app, served.mark).await {
             Ok(app) => {
@@ -221,14 +161,22 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
             }
         }
     };
-    let Some(token) = withdrawn else {
-        return answered.await;
+    let answer = match withdrawn {
+        None => answered.await,
+        Some(token) => {
+            let answered = token.run_until_cancelled(answered).await;
+            answered.unwrap_or(Answer::Withdrawn)
+        }
     };
-    let answered = token.run_until_cancelled(answered).await;
-    answered.unwrap_or_else(|| {
-        thread.metrics.withdrawn(&served.target);
-        Answer::Withdrawn
-    })
+    match answer {
+        Answer::Response(response) => response.map(|body| body.counted(account)).into(),
+        Answer::Withdrawn => {
+            thread.metrics.withdrawn(&served.target);
+            account.notes.ended_by("withdrawn");
+            Answer::Withdrawn
+        }
+        tunnel @ Answer::Tunnel { .. } => tunnel,
+    }
 }
 
 /// What the request is for. A `CONNECT` to an application's address may be for several services.
@@ -351,19 +299,18 @@ async fn tunnel(
 async fn plain(
     served: &Rc<Served>,
     permit: Option<Permit>,
-    mut account: Account,
+    account: &mut Account,
     request: Request<RecvStream>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let body = Counted::new(RequestBody::new(body));
     account.request(body.bytes());
     let (response, flags) = ask(served, permit, Request::from_parts(parts, body)).await;
-    if let Some(flags) = flags {
-        account.refused(&response, flags);
-        return response;
+    match flags {
+        Some(flags) => account.refused(&response, flags),
+        None => account.answered(&response),
     }
-    account.answered(&response);
-    response.map(|body| body.counted(account))
+    response
 }
 
 /// The application's response, or ours and why it is ours.

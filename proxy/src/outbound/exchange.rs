@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use tradewind_api::id::{EndpointId, ServicePortRef};
@@ -16,11 +16,11 @@ use super::{
     Outbound,
     body::{OutBody, PeerBody},
     convert,
-    failure::{Failure, Form, Tries},
+    failure::{Failure, Form, Tries, printable},
     route::{Blame, InFlight, NoRoute, Picked, Route, Target},
 };
 use crate::{
-    standard::{Account, Counted, Flags, Reporter, is_grpc},
+    standard::{Account, Counted, Flags},
     telemetry::{Ends, Notes},
 };
 
@@ -312,10 +312,7 @@ impl Outbound {
         let mut head = match convert::outgoing(&mut parts, service) {
             Ok(head) => head,
             Err(error) => {
-                let status = match error {
-                    convert::BadRequest::Host => StatusCode::BAD_REQUEST,
-                    convert::BadRequest::Connect => StatusCode::METHOD_NOT_ALLOWED,
-                };
+                let status = error.status();
                 account.between(&self.pair_with_nobody(service));
                 let what = error.to_string();
                 let refusal =
@@ -393,25 +390,6 @@ impl Outbound {
         let refusal = self.refuse(service, status, reason, what, attempts.tries, form);
         account.refused(&refusal, flags);
         refusal
-    }
-
-    /// A new request's account. From now on the request has an id, and a trace if it is to have one.
-    pub(super) fn account(
-        &self,
-        head: &mut request::Parts,
-        service: &ServicePortRef,
-        client: Option<Ends>,
-    ) -> Account {
-        let now = self.balancer.clock().now();
-        let grpc = is_grpc(&head.headers);
-        self.balancer.name_request(&mut head.headers);
-        let line = (&head.method, &head.uri, head.version);
-        let telemetry = self.standard.telemetry();
-        let mut notes = telemetry.request(Reporter::Source, line, &mut head.headers, || {
-            self.balancer.random()
-        });
-        notes.for_service(service, client);
-        Account::new(now, grpc).noting(notes)
     }
 
     /// Whether the request may be sent once more; takes it out of the budget where that applies.
@@ -514,13 +492,4 @@ impl Outbound {
         tracing::info!(%service, reason, detail = ?failure.tries, what = failure.what, "request not answered by any endpoint");
         failure.respond(form)
     }
-}
-
-/// A peer's header value, made printable and cut.
-fn printable(value: &http::HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes())
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect()
 }

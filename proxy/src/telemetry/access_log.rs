@@ -296,6 +296,18 @@ impl<S: Write> Writer<S> {
     }
 }
 
+/// A queue with room for one, that nobody reads from.
+#[cfg(test)]
+pub(super) fn unread(metrics: &TelemetryMetrics) -> (Lines, impl Sized + use<>) {
+    let (queue, records) = sync_channel(1);
+    let lines = Lines {
+        queue,
+        filter: AccessLogFilter::All,
+        lost: metrics.lines_counter(Lost::queue_full),
+    };
+    (lines, records)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

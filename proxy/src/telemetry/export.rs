@@ -346,3 +346,29 @@ impl Batch {
         .spans
     }
 }
+
+/// A queue with room for one, that nobody reads from.
+#[cfg(test)]
+pub(super) fn unread(metrics: &TelemetryMetrics) -> (Spans, impl Sized + use<>) {
+    let (queue, records) = mpsc::channel(1);
+    let lost = metrics.spans_counter(Lost::queue_full);
+    (Spans { queue, lost }, records)
+}
+
+/// How many spans and bytes the batches have that so many records of a kind make.
+#[cfg(test)]
+pub(super) async fn batches(record: &super::Record, count: usize) -> Vec<(usize, usize)> {
+    let (queue, mut records) = mpsc::channel(count);
+    for _ in 0..count {
+        let (record, end) = (record.clone(), super::End::default());
+        drop(queue.try_send(Arc::new(Ended { record, end })));
+    }
+    drop(queue);
+    let (mut batch, mut sizes) = (Batch::default(), Vec::new());
+    while batch.fill(&mut records).await {
+        let spans = batch.take();
+        let bytes = spans.iter().map(prost::Message::encoded_len).sum();
+        sizes.push((spans.len(), bytes));
+    }
+    sizes
+}

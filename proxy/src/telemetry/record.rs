@@ -29,6 +29,9 @@ const MAX_STATE: usize = 512;
 /// Attempts that are kept of a connection: more than a request makes, and what comes after so many repeats.
 const MAX_ATTEMPTS: usize = 16;
 
+/// The response is the application's: Envoy's word for it.
+pub(super) const VIA_UPSTREAM: &str = "via_upstream";
+
 /// `text`, cut to `most` bytes and marked where it was.
 fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
@@ -229,7 +232,14 @@ impl Ended {
             self.end.code == 0
         };
         let grpc = self.end.grpc_status.is_none_or(|s| s == 0);
-        ended_well && code && grpc && self.record.attempts.iter().all(|a| a.failed.is_none())
+        let details = self.record.details.as_deref();
+        // What a proxy refuses by itself is no plain thing, whatever its status.
+        let theirs = details.is_none_or(|d| d == VIA_UPSTREAM);
+        ended_well
+            && code
+            && grpc
+            && theirs
+            && self.record.attempts.iter().all(|a| a.failed.is_none())
     }
 }
 
@@ -328,7 +338,7 @@ impl Notes {
             record.details = match (own, ours) {
                 (Some(reason), _) => Some(reason.to_owned()),
                 (None, Some(reason)) => Some(text(reason, MAX_TEXT)),
-                (None, None) => Some("via_upstream".to_owned()),
+                (None, None) => Some(VIA_UPSTREAM.to_owned()),
             };
             record.answered_us = Some(now);
             if let Some(attempt) = record.attempts.last_mut()
@@ -379,6 +389,7 @@ impl Notes {
         let end = end(record.since(telemetry.now()));
         record.parties = parties.or(record.parties);
         let cut = match (end.flags, record.answered_us) {
+            _ if record.termination.is_some() => record.termination,
             (Flags::DownstreamCut, _) => Some("downstream_remote_disconnect"),
             (Flags::UpstreamCut, Some(_)) => Some("upstream_reset_after_response_started"),
             _ => None,

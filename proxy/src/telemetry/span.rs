@@ -12,7 +12,7 @@ use tradewind_api::proto::otlp::{
 
 use super::{
     line,
-    record::{Attempt, Ended, Head},
+    record::{Attempt, Ended, Head, VIA_UPSTREAM},
 };
 use crate::standard::{Flags, Reporter, UNKNOWN};
 
@@ -296,7 +296,7 @@ fn status(ended: &Ended) -> Option<Status> {
             .record
             .details
             .clone()
-            .filter(|d| d != "via_upstream")
+            .filter(|d| d != VIA_UPSTREAM)
             .unwrap_or_default(),
         code: StatusCode::Error.into(),
     })

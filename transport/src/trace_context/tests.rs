@@ -1,3 +1,5 @@
+//! The standard's examples, what it calls invalid, and what must hold of any bytes and any numbers.
+
 use proptest::prelude::*;
 
 use super::*;
