@@ -29,6 +29,7 @@ use tradewind_runtime::{
     clock::SharedClock, metrics::MetricsRegistry, rng::Rng, setting::Setting, task::TaskSet,
 };
 use tradewind_transport::{
+    hbone::headers,
     request_id::X_REQUEST_ID,
     svid::SvidCell,
     trace_context::{self, Ratio, Rule},
@@ -199,7 +200,7 @@ impl Telemetry {
     pub(crate) fn request(
         &self,
         reporter: Reporter,
-        (method, uri, version): (&Method, &Uri, Version),
+        line: (&Method, &Uri, Version),
         fields: &mut HeaderMap,
         random: impl FnMut() -> u64,
     ) -> Notes {
@@ -214,7 +215,14 @@ impl Telemetry {
         }
         let id = fields.get(X_REQUEST_ID);
         let mut record = self.record(reporter);
-        record.head = Some(Head::of(method, uri, version, fields));
+        let said = match reporter {
+            // Whatever the application writes there is removed, and is no proxy's word.
+            Reporter::Source => None,
+            Reporter::Destination => fields
+                .get(headers::VERSION)
+                .and_then(headers::parse_version),
+        };
+        record.head = Some(Head::of(line, said, fields));
         record.request_id = id.map(record::short);
         record.traced = followed.map(|f| Traced::new(f, fields));
         Notes::begin(self, record)

@@ -12,6 +12,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Barrier,
 };
 use tradewind_tests::{
     Federation, Process, Workload, apps,
@@ -334,6 +336,66 @@ async fn both_sides_tell_the_same_call_and_why_it_went_where_it_went() {
         l["path"] == "/again"
     })
     .await;
+}
+
+/// Asks for a WebSocket, says as much as `frames` on it, and leaves.
+async fn websocket(to: SocketAddr, frames: &[u8]) {
+    let mut stream = TcpStream::connect(to).await.expect("a connection");
+    let head = "GET /chat HTTP/1.1\r\nHost: payments.shop\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        X-Request-Id: chat-1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("a head"));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{answer:?}");
+    stream.write_all(frames).await.expect("sent");
+    let mut echo = vec![0; frames.len() - 4];
+    stream.read_exact(&mut echo).await.expect("an echo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_has_a_line_for_its_request_and_one_for_its_connection() {
+    let federation = Federation::start(&TWO).await;
+    let app = federation.addr(EAST, 11, 8080);
+    apps::http1(apps::bind(app).await, "chat", Arc::new(Barrier::new(1)));
+    let (west, east) = (
+        federation.dir().join("west-access.log"),
+        federation.dir().join("east-access.log"),
+    );
+    let spec = format!("shop/chat:80={app},protocol=http1");
+    let flags = ["--access-log", text(&east)];
+    let _chat = federation.serve(EAST, 1, &spec, &flags).await;
+    federation.export(EAST, "shop/chat").await;
+    federation.sees(WEST, "shop/chat", 1).await;
+    let flags = ["--access-log", text(&west)];
+    let caller = federation.caller_with(WEST, 0, "shop/chat:80", &flags);
+    let (_caller, to) = caller.await;
+    // A masked text frame; it comes back without its mask.
+    let frame = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2];
+    websocket(to, &frame).await;
+
+    let request = line(&west, "the request", |l| l["response_code"] == 101).await;
+    assert_eq!(
+        (&request["method"], &request["path"]),
+        (&json!("GET"), &json!("/chat"))
+    );
+    let connection = line(&west, "the connection", |l| l["response_code"] == 0).await;
+    for told in [&request, &connection] {
+        assert_eq!(told["request_id"], "chat-1");
+        assert_eq!(told["endpoint"], request["endpoint"]);
+    }
+    assert_eq!(connection["method"], Value::Null);
+    let bytes = |l: &Value| (l["bytes_received"].clone(), l["bytes_sent"].clone());
+    assert_eq!(bytes(&connection), (json!(8), json!(4)));
+    // The other side sees a tunnel that carried the request's head as well.
+    let tunnel = line(&east, "the tunnel", |_| true).await;
+    assert_eq!(
+        (&tunnel["method"], &tunnel["response_code"]),
+        (&Value::Null, &json!(0))
+    );
+    assert!(tunnel["bytes_received"].as_u64() > Some(8), "{tunnel}");
+    assert_eq!((lines(&west).len(), lines(&east).len()), (2, 1));
 }
 
 /// Nobody at all: a proxy whose service is not known.

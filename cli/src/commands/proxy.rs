@@ -123,10 +123,10 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
 }
 
 fn failure(e: &ProxyError) -> Failure {
-    let exit = if matches!(e, ProxyError::Config { .. }) {
-        Exit::Usage
-    } else {
-        Exit::Problems
-    };
-    Failure::of(exit, e)
+    match e {
+        ProxyError::Config { field, .. } => Failure::of(Exit::Usage, e).hint(format!(
+            "set it with --{field}; `tradewind proxy --help` says how"
+        )),
+        _ => Failure::of(Exit::Problems, e),
+    }
 }

@@ -32,7 +32,7 @@ use super::{
     span::{self, Attributes},
 };
 
-/// Records that wait: a second of four thousand sampled requests, and at most some 16 MiB, for a record holds no more than 4 KiB of text.
+/// Records that wait: a second of four thousand sampled requests. At worst, each with its longest texts and eight failed attempts, some 32 MiB.
 pub(super) const QUEUE: usize = 4096;
 /// Spans of one batch, as OpenTelemetry's own exporters have it.
 const MAX_BATCH: usize = 512;
@@ -44,6 +44,9 @@ const GATHER: Duration = Duration::from_secs(1);
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take to accept a connection.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// While a batch is under way, so that a collector that vanished is dialled anew.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two tries of one batch.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// A batch is tried for this long, and then given up for newer ones: who looks at traces looks at the last minutes.
@@ -116,8 +119,10 @@ pub(super) fn start(
 
 fn channel(endpoint: &OtlpEndpoint, mark: Option<u32>) -> Channel {
     let address = endpoint.address().to_owned();
-    Endpoint::from(Uri::from_static("http://collector.otlp"))
+    Endpoint::from(endpoint.uri().clone())
         .connect_timeout(DIAL_DEADLINE)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             let address = address.clone();
             async move {

@@ -126,7 +126,12 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn of(method: &Method, uri: &Uri, version: Version, fields: &HeaderMap) -> Self {
+    /// `said`: what the caller's proxy says that the application spoke.
+    pub(crate) fn of(
+        (method, uri, version): (&Method, &Uri, Version),
+        said: Option<Version>,
+        fields: &HeaderMap,
+    ) -> Self {
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         let authority = match uri.authority() {
             Some(authority) => Some(cut(authority.as_str(), MAX_TEXT)),
@@ -135,10 +140,7 @@ impl Head {
         Self {
             method: method.clone(),
             path: cut(path, MAX_PATH),
-            version: fields
-                .get(headers::VERSION)
-                .and_then(headers::parse_version)
-                .unwrap_or(version),
+            version: said.unwrap_or(version),
             authority,
             user_agent: field(fields, USER_AGENT, MAX_TEXT),
             x_forwarded_for: field(fields, "x-forwarded-for", MAX_TEXT),

@@ -8,9 +8,13 @@ use proptest::prelude::*;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Status};
-use tradewind_api::proto::otlp::collector::{
-    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
-    trace_service_server::{TraceService, TraceServiceServer},
+use tradewind_api::proto::otlp::{
+    collector::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::any_value::Value,
+    trace::Span,
 };
 use tradewind_runtime::{clock, rng::Rng, task};
 
@@ -231,7 +235,7 @@ fn record(path: &str, value: &HeaderValue) -> Option<Record> {
     let uri: Uri = path.parse().ok()?;
     let method = Method::from_bytes(b"ANY").unwrap();
     let mut record = Telemetry::off(clock::system()).record(Reporter::Source);
-    record.head = Some(Head::of(&method, &uri, Version::HTTP_2, &fields));
+    record.head = Some(Head::of((&method, &uri, Version::HTTP_2), None, &fields));
     record.request_id = fields.get(X_REQUEST_ID).map(record::short);
     let rule = Rule {
         begin: None,
@@ -275,6 +279,77 @@ proptest! {
         let length = prost::Message::encoded_len(&span::of(&ended).unwrap());
         prop_assert!(length <= MAX_LINE, "{}", length);
     }
+}
+
+/// The spans of both sides of a gRPC call that ended with this status.
+fn grpc(status: u8) -> [Span; 2] {
+    [Reporter::Source, Reporter::Destination].map(|reporter| {
+        let mut record = record("/shop.Till/Charge", &HeaderValue::from_static("x")).unwrap();
+        record.reporter = reporter;
+        let end = End {
+            code: 200,
+            grpc: true,
+            grpc_status: Some(status),
+            ..End::default()
+        };
+        span::of(&Ended { record, end }).unwrap()
+    })
+}
+
+#[test]
+fn grpc_calls_are_named_by_their_method_and_judged_by_their_status() {
+    for (status, client_error, server_error) in
+        [(0, false, false), (5, true, false), (14, true, true)]
+    {
+        let [client, server] = grpc(status);
+        for span in [&client, &server] {
+            assert_eq!(span.name, "shop.Till/Charge");
+            for (key, value) in [
+                ("rpc.system", Value::StringValue("grpc".into())),
+                ("rpc.service", Value::StringValue("shop.Till".into())),
+                ("rpc.method", Value::StringValue("Charge".into())),
+                ("rpc.grpc.status_code", Value::IntValue(status.into())),
+            ] {
+                let found = span.attributes.iter().find(|a| a.key == key);
+                let found = found.and_then(|a| a.value.clone()?.value);
+                assert_eq!(found, Some(value), "{key}");
+            }
+        }
+        let errors = (client.status.is_some(), server.status.is_some());
+        assert_eq!(errors, (client_error, server_error), "{status}");
+        assert_eq!((client.kind, server.kind), (3, 2));
+    }
+}
+
+#[test]
+fn what_an_application_says_of_the_version_is_not_believed() {
+    let opened = std::env::temp_dir().join(format!("tradewind-access-{}", std::process::id()));
+    let config = TelemetryConfig {
+        access_log: Some(AccessLogTarget::File(opened.clone())),
+        ..TelemetryConfig::default()
+    };
+    let sink = open(&config).unwrap().unwrap().0;
+    let metrics = TelemetryMetrics::default();
+    let (lines, _log) = access_log::start(sink, AccessLogFilter::All, metrics).unwrap();
+    let telemetry = Telemetry(Arc::new(Inner {
+        clock: clock::system(),
+        sampling: None,
+        spans: None,
+        lines: Some(lines),
+    }));
+    let (method, uri) = (Method::GET, Uri::from_static("/"));
+    for (reporter, version) in [
+        (Reporter::Source, Version::HTTP_2),
+        (Reporter::Destination, Version::HTTP_10),
+    ] {
+        let mut fields = HeaderMap::new();
+        fields.insert(headers::VERSION, HeaderValue::from_static("HTTP/1.0"));
+        let line = (&method, &uri, Version::HTTP_2);
+        let mut notes = telemetry.request(reporter, line, &mut fields, || 1);
+        notes.with(|record, _| assert_eq!(record.head.as_ref().unwrap().version, version));
+        assert!(notes.is_on());
+    }
+    std::fs::remove_file(opened).unwrap();
 }
 
 #[test]
@@ -364,6 +439,34 @@ fn a_queue_that_is_full_drops_and_counts_and_never_waits() {
     use metrics::Lost;
     assert_eq!(metrics.lines_counter(Lost::queue_full).get(), 2);
     assert_eq!(metrics.spans_counter(Lost::queue_full).get(), 2);
+}
+
+#[tokio::test]
+async fn a_reader_that_hangs_costs_lines_and_holds_nobody_up() {
+    const LINES: usize = 3 * access_log::QUEUE;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let sink = access_log::Sink::Stdout(std::os::fd::OwnedFd::from(writer).into());
+    let metrics = TelemetryMetrics::default();
+    let counts = metrics.clone();
+    let (lines, log) = access_log::start(sink, AccessLogFilter::All, metrics).unwrap();
+    let record = record("/", &HeaderValue::from_static("x")).unwrap();
+    for _ in 0..LINES {
+        let (record, end) = (record.clone(), End::default());
+        lines.push(Arc::new(Ended { record, end }));
+    }
+    let lost = counts.lines_counter(metrics::Lost::queue_full).get();
+    assert!(lost > 0, "the pipe holds less than that");
+    // The reader comes back: what was not dropped is there, each line whole.
+    let read = task::spawn_blocking(move || std::io::read_to_string(reader).unwrap());
+    log.close().await;
+    drop(lines);
+    let text = read.await.unwrap();
+    assert!(
+        text.lines()
+            .all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok())
+    );
+    assert_eq!(text.lines().count() as u64 + lost, LINES as u64);
+    assert_eq!(counts.lines.get() + lost, LINES as u64);
 }
 
 #[tokio::test(start_paused = true)]
