@@ -13,12 +13,7 @@ pub struct TelemetryArgs {
     #[arg(long, env = "TRADEWIND_TRACE_SAMPLING", value_name = "RATIO")]
     trace_sampling: Option<Ratio>,
     /// Where a line of JSON goes for each request and connection: a file, or - for standard output [default: nowhere]
-    #[arg(
-        long,
-        env = "TRADEWIND_ACCESS_LOG",
-        value_name = "-|PATH",
-        allow_hyphen_values = true
-    )]
+    #[arg(long, env = "TRADEWIND_ACCESS_LOG", value_name = "-|PATH")]
     access_log: Option<AccessLogTarget>,
     /// Which of them get one: all, or errors for those that failed or were tried again
     #[arg(

@@ -51,6 +51,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// A batch is tried for this long, and then given up for newer ones: who looks at traces looks at the last minutes.
 const TRY_FOR: Duration = Duration::from_secs(60);
+/// Characters of a collector's words that are logged.
+const MAX_REASON: usize = 500;
 /// Version of the conventions that the attributes follow.
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.34.0";
 
@@ -192,7 +194,7 @@ impl Task {
                     self.metrics.exported.inc_by(count - refused);
                     return self.took();
                 }
-                Err(status) if !may_try_again(status.code()) => {
+                Err(status) if !may_try_again(&status) => {
                     self.metrics.spans_lost(Lost::refused, count);
                     return self.did_not_take(&status);
                 }
@@ -277,21 +279,26 @@ fn reason(status: &Status) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    text.chars().take(MAX_REASON).collect()
 }
 
-/// By OTLP's list of what a client should try again.
-const fn may_try_again(code: Code) -> bool {
-    matches!(
-        code,
+/// By OTLP's list of what a client should try again. A collector that is exhausted says in its details when it will not be any
+/// more; one that does not say so will take the same batch never.
+fn may_try_again(status: &Status) -> bool {
+    const SAYS_WHEN: &[u8] = b"google.rpc.RetryInfo";
+    match status.code() {
         Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-    )
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => true,
+        Code::ResourceExhausted => status
+            .details()
+            .windows(SAYS_WHEN.len())
+            .any(|part| part == SAYS_WHEN),
+        _ => false,
+    }
 }
 
 /// What is handed over next: full, or as much as came within [`GATHER`] of its first.

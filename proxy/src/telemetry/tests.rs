@@ -164,12 +164,16 @@ async fn what_waits_is_told_before_the_end() {
 
 #[tokio::test]
 async fn what_a_collector_refuses_is_not_sent_again() {
-    let refusing = collector(Err(Status::invalid_argument("no"))).await;
-    let world = World::tracing(refusing, 1.0);
-    world.request(&mut HeaderMap::new());
     let refused = "tradewind_trace_spans_dropped_total{reason=\"refused\"}";
-    world.reaches(refused, 1).await;
-    assert_eq!(world.value("tradewind_trace_collector_reachable"), Some(0));
+    for refusal in [
+        Status::invalid_argument("no"),
+        Status::resource_exhausted("larger than what is taken here"),
+    ] {
+        let world = World::tracing(collector(Err(refusal)).await, 1.0);
+        world.request(&mut HeaderMap::new());
+        world.reaches(refused, 1).await;
+        assert_eq!(world.value("tradewind_trace_collector_reachable"), Some(0));
+    }
     let picky = World::tracing(collector(Ok(2)).await, 1.0);
     for _ in 0..3 {
         picky.request(&mut HeaderMap::new());
