@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         [
             "envoy/service/discovery/v3/ads.proto",
             "google/rpc/status.proto",
+            "opentelemetry/proto/collector/trace/v1/trace_service.proto",
             "tradewind/v1/resources.proto",
             "tradewind/v1/workload.proto",
             "tradewind/v1/federation.proto",

@@ -21,6 +21,14 @@ pub use envoy::service::discovery::v3 as discovery;
 /// `google.rpc.Status`, which a NACK carries.
 pub use google::rpc;
 
+/// OpenTelemetry's protocol, as far as spans need it.
+pub mod otlp {
+    pub use super::opentelemetry::proto::{
+        collector::trace::v1 as collector, common::v1 as common, resource::v1 as resource,
+        trace::v1 as trace,
+    };
+}
+
 /// Type URL of [`v1::Service`].
 pub const SERVICE_TYPE: &str = "type.googleapis.com/tradewind.v1.Service";
 /// Type URL of [`v1::Cluster`].

@@ -16,6 +16,7 @@ pub mod join;
 pub mod list;
 pub mod proxy;
 pub mod proxy_capture;
+pub mod proxy_telemetry;
 pub mod role;
 pub mod status;
 pub mod store;

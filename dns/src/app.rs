@@ -225,6 +225,7 @@ impl Bound {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
+            settings: Vec::new(),
             config: Arc::new(move || config.clone()),
             state: Arc::new(move || state(&control)),
         }

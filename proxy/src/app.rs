@@ -36,6 +36,7 @@ use crate::{
     inbound::{InboundContext, InboundMetrics, ServedConfig},
     outbound::{StandardMetrics, StateCell},
     register::{self, Fronted, Heard, Standing},
+    telemetry::{self, Telemetry, Teller},
 };
 
 /// How long a stopping proxy waits for the controller to hear that it leaves; one that is away hears nothing.
@@ -85,6 +86,11 @@ impl Proxy {
         let doors = capture
             .map(|c| Doors::bind(&config, c, threads))
             .transpose()?;
+        let access_log = telemetry::open(&config.telemetry).map_err(|(path, error)| {
+            let reason = format!("{} cannot be opened: {error}", path.display());
+            let field = "access-log";
+            ProxyError::Config { field, reason }
+        })?;
         let admin = AdminServer::bind(config.admin_listen).map_err(|e| e.flag("--admin-listen"))?;
         let readiness = Readiness::new();
         Ok(Bound {
@@ -100,6 +106,7 @@ impl Proxy {
             hbone,
             outbound,
             doors,
+            access_log,
             admin,
         })
     }
@@ -182,6 +189,7 @@ pub struct Bound {
     hbone: Option<SocketAddr>,
     outbound: Vec<OutboundGroup>,
     doors: Option<Doors>,
+    access_log: Option<telemetry::Opened>,
     admin: AdminBound,
 }
 
@@ -286,11 +294,13 @@ impl Bound {
                 self.rng.fork(),
             ),
         );
+        let (telling, told) = self.start_telemetry(&control, &mut tasks)?;
+        let standard = StandardMetrics::register(&self.metrics, Arc::clone(&self.clock));
         let inbound = InboundContext {
             control: control.clone(),
             serves: serves.into(),
             metrics: InboundMetrics::new(&self.metrics),
-            standard: StandardMetrics::register(&self.metrics, Arc::clone(&self.clock)),
+            standard: standard.telling(telling),
             clock: Arc::clone(&self.clock),
             connections: Arc::new(AtomicUsize::new(0)),
         };
@@ -342,9 +352,36 @@ impl Bound {
         if let Some(keeper) = keeper {
             keeper.remove().await;
         }
+        told.close().await;
         drop(stop_admin);
         tasks.abort_all().await;
         ended.map_err(|e| ProxyError::Worker(e.to_string()))
+    }
+
+    /// The traces and the access log, as far as they are asked for.
+    fn start_telemetry(
+        &mut self,
+        control: &Control,
+        tasks: &mut TaskSet,
+    ) -> Result<(Telemetry, telemetry::Running), ProxyError> {
+        let teller = Teller {
+            name: self.config.name.clone(),
+            zone: self.config.zone.as_ref().map(ToString::to_string),
+            svid: control.svid.clone(),
+            mark: self.mark(),
+        };
+        Telemetry::start(
+            &self.config.telemetry,
+            (Arc::clone(&self.clock), self.rng.fork()),
+            &self.metrics,
+            self.access_log.take(),
+            teller,
+            tasks,
+        )
+        .map_err(|source| ProxyError::Io {
+            action: "start the access log's thread",
+            source,
+        })
     }
 
     /// One health check per served port; their findings meet in `standing`.

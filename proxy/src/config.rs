@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use tradewind_api::{ServicePortRef, Zone, model::AppProtocol};
 use tradewind_transport::control::ControllerAddr;
 
-use crate::capture::CaptureConfig;
+use crate::{capture::CaptureConfig, telemetry::TelemetryConfig};
 
 /// One outbound listener: what connects here reaches that service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,8 @@ pub struct ProxyConfig {
     pub exit: Exit,
     /// Where the last good snapshot is kept; none keeps it in memory only.
     pub state_dir: Option<PathBuf>,
+    /// Its traces and its access log.
+    pub telemetry: TelemetryConfig,
     /// How long requests and connections may go on after the order to stop.
     pub drain_deadline: Duration,
     /// How long it goes on serving after it told the controller that it leaves, so that callers move away first.
@@ -130,6 +132,7 @@ impl ProxyConfig {
             zone: None,
             exit: Exit::Direct,
             state_dir: None,
+            telemetry: TelemetryConfig::default(),
             drain_deadline: Duration::from_secs(30),
             leave_grace: Duration::from_secs(1),
         }

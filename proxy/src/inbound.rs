@@ -4,6 +4,7 @@
 
 mod authorise;
 mod body;
+mod caller;
 mod exec;
 mod metrics;
 mod peers;
@@ -42,14 +43,17 @@ use tradewind_transport::{
     trust::{PeerIdentity, Usage},
 };
 
+use caller::Caller;
 pub(crate) use metrics::InboundMetrics;
 use metrics::ServiceMetrics;
 use peers::Peers;
 use pool::AppPool;
-use stream::Caller;
 use wire::RequestBody;
 
-use crate::standard::{Counted, StandardMetrics};
+use crate::{
+    standard::{Counted, StandardMetrics},
+    telemetry::Ends,
+};
 
 /// A request's body on its way to the application, counted.
 type AppRequest = Counted<RequestBody>;
@@ -293,6 +297,8 @@ async fn connection(
     drain: drain::Watch,
 ) {
     tune(&stream);
+    let ends = thread.standard.telemetry().is_on();
+    let ends = ends.then(|| Ends::of(&stream)).flatten();
     let shaken = time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
     place.shaken();
     let (tls, peer) = match shaken {
@@ -315,6 +321,8 @@ async fn connection(
     let caller = Rc::new(Caller {
         id: peer.id.clone(),
         revoked: guard.token().clone(),
+        ends,
+        server_name: ends.and_then(|_| tls.get_ref().1.server_name().map(Into::into)),
         pairs: RefCell::default(),
     });
     // A certificate that ended proves nothing any more; its owner has renewed it long before, and dialled anew.

@@ -17,9 +17,11 @@ mod inbound;
 pub mod outbound;
 mod register;
 mod standard;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 
 pub use app::{Bound, Proxy};
 pub use config::{Exit, HealthCheck, InvalidSpec, ListenSpec, ProxyConfig, ServeSpec};
 pub use error::ProxyError;
+pub use telemetry::{AccessLogFilter, AccessLogTarget, OtlpEndpoint, TelemetryConfig};

@@ -24,10 +24,12 @@ use prometheus_client::{
 use tokio::time::Instant;
 use tradewind_runtime::{clock::SharedClock, metrics::MetricsRegistry};
 
-pub(crate) use account::{Account, Counted, is_grpc};
-pub(crate) use pair::{Pair, PairKey, Party, Reporter, Security};
+pub(crate) use account::{Account, Counted, Refusal, is_grpc};
+pub(crate) use pair::{Pair, PairKey, Party, Reporter, Security, UNKNOWN};
 use series::{Ending, HttpSeries, Series, TcpSeries};
 pub(crate) use series::{Flags, LiveTunnel};
+
+use crate::telemetry::Telemetry;
 
 /// Pairs that one process tells apart. A service with four thousand different callers is one whose callers nobody looks
 /// through one by one, and a page of this many takes about a second to write.
@@ -46,6 +48,7 @@ struct Entry {
 pub struct StandardMetrics {
     pairs: Arc<Mutex<HashMap<PairKey, Entry>>>,
     clock: SharedClock,
+    telemetry: Telemetry,
 }
 
 impl StandardMetrics {
@@ -53,15 +56,27 @@ impl StandardMetrics {
     pub fn register(registry: &MetricsRegistry, clock: SharedClock) -> Self {
         let own = Self {
             pairs: Arc::default(),
+            telemetry: Telemetry::off(Arc::clone(&clock)),
             clock,
         };
         registry.register(|r| r.register_collector(Box::new(own.clone())));
         own
     }
 
+    /// Has what is counted written down as well.
+    pub(crate) fn telling(self, telemetry: Telemetry) -> Self {
+        Self { telemetry, ..self }
+    }
+
+    /// Who else is told of what is counted.
+    pub(crate) const fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     /// The handles of a pair. Past the bound its two sides are known by their clusters alone.
     pub(crate) fn pair(&self, key: PairKey) -> Rc<Pair> {
         let mut pairs = self.lock();
+        let whole = Arc::new(key.clone());
         let key = if pairs.len() < MAX_PAIRS || pairs.contains_key(&key) {
             key
         } else {
@@ -71,7 +86,7 @@ impl StandardMetrics {
             series: Arc::default(),
             unheld_since: None,
         });
-        Pair::new(Arc::clone(&entry.series), Arc::clone(&self.clock))
+        Pair::new(Arc::clone(&entry.series), whole, Arc::clone(&self.clock))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PairKey, Entry>> {

@@ -1,5 +1,5 @@
 //! The HTTP server on every process's admin port: liveness, readiness with what is pending, metrics, configuration,
-//! state and the log level.
+//! state, the log level and the role's own settings that change while it runs.
 //!
 //! It reads the process's state through what it is given and owns only its connections. It serves to the very end of a
 //! drain (as not ready) without holding the drain up. Whatever a client sends is bounded in size, time and number.
@@ -30,6 +30,7 @@ use crate::listen::{self, BindError};
 use crate::metrics::{self, MetricsRegistry};
 use crate::ready::Readiness;
 use crate::rng::Rng;
+use crate::setting::Setting;
 use crate::task::TaskSet;
 use crate::telemetry::LogHandle;
 
@@ -45,7 +46,7 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(120);
 /// Longest request head, in bytes: hyper's minimum; probes and scrapers need far less.
 const MAX_HEAD_BYTES: usize = 8192;
 
-/// Longest request body, in bytes: a log filter.
+/// Longest request body, in bytes: a log filter. Other settings are shorter.
 const MAX_BODY_BYTES: usize = 1024;
 
 /// Computes a JSON document when asked for; must not block for long.
@@ -60,6 +61,8 @@ pub struct AdminState {
     pub metrics: MetricsRegistry,
     /// Behind `/debug/loglevel`; absent where logs were not set up.
     pub log: Option<LogHandle>,
+    /// Each behind its own path.
+    pub settings: Vec<Setting>,
     /// Behind `/debug/config`: the configuration in force, without secrets.
     pub config: Document,
     /// Behind `/debug/state`: what the process believes, without secrets.
@@ -75,6 +78,7 @@ impl AdminState {
             readiness,
             metrics,
             log: None,
+            settings: Vec::new(),
             config: Arc::clone(&empty),
             state: empty,
         }
@@ -261,13 +265,15 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 
 async fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let put_level = head.method == Method::PUT && head.uri.path() == "/debug/loglevel";
-    let body = if put_level {
+    let path = head.uri.path();
+    let settable =
+        path == "/debug/loglevel" || shared.state.settings.iter().any(|s| s.path() == path);
+    let body = if head.method == Method::PUT && settable {
         let read = tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect());
         match read.await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "cannot read a log level");
+                tracing::debug!(%error, "cannot read a setting");
                 let text = format!("cannot read the body: at most {MAX_BODY_BYTES} bytes\n");
                 return text_response(StatusCode::PAYLOAD_TOO_LARGE, text);
             }
@@ -296,6 +302,13 @@ fn route(
     draining: bool,
 ) -> Response<Full<Bytes>> {
     let reads = method == Method::GET || method == Method::HEAD;
+    if let Some(setting) = state.settings.iter().find(|s| s.path() == path) {
+        return match *method {
+            Method::GET | Method::HEAD => current(setting),
+            Method::PUT => set(setting, body),
+            _ => not_allowed("GET, PUT"),
+        };
+    }
     match path {
         "/debug/loglevel" if reads => match &state.log {
             Some(log) => text_response(StatusCode::OK, format!("{}\n", log.current())),
@@ -330,10 +343,33 @@ fn route(
         ),
         "/debug/config" => json_response(StatusCode::OK, &(state.config)()),
         "/debug/state" => json_response(StatusCode::OK, &(state.state)()),
-        _ => text_response(
-            StatusCode::NOT_FOUND,
-            "no such page; there are /livez /readyz /metrics /debug/config /debug/state /debug/loglevel\n",
-        ),
+        _ => text_response(StatusCode::NOT_FOUND, no_such_page(&state.settings)),
+    }
+}
+
+fn no_such_page(settings: &[Setting]) -> String {
+    let mut text =
+        "no such page; there are /livez /readyz /metrics /debug/config /debug/state /debug/loglevel"
+            .to_owned();
+    for setting in settings {
+        text.push(' ');
+        text.push_str(setting.path());
+    }
+    text.push('\n');
+    text
+}
+
+fn current(setting: &Setting) -> Response<Full<Bytes>> {
+    text_response(StatusCode::OK, format!("{}\n", setting.current()))
+}
+
+fn set(setting: &Setting, body: &[u8]) -> Response<Full<Bytes>> {
+    match setting.set(&String::from_utf8_lossy(body)) {
+        Ok(()) => {
+            tracing::info!(setting = setting.path(), value = %setting.current(), "setting changed");
+            current(setting)
+        }
+        Err(error) => text_response(StatusCode::BAD_REQUEST, format!("{error}\n")),
     }
 }
 
@@ -386,6 +422,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Respo
 mod tests {
     use std::net::Ipv4Addr;
 
+    use futures::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -567,6 +604,45 @@ mod tests {
         drop((work, seen));
         assert!(draining.await.unwrap());
         server.await.unwrap();
+    }
+
+    #[test]
+    fn a_setting_is_read_changed_and_kept_when_the_new_value_is_refused() {
+        let held = Arc::new(std::sync::Mutex::new("1".to_owned()));
+        let (read, write) = (Arc::clone(&held), held);
+        let mut state = AdminState::new(Readiness::new(), MetricsRegistry::new());
+        state.settings.push(Setting::new(
+            "/debug/size",
+            move || read.lock().unwrap().clone(),
+            move |value| match value.parse::<u8>() {
+                Ok(_) => {
+                    value.clone_into(&mut write.lock().unwrap());
+                    Ok(())
+                }
+                Err(error) => Err(format!("size {value:?} is not valid: {error}")),
+            },
+        ));
+        let ask = |method: Method, path: &str, body: &[u8]| {
+            let response = route(&method, path, body, &state, false);
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().now_or_never().unwrap();
+            let body = body.unwrap().to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        assert_eq!(ask(Method::GET, "/debug/size", b""), (200, "1\n".into()));
+        assert_eq!(
+            ask(Method::PUT, "/debug/size", b" 7\n"),
+            (200, "7\n".into())
+        );
+        let (status, why) = ask(Method::PUT, "/debug/size", b"many");
+        assert!(
+            status == 400 && why.contains("\"many\" is not valid"),
+            "{why}"
+        );
+        assert_eq!(ask(Method::GET, "/debug/size", b""), (200, "7\n".into()));
+        assert_eq!(ask(Method::DELETE, "/debug/size", b"").0, 405);
+        let (status, pages) = ask(Method::GET, "/nowhere", b"");
+        assert!(status == 404 && pages.contains(" /debug/size\n"), "{pages}");
     }
 
     #[test]

@@ -16,6 +16,11 @@ pub trait Clock: Send + Sync + Debug {
     /// Milliseconds since the Unix epoch. May jump when the machine's clock is set; zero before 1970.
     fn unix_ms(&self) -> u64;
 
+    /// The same in microseconds, for what is ordered on the wall clock below a millisecond, such as spans.
+    fn unix_us(&self) -> u64 {
+        self.unix_ms().saturating_mul(1000)
+    }
+
     /// Monotonic time. Follows tokio's clock, so a paused test runtime pauses it.
     fn now(&self) -> Instant;
 
@@ -39,15 +44,19 @@ pub fn system() -> SharedClock {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    fn unix_ms(&self) -> u64 {
+        self.unix_us() / 1000
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the Clock the ban points to"
     )]
-    fn unix_ms(&self) -> u64 {
+    fn unix_us(&self) -> u64 {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or(Duration::ZERO);
-        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
     }
 
     fn now(&self) -> Instant {
@@ -107,6 +116,8 @@ mod tests {
         let clock = system();
         assert!(clock.unix_ms() > 1_767_000_000_000);
         assert_eq!(clock.unix_s(), clock.unix_ms() / 1000);
+        let ms = clock.unix_ms();
+        assert!(clock.unix_us() / 1000 >= ms);
         let before = clock.now();
         assert!(clock.now() >= before);
     }

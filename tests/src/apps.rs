@@ -1,10 +1,14 @@
 //! Applications that tests are themselves: servers on loopback, each for one kind of traffic. Owns their tasks, which end
 //! with the test's runtime.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -38,6 +42,44 @@ pub fn http1(listener: TcpListener, name: &'static str, barrier: Arc<Barrier>) {
             });
         }
     });
+}
+
+/// The headers of requests that an application saw, in order; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Heads(Arc<Mutex<Vec<HeaderMap>>>);
+
+impl Heads {
+    /// Of the newest request.
+    pub fn last(&self) -> HeaderMap {
+        let heads = self.0.lock().expect("no panic while it is held");
+        heads.last().cloned().expect("a request")
+    }
+}
+
+/// HTTP/1.1 that remembers what it was asked with: `/broken` answers 500, anything else `ok`.
+pub fn heads(listener: TcpListener) -> Heads {
+    let heads = Heads::default();
+    let seen = heads.clone();
+    task::spawn("test http app", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            let service = service_fn(move |r: Request<Incoming>| {
+                let mut all = seen.0.lock().expect("no panic while it is held");
+                all.push(r.headers().clone());
+                let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
+                if r.uri().path() == "/broken" {
+                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                std::future::ready(Ok::<_, Infallible>(response))
+            });
+            task::spawn("test http connection", async move {
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                drop(served.await);
+            });
+        }
+    });
+    heads
 }
 
 async fn answer(

@@ -14,6 +14,7 @@
 pub mod addresses;
 pub mod apps;
 pub mod border;
+pub mod collector;
 pub mod crowd;
 pub mod dns;
 pub mod failures;

@@ -560,6 +560,7 @@ async fn wrong_settings_are_named_with_the_nearest_right_one() {
     }
     let missing = run(&["dns", "--config", "/no/such/file.yaml"]).await;
     says("no file", &missing, code::USAGE, &["/no/such/file.yaml"]);
+    let caller = ["proxy", "--listen", "127.0.0.1:0=shop/payments:80"];
     for (args, words) in [
         (
             vec!["gateway", "--lisen", "127.0.0.1:1"],
@@ -585,6 +586,22 @@ async fn wrong_settings_are_named_with_the_nearest_right_one() {
                 "a/b/c",
             ],
             vec!["a/b/c"],
+        ),
+        (
+            [&caller[..], &["--trace-sampling", "2"]].concat(),
+            vec!["--trace-sampling", "from 0 (none) to 1 (all)"],
+        ),
+        (
+            [&caller[..], &["--otlp-endpoint", "https://collector:4317"]].concat(),
+            vec!["--otlp-endpoint", "https is not spoken here"],
+        ),
+        (
+            [&caller[..], &["--access-log-filter", "5xx"]].concat(),
+            vec!["--access-log-filter", "all or errors"],
+        ),
+        (
+            [&caller[..], &["--access-log", "/no/such/directory/log"]].concat(),
+            vec!["access-log", "/no/such/directory/log cannot be opened"],
         ),
         (vec!["token", "create", "--lifetime", "soon"], vec!["soon"]),
         (

@@ -22,4 +22,5 @@ pub mod seal;
 pub mod server_name;
 pub mod svid;
 pub mod tls;
+pub mod trace_context;
 pub mod trust;

@@ -9,6 +9,7 @@ use tradewind_runtime::{Rng, clock, signal::Signals};
 use super::{
     Context,
     proxy_capture::{self, Also, CaptureArgs},
+    proxy_telemetry::TelemetryArgs,
     role::{self, Common, DrainArgs},
 };
 use crate::exit::{Exit, Failure, Outcome};
@@ -68,6 +69,8 @@ pub struct Proxy {
     #[command(flatten)]
     capture: CaptureArgs,
     #[command(flatten)]
+    telemetry: TelemetryArgs,
+    #[command(flatten)]
     drain: DrainArgs,
 }
 
@@ -106,6 +109,7 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
     config.threads = args.threads;
     config.zone = args.zone;
     config.exit = args.exit;
+    config.telemetry = args.telemetry.config();
     config.drain_deadline = args.drain.drain_deadline;
     let deadline = config.leave_grace + config.drain_deadline;
     let bound = Role::build(config, clock::system(), Rng::from_entropy(), Some(log))
@@ -119,10 +123,10 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
 }
 
 fn failure(e: &ProxyError) -> Failure {
-    let exit = if matches!(e, ProxyError::Config { .. }) {
-        Exit::Usage
-    } else {
-        Exit::Problems
-    };
-    Failure::of(exit, e)
+    match e {
+        ProxyError::Config { field, .. } => Failure::of(Exit::Usage, e).hint(format!(
+            "set it with --{field}; `tradewind proxy --help` says how"
+        )),
+        _ => Failure::of(Exit::Problems, e),
+    }
 }

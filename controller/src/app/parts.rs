@@ -477,6 +477,7 @@ impl Parts {
             readiness,
             metrics: self.metrics.clone(),
             log,
+            settings: Vec::new(),
             config: Arc::new(move || shown.clone()),
             state: Arc::new(move || {
                 json!({

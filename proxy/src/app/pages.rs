@@ -32,6 +32,9 @@ impl Bound {
             "capture": self.doors.as_ref().map(Doors::json),
             "threads": self.threads,
             "exit": self.config.exit.as_str(),
+            "otlp_endpoint": self.config.telemetry.otlp.as_ref().map(ToString::to_string),
+            "access_log": self.config.telemetry.access_log.as_ref().map(ToString::to_string),
+            "access_log_filter": self.config.telemetry.access_log_filter.as_str(),
             "zone": self.config.zone.as_ref().map(ToString::to_string),
             "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
         });
@@ -81,6 +84,7 @@ impl Bound {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
+            settings: vec![inbound.standard.telemetry().setting()],
             config: Arc::new(move || config.clone()),
             state: Arc::new(state),
         }

@@ -1,7 +1,7 @@
 //! One stream from a verified caller: find what it is for, authorise it, hand it to the application. A stream that never
 //! reached the application is answered so (`tradewind-unprocessed`), because the caller may then send it elsewhere.
 
-use std::{cell::RefCell, future::poll_fn, rc::Rc, time::Duration};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
@@ -10,57 +10,29 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
-use tradewind_api::{SpiffeId, model::AppProtocol};
+use tradewind_api::model::AppProtocol;
 use tradewind_transport::{
     hbone::headers,
     permits::Permit,
-    relay::{End, relay_io_counted},
-    request_id,
+    relay::{End, Side, relay_io_counted},
 };
 
 use super::{
     AppRequest, Served, Thread,
     authorise::{Denied, Standing, authorise},
     body::{BodyError, ResponseBody},
+    caller::Caller,
     pool::{self, Failed},
     rewrite,
     wire::{self, RequestBody, StreamIo},
 };
-use crate::standard::{Account, Counted, Flags, Pair, PairKey, Party, Reporter, Security, is_grpc};
+use crate::{
+    standard::{Account, Counted, Flags, Refusal},
+    telemetry::Notes,
+};
 
 /// How often an untouched request is put on another connection before the caller is told to go elsewhere.
 const MAX_SENDS: usize = 3;
-
-/// The caller behind a connection.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    pub id: SpiffeId,
-    pub revoked: CancellationToken,
-    /// What its calls count under: at most one for each service that is served here.
-    pub pairs: RefCell<Vec<(Rc<Served>, Rc<Pair>)>>,
-}
-
-impl Caller {
-    /// What its calls to `served` count under.
-    fn pair(&self, thread: &Thread, served: &Rc<Served>) -> Rc<Pair> {
-        let mut pairs = self.pairs.borrow_mut();
-        if let Some((_, pair)) = pairs.iter().find(|(s, _)| Rc::ptr_eq(s, served)) {
-            return Rc::clone(pair);
-        }
-        let domain = thread.control.snapshot.borrow().trust.domain.clone();
-        let own = thread.control.svid.current();
-        let pair = thread.standard.pair(PairKey {
-            reporter: Reporter::Destination,
-            source: Party::of(&self.id, &domain),
-            destination: own.map_or_else(Party::unknown, |own| Party::of(&own.id, &domain)),
-            service: Some(served.target.service.clone()),
-            security: Security::MutualTls,
-        });
-        pairs.push((Rc::clone(served), Rc::clone(&pair)));
-        pair
-    }
-}
 
 /// What is to be done with a stream.
 #[derive(Debug)]
@@ -71,6 +43,7 @@ enum Answer {
         served: Rc<Served>,
         permit: Option<Permit>,
         recv: RecvStream,
+        notes: Notes,
     },
     /// The export ended while the application was asked.
     Withdrawn,
@@ -111,13 +84,14 @@ pub(crate) async fn serve(
             served,
             permit,
             recv,
+            notes,
         } => match to.send_response(Response::new(()), false) {
             Ok(send) => {
                 tunnel(
                     &thread,
                     &caller,
                     &served,
-                    app,
+                    (app, notes),
                     permit,
                     StreamIo::new(send, recv),
                 )
@@ -129,22 +103,33 @@ pub(crate) async fn serve(
 }
 
 async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStream>) -> Answer {
+    let mut account = caller.account(thread, &mut request);
+    let refuse = |mut account: Account, response: Response<ResponseBody>| {
+        account.notes.between(|| caller.key(thread, None));
+        account.refused(&response, Flags::None);
+        response.into()
+    };
     if thread.draining.get() {
         thread.metrics.refused("draining");
-        return unprocessed("draining").into();
+        return refuse(account, unprocessed("draining"));
     }
     let found = match find(thread, &request) {
         Ok(found) => found,
         Err((status, reason)) => {
             thread.metrics.refused(reason);
-            return own(status, None, reason).into();
+            return refuse(account, own(status, None, reason));
         }
     };
     // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
-    let mut account = Account::new(thread.clock.now(), is_grpc(request.headers()));
     let plain_request = *request.method() != Method::CONNECT;
-    if plain_request && let Some(served) = found.first() {
-        account.between(&caller.pair(thread, served));
+    if let Some(served) = found.first() {
+        account.notes.for_application(&served.target, &served.app);
+        if plain_request {
+            account.between(&caller.pair(thread, served));
+        } else {
+            let service = || Some(served.target.service.clone());
+            account.notes.between(|| caller.key(thread, service()));
+        }
     }
     let (served, permit) = match admit(thread, caller, found) {
         Ok(admitted) => admitted,
@@ -156,9 +141,7 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
-            // Ours brings one; a standard peer's may not.
-            request_id::ensure(request.headers_mut(), || thread.rng.borrow_mut().next_u64());
-            return plain(&served, permit, account, request).await.into();
+            return plain(&served, permit, &mut account, request).await.into();
         }
         match pool::dial(&served.app, served.mark).await {
             Ok(app) => {
@@ -168,19 +151,32 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
                     served,
                     permit,
                     recv,
+                    notes: std::mem::take(&mut account.notes),
                 }
             }
-            Err(error) => connect_failed(&served, &error).into(),
+            Err(error) => {
+                let refusal = connect_failed(&served, &error);
+                account.refused(&refusal, Flags::UpstreamConnect);
+                refusal.into()
+            }
         }
     };
-    let Some(token) = withdrawn else {
-        return answered.await;
+    let answer = match withdrawn {
+        None => answered.await,
+        Some(token) => {
+            let answered = token.run_until_cancelled(answered).await;
+            answered.unwrap_or(Answer::Withdrawn)
+        }
     };
-    let answered = token.run_until_cancelled(answered).await;
-    answered.unwrap_or_else(|| {
-        thread.metrics.withdrawn(&served.target);
-        Answer::Withdrawn
-    })
+    match answer {
+        Answer::Response(response) => response.map(|body| body.counted(account)).into(),
+        Answer::Withdrawn => {
+            thread.metrics.withdrawn(&served.target);
+            account.notes.ended_by("withdrawn");
+            Answer::Withdrawn
+        }
+        tunnel @ Answer::Tunnel { .. } => tunnel,
+    }
 }
 
 /// What the request is for. A `CONNECT` to an application's address may be for several services.
@@ -258,12 +254,16 @@ async fn tunnel(
     thread: &Thread,
     caller: &Caller,
     served: &Rc<Served>,
-    mut app: TcpStream,
+    (mut app, mut notes): (TcpStream, Notes),
     permit: Option<Permit>,
     mut io: StreamIo,
 ) {
     let _live = served.metrics.tunnel();
-    let counted = caller.pair(thread, served).tunnel(Flags::None);
+    notes.for_application(&served.target, &served.app);
+    let mut counted = caller
+        .pair(thread, served)
+        .tunnel(Flags::None)
+        .noting(notes);
     let withdrawn = async {
         match &permit {
             Some(permit) => permit.withdrawn().cancelled().await,
@@ -272,17 +272,22 @@ async fn tunnel(
     };
     let cut = tokio::select! {
         biased;
-        () = caller.revoked.cancelled() => true,
+        () = caller.revoked.cancelled() => Some((Flags::None, Some("revoked"))),
         () = withdrawn => {
             thread.metrics.withdrawn(&served.target);
-            true
+            Some((Flags::None, Some("withdrawn")))
         }
         relayed = relay_io_counted(&mut io, &mut app, |side, n| counted.count(side, n)) => {
             served.metrics.tunnel_bytes(relayed.a_to_b, relayed.b_to_a);
-            matches!(relayed.end, End::Failed(..))
+            match relayed.end {
+                End::Closed => None,
+                End::Failed(Side::A, _) => Some((Flags::DownstreamCut, None)),
+                End::Failed(Side::B, _) => Some((Flags::UpstreamCut, None)),
+            }
         }
     };
-    if cut {
+    if let Some((flags, why)) = cut {
+        counted.ended(flags, why);
         // Neither side may take this for an orderly end.
         io.cut();
         if let Err(error) = SockRef::from(&app).set_linger(Some(Duration::ZERO)) {
@@ -294,19 +299,18 @@ async fn tunnel(
 async fn plain(
     served: &Rc<Served>,
     permit: Option<Permit>,
-    mut account: Account,
+    account: &mut Account,
     request: Request<RecvStream>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let body = Counted::new(RequestBody::new(body));
     account.request(body.bytes());
     let (response, flags) = ask(served, permit, Request::from_parts(parts, body)).await;
-    if let Some(flags) = flags {
-        account.refused(&response, flags);
-        return response;
+    match flags {
+        Some(flags) => account.refused(&response, flags),
+        None => account.answered(&response),
     }
-    account.answered(&response);
-    response.map(|body| body.counted(account))
+    response
 }
 
 /// The application's response, or ours and why it is ours.
@@ -450,6 +454,7 @@ fn own(
 ) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::text(reason));
     *response.status_mut() = status;
+    response.extensions_mut().insert(Refusal(reason));
     if let Some((name, value)) = header {
         response
             .headers_mut()

@@ -39,10 +39,10 @@ use tradewind_transport::{
 use super::{
     detach,
     metrics::{OutboundMetrics, Served},
-    route::{Blame, Link, Made, NoRoute, Peer, Route, Target},
+    route::{Blame, Link, Made, NoRoute, Peer, Picked, Route, Target},
 };
 
-use crate::config::Exit;
+use crate::{config::Exit, telemetry::Tier};
 
 mod book;
 mod build;
@@ -155,6 +155,11 @@ impl Balancer {
         request_id::ensure(fields, || self.rng.borrow_mut().next_u64());
     }
 
+    /// A number for a name that nobody else has.
+    pub(super) fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
     /// Independent dice for a listener.
     pub(super) fn fork_rng(&self) -> Rng {
         self.rng.borrow_mut().fork()
@@ -218,7 +223,7 @@ impl Balancer {
     }
 
     /// Picks a target, leaving out those in `except`. `None` only when nobody is left.
-    pub(super) fn pick(&self, route: &Route, except: &[EndpointId]) -> Option<Rc<Target>> {
+    pub(super) fn pick(&self, route: &Route, except: &[EndpointId]) -> Option<Picked> {
         let now = self.now();
         if except.is_empty() {
             self.make(route, now);
@@ -236,16 +241,20 @@ impl Balancer {
         self.draw(&choice, &left, now)
     }
 
-    fn draw(
-        &self,
-        choice: &tiers::Choice,
-        targets: &[Rc<Target>],
-        now: Micros,
-    ) -> Option<Rc<Target>> {
+    fn draw(&self, choice: &tiers::Choice, targets: &[Rc<Target>], now: Micros) -> Option<Picked> {
         let mut rng = self.rng.borrow_mut();
         let tier = choice.tier(rng.unit())?;
+        let picked = |index: usize| {
+            let distance = tier.distance;
+            // There is one tier a distance.
+            let number = choice.tiers.iter().position(|t| t.distance == distance)?;
+            Some(Picked {
+                target: Rc::clone(targets.get(index)?),
+                tier: Tier { number, distance },
+            })
+        };
         if let [only] = tier.members.as_slice() {
-            return targets.get(*only).cloned();
+            return picked(*only);
         }
         let members: Vec<_> = tier
             .members
@@ -257,8 +266,8 @@ impl Balancer {
                 in_flight: t.peer.in_flight.get(),
             })
             .collect();
-        let picked = pick::pick(&members, [rng.unit(), rng.unit()])?;
-        targets.get(*tier.members.get(picked)?).cloned()
+        let drawn = pick::pick(&members, [rng.unit(), rng.unit()])?;
+        picked(*tier.members.get(drawn)?)
     }
 
     fn choose(&self, targets: &[Rc<Target>], now: Micros) -> Option<tiers::Choice> {

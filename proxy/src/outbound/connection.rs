@@ -23,6 +23,7 @@ use super::{
     metrics::{Dropped, Open},
     opaque, upgrade,
 };
+use crate::telemetry::Ends;
 
 /// A client that is silent for this long may wait for the server to speak first.
 const DETECT_DEADLINE: Duration = Duration::from_millis(200);
@@ -38,6 +39,14 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// What is known of a connection after its first bytes.
 pub(super) type Client = Prefixed<TcpStream>;
+
+impl Outbound {
+    /// A client's addresses, where anybody writes them down.
+    pub(super) fn ends(&self, client: &TcpStream) -> Option<Ends> {
+        let wanted = self.standard.telemetry().is_on();
+        wanted.then(|| Ends::of(client)).flatten()
+    }
+}
 
 /// Runs hyper's own tasks on this thread.
 #[derive(Clone, Copy, Debug)]
@@ -120,13 +129,15 @@ pub(super) async fn serve(
 
 async fn answer(
     outbound: Rc<Outbound>,
-    target: Rc<ServicePortRef>,
+    (target, client): (Rc<ServicePortRef>, Option<Ends>),
     drain: drain::Watch,
     request: Request<Incoming>,
 ) -> Result<Response<OutBody>, Infallible> {
     let response = match convert::upgrade_wanted(&request) {
-        Some(protocol) => upgrade::exchange(&outbound, &target, request, protocol, drain).await,
-        None => outbound.exchange(&target, request).await,
+        Some(protocol) => {
+            upgrade::exchange(&outbound, (&target, client), request, protocol, drain).await
+        }
+        None => outbound.exchange(&target, client, request).await,
     };
     Ok(response)
 }
@@ -150,10 +161,11 @@ pub(super) async fn http1(
     mut drain: drain::Watch,
 ) {
     let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
+    let ends = outbound.ends(client.get_ref());
     let service = service_fn(move |request| {
         answer(
             Rc::clone(&outbound),
-            Rc::clone(&target),
+            (Rc::clone(&target), ends),
             watch.clone(),
             request,
         )
@@ -186,10 +198,11 @@ async fn http2(
     mut drain: drain::Watch,
 ) {
     let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
+    let ends = outbound.ends(client.get_ref());
     let service = service_fn(move |request| {
         answer(
             Rc::clone(&outbound),
-            Rc::clone(&target),
+            (Rc::clone(&target), ends),
             watch.clone(),
             request,
         )

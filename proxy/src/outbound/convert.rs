@@ -4,7 +4,7 @@
 //! among it.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRANSFER_ENCODING, UPGRADE,
@@ -30,6 +30,16 @@ pub(super) enum BadRequest {
     /// `CONNECT` belongs to forward proxies; this listener stands for one service.
     #[error("CONNECT is not served here: this listener is for one service")]
     Connect,
+}
+
+impl BadRequest {
+    /// What the client is answered.
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::Host => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
 }
 
 /// The protocol that the client wants to change to, if it asks for one that must be tunnelled.

@@ -16,10 +16,13 @@ use super::{
     Outbound,
     body::{OutBody, PeerBody},
     convert,
-    failure::{Failure, Form, Tries},
-    route::{Blame, InFlight, NoRoute, Route, Target},
+    failure::{Failure, Form, Tries, printable},
+    route::{Blame, InFlight, NoRoute, Picked, Route, Target},
 };
-use crate::standard::{Account, Counted, Flags, is_grpc};
+use crate::{
+    standard::{Account, Counted, Flags},
+    telemetry::{Ends, Notes},
+};
 
 /// An application's body, counted.
 type AppBody = Counted<Incoming>;
@@ -134,13 +137,13 @@ impl Outbound {
         &self,
         route: &mut Rc<Route>,
         attempts: &mut Attempts,
-    ) -> Option<Rc<Target>> {
+    ) -> Option<Picked> {
         loop {
             if !attempts.may_go_on() {
                 return None;
             }
-            if let Some(target) = self.balancer.pick(route, &attempts.except) {
-                return Some(target);
+            if let Some(picked) = self.balancer.pick(route, &attempts.except) {
+                return Some(picked);
             }
             if attempts.waited >= WAIT_FOR_BETTER || attempts.started.elapsed() >= ROUNDS_FOR {
                 return None;
@@ -254,8 +257,10 @@ impl Outbound {
         target: &Rc<Target>,
         head: Request<()>,
         body: &Replay<AppBody>,
+        notes: &mut Notes,
     ) -> Result<Response<RecvBody>, Failed> {
         let session = self.session(route, target).await?;
+        notes.via(session.via());
         let sent = self.balancer.now();
         let response = session
             .request(head, body.attempt())
@@ -295,21 +300,19 @@ impl Outbound {
     pub(super) async fn exchange(
         self: &Rc<Self>,
         service: &ServicePortRef,
+        client: Option<Ends>,
         request: Request<Incoming>,
     ) -> Response<OutBody> {
         let started = self.balancer.now();
         let (mut parts, body) = request.into_parts();
         let form = Form::of(&parts.headers);
         let body = Counted::new(body);
-        let mut account = self.account(&parts.headers);
+        let mut account = self.account(&mut parts, service, client);
         account.request(body.bytes());
         let mut head = match convert::outgoing(&mut parts, service) {
             Ok(head) => head,
             Err(error) => {
-                let status = match error {
-                    convert::BadRequest::Host => StatusCode::BAD_REQUEST,
-                    convert::BadRequest::Connect => StatusCode::METHOD_NOT_ALLOWED,
-                };
+                let status = error.status();
                 account.between(&self.pair_with_nobody(service));
                 let what = error.to_string();
                 let refusal =
@@ -334,10 +337,16 @@ impl Outbound {
         let body = Replay::new(body);
         let mut attempts = Attempts::new();
         let mut maybe_processed = false;
-        while let Some(target) = self.next_target(&mut route, &mut attempts).await {
+        while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
+            picked.note(&mut account.notes);
+            let target = picked.target;
             let in_flight = InFlight::new(&target.peer);
             account.between(&self.pair(&route, &target));
-            match self.attempt(&route, &target, head.clone(), &body).await {
+            let notes = &mut account.notes;
+            match self
+                .attempt(&route, &target, head.clone(), &body, notes)
+                .await
+            {
                 Ok(response) => {
                     let elapsed = self.balancer.now().saturating_sub(started);
                     return self.deliver(
@@ -350,6 +359,7 @@ impl Outbound {
                 Err(failed) => {
                     tracing::debug!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
                     self.note(&route, &target, &mut attempts, &failed);
+                    account.notes.failed(failed.cause, &failed.why);
                     let (method, safe) = (head.method(), failed.safe);
                     if !self.may_retry(&route, method, safe, &body, &mut attempts) {
                         maybe_processed =
@@ -380,11 +390,6 @@ impl Outbound {
         let refusal = self.refuse(service, status, reason, what, attempts.tries, form);
         account.refused(&refusal, flags);
         refusal
-    }
-
-    /// A new request's account.
-    pub(super) fn account(&self, fields: &http::HeaderMap) -> Account {
-        Account::new(self.balancer.clock().now(), is_grpc(fields))
     }
 
     /// Whether the request may be sent once more; takes it out of the budget where that applies.
@@ -487,13 +492,4 @@ impl Outbound {
         tracing::info!(%service, reason, detail = ?failure.tries, what = failure.what, "request not answered by any endpoint");
         failure.respond(form)
     }
-}
-
-/// A peer's header value, made printable and cut.
-fn printable(value: &http::HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes())
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect()
 }

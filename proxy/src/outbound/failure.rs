@@ -116,3 +116,12 @@ fn grpc_message(text: &str) -> HeaderValue {
     }
     HeaderValue::try_from(out).unwrap_or(HeaderValue::from_static("unavailable"))
 }
+
+/// A peer's header value, made printable and cut.
+pub(super) fn printable(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes())
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
+}

@@ -29,7 +29,10 @@ use super::{
     metrics::Outcome,
     route::{Blame, InFlight, Route, Target},
 };
-use crate::standard::{Flags, LiveTunnel, Pair};
+use crate::{
+    standard::{Flags, LiveTunnel, Pair, Reporter},
+    telemetry::{Ends, Notes},
+};
 
 /// A client that began to speak has this long to say enough.
 const DETECT_DEADLINE: Duration = Duration::from_millis(200);
@@ -56,8 +59,21 @@ pub(super) struct Opened {
 }
 
 impl Outbound {
+    /// What is written down of a client's connection.
+    fn connection_notes(&self, service: &ServicePortRef, client: &TcpStream) -> Notes {
+        let mut notes = self.standard.telemetry().connection(Reporter::Source);
+        if notes.is_on() {
+            notes.for_service(service, Ends::of(client));
+        }
+        notes
+    }
+
     /// Opens a tunnel to the best endpoint that takes one.
-    pub(super) async fn tunnel(&self, service: &ServicePortRef) -> Result<Opened, NoTunnel> {
+    pub(super) async fn tunnel(
+        &self,
+        service: &ServicePortRef,
+        notes: &mut Notes,
+    ) -> Result<Opened, NoTunnel> {
         let mut route = self.route(service).await.map_err(|e| NoTunnel {
             reason: e.as_str(),
             what: e.to_string(),
@@ -67,10 +83,13 @@ impl Outbound {
         })?;
         let mut attempts = Attempts::new();
         let mut last = None;
-        while let Some(target) = self.next_target(&mut route, &mut attempts).await {
+        while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
+            picked.note(notes);
+            let target = picked.target;
             let in_flight = InFlight::new(&target.peer);
-            match self.connect(&route, &target).await {
+            match self.connect(&route, &target, notes).await {
                 Ok(tunnel) => {
+                    notes.connected();
                     let pair = self.pair(&route, &target);
                     return Ok(Opened {
                         tunnel,
@@ -82,6 +101,7 @@ impl Outbound {
                 Err(failed) => {
                     self.metrics.retry(service, target.cluster(), failed.cause);
                     self.note(&route, &target, &mut attempts, &failed);
+                    notes.failed(failed.cause, &failed.why);
                     last = Some(target);
                 }
             }
@@ -98,8 +118,14 @@ impl Outbound {
         })
     }
 
-    async fn connect(&self, route: &Route, target: &Rc<Target>) -> Result<Tunnel, Failed> {
+    async fn connect(
+        &self,
+        route: &Route,
+        target: &Rc<Target>,
+        notes: &mut Notes,
+    ) -> Result<Tunnel, Failed> {
         let session = self.session(route, target).await?;
+        notes.via(session.via());
         let sent = self.balancer.now();
         match session.connect(&route.service).await {
             Ok(tunnel) => {
@@ -144,20 +170,27 @@ pub(super) async fn serve(
     service: &ServicePortRef,
     drain: drain::Watch,
 ) {
-    match outbound.tunnel(service).await {
+    let mut notes = outbound.connection_notes(service, client.get_ref());
+    match outbound.tunnel(service, &mut notes).await {
         Ok(opened) => {
-            let live = opened.pair.tunnel(Flags::None);
+            let live = opened.pair.tunnel(Flags::None).noting(notes);
             join(outbound, client, (opened, live), service, drain).await;
         }
-        Err(error) => give_up(outbound, client.get_ref(), service, &error),
+        Err(error) => give_up(outbound, client.get_ref(), service, (&error, notes)),
     }
 }
 
 /// Nobody takes it: the client sees a reset, which no protocol mistakes for an answer.
-fn give_up(outbound: &Outbound, client: &TcpStream, service: &ServicePortRef, error: &NoTunnel) {
+fn give_up(
+    outbound: &Outbound,
+    client: &TcpStream,
+    service: &ServicePortRef,
+    (error, mut notes): (&NoTunnel, Notes),
+) {
     tracing::info!(%service, reason = error.reason, what = error.what, tries = ?error.tries, "connection not taken by any endpoint");
     outbound.metrics.tunnel(service, None, Outcome::failed);
-    drop(error.pair.tunnel(error.flags));
+    notes.ended_by(error.reason);
+    drop(error.pair.tunnel(error.flags).noting(notes));
     abort(client);
 }
 
@@ -171,7 +204,7 @@ fn abort(client: &TcpStream) {
 async fn join(
     outbound: &Outbound,
     mut client: Client,
-    (opened, live): (Opened, LiveTunnel),
+    (opened, mut live): (Opened, LiveTunnel),
     service: &ServicePortRef,
     drain: drain::Watch,
 ) {
@@ -183,18 +216,26 @@ async fn join(
     } = opened;
     let moving = relay_io_counted(&mut client, &mut tunnel, |side, n| live.count(side, n));
     let relayed = drain.until_forced(moving).await;
+    let outcome = told(&mut live, relayed.map(|r| r.end));
     drop(live);
     drop(in_flight);
-    let outcome = match relayed.map(|r| r.end) {
-        Some(End::Closed) => Outcome::ok,
-        Some(End::Failed(..)) | None => {
-            abort(client.get_ref());
-            Outcome::broken
-        }
-    };
+    if outcome == Outcome::broken {
+        abort(client.get_ref());
+    }
     outbound
         .metrics
         .tunnel(service, Some(target.cluster()), outcome);
+}
+
+/// Has it written down how a connection ended; none: it was cut by the end of a drain.
+pub(super) fn told(live: &mut LiveTunnel, end: Option<End>) -> Outcome {
+    match end {
+        Some(End::Closed) => return Outcome::ok,
+        Some(End::Failed(Side::A, _)) => live.ended(Flags::DownstreamCut, None),
+        Some(End::Failed(Side::B, _)) => live.ended(Flags::UpstreamCut, None),
+        None => live.ended(Flags::None, Some("drained")),
+    }
+    Outcome::broken
 }
 
 /// For a client that stayed silent: opens the tunnel, and sees who speaks first. When the server does it is a server-first
@@ -206,10 +247,11 @@ pub(super) async fn server_first(
     service: &ServicePortRef,
     drain: drain::Watch,
 ) -> Option<(Detected, Client)> {
-    let mut opened = match outbound.tunnel(service).await {
+    let mut notes = outbound.connection_notes(service, &stream);
+    let mut opened = match outbound.tunnel(service, &mut notes).await {
         Ok(opened) => opened,
         Err(error) => {
-            give_up(outbound, &stream, service, &error);
+            give_up(outbound, &stream, service, (&error, notes));
             return None;
         }
     };
@@ -225,7 +267,7 @@ pub(super) async fn server_first(
     drop(stopping);
     match heard {
         Some(read) => {
-            let live = opened.pair.tunnel(Flags::None);
+            let live = opened.pair.tunnel(Flags::None).noting(notes);
             live.count(Side::B, words.len() as u64);
             let passed = match read {
                 Ok(_) => stream.write_all(&words).await,
@@ -252,7 +294,7 @@ pub(super) async fn server_first(
                 .ok()?;
             let client = Prefixed::new(found.1, stream);
             if found.0 == Detected::Opaque {
-                let live = opened.pair.tunnel(Flags::None);
+                let live = opened.pair.tunnel(Flags::None).noting(notes);
                 join(outbound, client, (opened, live), service, drain).await;
                 return None;
             }

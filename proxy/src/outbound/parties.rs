@@ -1,17 +1,40 @@
-//! Between whom a call is, for the standard metrics: this proxy's own certificate on one side, the endpoint's identity on the
+//! What a call is accounted under, for the standard metrics and whoever else writes it down: this proxy's own certificate on one side, the endpoint's identity on the
 //! other. Found once per endpoint and snapshot; the requests after that take what was found.
 
 use std::rc::Rc;
 
+use http::request;
 use tradewind_api::id::ServicePortRef;
 
 use super::{
     Outbound,
     route::{NoRoute, Route, Target},
 };
-use crate::standard::{Flags, Pair, PairKey, Party, Reporter, Security};
+use crate::{
+    standard::{Account, Flags, Pair, PairKey, Party, Reporter, Security, is_grpc},
+    telemetry::Ends,
+};
 
 impl Outbound {
+    /// A new request's account. From now on the request has an id, and a trace if it is to have one.
+    pub(super) fn account(
+        &self,
+        head: &mut request::Parts,
+        service: &ServicePortRef,
+        client: Option<Ends>,
+    ) -> Account {
+        let now = self.balancer.clock().now();
+        let grpc = is_grpc(&head.headers);
+        self.balancer.name_request(&mut head.headers);
+        let line = (&head.method, &head.uri, head.version);
+        let telemetry = self.standard.telemetry();
+        let mut notes = telemetry.request(Reporter::Source, line, &mut head.headers, || {
+            self.balancer.random()
+        });
+        notes.for_service(service, client);
+        Account::new(now, grpc).noting(notes)
+    }
+
     /// The pair of this proxy and `target`.
     pub(super) fn pair(&self, route: &Route, target: &Target) -> Rc<Pair> {
         if let Some(pair) = target.pair.get() {

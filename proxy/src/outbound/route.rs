@@ -26,7 +26,10 @@ use tradewind_transport::{
 };
 
 use super::metrics::Served;
-use crate::standard::Pair;
+use crate::{
+    standard::Pair,
+    telemetry::{Notes, Tier},
+};
 
 /// An answer this recent is first-hand proof of life.
 const PROVEN_FOR: Micros = 10 * SECOND;
@@ -146,6 +149,26 @@ impl Target {
     pub(super) fn rtt_us(&self) -> Option<u64> {
         let measured = self.link.as_ref().and_then(|l| l.rtt_us.get());
         measured.or(self.told_rtt_us)
+    }
+}
+
+/// An endpoint that was drawn, and the tier that it was drawn from.
+#[derive(Clone, Debug)]
+pub(super) struct Picked {
+    pub(super) target: Rc<Target>,
+    pub(super) tier: Tier,
+}
+
+impl Picked {
+    /// Has it written down that this one is asked now.
+    pub(super) fn note(&self, notes: &mut Notes) {
+        let endpoint = &self.target.endpoint;
+        let through_gateway = self.target.link.is_some();
+        notes.attempt(
+            (&endpoint.id, &endpoint.cluster),
+            Some(self.tier),
+            through_gateway,
+        );
     }
 }
 

@@ -16,7 +16,7 @@ use tradewind_runtime::drain;
 use tradewind_transport::{
     hbone::{Tunnel, headers},
     prefixed::Prefixed,
-    relay::{End, relay_io_counted},
+    relay::relay_io_counted,
 };
 
 use super::{
@@ -25,21 +25,26 @@ use super::{
     convert, detach,
     failure::{Form, Tries},
     metrics::Outcome,
-    opaque::Opened,
+    opaque::{self, Opened},
 };
-use crate::standard::{Account, Flags, LiveTunnel};
+use crate::{
+    standard::{Account, Flags, LiveTunnel},
+    telemetry::Ends,
+};
 
 /// Serves one request that asks for another protocol.
 pub(super) async fn exchange(
     outbound: &Rc<Outbound>,
-    service: &Rc<ServicePortRef>,
-    mut request: Request<Incoming>,
+    (service, from): (&Rc<ServicePortRef>, Option<Ends>),
+    request: Request<Incoming>,
     protocol: HeaderValue,
     drain: drain::Watch,
 ) -> Response<OutBody> {
-    let form = Form::of(request.headers());
-    let mut account = outbound.account(request.headers());
-    let opened = match outbound.tunnel(service).await {
+    let (mut head, body) = request.into_parts();
+    let form = Form::of(&head.headers);
+    let mut account = outbound.account(&mut head, service, from);
+    let mut request = Request::from_parts(head, body);
+    let opened = match outbound.tunnel(service, &mut account.notes).await {
         Ok(opened) => opened,
         Err(e) => {
             outbound.metrics.tunnel(service, None, Outcome::failed);
@@ -107,13 +112,14 @@ pub(super) async fn exchange(
     }
     // The request ends with the switch; what follows is a connection.
     account.complete();
+    let notes = account.notes.upgraded();
     drop(account);
     let (own, served, service) = (Rc::clone(outbound), Rc::clone(&target), Rc::clone(service));
     detach("outbound_upgraded", async move {
         let Ok((tunnel, first)) = rx.await else {
             return;
         };
-        let live = pair.tunnel(Flags::None);
+        let live = pair.tunnel(Flags::None).noting(notes);
         let outcome = splice(client, Prefixed::new(first, tunnel), live, drain).await;
         drop(in_flight);
         own.metrics
@@ -136,21 +142,15 @@ fn prepare(request: &mut Request<Incoming>, protocol: HeaderValue) {
 async fn splice(
     client: OnUpgrade,
     mut tunnel: Prefixed<Tunnel>,
-    live: LiveTunnel,
+    mut live: LiveTunnel,
     drain: drain::Watch,
 ) -> Outcome {
     let Ok(client) = client.await else {
+        live.ended(Flags::DownstreamCut, None);
         return Outcome::broken;
     };
     let mut client = TokioIo::new(client);
-    match drain
-        .until_forced(relay_io_counted(&mut client, &mut tunnel, |side, n| {
-            live.count(side, n)
-        }))
-        .await
-        .map(|r| r.end)
-    {
-        Some(End::Closed) => Outcome::ok,
-        Some(End::Failed(..)) | None => Outcome::broken,
-    }
+    let moving = relay_io_counted(&mut client, &mut tunnel, |side, n| live.count(side, n));
+    let end = drain.until_forced(moving).await.map(|r| r.end);
+    opaque::told(&mut live, end)
 }

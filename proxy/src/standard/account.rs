@@ -6,6 +6,7 @@ use std::{
     cell::Cell,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,6 +19,7 @@ use super::{
     pair::Pair,
     series::{Ending, Flags},
 };
+use crate::telemetry::{End, Notes};
 
 const GRPC: &[u8] = b"application/grpc";
 const GRPC_STATUS: &str = "grpc-status";
@@ -93,7 +95,13 @@ pub(crate) struct Account {
     response_bytes: u64,
     /// How many there will be, where that is known: a client's connection asks no further then.
     expected: Option<u64>,
+    /// What is written down besides, where somebody asked for it.
+    pub(crate) notes: Notes,
 }
+
+/// Why a response is the proxy's own, on the response itself, where no header tells it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal(pub(crate) &'static str);
 
 impl Account {
     pub(crate) fn new(started: Instant, grpc: bool) -> Self {
@@ -107,7 +115,15 @@ impl Account {
             request_bytes: None,
             response_bytes: 0,
             expected: None,
+            notes: Notes::default(),
         }
+    }
+
+    /// Has it written down when it is counted.
+    pub(crate) fn noting(self, notes: Notes) -> Self {
+        let mut own = self;
+        own.notes = notes;
+        own
     }
 
     /// Who it is between from now on.
@@ -124,6 +140,8 @@ impl Account {
     pub(crate) fn answered<B: Body>(&mut self, response: &Response<B>) {
         self.code = response.status().as_u16();
         self.grpc_status(response.headers());
+        let own = response.extensions().get::<Refusal>().map(|r| r.0);
+        self.notes.answered(response.headers(), own);
         self.expected = response.body().size_hint().exact();
         if self.expected == Some(0) || response.body().is_end_stream() {
             self.complete();
@@ -133,6 +151,7 @@ impl Account {
     /// A response that the proxy itself makes, and why: it is not asked how that ends.
     pub(crate) fn refused<B: Body>(&mut self, response: &Response<B>, flags: Flags) {
         self.answered(response);
+        self.notes.refused();
         self.response_bytes = self.expected.unwrap_or(0);
         self.flags = Some(flags);
     }
@@ -194,20 +213,32 @@ fn number(value: &HeaderValue) -> Option<u8> {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let Some(pair) = &self.pair else {
-            return;
-        };
-        let took = pair.now().saturating_duration_since(self.started);
-        let ending = Ending {
-            grpc: self.grpc,
-            code: Some(self.code),
-            grpc_status: self.grpc_status,
-            flags: self.flags.unwrap_or(Flags::DownstreamCut),
-        };
+        let flags = self.flags.unwrap_or(Flags::DownstreamCut);
         let request_bytes = self.request_bytes.as_ref().map_or(0, |b| b.get());
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        pair.request(ending, |series| {
-            series.count(took_us, request_bytes, self.response_bytes);
-        });
+        if let Some(pair) = &self.pair {
+            let took = pair.now().saturating_duration_since(self.started);
+            let ending = Ending {
+                grpc: self.grpc,
+                code: Some(self.code),
+                grpc_status: self.grpc_status,
+                flags,
+            };
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            pair.request(ending, |series| {
+                series.count(took_us, request_bytes, self.response_bytes);
+            });
+        }
+        if self.notes.is_on() {
+            let parties = self.pair.as_ref().map(|p| Arc::clone(p.key()));
+            self.notes.finish(parties, |took_us| End {
+                took_us,
+                code: self.code,
+                grpc: self.grpc,
+                grpc_status: self.grpc_status,
+                flags,
+                received: request_bytes,
+                sent: self.response_bytes,
+            });
+        }
     }
 }

@@ -12,7 +12,7 @@ use tradewind_runtime::clock::SharedClock;
 use super::series::{Ending, Flags, HttpSeries, LiveTunnel, Series, TcpSeries};
 
 /// What Istio says where it does not know.
-pub(super) const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// Whose proxy tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +21,16 @@ pub(crate) enum Reporter {
     Source,
     /// The callee's.
     Destination,
+}
+
+impl Reporter {
+    /// As the label says it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
 }
 
 /// How the two are joined.
@@ -64,6 +74,16 @@ impl Party {
         }
     }
 
+    /// Its cluster.
+    pub(crate) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Its SPIFFE id.
+    pub(crate) fn principal(&self) -> &str {
+        &self.principal
+    }
+
     fn coarse(self) -> Self {
         Self {
             cluster: self.cluster,
@@ -100,10 +120,6 @@ impl PairKey {
     /// Every label, in the order that Istio has them.
     pub(super) fn labels<'a>(&'a self, ending: &'a Labels<'a>) -> Labels<'a> {
         let (s, d) = (&self.source, &self.destination);
-        let reporter = match self.reporter {
-            Reporter::Source => "source",
-            Reporter::Destination => "destination",
-        };
         let security = match self.security {
             Security::MutualTls => "mutual_tls",
             Security::Unknown => UNKNOWN,
@@ -117,7 +133,7 @@ impl PairKey {
             None => (UNKNOWN.to_owned(), UNKNOWN, UNKNOWN),
         };
         let mut labels: Labels<'a> = vec![
-            ("reporter", reporter.into()),
+            ("reporter", self.reporter.as_str().into()),
             ("source_workload", s.name.as_str().into()),
             ("source_canonical_service", s.name.as_str().into()),
             ("source_canonical_revision", UNKNOWN.into()),
@@ -151,19 +167,26 @@ impl PairKey {
 #[derive(Debug)]
 pub(crate) struct Pair {
     series: Arc<Series>,
+    key: Arc<PairKey>,
     clock: SharedClock,
     http: RefCell<Vec<(Ending, Arc<HttpSeries>)>>,
     tcp: RefCell<Vec<(Flags, Arc<TcpSeries>)>>,
 }
 
 impl Pair {
-    pub(super) fn new(series: Arc<Series>, clock: SharedClock) -> Rc<Self> {
+    pub(super) fn new(series: Arc<Series>, key: Arc<PairKey>, clock: SharedClock) -> Rc<Self> {
         Rc::new(Self {
             series,
+            key,
             clock,
             http: RefCell::default(),
             tcp: RefCell::default(),
         })
+    }
+
+    /// Who they are, also where they are counted by their clusters alone.
+    pub(super) const fn key(&self) -> &Arc<PairKey> {
+        &self.key
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -188,10 +211,10 @@ impl Pair {
     pub(crate) fn tunnel(&self, flags: Flags) -> LiveTunnel {
         let mut known = self.tcp.borrow_mut();
         if let Some((_, series)) = known.iter().find(|(f, _)| *f == flags) {
-            return LiveTunnel::open(Arc::clone(series));
+            return LiveTunnel::open(Arc::clone(series), flags, &self.key);
         }
         let series = self.series.connection(flags);
         known.push((flags, Arc::clone(&series)));
-        LiveTunnel::open(series)
+        LiveTunnel::open(series, flags, &self.key)
     }
 }

@@ -1,15 +1,19 @@
 //! The numbers of one pair, by how requests and connections ended. Atomics alone once a series is found; how many there may
 //! be is bounded, because statuses come from the wire.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tradewind_runtime::histogram::AtomicHistogram;
 use tradewind_transport::relay::Side;
 
-use super::pair::{Labels, UNKNOWN};
+use super::pair::{Labels, PairKey, UNKNOWN};
+use crate::telemetry::{End, Notes};
 
 /// Endings that one pair tells apart: more different statuses than any service means to send. The rest counts as a request
 /// whose status is not known.
@@ -173,27 +177,67 @@ impl TcpSeries {
 
 /// One connection; counted as closed on drop.
 #[derive(Debug)]
-pub(crate) struct LiveTunnel(Arc<TcpSeries>);
+pub(crate) struct LiveTunnel {
+    series: Arc<TcpSeries>,
+    flags: Flags,
+    /// From the client and to it, for what is written down.
+    bytes: [Cell<u64>; 2],
+    notes: Notes,
+    key: Arc<PairKey>,
+}
 
 impl LiveTunnel {
-    pub(super) fn open(series: Arc<TcpSeries>) -> Self {
+    pub(super) fn open(series: Arc<TcpSeries>, flags: Flags, key: &Arc<PairKey>) -> Self {
         series.opened.fetch_add(1, Ordering::Relaxed);
-        Self(series)
+        Self {
+            series,
+            flags,
+            bytes: Default::default(),
+            notes: Notes::default(),
+            key: Arc::clone(key),
+        }
+    }
+
+    /// Has it written down when it ends.
+    pub(crate) fn noting(self, notes: Notes) -> Self {
+        let mut own = self;
+        own.notes = notes;
+        own
+    }
+
+    /// Why it ends, unless in order. What it is counted under stays.
+    pub(crate) fn ended(&mut self, flags: Flags, why: Option<&'static str>) {
+        self.flags = flags;
+        if let Some(why) = why {
+            self.notes.ended_by(why);
+        }
     }
 
     /// Bytes that were passed on; `A` is the client's side.
     pub(crate) fn count(&self, from: Side, bytes: u64) {
-        match from {
-            Side::A => &self.0.received,
-            Side::B => &self.0.sent,
-        }
-        .fetch_add(bytes, Ordering::Relaxed);
+        let [received, sent] = &self.bytes;
+        let (all, own) = match from {
+            Side::A => (&self.series.received, received),
+            Side::B => (&self.series.sent, sent),
+        };
+        all.fetch_add(bytes, Ordering::Relaxed);
+        own.set(own.get().saturating_add(bytes));
     }
 }
 
 impl Drop for LiveTunnel {
     fn drop(&mut self) {
-        self.0.closed.fetch_add(1, Ordering::Relaxed);
+        self.series.closed.fetch_add(1, Ordering::Relaxed);
+        let [received, sent] = &self.bytes;
+        let (flags, received, sent) = (self.flags, received.get(), sent.get());
+        let parties = Arc::clone(&self.key);
+        self.notes.finish(Some(parties), |took_us| End {
+            took_us,
+            flags,
+            received,
+            sent,
+            ..End::default()
+        });
     }
 }
 
