@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -33,6 +33,22 @@ pub fn http1(listener: TcpListener, name: &'static str, barrier: Arc<Barrier>) {
                 let served = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .with_upgrades()
+                    .await;
+                drop(served);
+            });
+        }
+    });
+}
+
+/// HTTP/2 in clear, with prior knowledge: says who is here.
+pub fn http2(listener: TcpListener, name: &'static str) {
+    task::spawn("test http2 app", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let alone = Arc::new(Barrier::new(1));
+            let service = service_fn(move |r| answer(r, name, Arc::clone(&alone)));
+            task::spawn("test http2 connection", async move {
+                let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
                     .await;
                 drop(served);
             });
