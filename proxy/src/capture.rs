@@ -5,7 +5,7 @@
 
 mod apply;
 pub(crate) mod inbound;
-pub(crate) mod index;
+pub mod index;
 mod keeper;
 pub(crate) mod metrics;
 pub(crate) mod original;

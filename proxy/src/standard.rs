@@ -119,6 +119,8 @@ impl StandardMetrics {
 type Lines<E, S> = Vec<(PairKey, Vec<(E, Arc<S>)>)>;
 /// A number of a connection's series.
 type Read = fn(&TcpSeries) -> u64;
+/// One of a gRPC call's.
+type ReadCall = fn(&HttpSeries) -> u64;
 /// Writes one of a request's series.
 type Write = fn(&HttpSeries, &mut MetricEncoder<'_>) -> std::fmt::Result;
 
@@ -147,6 +149,20 @@ const OF_REQUESTS: [(&str, &str, MetricType, Write); 4] = [
         "Bytes of responses' bodies",
         MetricType::Histogram,
         |s, e| s.response_bytes.encode(e),
+    ),
+];
+
+/// Those of gRPC calls alone, all of them counters.
+const OF_GRPC: [(&str, &str, ReadCall); 2] = [
+    (
+        "istio_request_messages",
+        "Messages of gRPC requests",
+        HttpSeries::request_messages,
+    ),
+    (
+        "istio_response_messages",
+        "Messages of gRPC responses",
+        HttpSeries::response_messages,
     ),
 ];
 
@@ -188,6 +204,18 @@ impl Collector for StandardMetrics {
                 for (ending, series) in lines {
                     let ending = ending.labels();
                     write(series, &mut family.encode_family(&key.labels(&ending))?)?;
+                }
+            }
+        }
+        for (name, help, read) in OF_GRPC {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (key, lines) in &requests {
+                for (ending, series) in lines.iter().filter(|(ending, _)| ending.grpc) {
+                    let ending = ending.labels();
+                    total(
+                        &mut family.encode_family(&key.labels(&ending))?,
+                        read(series),
+                    )?;
                 }
             }
         }

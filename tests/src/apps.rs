@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -80,6 +80,22 @@ pub fn heads(listener: TcpListener) -> Heads {
         }
     });
     heads
+}
+
+/// HTTP/2 in clear, with prior knowledge: says who is here.
+pub fn http2(listener: TcpListener, name: &'static str) {
+    task::spawn("test http2 app", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let alone = Arc::new(Barrier::new(1));
+            let service = service_fn(move |r| answer(r, name, Arc::clone(&alone)));
+            task::spawn("test http2 connection", async move {
+                let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+                drop(served);
+            });
+        }
+    });
 }
 
 async fn answer(

@@ -1,7 +1,11 @@
 //! DNS questions over UDP and TCP, and a small server to forward to. Owns the server's task, which ends with the test's
 //! runtime.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
@@ -36,30 +40,68 @@ pub async fn ask(
     name: &str,
     kind: RecordType,
 ) -> Result<Message, Error> {
+    let asking = task::spawn_blocking(move || Asking::to(server, over));
+    let asking = asking.await.map_err(|e| e.to_string())?;
+    let asking = asking.map_err(|e| format!("{server}: {e}"))?;
+    ask_by(asking, name, kind).await
+}
+
+/// A way to a server. It is where it was made: in another network namespace, if that is where its thread was.
+#[derive(Debug)]
+pub enum Asking {
+    /// By datagrams.
+    Udp(std::net::UdpSocket),
+    /// By a connection.
+    Tcp(std::net::TcpStream),
+}
+
+impl Asking {
+    /// Makes it; blocks while it connects.
+    pub fn to(server: SocketAddr, over: Over) -> std::io::Result<Self> {
+        match over {
+            Over::Udp => {
+                let any: IpAddr = match server {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let socket = std::net::UdpSocket::bind((any, 0))?;
+                socket.connect(server)?;
+                socket.set_nonblocking(true)?;
+                Ok(Self::Udp(socket))
+            }
+            Over::Tcp => {
+                let stream = std::net::TcpStream::connect_timeout(&server, LIMIT)?;
+                stream.set_nonblocking(true)?;
+                Ok(Self::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// Asks one question over a way that is there.
+pub async fn ask_by(asking: Asking, name: &str, kind: RecordType) -> Result<Message, Error> {
     let mut question = Message::query();
     question.metadata.recursion_desired = true;
     let parsed = Name::from_ascii(name).map_err(|e| e.to_string())?;
     question.add_query(Query::query(parsed, kind));
     let bytes = question.to_vec().map_err(|e| e.to_string())?;
     let exchange = async {
-        match over {
-            Over::Udp => by_udp(server, &bytes).await,
-            Over::Tcp => by_tcp(server, &bytes).await,
+        match asking {
+            Asking::Udp(socket) => by_udp(UdpSocket::from_std(socket)?, &bytes).await,
+            Asking::Tcp(stream) => by_tcp(TcpStream::from_std(stream)?, &bytes).await,
         }
     };
     let answered = tokio::time::timeout(LIMIT, exchange).await;
-    let answered = answered.map_err(|_| format!("{server}: no answer to {name} in {LIMIT:?}"))?;
-    let answer = Message::from_vec(&answered.map_err(|e| format!("{server}: {e}"))?);
-    let answer = answer.map_err(|e| format!("{server}: {e}"))?;
+    let answered = answered.map_err(|_| format!("no answer to {name} in {LIMIT:?}"))?;
+    let answer = Message::from_vec(&answered.map_err(|e| format!("{name}: {e}"))?);
+    let answer = answer.map_err(|e| format!("{name}: {e}"))?;
     if answer.metadata.id != question.metadata.id {
-        return Err(format!("{server}: an answer to another question"));
+        return Err(format!("{name}: an answer to another question"));
     }
     Ok(answer)
 }
 
-async fn by_udp(server: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).await?;
-    socket.connect(server).await?;
+async fn by_udp(socket: UdpSocket, question: &[u8]) -> std::io::Result<Vec<u8>> {
     socket.send(question).await?;
     let mut answer = vec![0; MAX_UDP];
     let n = socket.recv(&mut answer).await?;
@@ -67,8 +109,7 @@ async fn by_udp(server: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>>
     Ok(answer)
 }
 
-async fn by_tcp(server: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn by_tcp(mut stream: TcpStream, question: &[u8]) -> std::io::Result<Vec<u8>> {
     let length = u16::try_from(question.len()).expect("a short question");
     stream.write_all(&length.to_be_bytes()).await?;
     stream.write_all(question).await?;

@@ -10,6 +10,7 @@ pub mod client_hello;
 pub mod control;
 pub mod detect;
 pub mod discovery;
+pub mod grpc;
 pub mod hbone;
 pub mod keys;
 pub mod marked;

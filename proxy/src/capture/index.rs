@@ -10,7 +10,7 @@ use tradewind_api::{
 /// What service names end in (MCS API).
 const SUFFIX: &str = ".svc.clusterset.local";
 /// Largest request head that is searched for a host: what common servers take.
-pub(crate) const MAX_HEAD: usize = 16 << 10;
+pub const MAX_HEAD: usize = 16 << 10;
 
 /// The services of one snapshot by their addresses and names.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ fn service_of(host: &str) -> Option<ServiceName> {
 
 /// Where a request's head says that it is going.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Host<'a> {
+pub enum Host<'a> {
     /// There.
     Named(&'a str),
     /// It does not say, or says several.
@@ -70,7 +70,7 @@ pub(crate) enum Host<'a> {
 }
 
 /// The host of an HTTP/1 request that begins with these bytes.
-pub(crate) fn host_of(head: &[u8]) -> Host<'_> {
+pub fn host_of(head: &[u8]) -> Host<'_> {
     let mut found = None;
     let mut rest = head;
     let mut first = true;

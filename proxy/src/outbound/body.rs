@@ -28,6 +28,8 @@ pub(super) enum OutBody {
     Own(Option<Bytes>),
     /// From an endpoint.
     Peer(Box<PeerBody>),
+    /// From a server outside of the mesh.
+    Passed(Incoming),
     /// From an endpoint through a tunnel: an upgrade that was answered with something else.
     Tunnelled {
         /// What the application says.
@@ -60,6 +62,9 @@ impl Body for OutBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Own(words) => Poll::Ready(words.take().map(|w| Ok(Frame::data(w)))),
+            Self::Passed(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|f| f.map(|r| r.map_err(Into::into))),
             Self::Tunnelled { body, account, .. } => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
                 account.polled(&polled, body.is_end_stream());
@@ -87,7 +92,7 @@ impl Body for OutBody {
         match self {
             Self::Own(words) => words.is_none(),
             Self::Peer(peer) => peer.body.is_end_stream(),
-            Self::Tunnelled { body, .. } => body.is_end_stream(),
+            Self::Passed(body) | Self::Tunnelled { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -95,7 +100,7 @@ impl Body for OutBody {
         match self {
             Self::Own(words) => SizeHint::with_exact(words.as_ref().map_or(0, |w| w.len() as u64)),
             Self::Peer(peer) => peer.body.size_hint(),
-            Self::Tunnelled { body, .. } => body.size_hint(),
+            Self::Passed(body) | Self::Tunnelled { body, .. } => body.size_hint(),
         }
     }
 }

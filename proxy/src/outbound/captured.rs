@@ -1,7 +1,10 @@
 //! A captured connection: finds the service that it was meant for, by its address or by the host that its request names, and
-//! serves it as any other; what is meant for nobody known goes on to where it was going, or is refused.
+//! serves it as any other; what is meant for nobody known goes on to where it was going, or is refused. Of a connection that
+//! speaks HTTP/2 each request is found a way by itself.
 //!
 //! Owns the way there while bytes move. Nothing of a client's is sent anywhere before it is decided where it goes.
+
+mod http2;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -90,6 +93,10 @@ pub(super) async fn serve_to(
             let _open = Open::new(&outbound.metrics.connections);
             connection::http1(outbound, client, Rc::new(target), drain).await;
         }
+        Judged::Http2(client, onward) => {
+            let mixed = http2::Mixed::new(outbound, captured, meant, onward);
+            http2::serve(mixed, client, drain).await;
+        }
         Judged::Onward(first, stream, onward) => {
             captured.metrics.outbound(Fate::passed);
             captured.metrics.passing.inc();
@@ -112,12 +119,24 @@ pub(super) async fn serve_to(
 enum Judged {
     /// Its request names this service.
     Service(ServicePortRef, Bytes, TcpStream),
+    /// It speaks HTTP/2: each of its requests names somebody. With the way on, or why there is none.
+    Http2(connection::Client, Result<TcpStream, Fate>),
     /// It goes on.
     Onward(Bytes, TcpStream, TcpStream),
     /// It does not.
     Refused(Fate, TcpStream),
     /// The client left, or the drain began, before anything was said.
     Gone,
+}
+
+/// What a client's first words say.
+enum Heard {
+    /// An HTTP/1 request to this service.
+    Service(ServicePortRef),
+    /// HTTP/2: its requests say more.
+    Http2,
+    /// Nothing that names a service.
+    Nobody,
 }
 
 impl Captured {
@@ -154,17 +173,29 @@ impl Captured {
                 },
             }
         };
-        let client_spoke = tokio::select! {
+        let mut client_spoke = tokio::select! {
             biased;
             spoke = spoke => spoke,
             () = stopping.triggered() => return Judged::Gone,
         };
         drop(stopping);
+        if let (Ok(false), Ok(server)) = (&client_spoke, &onward)
+            && http2::greets(server).await
+        {
+            // Its client speaks without waiting for that.
+            let heard = timeout(DETECT_DEADLINE, client.readable()).await;
+            client_spoke = heard.map_or(Ok(false), |readable| readable.map(|()| true));
+        }
         let first = match client_spoke {
             Ok(false) => Bytes::new(),
             Ok(true) => match self.listen(&mut client, meant.port()).await {
-                Ok((Some(target), first)) => return Judged::Service(target, first, client),
-                Ok((None, first)) => first,
+                Ok((Heard::Service(target), first)) => {
+                    return Judged::Service(target, first, client);
+                }
+                Ok((Heard::Http2, first)) => {
+                    return Judged::Http2(Prefixed::new(first, client), onward);
+                }
+                Ok((Heard::Nobody, first)) => first,
                 Err(_) => return Judged::Gone,
             },
             Err(_) => return Judged::Gone,
@@ -190,14 +221,12 @@ impl Captured {
     }
 
     /// What the client says first, and the service that it names if it speaks HTTP/1.
-    async fn listen(
-        &self,
-        client: &mut TcpStream,
-        port: u16,
-    ) -> std::io::Result<(Option<ServicePortRef>, Bytes)> {
+    async fn listen(&self, client: &mut TcpStream, port: u16) -> std::io::Result<(Heard, Bytes)> {
         let (detected, first) = detect(client, Instant::now() + DETECT_DEADLINE).await?;
-        if detected != Detected::Http1 {
-            return Ok((None, first));
+        match detected {
+            Detected::Http1 => {}
+            Detected::Http2 => return Ok((Heard::Http2, first)),
+            Detected::Opaque => return Ok((Heard::Nobody, first)),
         }
         let deadline = Instant::now() + HEAD_DEADLINE;
         let mut head = BytesMut::from(first);
@@ -205,16 +234,17 @@ impl Captured {
             match host_of(&head) {
                 Host::Named(host) => {
                     let target = self.index.load().named(host, port);
-                    return Ok((target, head.freeze()));
+                    let heard = target.map_or(Heard::Nobody, Heard::Service);
+                    return Ok((heard, head.freeze()));
                 }
                 Host::Incomplete if head.len() < MAX_HEAD => {}
-                Host::Incomplete | Host::Unnamed => return Ok((None, head.freeze())),
+                Host::Incomplete | Host::Unnamed => return Ok((Heard::Nobody, head.freeze())),
             }
             match timeout_at(deadline, client.read_buf(&mut head)).await {
                 Ok(Ok(n)) if n > 0 => {}
                 Ok(Err(error)) => return Err(error),
                 // What there is goes on as it is.
-                Ok(Ok(_)) | Err(_) => return Ok((None, head.freeze())),
+                Ok(Ok(_)) | Err(_) => return Ok((Heard::Nobody, head.freeze())),
             }
         }
     }

@@ -20,7 +20,7 @@ use super::{
     Outbound,
     body::OutBody,
     convert, detach,
-    metrics::{Dropped, Open},
+    metrics::{Dropped, Open, OutboundMetrics},
     opaque, upgrade,
 };
 use crate::telemetry::Ends;
@@ -30,12 +30,12 @@ const DETECT_DEADLINE: Duration = Duration::from_millis(200);
 /// Where HTTP was declared, a client may open connections ahead of need and stay silent; this ends dead ones.
 const SILENT_HTTP_DEADLINE: Duration = Duration::from_secs(3600);
 /// Largest request head taken from an application.
-const MAX_HEAD: usize = 64 << 10;
+pub(super) const MAX_HEAD: usize = 64 << 10;
 /// Streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1024;
 /// As between proxies: a megabyte a stream, and never less than 8 MiB for the connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// What is known of a connection after its first bytes.
 pub(super) type Client = Prefixed<TcpStream>;
@@ -195,18 +195,32 @@ async fn http2(
     outbound: Rc<Outbound>,
     client: Client,
     target: Rc<ServicePortRef>,
-    mut drain: drain::Watch,
+    drain: drain::Watch,
 ) {
     let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
     let ends = outbound.ends(client.get_ref());
-    let service = service_fn(move |request| {
+    let each = move |request| {
         answer(
             Rc::clone(&outbound),
             (Rc::clone(&target), ends),
             watch.clone(),
             request,
         )
-    });
+    };
+    http2_by(metrics, client, each, drain).await;
+}
+
+/// Serves a client that speaks HTTP/2, each request by `answer`.
+pub(super) async fn http2_by<F, E>(
+    metrics: OutboundMetrics,
+    client: Client,
+    answer: impl Fn(Request<Incoming>) -> F,
+    mut drain: drain::Watch,
+) where
+    F: Future<Output = Result<Response<OutBody>, E>> + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let service = service_fn(answer);
     let connection = conn::http2::Builder::new(Local)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

@@ -1,10 +1,9 @@
 //! What an application is told when nobody answered: which service, what was tried, and why each attempt failed.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use tradewind_api::id::ServicePortRef;
 use tradewind_transport::hbone::headers;
 
 use super::{body::OutBody, route::Target};
@@ -21,7 +20,7 @@ pub(super) struct Tries(Vec<String>);
 
 impl Tries {
     /// Notes a failed attempt.
-    pub(super) fn add(&mut self, target: &Target, why: &impl std::fmt::Display) {
+    pub(super) fn add(&mut self, target: &Target, why: &impl Display) {
         self.0.push(format!(
             "{}/{}: {why}",
             target.cluster(),
@@ -56,14 +55,13 @@ impl Form {
 }
 
 /// An answer of the proxy itself.
-#[derive(Debug)]
 pub(super) struct Failure<'a> {
     /// For HTTP.
     pub(super) status: StatusCode,
     /// One word for the error header.
     pub(super) reason: &'static str,
-    /// The service asked for.
-    pub(super) service: &'a ServicePortRef,
+    /// The service asked for, or whatever was.
+    pub(super) service: &'a dyn Display,
     /// What is wrong, as a sentence's end.
     pub(super) what: String,
     /// What was tried.

@@ -16,6 +16,7 @@ use tradewind_runtime::{clock::ManualClock, task::spawn_local};
 
 use super::connection::Local;
 
+mod captured;
 mod distance;
 mod exit;
 mod peer;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
+use tradewind_transport::grpc::MessageCounter;
 
 use super::{
     pair::Pair,
@@ -33,12 +34,31 @@ pub(crate) fn is_grpc(fields: &HeaderMap) -> bool {
         .is_some_and(|v| v.as_bytes().starts_with(GRPC))
 }
 
+/// What has passed of a request's body.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    bytes: Cell<u64>,
+    /// Only of gRPC calls.
+    messages: Cell<Option<MessageCounter>>,
+}
+
+impl Passed {
+    fn pass(&self, data: &[u8]) {
+        let bytes = self.bytes.get().saturating_add(data.len() as u64);
+        self.bytes.set(bytes);
+        if let Some(mut messages) = self.messages.get() {
+            messages.pass(data);
+            self.messages.set(Some(messages));
+        }
+    }
+}
+
 /// A request's body that counts what is read of it.
 #[derive(Debug)]
 pub(crate) struct Counted<B> {
     body: B,
     /// None where there is no body.
-    bytes: Option<Rc<Cell<u64>>>,
+    bytes: Option<Rc<Passed>>,
 }
 
 impl<B: Body> Counted<B> {
@@ -48,7 +68,7 @@ impl<B: Body> Counted<B> {
     }
 
     /// The count, for the request's account.
-    pub(crate) fn bytes(&self) -> Option<Rc<Cell<u64>>> {
+    pub(crate) fn bytes(&self) -> Option<Rc<Passed>> {
         self.bytes.clone()
     }
 }
@@ -66,7 +86,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
         if let (Some(bytes), Some(Ok(frame))) = (&this.bytes, &frame)
             && let Some(data) = frame.data_ref()
         {
-            bytes.set(bytes.get().saturating_add(data.len() as u64));
+            bytes.pass(data);
         }
         Poll::Ready(frame)
     }
@@ -91,8 +111,9 @@ pub(crate) struct Account {
     grpc_status: Option<u8>,
     /// Set once it is known how it ends; until then the client left.
     flags: Option<Flags>,
-    request_bytes: Option<Rc<Cell<u64>>>,
+    request_bytes: Option<Rc<Passed>>,
     response_bytes: u64,
+    response_messages: MessageCounter,
     /// How many there will be, where that is known: a client's connection asks no further then.
     expected: Option<u64>,
     /// What is written down besides, where somebody asked for it.
@@ -114,6 +135,7 @@ impl Account {
             flags: None,
             request_bytes: None,
             response_bytes: 0,
+            response_messages: MessageCounter::default(),
             expected: None,
             notes: Notes::default(),
         }
@@ -132,7 +154,12 @@ impl Account {
     }
 
     /// What its body counts.
-    pub(crate) fn request(&mut self, bytes: Option<Rc<Cell<u64>>>) {
+    pub(crate) fn request(&mut self, bytes: Option<Rc<Passed>>) {
+        if self.grpc
+            && let Some(passed) = &bytes
+        {
+            passed.messages.set(Some(MessageCounter::default()));
+        }
         self.request_bytes = bytes;
     }
 
@@ -187,6 +214,9 @@ impl Account {
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.response_bytes = self.response_bytes.saturating_add(data.len() as u64);
+            if self.grpc {
+                self.response_messages.pass(data);
+            }
             if self.expected == Some(self.response_bytes) {
                 self.complete();
             }
@@ -214,7 +244,9 @@ fn number(value: &HeaderValue) -> Option<u8> {
 impl Drop for Account {
     fn drop(&mut self) {
         let flags = self.flags.unwrap_or(Flags::DownstreamCut);
-        let request_bytes = self.request_bytes.as_ref().map_or(0, |b| b.get());
+        let passed = self.request_bytes.as_ref();
+        let request_bytes = passed.map_or(0, |p| p.bytes.get());
+        let request_messages = passed.and_then(|p| p.messages.get()).unwrap_or_default();
         if let Some(pair) = &self.pair {
             let took = pair.now().saturating_duration_since(self.started);
             let ending = Ending {
@@ -226,6 +258,7 @@ impl Drop for Account {
             let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             pair.request(ending, |series| {
                 series.count(took_us, request_bytes, self.response_bytes);
+                series.messages(request_messages.whole(), self.response_messages.whole());
             });
         }
         if self.notes.is_on() {

@@ -120,6 +120,8 @@ impl Ending {
 #[derive(Debug)]
 pub(super) struct HttpSeries {
     requests: AtomicU64,
+    request_messages: AtomicU64,
+    response_messages: AtomicU64,
     pub(super) duration: AtomicHistogram,
     pub(super) request_bytes: AtomicHistogram,
     pub(super) response_bytes: AtomicHistogram,
@@ -129,6 +131,8 @@ impl HttpSeries {
     fn new() -> Self {
         Self {
             requests: AtomicU64::new(0),
+            request_messages: AtomicU64::new(0),
+            response_messages: AtomicU64::new(0),
             duration: AtomicHistogram::new(&BOUNDS, MICROS),
             request_bytes: AtomicHistogram::new(&BOUNDS, 1),
             response_bytes: AtomicHistogram::new(&BOUNDS, 1),
@@ -143,8 +147,24 @@ impl HttpSeries {
         self.response_bytes.observe(response_bytes);
     }
 
+    /// What passed of a gRPC call's two streams.
+    pub(super) fn messages(&self, of_request: u64, of_response: u64) {
+        self.request_messages
+            .fetch_add(of_request, Ordering::Relaxed);
+        self.response_messages
+            .fetch_add(of_response, Ordering::Relaxed);
+    }
+
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn request_messages(&self) -> u64 {
+        self.request_messages.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn response_messages(&self) -> u64 {
+        self.response_messages.load(Ordering::Relaxed)
     }
 }
 

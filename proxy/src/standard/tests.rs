@@ -83,6 +83,9 @@ async fn a_grpc_call_is_told_with_every_label_and_its_numbers() {
         format!("istio_request_duration_milliseconds_count{labels} 1"),
         format!("istio_response_bytes_sum{labels} 300.0"),
         format!("istio_request_bytes_sum{labels} 0.0"),
+        // Three hundred zeros are sixty empty messages.
+        format!("istio_response_messages_total{labels} 60"),
+        format!("istio_request_messages_total{labels} 0"),
     ] {
         assert!(page.lines().any(|l| l == line), "{line}\n{page}");
     }
@@ -106,6 +109,10 @@ async fn a_client_that_leaves_and_a_service_that_breaks_off_are_told_apart() {
     account.broken();
     drop(account);
     let page = registry.encode();
+    assert!(
+        samples(&page, "istio_response_messages_total").is_empty(),
+        "none of them is a gRPC call"
+    );
     let ends = |what: &str| {
         samples(&page, "istio_requests_total")
             .iter()

@@ -10,6 +10,7 @@
     reason = "a test's helpers fail by panicking, and say what they measured"
 )]
 
+mod families;
 mod pod;
 
 use std::{
@@ -559,28 +560,8 @@ async fn names() {
     };
     outside((pod.router, 8080).into(), "outside").await;
     let upstream = dns::upstream((pod.router, 53).into(), RData::A(A(router))).await;
-    let (listen, dir) = ("127.0.0.1:15053", pod.federation.data_dir(WEST));
-    let (upstream, admin) = (
-        upstream.to_string(),
-        SocketAddr::new(pod.own, 15021).to_string(),
-    );
-    let args = [
-        "dns",
-        "--name",
-        "pod-dns",
-        "--data-dir",
-        &dir,
-        "--listen",
-        listen,
-        "--admin-listen",
-        &admin,
-        "--upstream",
-        &upstream,
-        "--mark",
-    ];
-    let command = pod.federation.router().command(POD, &tradewind());
-    let _dns = Process::start_behind("pod-dns", pod.federation.dir(), command, &args, &[]);
-    pod.federation.ready(admin.parse().unwrap()).await;
+    let listen = "127.0.0.1:15053";
+    let _dns = pod.dns(listen, upstream, 15021).await;
     let mut proxy = pod.proxy(&["--capture-dns", listen]).await;
 
     // Whatever server this machine's resolver asks: the question is answered here.

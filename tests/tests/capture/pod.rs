@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
 };
 
+use hickory_proto::rr::{RData, RecordType};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
@@ -13,6 +14,7 @@ use tokio::{
 };
 use tradewind_tests::{
     Federation, Output, Process, Workload,
+    dns::{self, Asking, Over},
     federation::{ADMIN, HBONE},
     metrics,
     namespaces::skipped,
@@ -178,6 +180,47 @@ impl Pod {
         ips.iter()
             .map(|ip| ip.as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// What a name server answers to an application that asks it.
+    pub(super) async fn ask(
+        &self,
+        server: IpAddr,
+        over: Over,
+        name: &str,
+        kind: RecordType,
+    ) -> Vec<RData> {
+        let namespaces = self.federation.router();
+        let asking = namespaces.in_its(POD, OWN, || Asking::to((server, 53).into(), over));
+        let asking = asking.unwrap_or_else(|e| panic!("{server} over {over:?}: {e}"));
+        let answer = dns::ask_by(asking, name, kind).await;
+        dns::data(&answer.unwrap_or_else(|e| panic!("{server} over {over:?}: {e}")))
+    }
+
+    /// A DNS server beside the applications, whose own questions are not captured.
+    pub(super) async fn dns(&self, listen: &str, upstream: SocketAddr, admin: u16) -> Process {
+        let (dir, upstream) = (self.federation.data_dir(WEST), upstream.to_string());
+        let name = format!("pod-dns-{admin}");
+        let admin = SocketAddr::new(self.own, admin);
+        let at = admin.to_string();
+        let args = [
+            "dns",
+            "--name",
+            &name,
+            "--data-dir",
+            &dir,
+            "--listen",
+            listen,
+            "--admin-listen",
+            &at,
+            "--upstream",
+            &upstream,
+            "--mark",
+        ];
+        let command = self.federation.router().command(POD, &tradewind());
+        let dns = Process::start_behind(&name, self.federation.dir(), command, &args, &[]);
+        self.federation.ready(admin).await;
+        dns
     }
 
     /// A client that reads lines and says lines.

@@ -1,11 +1,17 @@
 //! What outbound tells of its calls, and what it leaves as the application said it.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tradewind_runtime::task::spawn_local;
 
 use super::{
-    Client,
+    Client, Local,
     peer::Peer,
     world::{World, on_one_thread, until},
 };
@@ -72,6 +78,42 @@ async fn calls_are_told_under_istios_names_with_the_clusters_of_both_sides() {
         let nobody = "response_code=\"503\",grpc_response_status=\"unknown\",response_flags=\"UH\",connection_security_policy=\"unknown\"";
         assert_eq!(line("unknown", nobody), 1);
         assert_eq!(world.count("istio_request_bytes_sum{reporter=\"source\""), 5);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn messages_of_a_grpc_call_are_counted_however_they_are_framed() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        let proxy = world.proxy().await;
+        let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+        let (mut send, conn) = hyper::client::conn::http2::handshake(Local, io)
+            .await
+            .unwrap();
+        drop(spawn_local("client", async move {
+            drop(conn.await);
+        }));
+        // Three messages: one in two frames, its prefix apart from its end, and two that end in the same frame; a fourth is cut.
+        let frames = [
+            b"\0\0\0\0".as_slice(),
+            b"\x03a",
+            b"bc\0\0\0\0\0\x01\0\0\0\x01x\0\0\0",
+        ];
+        let frames = frames.map(|f| Ok::<_, Infallible>(Frame::data(Bytes::from_static(f))));
+        let body = StreamBody::new(tokio_stream::iter(frames));
+        let request = Request::post("http://shop/x")
+            .header("content-type", "application/grpc")
+            .body(body)
+            .unwrap();
+        let response = send.send_request(request).await.unwrap();
+        assert_eq!(response.collect().await.unwrap().to_bytes().len(), 22);
+        for name in ["request", "response"] {
+            let line = format!("istio_{name}_messages_total{{reporter=\"source\"");
+            until("the call is counted", || world.count(&line) == 3).await;
+        }
     })
     .await;
 }
