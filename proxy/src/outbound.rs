@@ -14,7 +14,9 @@ mod failure;
 mod metrics;
 mod opaque;
 mod parties;
+mod patience;
 mod route;
+mod rules;
 mod upgrade;
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ pub use crate::standard::StandardMetrics;
 use balancer::{Balancer, Place};
 use captured::Captured;
 pub use metrics::OutboundMetrics;
+use rules::Rules;
 
 use crate::config::Exit;
 
@@ -78,6 +81,7 @@ pub type StateCell = Arc<ArcSwap<serde_json::Value>>;
 #[derive(Debug)]
 pub struct Outbound {
     balancer: Rc<Balancer>,
+    rules: Rules,
     metrics: OutboundMetrics,
     standard: StandardMetrics,
     svid: SvidCell,
@@ -104,6 +108,7 @@ impl Outbound {
         balancer.pool.set_mark(mark);
         Rc::new(Self {
             balancer,
+            rules: Rules::default(),
             metrics,
             standard,
             svid,

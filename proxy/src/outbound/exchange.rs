@@ -7,7 +7,7 @@ use std::{rc::Rc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tradewind_api::id::{EndpointId, ServicePortRef};
 use tradewind_transport::balance::detector::Failure as Detected;
 use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, headers};
@@ -17,7 +17,9 @@ use super::{
     body::{OutBody, PeerBody},
     convert,
     failure::{Failure, Form, Tries, printable},
+    patience::Patience,
     route::{Blame, InFlight, NoRoute, Picked, Route, Target},
+    rules::{Backend, Own, Ruled},
 };
 use crate::{
     standard::{Account, Counted, Flags},
@@ -109,6 +111,17 @@ impl Attempts {
         self.tries.add(target, &failed.why);
         if failed.safe != Safe::SameEndpoint {
             self.except.push(target.endpoint.id.clone());
+        }
+    }
+}
+
+impl Failed {
+    /// No answer in the time that a rule gives one try.
+    fn too_slow() -> Self {
+        Self {
+            safe: Safe::IfIdempotent,
+            cause: "timeout",
+            why: "no answer in the time that a rule gives one try".to_owned(),
         }
     }
 }
@@ -299,7 +312,7 @@ impl Outbound {
     /// Answers one request. Never fails: what goes wrong becomes a response that says so.
     pub(super) async fn exchange(
         self: &Rc<Self>,
-        service: &ServicePortRef,
+        called: &ServicePortRef,
         client: Option<Ends>,
         request: Request<Incoming>,
     ) -> Response<OutBody> {
@@ -307,9 +320,19 @@ impl Outbound {
         let (mut parts, body) = request.into_parts();
         let form = Form::of(&parts.headers);
         let body = Counted::new(body);
-        let mut account = self.account(&mut parts, service, client);
+        let mut account = self.account(&mut parts, called, client);
         account.request(body.bytes());
-        let mut head = match convert::outgoing(&mut parts, service) {
+        let mut patience = Patience::new(None, Instant::now());
+        let backend = match self.ruled(called, &parts).await {
+            Ruled::AsCalled => None,
+            Ruled::To(backend) => {
+                patience = Patience::new(Some(&backend.rule.then), Instant::now());
+                Some(backend)
+            }
+            Ruled::Own(own) => return self.answer(own, called, form, &mut account),
+        };
+        let service = backend.as_ref().map_or(called, |b| &b.service);
+        let mut head = match convert::outgoing(&mut parts, called) {
             Ok(head) => head,
             Err(error) => {
                 let status = error.status();
@@ -321,6 +344,9 @@ impl Outbound {
                 return refusal;
             }
         };
+        if let Some(backend) = &backend {
+            backend.prepare(&mut head);
+        }
         let mut route = match self.route(service).await {
             Ok(route) => route,
             Err(error) => {
@@ -343,17 +369,38 @@ impl Outbound {
             let in_flight = InFlight::new(&target.peer);
             account.between(&self.pair(&route, &target));
             let notes = &mut account.notes;
-            match self
-                .attempt(&route, &target, head.clone(), &body, notes)
-                .await
-            {
+            let attempt = self.attempt(&route, &target, head.clone(), &body, notes);
+            let answered = match patience.try_until(Instant::now()) {
+                None => attempt.await,
+                Some(until) => match timeout_at(until, attempt).await {
+                    Ok(answered) => answered,
+                    Err(_) => Err(Failed::too_slow()),
+                },
+            };
+            match answered {
                 Ok(response) => {
+                    let again = patience.wants_after(response.status(), response.headers());
+                    if let Some(cause) = again
+                        && body.is_replayable()
+                        && attempts.may_go_on()
+                        && self.pays(&route)
+                    {
+                        let why = format!("answered {}", response.status());
+                        drop(response);
+                        account.notes.failed(cause, &why);
+                        attempts.tries.add(&target, &why);
+                        attempts.except.push(target.endpoint.id.clone());
+                        self.metrics.retry(service, target.cluster(), cause);
+                        self.back_off(&mut patience).await;
+                        continue;
+                    }
                     let elapsed = self.balancer.now().saturating_sub(started);
                     return self.deliver(
                         response,
                         (&route, &target),
                         in_flight,
                         (elapsed, account),
+                        (backend.as_ref(), patience.until),
                     );
                 }
                 Err(failed) => {
@@ -361,21 +408,33 @@ impl Outbound {
                     self.note(&route, &target, &mut attempts, &failed);
                     account.notes.failed(failed.cause, &failed.why);
                     let (method, safe) = (head.method(), failed.safe);
-                    if !self.may_retry(&route, method, safe, &body, &mut attempts) {
-                        maybe_processed =
-                            !matches!(safe, Safe::Never | Safe::Always | Safe::SameEndpoint);
+                    if patience.is_over(Instant::now()) {
                         break;
+                    }
+                    if !self.may_retry(&route, method, safe, &body, &mut attempts) {
+                        let wanted = patience.wants_after_failure(&failed) && body.is_replayable();
+                        if !wanted || !self.pays(&route) {
+                            maybe_processed =
+                                !matches!(safe, Safe::Never | Safe::Always | Safe::SameEndpoint);
+                            break;
+                        }
+                        self.back_off(&mut patience).await;
                     }
                     self.metrics.retry(service, target.cluster(), failed.cause);
                 }
             }
         }
-        let (status, reason) = if maybe_processed {
+        let too_slow = patience.is_over(Instant::now());
+        let (status, reason) = if too_slow {
+            (StatusCode::GATEWAY_TIMEOUT, "timeout")
+        } else if maybe_processed {
             (StatusCode::BAD_GATEWAY, "lost")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint-answered")
         };
-        let what = if attempts.tries.len() == 0 {
+        let what = if too_slow {
+            "the time that a rule gives it is over".to_owned()
+        } else if attempts.tries.len() == 0 {
             "no endpoint is usable".to_owned()
         } else if maybe_processed {
             "the connection broke after the request was sent, and it is not safe to send it again"
@@ -383,7 +442,11 @@ impl Outbound {
         } else {
             "no endpoint answered".to_owned()
         };
-        let flags = attempts.flags(maybe_processed);
+        let flags = if too_slow {
+            Flags::Timeout
+        } else {
+            attempts.flags(maybe_processed)
+        };
         if attempts.tries.len() == 0 {
             account.between(&self.pair_with_nobody(service));
         }
@@ -419,11 +482,42 @@ impl Outbound {
         if !allowed || free {
             return allowed;
         }
+        self.pays(route)
+    }
+
+    /// Takes one retry out of the budget.
+    fn pays(&self, route: &Route) -> bool {
         let paid = route.budget.borrow_mut().withdraw(self.balancer.now());
         if !paid {
             self.metrics.retries_over_budget.inc();
         }
         paid
+    }
+
+    /// Waits before a retry that a rule wants, and no longer than until the request's time is over.
+    async fn back_off(&self, patience: &mut Patience) {
+        let wait = patience.retries(self.balancer.unit());
+        let until = Instant::now() + wait;
+        sleep_until(patience.until.map_or(until, |over| over.min(until))).await;
+    }
+
+    /// Answers by a rule.
+    pub(super) fn answer(
+        &self,
+        own: Own,
+        called: &ServicePortRef,
+        form: Form,
+        account: &mut Account,
+    ) -> Response<OutBody> {
+        account.between(&self.pair_with_nobody(called));
+        let (reason, flags) = (own.reason(), own.flags());
+        if reason.is_some() {
+            self.metrics.failed(called);
+        }
+        tracing::debug!(service = %called, reason = reason.unwrap_or("rule"), ?own, "answered by a rule");
+        let response = own.respond(called, form);
+        account.refused(&response, flags);
+        response
     }
 
     fn deliver(
@@ -432,8 +526,12 @@ impl Outbound {
         (route, target): (&Rc<Route>, &Rc<Target>),
         in_flight: InFlight,
         (elapsed_us, mut account): (u64, Account),
+        (backend, until): (Option<&Backend>, Option<Instant>),
     ) -> Response<OutBody> {
         convert::incoming(&mut response, &target.served_by);
+        if let Some(backend) = backend {
+            backend.answered(response.headers_mut());
+        }
         if response.status().is_server_error() {
             target.served.error_status.inc();
         } else {
@@ -448,6 +546,7 @@ impl Outbound {
                 target: Rc::clone(target),
                 balancer: Rc::clone(&self.balancer),
                 account,
+                until: until.map(|at| Box::pin(sleep_until(at))),
                 _in_flight: in_flight,
             }))
         })

@@ -20,6 +20,7 @@ mod distance;
 mod exit;
 mod peer;
 mod protocols;
+mod rules;
 mod silence;
 mod telemetry;
 mod world;

@@ -26,6 +26,7 @@ use super::{
     failure::{Form, Tries},
     metrics::Outcome,
     opaque::{self, Opened},
+    rules::Ruled,
 };
 use crate::{
     standard::{Account, Flags, LiveTunnel},
@@ -43,6 +44,15 @@ pub(super) async fn exchange(
     let (mut head, body) = request.into_parts();
     let form = Form::of(&head.headers);
     let mut account = outbound.account(&mut head, service, from);
+    let backend = match outbound.ruled(service, &head).await {
+        Ruled::AsCalled => None,
+        Ruled::To(backend) => Some(backend),
+        Ruled::Own(own) => return outbound.answer(own, service, form, &mut account),
+    };
+    let service = &match &backend {
+        Some(backend) => Rc::new(backend.service.clone()),
+        None => Rc::clone(service),
+    };
     let mut request = Request::from_parts(head, body);
     let opened = match outbound.tunnel(service, &mut account.notes).await {
         Ok(opened) => opened,
@@ -58,6 +68,9 @@ pub(super) async fn exchange(
     account.between(&opened.pair);
     let client = hyper::upgrade::on(&mut request);
     prepare(&mut request, protocol);
+    if let Some(backend) = &backend {
+        backend.prepare(&mut request);
+    }
     outbound.balancer.name_request(request.headers_mut());
     let lost = |target: &super::route::Target, error: &hyper::Error, mut account: Account| {
         let mut tries = Tries::default();
@@ -95,6 +108,9 @@ pub(super) async fn exchange(
     };
     for name in headers::INTERNAL {
         response.headers_mut().remove(name);
+    }
+    if let Some(backend) = &backend {
+        backend.answered(response.headers_mut());
     }
     response
         .headers_mut()
