@@ -4,6 +4,7 @@
 //! connection live on the thread. It never sends a request twice that a peer may have processed, except an idempotent
 //! one whose body can be replayed, and it never lets an application's own `tradewind-*` headers through.
 
+mod attempts;
 mod balancer;
 mod body;
 pub(crate) mod captured;

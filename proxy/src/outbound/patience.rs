@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 use tradewind_api::route::{Action, Retry, RetryOn};
 
-use super::exchange::{Failed, Safe};
+use super::attempts::{Failed, Safe};
 
 /// A later try waits twice as long as the one before it, and no longer than this many times the first.
 const MAX_BACKOFF_TIMES: u32 = 10;
