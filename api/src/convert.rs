@@ -13,6 +13,7 @@ use crate::{
         AppProtocol, Cluster, ClusterState, Endpoint, Health, Service, ServiceKind, ServicePort,
     },
     proto::v1,
+    route::Routes,
     seal::{OpeningKey, SealedPort},
     snapshot::Trust,
 };
@@ -41,6 +42,9 @@ pub enum ConvertError {
         /// How many there should be.
         expected: usize,
     },
+    /// Rules hold something that this version does not know.
+    #[error("its rules are not understood: {0}")]
+    Rules(String),
     /// A label is none.
     #[error("{0:?} is not a DNS label")]
     Label(String),
@@ -69,6 +73,25 @@ fn port(field: &'static str, value: u32) -> Result<u16, ConvertError> {
 
 fn some(s: &str) -> Option<String> {
     (!s.is_empty()).then(|| s.to_owned())
+}
+
+/// A service's routes for the wire. The same routes are the same bytes.
+pub fn routes(service: &ServiceName, routes: &Routes) -> v1::Routes {
+    v1::Routes {
+        namespace: service.namespace.to_string(),
+        name: service.name().to_owned(),
+        // Maps with text for keys, and nothing else that JSON cannot say.
+        rules: serde_json::to_vec(routes).unwrap_or_default(),
+    }
+}
+
+/// A service's routes off the wire.
+pub fn read_routes(wire: &v1::Routes) -> Result<(ServiceName, Routes), ConvertError> {
+    let service = ServiceName::new(&wire.namespace, &wire.name)?;
+    match serde_json::from_slice(&wire.rules) {
+        Ok(routes) => Ok((service, routes)),
+        Err(error) => Err(ConvertError::Rules(error.to_string())),
+    }
 }
 
 impl From<Health> for v1::Health {
@@ -448,6 +471,44 @@ mod tests {
         wire.keys[0].secret.pop();
         let error = read_openings(wire).unwrap_err().to_string();
         assert_eq!(error, "an opening key has 31 bytes, expected 32");
+    }
+
+    #[test]
+    fn routes_survive_the_wire_and_what_is_not_understood_is_refused() {
+        use crate::route::{Action, Match, Origin, Otherwise, Rule, Table, To};
+        let service: ServiceName = "shop/cart".parse().unwrap();
+        let rule = Rule {
+            origin: Origin {
+                kind: crate::route::Kind::HttpRoute,
+                object: service.clone(),
+                rule: "rules[0]".into(),
+                cluster: None,
+            },
+            when: Match {
+                port: Some(80),
+                ..Match::default()
+            },
+            then: std::sync::Arc::new(Action::new(To::Backends(Vec::new()))),
+        };
+        let table = Table {
+            rules: vec![rule],
+            otherwise: Otherwise::NotFound,
+        };
+        let whole = Routes {
+            of_all: Some(table.into()),
+            ..Routes::default()
+        };
+        let wire = routes(&service, &whole);
+        assert_eq!(read_routes(&wire).unwrap(), (service, whole));
+        let text = String::from_utf8(wire.rules.clone()).unwrap();
+        let newer = v1::Routes {
+            rules: text
+                .replace("\"port\":80", "\"port\":80,\"weather\":1")
+                .into(),
+            ..wire
+        };
+        let error = read_routes(&newer).unwrap_err().to_string();
+        assert!(error.contains("weather"), "{error}");
     }
 
     #[test]

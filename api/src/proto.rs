@@ -35,6 +35,8 @@ pub const SERVICE_TYPE: &str = "type.googleapis.com/tradewind.v1.Service";
 pub const CLUSTER_TYPE: &str = "type.googleapis.com/tradewind.v1.Cluster";
 /// Type URL of [`v1::Openings`], for gateways alone.
 pub const OPENINGS_TYPE: &str = "type.googleapis.com/tradewind.v1.Openings";
+/// Type URL of [`v1::Routes`], for proxies alone.
+pub const ROUTES_TYPE: &str = "type.googleapis.com/tradewind.v1.Routes";
 /// Type URL of [`v1::Trust`].
 pub const TRUST_TYPE: &str = "type.googleapis.com/tradewind.v1.Trust";
 /// Name of the only resource of [`TRUST_TYPE`].

@@ -3,6 +3,9 @@
 //!
 //! A rule has one match: what people write as several matches of one rule are several rules that share an action. Rules
 //! stand in the order in which they are asked, and the first that matches decides.
+//!
+//! Rules travel as the JSON of these types, which is also how people see them. Whoever meets a field that he does not know refuses
+//! the rules of that service and keeps the last ones: a condition that is not understood must not be left out.
 
 mod retry;
 
@@ -48,6 +51,7 @@ impl Kind {
 
 /// Where a rule stands, for whoever asks why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Origin {
     /// The object's kind.
     pub kind: Kind,
@@ -71,6 +75,7 @@ impl fmt::Display for Origin {
 
 /// All that holds for the calls to one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Routes {
     /// For callers of these namespaces, before what holds for everybody.
     pub of_callers: BTreeMap<Namespace, Arc<Table>>,
@@ -87,6 +92,7 @@ impl Routes {
 
 /// Rules in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Table {
     /// The first that matches decides.
     pub rules: Vec<Rule>,
@@ -106,6 +112,7 @@ pub enum Otherwise {
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Where it stands.
     pub origin: Origin,
@@ -164,6 +171,7 @@ pub enum Text {
 
 /// How a path is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PathMatch {
     /// With what.
     pub is: PathIs,
@@ -188,6 +196,7 @@ pub enum PathIs {
 
 /// How a header field or a query parameter is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FieldMatch {
     /// Its name; of a header field in lower case.
     pub name: String,
@@ -200,6 +209,7 @@ pub struct FieldMatch {
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Action {
     /// Who answers it.
     pub to: To,
@@ -256,6 +266,7 @@ pub enum To {
 
 /// Where a share of requests goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Backend {
     /// To whom.
     pub to: BackendRef,
@@ -285,7 +296,7 @@ pub enum BackendRef {
 
 /// Changes of header fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Edits {
     /// Of the request.
     pub request: HeaderEdits,
@@ -295,7 +306,7 @@ pub struct Edits {
 
 /// Changes of one message's header fields, in this order. Names in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct HeaderEdits {
     /// Take the place of all fields of their name.
     pub set: Vec<(String, String)>,
@@ -307,7 +318,7 @@ pub struct HeaderEdits {
 
 /// What a request looks like to the backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rewrite {
     /// Its authority.
     pub authority: Option<String>,
@@ -334,6 +345,7 @@ pub enum PathEdit {
 
 /// An answer with another place to ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Redirect {
     /// 301, 302, 303, 307 or 308.
     pub code: u16,
@@ -361,6 +373,7 @@ pub enum RedirectPort {
 
 /// An answer of the caller's own proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Direct {
     /// 200 to 599.
     pub status: u16,
@@ -370,6 +383,7 @@ pub struct Direct {
 
 /// A copy that goes elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mirror {
     /// To whom.
     pub to: BackendRef,
@@ -379,7 +393,7 @@ pub struct Mirror {
 
 /// What is broken on purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Fault {
     /// So many wait that long first, ms.
     pub delay: Option<(u64, Millionths)>,
@@ -399,7 +413,7 @@ pub enum Abort {
 
 /// How long a request may take, ms; none is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
     /// With all its tries, until its response has ended.
     pub whole_ms: Option<u64>,
@@ -409,6 +423,7 @@ pub struct Timeouts {
 
 /// What browsers are told of requests from other origins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cors {
     /// Whose pages may ask.
     pub origins: Vec<Text>,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ClusterName, Domain, Revision, ServiceName, ServicePortRef, TrustDomain},
     model::{Cluster, Service},
+    route::Routes,
     seal::OpeningKey,
 };
 
@@ -38,6 +39,9 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Clusters by name.
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// What callers' proxies do with requests, by the service that is called. Proxies alone have any.
+    #[serde(default)]
+    pub routes: BTreeMap<ServiceName, Arc<Routes>>,
     /// Whom to believe.
     pub trust: Arc<Trust>,
     /// What opens the names that others send. Gateways alone have any. Secret: it is no part of what is shown or written

@@ -25,6 +25,7 @@ pub mod publish;
 pub mod raft_net;
 pub mod reach;
 pub mod registry;
+pub mod rules;
 pub mod seals;
 pub mod server;
 pub mod source;

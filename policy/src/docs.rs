@@ -8,7 +8,13 @@ use crate::{
 
 const HEAD: &str = "# Traffic policy: kinds and their fields
 
-Rules are checked by `tradewind analyze` and compiled into one model. Proxies do not act on them yet: calls go to the service that is called.
+A controller reads these objects from its `--manifests` directory and gives its cluster's proxies the rules for calls to each service; what is wrong or without effect stands in `tradewind status`.
+`tradewind analyze` says the same of files before anybody acts on them. Rules hold for HTTP/1, HTTP/2, gRPC and WebSocket calls of callers with a proxy in this cluster, wherever the backends are.
+A proxy keeps its rules while no controller answers.
+
+What a rule answers itself carries `tradewind-error`: `no-rule` (404: there are rules, and none for this request), `no-backend` (500), `fault`, `timeout` (504).
+
+Retries that a rule asks for come out of the same budget as all others: a fifth of the calls to a service.
 
 Every field of every kind that is read is either acted on or reported, by its path. `[]` stands for a list's items, `{}` for a map's.
 

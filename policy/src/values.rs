@@ -39,7 +39,12 @@ pub(crate) fn header_name(name: &str, at: &At, report: &mut Report<'_>) -> Optio
         report.invalid(at, name, "the name of a header field");
         return None;
     }
-    Some(name.to_ascii_lowercase())
+    let name = name.to_ascii_lowercase();
+    if name.starts_with("tradewind-") {
+        report.invalid(at, &name, "a header field that is not this mesh's own");
+        return None;
+    }
+    Some(name)
 }
 
 /// A header field.

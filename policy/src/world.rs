@@ -10,7 +10,7 @@ use crate::object::Object;
 pub type Ports = Vec<(String, u16)>;
 
 /// What is known beside the routes themselves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     /// Services of this cluster and those that it imports.
     pub services: BTreeMap<ServiceName, Ports>,

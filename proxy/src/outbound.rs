@@ -4,6 +4,7 @@
 //! connection live on the thread. It never sends a request twice that a peer may have processed, except an idempotent
 //! one whose body can be replayed, and it never lets an application's own `tradewind-*` headers through.
 
+mod attempts;
 mod balancer;
 mod body;
 pub(crate) mod captured;
@@ -14,7 +15,9 @@ mod failure;
 mod metrics;
 mod opaque;
 mod parties;
+mod patience;
 mod route;
+mod rules;
 mod upgrade;
 
 #[cfg(test)]
@@ -37,6 +40,7 @@ pub use crate::standard::StandardMetrics;
 use balancer::{Balancer, Place};
 use captured::Captured;
 pub use metrics::OutboundMetrics;
+use rules::Rules;
 
 use crate::config::Exit;
 
@@ -78,6 +82,7 @@ pub type StateCell = Arc<ArcSwap<serde_json::Value>>;
 #[derive(Debug)]
 pub struct Outbound {
     balancer: Rc<Balancer>,
+    rules: Rules,
     metrics: OutboundMetrics,
     standard: StandardMetrics,
     svid: SvidCell,
@@ -104,6 +109,7 @@ impl Outbound {
         balancer.pool.set_mark(mark);
         Rc::new(Self {
             balancer,
+            rules: Rules::default(),
             metrics,
             standard,
             svid,

@@ -51,7 +51,7 @@ pub struct Caller<'a> {
 /// A table, ready to be asked.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    rules: Vec<CompiledRule>,
+    rules: Vec<Arc<CompiledRule>>,
     otherwise: Otherwise,
 }
 
@@ -66,6 +66,8 @@ pub struct CompiledRule {
     pub then: Arc<Action>,
     /// Its changes of header fields.
     pub edits: CompiledEdits,
+    /// Those of each of its backends, in their order.
+    pub of_backends: Vec<CompiledEdits>,
     /// Its change of the path: before the backend, or of a redirect.
     pub path: Option<PathEditor>,
     matcher: Option<Matcher>,
@@ -75,7 +77,7 @@ pub struct CompiledRule {
 #[derive(Clone, Copy, Debug)]
 pub enum Verdict<'a> {
     /// This rule, the first that matches.
-    Rule(&'a CompiledRule),
+    Rule(&'a Arc<CompiledRule>),
     /// No rule: on to the service.
     Service,
     /// No rule, and there is nothing else: 404.
@@ -95,7 +97,11 @@ impl Compiled {
     /// Compiles every expression once.
     pub fn new(table: &Table) -> Self {
         Self {
-            rules: table.rules.iter().map(CompiledRule::new).collect(),
+            rules: table
+                .rules
+                .iter()
+                .map(|rule| Arc::new(CompiledRule::new(rule)))
+                .collect(),
             otherwise: table.otherwise,
         }
     }
@@ -113,13 +119,13 @@ impl Compiled {
 
     /// What every rule says, in order. The first that matched is the one of [`Self::decide`]; those behind it were not asked.
     pub fn explain(&self, call: &Call<'_>) -> Vec<Answer<'_>> {
-        let answer = |rule: &'_ CompiledRule| rule.mismatch(call);
+        let answer = |rule| Answer {
+            rule,
+            mismatch: CompiledRule::mismatch(rule, call),
+        };
         self.rules
             .iter()
-            .map(|rule| Answer {
-                rule,
-                mismatch: answer(rule),
-            })
+            .map(|rule| answer(rule.as_ref()))
             .collect()
     }
 }
@@ -130,7 +136,15 @@ impl CompiledRule {
             To::Redirect(redirect) => redirect.path.as_ref(),
             To::Backends(_) | To::Direct(_) => rule.then.rewrite.path.as_ref(),
         };
+        let of_backends = match &rule.then.to {
+            To::Backends(backends) => backends
+                .iter()
+                .map(|b| CompiledEdits::new(&b.edits))
+                .collect(),
+            To::Redirect(_) | To::Direct(_) => Vec::new(),
+        };
         Self {
+            of_backends,
             path: path.map(|edit| PathEditor::new(edit, rule.when.path.as_ref())),
             origin: rule.origin.clone(),
             when: rule.when.clone(),
@@ -154,14 +168,14 @@ impl fmt::Display for CompiledRule {
     }
 }
 
-/// The backend that a number drawn uniformly over u64 falls on, each with its weight's share; none where the weights sum to nothing.
-pub fn pick(backends: &[Backend], drawn: u64) -> Option<&Backend> {
+/// The index of the backend that a number drawn uniformly over u64 falls on, each with its weight's share; none where the weights sum to nothing.
+pub fn pick(backends: &[Backend], drawn: u64) -> Option<usize> {
     let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     // The top of a product with a uniform number is uniform over 0..total, without a division and without its bias.
     let mut left = u64::try_from((u128::from(drawn) * u128::from(total)) >> 64).unwrap_or(u64::MAX);
-    for backend in backends {
+    for (index, backend) in backends.iter().enumerate() {
         match left.checked_sub(u64::from(backend.weight)) {
-            None => return Some(backend),
+            None => return Some(index),
             Some(rest) => left = rest,
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// When a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Retry {
     /// How often at most; 0 is never.
     pub attempts: u32,

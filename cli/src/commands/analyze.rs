@@ -97,9 +97,6 @@ pub async fn run(context: Context, args: Analyze) -> Outcome {
     for hint in hints(&policy.findings) {
         context.printer.say(hint);
     }
-    context.printer.say(
-        "note: rules are checked and not acted on yet: calls go to the service that is called",
-    );
     let fails = errors > 0 || (args.strict && warnings > 0);
     Ok(if fails { Exit::Problems } else { Exit::Good })
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tradewind_api::proto::{
-    CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE, TRUST_TYPE,
+    CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 
@@ -189,7 +189,7 @@ impl Stream {
             };
             if state.outstanding.is_some() {
                 // What hangs on this type waits until the client has it.
-                if pending(state, entries) && type_url != SERVICE_TYPE {
+                if pending(state, entries) && type_url != ROUTES_TYPE {
                     return None;
                 }
                 continue;
@@ -270,14 +270,15 @@ impl Stream {
     }
 
     // Types in the order in which they are sent: whom to believe, where clusters are, what opens their names, who serves,
-    // and the rest.
+    // which requests go to whom, and the rest.
     fn order(&self) -> Vec<String> {
         let rank = |url: &str| match url {
             TRUST_TYPE => 0,
             CLUSTER_TYPE => 1,
             OPENINGS_TYPE => 2,
             SERVICE_TYPE => 3,
-            _ => 4,
+            ROUTES_TYPE => 4,
+            _ => 5,
         };
         let mut urls: Vec<String> = self.types.keys().cloned().collect();
         urls.sort_by_key(|url| rank(url));

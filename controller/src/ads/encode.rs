@@ -13,8 +13,10 @@ use tradewind_api::{
     id::{ClusterName, ServiceName},
     model::{Cluster, Service},
     proto::{
-        CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE, discovery::Resource, v1,
+        CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
+        discovery::Resource, v1,
     },
+    route::Routes,
     seal::OpeningKey,
     snapshot::{Snapshot, Trust},
 };
@@ -88,6 +90,7 @@ pub struct Encoded {
     clusters: Entries,
     services: Entries,
     openings: Entries,
+    routes: Entries,
     nothing: Entries,
 }
 
@@ -109,6 +112,7 @@ impl Encoded {
             CLUSTER_TYPE => &self.clusters,
             SERVICE_TYPE => &self.services,
             OPENINGS_TYPE => &self.openings,
+            ROUTES_TYPE => &self.routes,
             _ => &self.nothing,
         }
     }
@@ -142,6 +146,14 @@ impl Encoded {
                 &self.openings,
                 |name: &ClusterName, keys: &Vec<OpeningKey>| {
                     (name.as_str().into(), convert::openings(name, keys))
+                },
+            ),
+            routes: fold(
+                &snapshot.routes,
+                &self.of.routes,
+                &self.routes,
+                |name: &ServiceName, routes: &Routes| {
+                    (name.to_string().into(), convert::routes(name, routes))
                 },
             ),
             nothing: Entries::new(),

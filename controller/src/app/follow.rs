@@ -29,6 +29,7 @@ use crate::{
     raft_net::{Known, Peers, known_in},
     reach::{Distances, Reach},
     registry::{Registered, Reports},
+    rules::Rules,
     seals::Ring,
     source::YamlModel,
 };
@@ -144,6 +145,7 @@ impl Follower {
         let mut blocker = Some(blocker);
         let mut kept = None;
         let mut time = Time::default();
+        let mut rules = Rules::default();
         let (mut yaml_gone, mut introducer_gone, mut sealer_gone) = (false, false, false);
         loop {
             let catalog = Arc::clone(&catalogs.borrow_and_update());
@@ -160,7 +162,7 @@ impl Follower {
                     &yaml,
                     &registered,
                     introduced.as_deref(),
-                    &mut time,
+                    (&mut time, &mut rules),
                 );
                 if catalog.is_founded() {
                     blocker = None;
@@ -196,7 +198,7 @@ impl Follower {
         yaml: &YamlModel,
         registered: &Registered,
         introduced: Option<&Introduced>,
-        time: &mut Time,
+        (time, rules): (&mut Time, &mut Rules),
     ) {
         let now_ms = self.clock.unix_ms();
         let previous = Arc::clone(&self.snapshots.borrow());
@@ -229,7 +231,7 @@ impl Follower {
             Arc::clone(&self.reports.borrow()),
         );
         time.distances.look(&reach, &reports, now_ms);
-        let local = merge(registered, yaml, &self.own);
+        let mut local = merge(registered, yaml, &self.own);
         let seals = Arc::clone(&self.seals.borrow());
         let input = compile::Input {
             catalog,
@@ -241,8 +243,13 @@ impl Follower {
             seals: &seals,
             now_ms,
         };
-        let snapshot = compile::compile(&input, &previous);
-        self.meters.show(&snapshot, yaml.problems.len());
+        let mut snapshot = compile::compile(&input, &previous);
+        rules.look(&yaml.policy, &snapshot.services);
+        snapshot.routes = rules.routes().clone();
+        let found = rules.findings().iter().map(ToString::to_string);
+        local.problems.extend(found);
+        let problems = yaml.problems.len() + rules.findings().len();
+        self.meters.show(&snapshot, problems);
         set(&self.local, local);
         set(&self.snapshots, snapshot);
     }

@@ -135,15 +135,6 @@ impl Manifests {
             .problems
             .extend(self.files.values().filter_map(|f| f.broken.clone()));
         model.problems.extend(self.trouble.clone());
-        // Whoever puts a rule here expects that it holds.
-        model
-            .problems
-            .extend(model.policy.iter().map(|object| Problem {
-                place: object.place.clone(),
-                text: format!(
-                    "{object}: is checked by `tradewind analyze` alone, and not acted on yet"
-                ),
-            }));
         model.problems.sort();
         model.read = self.listed;
         model
@@ -331,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_nobody_acts_on_yet_are_problems_and_files_are_read_once_for_who_asks() {
+    fn files_are_read_once_for_who_asks() {
         const ROUTE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: vs, namespace: shop}\n";
         let dir = tempfile::tempdir().unwrap();
         let (route, service) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
@@ -340,12 +331,8 @@ mod tests {
         let mut manifests = Manifests::new(dir.path().to_owned());
         assert!(manifests.poll());
         let watched = manifests.model();
-        assert_eq!(watched.problems.len(), 1);
-        let problem = watched.problems[0].to_string();
-        assert!(
-            problem.starts_with("a.yaml:1: VirtualService shop/vs: "),
-            "{problem}"
-        );
+        assert!(watched.problems.is_empty(), "{:?}", watched.problems);
+        assert_eq!(watched.policy[0].place, "a.yaml:1");
 
         let asked = read(&[dir.path().to_owned()]).unwrap();
         assert_eq!((asked.policy.len(), asked.services.len()), (1, 1));

@@ -2,14 +2,6 @@
 
 use crate::fields::{Field, honoured, list, object, reported};
 
-const REFERENCE: [Field; 5] = [
-    honoured("group"),
-    honoured("kind"),
-    honoured("namespace"),
-    honoured("name"),
-    honoured("port"),
-];
-
 const PARENT: &[Field] = &[
     honoured("group"),
     honoured("kind"),
@@ -25,14 +17,9 @@ const HEADER: &[Field] = &[honoured("name"), honoured("value")];
 
 const HEADERS: &[Field] = &[list("set", HEADER), list("add", HEADER), honoured("remove")];
 
-const MIRROR: &[Field] = &[
-    object("backendRef", &REFERENCE),
-    honoured("percent"),
-    object(
-        "fraction",
-        &[honoured("numerator"), honoured("denominator")],
-    ),
-];
+const NO_COPY: &str = "no copy is sent yet";
+
+const NO_CORS: &str = "requests of other origins go to the backend, which answers them";
 
 const PATH_MODIFIER: &[Field] = &[
     honoured("type"),
@@ -61,18 +48,8 @@ const HTTP_FILTERS: &[Field] = &[
         "urlRewrite",
         &[honoured("hostname"), object("path", PATH_MODIFIER)],
     ),
-    object("requestMirror", MIRROR),
-    object(
-        "cors",
-        &[
-            honoured("allowOrigins"),
-            honoured("allowCredentials"),
-            honoured("allowMethods"),
-            honoured("allowHeaders"),
-            honoured("exposeHeaders"),
-            honoured("maxAge"),
-        ],
-    ),
+    reported("requestMirror", NO_COPY),
+    reported("cors", NO_CORS),
     reported("extensionRef", NO_EXTENSION),
     reported(
         "externalAuth",
@@ -100,7 +77,7 @@ const GRPC_FILTERS: &[Field] = &[
     honoured("type"),
     object("requestHeaderModifier", HEADERS),
     object("responseHeaderModifier", HEADERS),
-    object("requestMirror", MIRROR),
+    reported("requestMirror", NO_COPY),
     reported("extensionRef", NO_EXTENSION),
 ];
 

@@ -6,7 +6,7 @@ const TEXT: &[Field] = &[honoured("exact"), honoured("prefix"), honoured("regex"
 
 const DESTINATION: &[Field] = &[
     honoured("host"),
-    honoured("subset"),
+    reported("subset", "all endpoints of the host are called"),
     object("port", &[honoured("number")]),
 ];
 
@@ -29,12 +29,19 @@ const MATCH: &[Field] = &[
     map("withoutHeaders", TEXT),
     map("queryParams", TEXT),
     honoured("port"),
-    honoured("sourceLabels"),
+    reported(
+        "sourceLabels",
+        "no caller has labels yet, so that the match takes no request",
+    ),
     honoured("sourceNamespace"),
     honoured("gateways"),
     honoured("ignoreUriCase"),
     inert("statPrefix"),
 ];
+
+const NO_COPY: &str = "no copy is sent yet";
+
+const AS_THE_BALANCER: &str = "endpoints that were not tried yet go first, and other localities serve where the near ones cannot";
 
 const NO_STREAMS: &str = "rules hold for HTTP, and connections go to the service itself";
 
@@ -90,8 +97,8 @@ const ROUTE: &[Field] = &[
             honoured("attempts"),
             honoured("perTryTimeout"),
             honoured("retryOn"),
-            honoured("retryRemoteLocalities"),
-            honoured("retryIgnorePreviousHosts"),
+            reported("retryRemoteLocalities", AS_THE_BALANCER),
+            reported("retryIgnorePreviousHosts", AS_THE_BALANCER),
             honoured("backoff"),
         ],
     ),
@@ -118,29 +125,14 @@ const ROUTE: &[Field] = &[
             ),
         ],
     ),
-    object("mirror", DESTINATION),
-    honoured("mirrorPercent"),
-    object("mirrorPercentage", PERCENT),
+    reported("mirror", NO_COPY),
+    reported("mirrorPercent", NO_COPY),
+    reported("mirrorPercentage", NO_COPY),
     reported("mirror_percent", "its name is mirrorPercentage"),
-    list(
-        "mirrors",
-        &[
-            object("destination", DESTINATION),
-            object("percentage", PERCENT),
-        ],
-    ),
-    object(
+    reported("mirrors", NO_COPY),
+    reported(
         "corsPolicy",
-        &[
-            honoured("allowOrigin"),
-            list("allowOrigins", TEXT),
-            honoured("allowMethods"),
-            honoured("allowHeaders"),
-            honoured("exposeHeaders"),
-            honoured("maxAge"),
-            honoured("allowCredentials"),
-            honoured("unmatchedPreflights"),
-        ],
+        "requests of other origins go to the backend, which answers them",
     ),
     object("headers", HEADERS),
 ];

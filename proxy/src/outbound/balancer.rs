@@ -18,7 +18,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tradewind_api::{
-    id::{ClusterName, Domain, EndpointId, ServicePortRef, Zone},
+    id::{ClusterName, Domain, EndpointId, ServiceName, ServicePortRef, Zone},
+    route::Routes,
     snapshot::Snapshot,
 };
 use tradewind_runtime::{clock::SharedClock, rng::Rng};
@@ -155,7 +156,12 @@ impl Balancer {
         request_id::ensure(fields, || self.rng.borrow_mut().next_u64());
     }
 
-    /// A number for a name that nobody else has.
+    /// A number, uniform over `0.0..1.0`.
+    pub(super) fn unit(&self) -> f64 {
+        self.rng.borrow_mut().unit()
+    }
+
+    /// A number, uniform over u64.
     pub(super) fn random(&self) -> u64 {
         self.rng.borrow_mut().next_u64()
     }
@@ -176,6 +182,12 @@ impl Balancer {
             .borrow_mut()
             .insert(target.clone(), Rc::clone(&route));
         Ok(route)
+    }
+
+    /// The rules for calls to a service by the newest snapshot.
+    pub(super) fn routes_of(&self, service: &ServiceName) -> Option<Arc<Routes>> {
+        self.refresh();
+        self.snapshot.borrow().routes.get(service).cloned()
     }
 
     fn changed(&self) {

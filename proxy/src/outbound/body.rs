@@ -11,13 +11,14 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 use tradewind_transport::hbone::RecvBody;
 
 use super::{
     balancer::Balancer,
     route::{Blame, InFlight, Route, Target},
 };
-use crate::standard::Account;
+use crate::standard::{Account, Flags};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,6 +50,8 @@ pub(super) struct PeerBody {
     pub(super) target: Rc<Target>,
     pub(super) balancer: Rc<Balancer>,
     pub(super) account: Account,
+    /// When a rule's time for the whole of it is over.
+    pub(super) until: Option<Pin<Box<Sleep>>>,
     pub(super) _in_flight: InFlight,
 }
 
@@ -71,6 +74,13 @@ impl Body for OutBody {
                 polled.map(|f| f.map(|r| r.map_err(Into::into)))
             }
             Self::Peer(peer) => {
+                if let Some(until) = &mut peer.until
+                    && until.as_mut().poll(cx).is_ready()
+                {
+                    peer.until = None;
+                    peer.account.cut(Flags::Timeout);
+                    return Poll::Ready(Some(Err("the time that a rule gives it is over".into())));
+                }
                 let polled = Pin::new(&mut peer.body).poll_frame(cx);
                 let ended = peer.body.is_end_stream();
                 peer.account.polled(&polled, ended);

@@ -1,305 +1,45 @@
-//! One request: from the application's head to the head of a response, over as many attempts as are safe.
-//!
-//! What was certainly not processed goes elsewhere whatever its method; what may have been processed only if it is
-//! idempotent, its body is still whole, and the budget allows. Attempts and time are bounded, nothing waits for the store.
+//! One request: from the application's head to the head of a response, over as many attempts as are safe or wanted.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
-use tradewind_api::id::{EndpointId, ServicePortRef};
-use tradewind_transport::balance::detector::Failure as Detected;
-use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, headers};
+use tokio::time::{Instant, sleep_until};
+use tradewind_api::id::ServicePortRef;
+use tradewind_transport::hbone::{RecvBody, Replay, headers};
 
 use super::{
     Outbound,
+    attempts::{AppBody, Attempts, Safe},
     body::{OutBody, PeerBody},
     convert,
-    failure::{Failure, Form, Tries, printable},
-    route::{Blame, InFlight, NoRoute, Picked, Route, Target},
+    failure::{Failure, Form, Tries},
+    patience::Patience,
+    route::{InFlight, NoRoute, Route, Target},
+    rules::{Backend, Own, Ruled},
 };
 use crate::{
     standard::{Account, Counted, Flags},
-    telemetry::{Ends, Notes},
+    telemetry::Ends,
 };
 
-/// An application's body, counted.
-type AppBody = Counted<Incoming>;
-
-/// Attempts for one request: past this many failures in a row another one does not help.
-const MAX_ATTEMPTS: usize = 8;
-/// No new attempt starts after this.
-const ATTEMPTS_FOR: Duration = Duration::from_secs(10);
-/// When nobody is usable, one who comes back is awaited for at most this long in all.
-const WAIT_FOR_BETTER: Duration = Duration::from_secs(1);
-/// And everybody is asked again this often meanwhile: a process that restarts says so to nobody else first.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// A dial that takes longer goes on by itself where somebody else can be called at once: its three round trips between
-/// continents fit in, and what waits for a black hole does not wait for the dial's own deadline.
-const DIAL_PATIENCE: Duration = Duration::from_millis(500);
-/// No such new round starts when the request is this old, however the time was spent.
-const ROUNDS_FOR: Duration = Duration::from_secs(2);
-
-/// What is safe after a failed attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Safe {
-    /// Nobody processed it.
-    Always,
-    /// The same endpoint can be asked again: its session had only ended.
-    SameEndpoint,
-    /// It may have been processed.
-    IfIdempotent,
-    /// The same, and its endpoint is out with the session that ended under it.
-    IfIdempotentAndGone,
-    /// The same, and nothing came back from its endpoint, not even an answer to a ping, which no request brings about: several
-    /// endpoints of one place fall silent together, one is found out a moment before the other.
-    IfIdempotentAndSilent,
-    /// The client is gone, or its body was at fault.
-    Never,
-}
-
-/// A failed attempt.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) safe: Safe,
-    pub(super) cause: &'static str,
-    pub(super) why: String,
-}
-
-/// Which attempts were made, and whether another may be.
-#[derive(Debug)]
-pub(super) struct Attempts {
-    pub(super) tries: Tries,
-    except: Vec<EndpointId>,
-    /// One retry was made that the budget was not asked for.
-    spared: bool,
-    started: Instant,
-    waited: Duration,
-}
-
-impl Attempts {
-    pub(super) fn new() -> Self {
-        Self {
-            tries: Tries::default(),
-            except: Vec::new(),
-            spared: false,
-            started: Instant::now(),
-            waited: Duration::ZERO,
-        }
-    }
-
-    /// True while another attempt may start.
-    fn may_go_on(&self) -> bool {
-        self.tries.len() < MAX_ATTEMPTS && self.started.elapsed() < ATTEMPTS_FOR
-    }
-
-    /// In Envoy's words, what a request ended with that nobody answered.
-    pub(super) fn flags(&self, maybe_processed: bool) -> Flags {
-        match self.tries.len() {
-            _ if maybe_processed => Flags::UpstreamCut,
-            0 => Flags::NoHealthyUpstream,
-            MAX_ATTEMPTS.. => Flags::RetryLimit,
-            _ => Flags::UpstreamConnect,
-        }
-    }
-
-    /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.
-    fn failed(&mut self, target: &Target, failed: &Failed) {
-        self.tries.add(target, &failed.why);
-        if failed.safe != Safe::SameEndpoint {
-            self.except.push(target.endpoint.id.clone());
-        }
-    }
+/// A request that somebody is to answer.
+struct Asking {
+    head: Request<()>,
+    body: Replay<AppBody>,
+    /// Where a rule sends it.
+    backend: Option<Backend>,
+    patience: Patience,
+    account: Account,
+    started: u64,
+    form: Form,
 }
 
 impl Outbound {
-    /// The route for `service`; waits briefly for one that is not there yet.
-    pub(super) async fn route(&self, service: &ServicePortRef) -> Result<Rc<Route>, NoRoute> {
-        let started = Instant::now();
-        loop {
-            match self.balancer.route(service) {
-                // Waiting does not make a port appear, nor an unknown service where everything else is known.
-                Err(NoRoute::NoSnapshot | NoRoute::NoEndpoint(_))
-                    if started.elapsed() < WAIT_FOR_BETTER =>
-                {
-                    let left = WAIT_FOR_BETTER.saturating_sub(started.elapsed());
-                    self.balancer.better_within(left).await;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// The next endpoint to try. When all were tried it waits briefly for one that comes back, and everybody may be asked
-    /// again. `None` when attempts and patience are used up.
-    pub(super) async fn next_target(
-        &self,
-        route: &mut Rc<Route>,
-        attempts: &mut Attempts,
-    ) -> Option<Picked> {
-        loop {
-            if !attempts.may_go_on() {
-                return None;
-            }
-            if let Some(picked) = self.balancer.pick(route, &attempts.except) {
-                return Some(picked);
-            }
-            if attempts.waited >= WAIT_FOR_BETTER || attempts.started.elapsed() >= ROUNDS_FOR {
-                return None;
-            }
-            let asked = Instant::now();
-            self.balancer.better_within(ASK_AGAIN_AFTER).await;
-            attempts.waited += asked.elapsed();
-            attempts.except.clear();
-            if let Ok(newer) = self.balancer.route(&route.service) {
-                *route = newer;
-            }
-        }
-    }
-
-    /// A session with `target`, booking what is learnt on the way.
-    pub(super) async fn session(
-        &self,
-        route: &Route,
-        target: &Rc<Target>,
-    ) -> Result<Session, Failed> {
-        if let Some(session) = self.balancer.pool.existing(&target.destination) {
-            return Ok(session);
-        }
-        let dial = self.balancer.pool.dial(&target.destination);
-        let dialled = if self.balancer.another_has_a_session(route, target) {
-            match timeout(DIAL_PATIENCE, dial).await {
-                Ok(dialled) => dialled,
-                Err(_) => return Err(self.left_dialling(route, target)),
-            }
-        } else {
-            dial.await
-        };
-        match dialled {
-            Ok(session) => {
-                self.balancer.reached(target, &session);
-                Ok(session)
-            }
-            Err(error) => {
-                self.balancer.dial_failed(&route.service, target, &error);
-                Err(Failed {
-                    safe: Safe::Always,
-                    cause: error.failure().as_str(),
-                    why: error.to_string(),
-                })
-            }
-        }
-    }
-
-    /// Leaves a slow dial to itself: its endpoint is out until the dial's end says otherwise.
-    fn left_dialling(&self, route: &Route, target: &Rc<Target>) -> Failed {
-        let failure = Detected::Connect;
-        self.balancer
-            .failed(&route.service, target, Blame::Endpoint(failure));
-        self.balancer.probe_one(route, target);
-        Failed {
-            safe: Safe::Always,
-            cause: failure.as_str(),
-            why: format!("no session in {} ms", DIAL_PATIENCE.as_millis()),
-        }
-    }
-
-    /// Notes a failed attempt. Where nothing came back over the way to a cluster, nobody behind it is asked next while somebody else
-    /// can be: nothing may come back from them either.
-    pub(super) fn note(
-        &self,
-        route: &Route,
-        target: &Target,
-        attempts: &mut Attempts,
-        failed: &Failed,
-    ) {
-        attempts.failed(target, failed);
-        if target.link.is_none() || failed.cause != Detected::Keepalive.as_str() {
-            return;
-        }
-        let (behind, others): (Vec<_>, Vec<_>) = route
-            .targets
-            .iter()
-            .filter(|t| !attempts.except.contains(&t.endpoint.id))
-            .partition(|t| t.cluster() == target.cluster());
-        if others.iter().any(|t| self.balancer.is_fit(t)) {
-            let behind = behind.iter().map(|t| t.endpoint.id.clone());
-            attempts.except.extend(behind);
-        }
-    }
-
-    /// Books an attempt that got no response and says what is safe now.
-    pub(super) fn send_failed(&self, route: &Route, target: &Target, error: &SendError) -> Failed {
-        let failure = error.failure();
-        if let Some(failure) = failure {
-            self.balancer
-                .failed(&route.service, target, Blame::Endpoint(failure));
-        }
-        let safe = match error {
-            SendError::Unsent => Safe::SameEndpoint,
-            SendError::Body(_) => Safe::Never,
-            e if e.unprocessed() => Safe::Always,
-            SendError::Lost(Closed::Keepalive) => Safe::IfIdempotentAndSilent,
-            SendError::Lost(closed) if closed.failure().is_some() => Safe::IfIdempotentAndGone,
-            _ => Safe::IfIdempotent,
-        };
-        Failed {
-            safe,
-            cause: failure.map_or("unsent", |f| f.as_str()),
-            why: error.to_string(),
-        }
-    }
-
-    async fn attempt(
-        &self,
-        route: &Route,
-        target: &Rc<Target>,
-        head: Request<()>,
-        body: &Replay<AppBody>,
-        notes: &mut Notes,
-    ) -> Result<Response<RecvBody>, Failed> {
-        let session = self.session(route, target).await?;
-        notes.via(session.via());
-        let sent = self.balancer.now();
-        let response = session
-            .request(head, body.attempt())
-            .await
-            .map_err(|e| self.send_failed(route, target, &e))?;
-        if let Some(reason) = response.headers().get(headers::UNPROCESSED) {
-            let failure = Detected::Unprocessed;
-            self.balancer
-                .failed(&route.service, target, Blame::Endpoint(failure));
-            return Err(Failed {
-                safe: Safe::Always,
-                cause: failure.as_str(),
-                why: format!("not processed: {}", printable(reason)),
-            });
-        }
-        if response
-            .headers()
-            .get(headers::ERROR)
-            .is_some_and(|v| v == headers::APP_FAILED)
-        {
-            // As if the application's own connection had broken here.
-            let failure = Detected::Reset;
-            self.balancer
-                .failed(&route.service, target, Blame::Endpoint(failure));
-            return Err(Failed {
-                safe: Safe::IfIdempotent,
-                cause: headers::APP_FAILED,
-                why: "its application broke off".into(),
-            });
-        }
-        let latency = self.balancer.now().saturating_sub(sent);
-        self.balancer.answered(target, latency);
-        Ok(response)
-    }
-
     /// Answers one request. Never fails: what goes wrong becomes a response that says so.
     pub(super) async fn exchange(
         self: &Rc<Self>,
-        service: &ServicePortRef,
+        called: &ServicePortRef,
         client: Option<Ends>,
         request: Request<Incoming>,
     ) -> Response<OutBody> {
@@ -307,9 +47,15 @@ impl Outbound {
         let (mut parts, body) = request.into_parts();
         let form = Form::of(&parts.headers);
         let body = Counted::new(body);
-        let mut account = self.account(&mut parts, service, client);
+        let mut account = self.account(&mut parts, called, client);
         account.request(body.bytes());
-        let mut head = match convert::outgoing(&mut parts, service) {
+        let backend = match self.ruled(called, &parts).await {
+            Ruled::AsCalled => None,
+            Ruled::To(backend) => Some(backend),
+            Ruled::Own(own) => return self.answer(own, called, form, &mut account),
+        };
+        let service = backend.as_ref().map_or(called, |b| &b.service);
+        let mut head = match convert::outgoing(&mut parts, called) {
             Ok(head) => head,
             Err(error) => {
                 let status = error.status();
@@ -321,7 +67,10 @@ impl Outbound {
                 return refusal;
             }
         };
-        let mut route = match self.route(service).await {
+        if let Some(backend) = &backend {
+            backend.prepare(&mut head);
+        }
+        let route = match self.route(service).await {
             Ok(route) => route,
             Err(error) => {
                 account.between(&self.pair_with_nobody(service));
@@ -334,96 +83,141 @@ impl Outbound {
         self.balancer.name_request(head.headers_mut());
         head.headers_mut()
             .insert(headers::SERVICE, route.service_value.clone());
-        let body = Replay::new(body);
+        let action = backend.as_ref().map(|b| &*b.rule.then);
+        let asking = Asking {
+            patience: Patience::new(action, Instant::now()),
+            head,
+            body: Replay::new(body),
+            backend,
+            account,
+            started,
+            form,
+        };
+        self.ask(route, asking).await
+    }
+
+    /// Asks one endpoint after the other, as often as that is safe or wanted.
+    async fn ask(self: &Rc<Self>, mut route: Rc<Route>, mut asking: Asking) -> Response<OutBody> {
         let mut attempts = Attempts::new();
         let mut maybe_processed = false;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
+            let Asking {
+                head,
+                body,
+                patience,
+                account,
+                ..
+            } = &mut asking;
             picked.note(&mut account.notes);
             let target = picked.target;
             let in_flight = InFlight::new(&target.peer);
             account.between(&self.pair(&route, &target));
-            let notes = &mut account.notes;
-            match self
-                .attempt(&route, &target, head.clone(), &body, notes)
-                .await
-            {
+            let limits = (&mut account.notes, &*patience);
+            let answered = self
+                .attempt_within((&route, &target), head.clone(), body, limits)
+                .await;
+            let cause = match answered {
                 Ok(response) => {
-                    let elapsed = self.balancer.now().saturating_sub(started);
-                    return self.deliver(
-                        response,
-                        (&route, &target),
-                        in_flight,
-                        (elapsed, account),
-                    );
+                    let again = patience.wants_after(response.status(), response.headers());
+                    let may = body.is_replayable() && attempts.may_go_on();
+                    let Some(cause) = again.filter(|_| may && self.pays(&route)) else {
+                        return self.deliver(response, (&route, &target), in_flight, asking);
+                    };
+                    let why = format!("answered {}", response.status());
+                    account.notes.failed(cause, &why);
+                    attempts.declined(&target, &why);
+                    self.back_off(patience).await;
+                    cause
                 }
                 Err(failed) => {
-                    tracing::debug!(%service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
+                    tracing::debug!(service = %route.service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
                     self.note(&route, &target, &mut attempts, &failed);
                     account.notes.failed(failed.cause, &failed.why);
                     let (method, safe) = (head.method(), failed.safe);
-                    if !self.may_retry(&route, method, safe, &body, &mut attempts) {
-                        maybe_processed =
-                            !matches!(safe, Safe::Never | Safe::Always | Safe::SameEndpoint);
+                    if patience.is_over(Instant::now()) {
                         break;
                     }
-                    self.metrics.retry(service, target.cluster(), failed.cause);
+                    if !self.may_retry(&route, method, safe, body, &mut attempts) {
+                        let wanted = patience.wants_after_failure(&failed) && body.is_replayable();
+                        if !wanted || !self.pays(&route) {
+                            maybe_processed =
+                                !matches!(safe, Safe::Never | Safe::Always | Safe::SameEndpoint);
+                            break;
+                        }
+                        self.back_off(patience).await;
+                    }
+                    failed.cause
                 }
-            }
+            };
+            self.metrics.retry(&route.service, target.cluster(), cause);
         }
-        let (status, reason) = if maybe_processed {
-            (StatusCode::BAD_GATEWAY, "lost")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint-answered")
-        };
-        let what = if attempts.tries.len() == 0 {
-            "no endpoint is usable".to_owned()
+        self.unanswered(&route.service, attempts, maybe_processed, asking)
+    }
+
+    /// The answer when nobody's came.
+    fn unanswered(
+        &self,
+        service: &ServicePortRef,
+        attempts: Attempts,
+        maybe_processed: bool,
+        asking: Asking,
+    ) -> Response<OutBody> {
+        let mut account = asking.account;
+        let too_slow = asking.patience.is_over(Instant::now());
+        let (status, reason, what, flags) = if too_slow {
+            (
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout",
+                "the time that a rule gives it is over",
+                Flags::Timeout,
+            )
         } else if maybe_processed {
-            "the connection broke after the request was sent, and it is not safe to send it again"
-                .to_owned()
+            (
+                StatusCode::BAD_GATEWAY,
+                "lost",
+                "the connection broke after the request was sent, and it is not safe to send it again",
+                attempts.flags(true),
+            )
         } else {
-            "no endpoint answered".to_owned()
+            let what = if attempts.tries.len() == 0 {
+                "no endpoint is usable"
+            } else {
+                "no endpoint answered"
+            };
+            let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+            (
+                unavailable,
+                "no-endpoint-answered",
+                what,
+                attempts.flags(false),
+            )
         };
-        let flags = attempts.flags(maybe_processed);
         if attempts.tries.len() == 0 {
             account.between(&self.pair_with_nobody(service));
         }
-        let refusal = self.refuse(service, status, reason, what, attempts.tries, form);
+        let what = what.to_owned();
+        let refusal = self.refuse(service, status, reason, what, attempts.tries, asking.form);
         account.refused(&refusal, flags);
         refusal
     }
 
-    /// Whether the request may be sent once more; takes it out of the budget where that applies.
-    ///
-    /// The budget keeps a service that fails from being asked a multiple of its load. An endpoint that is gone takes none of the
-    /// load any more, and all that waited for it at once is no more than the others would have got without it: so each request
-    /// has one such retry free. A second one may be what ends the endpoints.
-    fn may_retry(
+    /// Answers by a rule.
+    pub(super) fn answer(
         &self,
-        route: &Route,
-        method: &Method,
-        safe: Safe,
-        body: &Replay<AppBody>,
-        attempts: &mut Attempts,
-    ) -> bool {
-        let (allowed, free) = match safe {
-            Safe::Never => (false, false),
-            Safe::Always | Safe::SameEndpoint => (true, true),
-            Safe::IfIdempotent => (convert::is_idempotent(method), false),
-            Safe::IfIdempotentAndSilent => (convert::is_idempotent(method), true),
-            Safe::IfIdempotentAndGone => {
-                let free = !std::mem::replace(&mut attempts.spared, true);
-                (convert::is_idempotent(method), free)
-            }
-        };
-        let allowed = allowed && body.is_replayable();
-        if !allowed || free {
-            return allowed;
+        own: Own,
+        called: &ServicePortRef,
+        form: Form,
+        account: &mut Account,
+    ) -> Response<OutBody> {
+        account.between(&self.pair_with_nobody(called));
+        let (reason, flags) = (own.reason(), own.flags());
+        if reason.is_some() {
+            self.metrics.failed(called);
         }
-        let paid = route.budget.borrow_mut().withdraw(self.balancer.now());
-        if !paid {
-            self.metrics.retries_over_budget.inc();
-        }
-        paid
+        tracing::debug!(service = %called, reason = reason.unwrap_or("rule"), ?own, "answered by a rule");
+        let response = own.respond(called, form);
+        account.refused(&response, flags);
+        response
     }
 
     fn deliver(
@@ -431,9 +225,14 @@ impl Outbound {
         mut response: Response<RecvBody>,
         (route, target): (&Rc<Route>, &Rc<Target>),
         in_flight: InFlight,
-        (elapsed_us, mut account): (u64, Account),
+        asking: Asking,
     ) -> Response<OutBody> {
+        let elapsed_us = self.balancer.now().saturating_sub(asking.started);
+        let (mut account, until) = (asking.account, asking.patience.until);
         convert::incoming(&mut response, &target.served_by);
+        if let Some(backend) = &asking.backend {
+            backend.answered(response.headers_mut());
+        }
         if response.status().is_server_error() {
             target.served.error_status.inc();
         } else {
@@ -448,6 +247,7 @@ impl Outbound {
                 target: Rc::clone(target),
                 balancer: Rc::clone(&self.balancer),
                 account,
+                until: until.map(|at| Box::pin(sleep_until(at))),
                 _in_flight: in_flight,
             }))
         })

@@ -23,8 +23,8 @@ use tradewind_transport::{
 
 use super::{
     Outbound,
+    attempts::{Attempts, Failed, Safe},
     connection::Client,
-    exchange::{Attempts, Failed, Safe},
     failure::Tries,
     metrics::Outcome,
     route::{Blame, InFlight, Route, Target},

@@ -21,6 +21,7 @@ mod distance;
 mod exit;
 mod peer;
 mod protocols;
+mod rules;
 mod silence;
 mod telemetry;
 mod world;

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use http::{
-    HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
 use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
@@ -26,6 +26,8 @@ use super::{
     failure::{Form, Tries},
     metrics::Outcome,
     opaque::{self, Opened},
+    route::Target,
+    rules::{Backend, Ruled},
 };
 use crate::{
     standard::{Account, Flags, LiveTunnel},
@@ -43,6 +45,11 @@ pub(super) async fn exchange(
     let (mut head, body) = request.into_parts();
     let form = Form::of(&head.headers);
     let mut account = outbound.account(&mut head, service, from);
+    let (service, backend) = match outbound.ruled(service, &head).await {
+        Ruled::AsCalled => (service, None),
+        Ruled::To(backend) => (&Rc::new(backend.service.clone()), Some(backend)),
+        Ruled::Own(own) => return outbound.answer(own, service, form, &mut account),
+    };
     let mut request = Request::from_parts(head, body);
     let opened = match outbound.tunnel(service, &mut account.notes).await {
         Ok(opened) => opened,
@@ -58,8 +65,11 @@ pub(super) async fn exchange(
     account.between(&opened.pair);
     let client = hyper::upgrade::on(&mut request);
     prepare(&mut request, protocol);
+    if let Some(backend) = &backend {
+        backend.prepare(&mut request);
+    }
     outbound.balancer.name_request(request.headers_mut());
-    let lost = |target: &super::route::Target, error: &hyper::Error, mut account: Account| {
+    let lost = |target: &Target, error: &hyper::Error, mut account: Account| {
         let mut tries = Tries::default();
         tries.add(target, error);
         let what = "the connection broke after the request was sent".to_owned();
@@ -93,12 +103,7 @@ pub(super) async fn exchange(
             return lost(&target, &error, account);
         }
     };
-    for name in headers::INTERNAL {
-        response.headers_mut().remove(name);
-    }
-    response
-        .headers_mut()
-        .insert(headers::SERVED_BY, target.served_by.clone());
+    show(response.headers_mut(), backend.as_ref(), &target);
     account.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The application said no, in HTTP: that is its answer.
@@ -112,20 +117,30 @@ pub(super) async fn exchange(
     }
     // The request ends with the switch; what follows is a connection.
     account.complete();
-    let notes = account.notes.upgraded();
+    let live = pair.tunnel(Flags::None).noting(account.notes.upgraded());
     drop(account);
-    let (own, served, service) = (Rc::clone(outbound), Rc::clone(&target), Rc::clone(service));
+    let (own, service) = (Rc::clone(outbound), Rc::clone(service));
     detach("outbound_upgraded", async move {
         let Ok((tunnel, first)) = rx.await else {
             return;
         };
-        let live = pair.tunnel(Flags::None).noting(notes);
         let outcome = splice(client, Prefixed::new(first, tunnel), live, drain).await;
         drop(in_flight);
         own.metrics
-            .tunnel(&service, Some(served.cluster()), outcome);
+            .tunnel(&service, Some(target.cluster()), outcome);
     });
     response.map(|_| OutBody::Own(None))
+}
+
+/// Makes a response's fields what the application is to see.
+fn show(fields: &mut HeaderMap, backend: Option<&Backend>, target: &Target) {
+    for name in headers::INTERNAL {
+        fields.remove(name);
+    }
+    if let Some(backend) = backend {
+        backend.answered(fields);
+    }
+    fields.insert(headers::SERVED_BY, target.served_by.clone());
 }
 
 /// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop.

@@ -232,7 +232,12 @@ impl Account {
 
     /// The other side broke off.
     pub(crate) fn broken(&mut self) {
-        self.flags = Some(Flags::UpstreamCut);
+        self.cut(Flags::UpstreamCut);
+    }
+
+    /// It ended before its end, and this is why.
+    pub(crate) fn cut(&mut self, flags: Flags) {
+        self.flags = Some(flags);
     }
 }
 

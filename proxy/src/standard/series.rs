@@ -63,6 +63,10 @@ pub(crate) enum Flags {
     RetryLimit,
     /// Nobody knows where it should go.
     NoRoute,
+    /// It took longer than it may.
+    Timeout,
+    /// It fails on purpose.
+    Fault,
 }
 
 impl Flags {
@@ -75,6 +79,8 @@ impl Flags {
             Self::DownstreamCut => "DC",
             Self::RetryLimit => "URX",
             Self::NoRoute => "NR",
+            Self::Timeout => "UT",
+            Self::Fault => "FI",
         }
     }
 

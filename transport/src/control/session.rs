@@ -353,10 +353,10 @@ async fn write_snapshots(shared: Arc<Shared>, path: PathBuf) {
 }
 
 async fn follow(shared: Arc<Shared>, mut rng: Rng) {
-    let mut client = if is_gateway(&shared) {
-        discovery::Client::with_openings()
-    } else {
-        discovery::Client::new()
+    let mut client = match shared.config.role {
+        _ if is_gateway(&shared) => discovery::Client::with_openings(),
+        "proxy" => discovery::Client::with_routes(),
+        _ => discovery::Client::new(),
     };
     let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut told = String::new();

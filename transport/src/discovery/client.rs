@@ -10,11 +10,11 @@ use std::{
 
 use prost::Message;
 use tradewind_api::{
-    convert::read_openings,
+    convert::{read_openings, read_routes},
     id::{ClusterName, Revision, ServiceName},
     model::{Cluster, Service},
     proto::{
-        CLUSTER_TYPE, OPENINGS_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
+        CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource},
         rpc, v1,
     },
@@ -57,6 +57,7 @@ enum Kind {
     Cluster,
     Service,
     Openings,
+    Routes,
 }
 
 impl Kind {
@@ -66,6 +67,7 @@ impl Kind {
             CLUSTER_TYPE => Some(Self::Cluster),
             SERVICE_TYPE => Some(Self::Service),
             OPENINGS_TYPE => Some(Self::Openings),
+            ROUTES_TYPE => Some(Self::Routes),
             _ => None,
         }
     }
@@ -90,6 +92,8 @@ pub struct Client {
     services: PerType,
     // Of gateways alone.
     openings: Option<PerType>,
+    // Of proxies alone.
+    routes: Option<PerType>,
     published: bool,
 }
 
@@ -115,11 +119,20 @@ impl Client {
         }
     }
 
+    /// One that asks for what to do with requests too, as proxies do.
+    pub fn with_routes() -> Self {
+        Self {
+            routes: Some(PerType::default()),
+            ..Self::default()
+        }
+    }
+
     /// The first requests of a new stream: everything of each type, less what is already held.
     pub fn open(&mut self, node: &Node) -> Vec<DeltaDiscoveryRequest> {
         // Before services: whoever hears of an export is met by a gateway that opens its names.
         let [trust, clusters, services] = TYPES;
-        [trust, clusters, OPENINGS_TYPE, services]
+        // Behind them: rules speak of services.
+        [trust, clusters, OPENINGS_TYPE, services, ROUTES_TYPE]
             .iter()
             .filter_map(|url| {
                 let per_type = self.per_type(Kind::of(url)?)?;
@@ -144,6 +157,7 @@ impl Client {
         [&self.trust, &self.clusters, &self.services]
             .into_iter()
             .chain(&self.openings)
+            .chain(&self.routes)
     }
 
     /// Takes one response.
@@ -213,6 +227,7 @@ impl Client {
             Kind::Cluster => Some(&mut self.clusters),
             Kind::Service => Some(&mut self.services),
             Kind::Openings => self.openings.as_mut(),
+            Kind::Routes => self.routes.as_mut(),
         }
     }
 
@@ -258,6 +273,12 @@ impl Client {
                 named(&resource.name, caller.as_str())?;
                 put(&mut self.state.openings, caller, keys)
             }
+            Kind::Routes => {
+                let routes = v1::Routes::decode(bytes).map_err(text)?;
+                let (service, routes) = read_routes(&routes).map_err(text)?;
+                named(&resource.name, &service.to_string())?;
+                put(&mut self.state.routes, service, routes)
+            }
         };
         if let Some(per_type) = self.per_type(kind) {
             per_type.versions.insert(resource.name, resource.version);
@@ -282,6 +303,9 @@ impl Client {
             Kind::Openings => {
                 ClusterName::new(name).is_ok_and(|name| self.state.openings.remove(&name).is_some())
             }
+            Kind::Routes => name
+                .parse::<ServiceName>()
+                .is_ok_and(|name| self.state.routes.remove(&name).is_some()),
         }
     }
 }

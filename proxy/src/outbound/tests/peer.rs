@@ -31,6 +31,8 @@ pub(super) enum Act {
     Echo,
     /// As `Echo`, after the test allows it.
     EchoLater,
+    /// This status, and nothing else.
+    Status(u16),
     /// `tradewind-unprocessed`.
     Unprocessed,
     /// Its application broke off.
@@ -210,6 +212,10 @@ async fn stream(
             }
         }
         Act::Echo | Act::EchoLater => tunnel(respond, body, ok).await,
+        Act::Status(status) => {
+            let response = ok.status(status).body(()).unwrap();
+            drop(respond.send_response(response, true));
+        }
         Act::Unprocessed => {
             let r = ok
                 .status(StatusCode::SERVICE_UNAVAILABLE)

@@ -1,0 +1,378 @@
+//! Attempts at one request: who is asked next, what a failed one leaves safe, and what another one costs.
+//!
+//! What was certainly not processed goes elsewhere whatever its method; what may have been processed only if it is
+//! idempotent, its body is still whole, and the budget allows. Attempts and time are bounded, nothing waits for the store.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_transport::balance::detector::Failure as Detected;
+use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, headers};
+
+use super::{
+    Outbound, convert,
+    failure::{Tries, printable},
+    patience::Patience,
+    route::{Blame, NoRoute, Picked, Route, Target},
+};
+use crate::{
+    standard::{Counted, Flags},
+    telemetry::Notes,
+};
+
+/// An application's body, counted.
+pub(super) type AppBody = Counted<Incoming>;
+
+/// Attempts for one request: past this many failures in a row another one does not help.
+const MAX_ATTEMPTS: usize = 8;
+/// No new attempt starts after this.
+const ATTEMPTS_FOR: Duration = Duration::from_secs(10);
+/// When nobody is usable, one who comes back is awaited for at most this long in all.
+const WAIT_FOR_BETTER: Duration = Duration::from_secs(1);
+/// And everybody is asked again this often meanwhile: a process that restarts says so to nobody else first.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// A dial that takes longer goes on by itself where somebody else can be called at once: its three round trips between
+/// continents fit in, and what waits for a black hole does not wait for the dial's own deadline.
+const DIAL_PATIENCE: Duration = Duration::from_millis(500);
+/// No such new round starts when the request is this old, however the time was spent.
+const ROUNDS_FOR: Duration = Duration::from_secs(2);
+
+/// What is safe after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Safe {
+    /// Nobody processed it.
+    Always,
+    /// The same endpoint can be asked again: its session had only ended.
+    SameEndpoint,
+    /// It may have been processed.
+    IfIdempotent,
+    /// The same, and its endpoint is out with the session that ended under it.
+    IfIdempotentAndGone,
+    /// The same, and nothing came back from its endpoint, not even an answer to a ping, which no request brings about: several
+    /// endpoints of one place fall silent together, one is found out a moment before the other.
+    IfIdempotentAndSilent,
+    /// The client is gone, or its body was at fault.
+    Never,
+}
+
+/// A failed attempt.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) safe: Safe,
+    pub(super) cause: &'static str,
+    pub(super) why: String,
+}
+
+/// Which attempts were made, and whether another may be.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    pub(super) tries: Tries,
+    except: Vec<EndpointId>,
+    /// One retry was made that the budget was not asked for.
+    spared: bool,
+    started: Instant,
+    waited: Duration,
+}
+
+impl Attempts {
+    pub(super) fn new() -> Self {
+        Self {
+            tries: Tries::default(),
+            except: Vec::new(),
+            spared: false,
+            started: Instant::now(),
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// True while another attempt may start.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.tries.len() < MAX_ATTEMPTS && self.started.elapsed() < ATTEMPTS_FOR
+    }
+
+    /// In Envoy's words, what a request ended with that nobody answered.
+    pub(super) fn flags(&self, maybe_processed: bool) -> Flags {
+        match self.tries.len() {
+            _ if maybe_processed => Flags::UpstreamCut,
+            0 => Flags::NoHealthyUpstream,
+            MAX_ATTEMPTS.. => Flags::RetryLimit,
+            _ => Flags::UpstreamConnect,
+        }
+    }
+
+    /// Notes an answer that is not taken; its endpoint is left out from now on.
+    pub(super) fn declined(&mut self, target: &Target, why: &str) {
+        self.tries.add(target, &why);
+        self.except.push(target.endpoint.id.clone());
+    }
+
+    /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.
+    fn failed(&mut self, target: &Target, failed: &Failed) {
+        self.tries.add(target, &failed.why);
+        if failed.safe != Safe::SameEndpoint {
+            self.except.push(target.endpoint.id.clone());
+        }
+    }
+}
+
+impl Failed {
+    /// No answer in the time that a rule gives one try.
+    fn too_slow() -> Self {
+        Self {
+            safe: Safe::IfIdempotent,
+            cause: "timeout",
+            why: "no answer in the time that a rule gives one try".to_owned(),
+        }
+    }
+}
+
+impl Outbound {
+    /// The route for `service`; waits briefly for one that is not there yet.
+    pub(super) async fn route(&self, service: &ServicePortRef) -> Result<Rc<Route>, NoRoute> {
+        let started = Instant::now();
+        loop {
+            match self.balancer.route(service) {
+                // Waiting does not make a port appear, nor an unknown service where everything else is known.
+                Err(NoRoute::NoSnapshot | NoRoute::NoEndpoint(_))
+                    if started.elapsed() < WAIT_FOR_BETTER =>
+                {
+                    let left = WAIT_FOR_BETTER.saturating_sub(started.elapsed());
+                    self.balancer.better_within(left).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The next endpoint to try. When all were tried it waits briefly for one that comes back, and everybody may be asked
+    /// again. `None` when attempts and patience are used up.
+    pub(super) async fn next_target(
+        &self,
+        route: &mut Rc<Route>,
+        attempts: &mut Attempts,
+    ) -> Option<Picked> {
+        loop {
+            if !attempts.may_go_on() {
+                return None;
+            }
+            if let Some(picked) = self.balancer.pick(route, &attempts.except) {
+                return Some(picked);
+            }
+            if attempts.waited >= WAIT_FOR_BETTER || attempts.started.elapsed() >= ROUNDS_FOR {
+                return None;
+            }
+            let asked = Instant::now();
+            self.balancer.better_within(ASK_AGAIN_AFTER).await;
+            attempts.waited += asked.elapsed();
+            attempts.except.clear();
+            if let Ok(newer) = self.balancer.route(&route.service) {
+                *route = newer;
+            }
+        }
+    }
+
+    /// A session with `target`, booking what is learnt on the way.
+    pub(super) async fn session(
+        &self,
+        route: &Route,
+        target: &Rc<Target>,
+    ) -> Result<Session, Failed> {
+        if let Some(session) = self.balancer.pool.existing(&target.destination) {
+            return Ok(session);
+        }
+        let dial = self.balancer.pool.dial(&target.destination);
+        let dialled = if self.balancer.another_has_a_session(route, target) {
+            match timeout(DIAL_PATIENCE, dial).await {
+                Ok(dialled) => dialled,
+                Err(_) => return Err(self.left_dialling(route, target)),
+            }
+        } else {
+            dial.await
+        };
+        match dialled {
+            Ok(session) => {
+                self.balancer.reached(target, &session);
+                Ok(session)
+            }
+            Err(error) => {
+                self.balancer.dial_failed(&route.service, target, &error);
+                Err(Failed {
+                    safe: Safe::Always,
+                    cause: error.failure().as_str(),
+                    why: error.to_string(),
+                })
+            }
+        }
+    }
+
+    /// Leaves a slow dial to itself: its endpoint is out until the dial's end says otherwise.
+    fn left_dialling(&self, route: &Route, target: &Rc<Target>) -> Failed {
+        let failure = Detected::Connect;
+        self.balancer
+            .failed(&route.service, target, Blame::Endpoint(failure));
+        self.balancer.probe_one(route, target);
+        Failed {
+            safe: Safe::Always,
+            cause: failure.as_str(),
+            why: format!("no session in {} ms", DIAL_PATIENCE.as_millis()),
+        }
+    }
+
+    /// Notes a failed attempt. Where nothing came back over the way to a cluster, nobody behind it is asked next while somebody else
+    /// can be: nothing may come back from them either.
+    pub(super) fn note(
+        &self,
+        route: &Route,
+        target: &Target,
+        attempts: &mut Attempts,
+        failed: &Failed,
+    ) {
+        attempts.failed(target, failed);
+        if target.link.is_none() || failed.cause != Detected::Keepalive.as_str() {
+            return;
+        }
+        let (behind, others): (Vec<_>, Vec<_>) = route
+            .targets
+            .iter()
+            .filter(|t| !attempts.except.contains(&t.endpoint.id))
+            .partition(|t| t.cluster() == target.cluster());
+        if others.iter().any(|t| self.balancer.is_fit(t)) {
+            let behind = behind.iter().map(|t| t.endpoint.id.clone());
+            attempts.except.extend(behind);
+        }
+    }
+
+    /// Books an attempt that got no response and says what is safe now.
+    pub(super) fn send_failed(&self, route: &Route, target: &Target, error: &SendError) -> Failed {
+        let failure = error.failure();
+        if let Some(failure) = failure {
+            self.balancer
+                .failed(&route.service, target, Blame::Endpoint(failure));
+        }
+        let safe = match error {
+            SendError::Unsent => Safe::SameEndpoint,
+            SendError::Body(_) => Safe::Never,
+            e if e.unprocessed() => Safe::Always,
+            SendError::Lost(Closed::Keepalive) => Safe::IfIdempotentAndSilent,
+            SendError::Lost(closed) if closed.failure().is_some() => Safe::IfIdempotentAndGone,
+            _ => Safe::IfIdempotent,
+        };
+        Failed {
+            safe,
+            cause: failure.map_or("unsent", |f| f.as_str()),
+            why: error.to_string(),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        route: &Route,
+        target: &Rc<Target>,
+        head: Request<()>,
+        body: &Replay<AppBody>,
+        notes: &mut Notes,
+    ) -> Result<Response<RecvBody>, Failed> {
+        let session = self.session(route, target).await?;
+        notes.via(session.via());
+        let sent = self.balancer.now();
+        let response = session
+            .request(head, body.attempt())
+            .await
+            .map_err(|e| self.send_failed(route, target, &e))?;
+        if let Some(reason) = response.headers().get(headers::UNPROCESSED) {
+            let failure = Detected::Unprocessed;
+            self.balancer
+                .failed(&route.service, target, Blame::Endpoint(failure));
+            return Err(Failed {
+                safe: Safe::Always,
+                cause: failure.as_str(),
+                why: format!("not processed: {}", printable(reason)),
+            });
+        }
+        if response
+            .headers()
+            .get(headers::ERROR)
+            .is_some_and(|v| v == headers::APP_FAILED)
+        {
+            // As if the application's own connection had broken here.
+            let failure = Detected::Reset;
+            self.balancer
+                .failed(&route.service, target, Blame::Endpoint(failure));
+            return Err(Failed {
+                safe: Safe::IfIdempotent,
+                cause: headers::APP_FAILED,
+                why: "its application broke off".into(),
+            });
+        }
+        let latency = self.balancer.now().saturating_sub(sent);
+        self.balancer.answered(target, latency);
+        Ok(response)
+    }
+
+    /// One attempt, in the time that the rule gives it.
+    pub(super) async fn attempt_within(
+        &self,
+        (route, target): (&Route, &Rc<Target>),
+        head: Request<()>,
+        body: &Replay<AppBody>,
+        (notes, patience): (&mut Notes, &Patience),
+    ) -> Result<Response<RecvBody>, Failed> {
+        let attempt = self.attempt(route, target, head, body, notes);
+        match patience.try_until(Instant::now()) {
+            None => attempt.await,
+            Some(until) => match timeout_at(until, attempt).await {
+                Ok(answered) => answered,
+                Err(_) => Err(Failed::too_slow()),
+            },
+        }
+    }
+
+    /// Whether the request may be sent once more; takes it out of the budget where that applies.
+    ///
+    /// The budget keeps a service that fails from being asked a multiple of its load. An endpoint that is gone takes none of the
+    /// load any more, and all that waited for it at once is no more than the others would have got without it: so each request
+    /// has one such retry free. A second one may be what ends the endpoints.
+    pub(super) fn may_retry(
+        &self,
+        route: &Route,
+        method: &Method,
+        safe: Safe,
+        body: &Replay<AppBody>,
+        attempts: &mut Attempts,
+    ) -> bool {
+        let (allowed, free) = match safe {
+            Safe::Never => (false, false),
+            Safe::Always | Safe::SameEndpoint => (true, true),
+            Safe::IfIdempotent => (convert::is_idempotent(method), false),
+            Safe::IfIdempotentAndSilent => (convert::is_idempotent(method), true),
+            Safe::IfIdempotentAndGone => {
+                let free = !std::mem::replace(&mut attempts.spared, true);
+                (convert::is_idempotent(method), free)
+            }
+        };
+        let allowed = allowed && body.is_replayable();
+        if !allowed || free {
+            return allowed;
+        }
+        self.pays(route)
+    }
+
+    /// Takes one retry out of the budget.
+    pub(super) fn pays(&self, route: &Route) -> bool {
+        let paid = route.budget.borrow_mut().withdraw(self.balancer.now());
+        if !paid {
+            self.metrics.retries_over_budget.inc();
+        }
+        paid
+    }
+
+    /// Waits before a retry that a rule wants, and no longer than until the request's time is over.
+    pub(super) async fn back_off(&self, patience: &mut Patience) {
+        let wait = patience.retries(self.balancer.unit());
+        let until = Instant::now() + wait;
+        sleep_until(patience.until.map_or(until, |over| over.min(until))).await;
+    }
+}

@@ -1,0 +1,184 @@
+//! Routes in a cluster's files, acted on by its proxies, across a border: a canary that grows under load, calls steered by a header, and
+//! what `status` says of a rule that cannot hold.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::Request;
+use http_body_util::Empty;
+use tradewind_tests::{
+    Federation,
+    federation::TWO,
+    http::Client,
+    load::{Load, none_failed},
+    wait::{USUAL, until},
+};
+
+const WEST: usize = 0;
+const EAST: usize = 1;
+const STABLE: &str = "payments from west";
+const CANARY: &str = "canary from east";
+
+/// `shop/payments` in west and `shop/canary` in east, known to west, whose controller reads a directory.
+async fn federation() -> (
+    Federation,
+    PathBuf,
+    Vec<tradewind_tests::workloads::Workload>,
+) {
+    let mut federation = Federation::start(&TWO).await;
+    let manifests = federation.dir().join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    federation.kill_cluster(WEST).await;
+    federation.start_controller_with(WEST, &["--manifests", manifests.to_str().unwrap()]);
+    federation.start_gateway(WEST);
+    federation.is_well(WEST).await;
+    let stable = federation.workload(WEST, 1, "shop/payments:80").await;
+    let canary = federation.workload(EAST, 1, "shop/canary:80").await;
+    federation.export(EAST, "shop/canary").await;
+    federation.sees(WEST, "shop/canary", 1).await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    (federation, manifests, vec![stable, canary])
+}
+
+fn http_route(weights: [u32; 2]) -> String {
+    let [stable, canary] = weights;
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: payments, namespace: shop}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: payments}}]
+  rules:
+  - backendRefs:
+    - {{name: payments, port: 80, weight: {stable}}}
+    - {{name: canary, port: 80, weight: {canary}}}
+"
+    )
+}
+
+/// As editors and tools do: whole or not at all.
+fn write(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+#[tokio::test]
+async fn a_canary_across_the_border_grows_under_load_and_no_call_fails() {
+    let (federation, manifests, _workloads) = federation().await;
+    let (_caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
+    let mut load = Load::start(address, 200);
+    load.settles(STABLE, 20, USUAL).await;
+
+    let file = manifests.join("route.yaml");
+    write(&file, &http_route([90, 10]));
+    load.settles(CANARY, 1, USUAL).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let split = load.finish().await;
+    none_failed(&split);
+    let first = split
+        .iter()
+        .position(|s| s.result.as_ref().is_ok_and(|r| r.contains(CANARY)));
+    let after = &split[first.expect("one by the canary")..];
+    let canaries = after
+        .iter()
+        .filter(|s| s.result.as_ref().is_ok_and(|r| r.contains(CANARY)));
+    let share = canaries.count() as f64 / after.len() as f64;
+    assert!(
+        after.len() > 500 && (0.05..0.16).contains(&share),
+        "{share} of {}",
+        after.len()
+    );
+
+    let mut load = Load::start(address, 200);
+    write(&file, &http_route([0, 1]));
+    load.settles(CANARY, 100, USUAL).await;
+    // The same in Istio's words, in another file; then nothing.
+    let istio = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: payments, namespace: shop}
+spec:
+  hosts: [payments.shop.svc.cluster.local]
+  http: [{route: [{destination: {host: canary}}]}]
+";
+    write(&manifests.join("istio.yaml"), istio);
+    fs::remove_file(&file).unwrap();
+    load.settles(CANARY, 100, USUAL).await;
+    fs::remove_file(manifests.join("istio.yaml")).unwrap();
+    load.settles(STABLE, 100, USUAL).await;
+    none_failed(&load.finish().await);
+}
+
+#[tokio::test]
+async fn calls_are_steered_by_a_header_answered_by_a_rule_and_told_what_cannot_hold() {
+    let (federation, manifests, _workloads) = federation().await;
+    let (_caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
+    let file = manifests.join("rules.yaml");
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: payments, namespace: shop}
+spec:
+  hosts: [payments]
+  http:
+  - match: [{headers: {x-canary: {exact: 'yes'}}}]
+    route: [{destination: {host: canary}}]
+    headers: {response: {set: {x-version: canary}}}
+  - match: [{uri: {prefix: /closed}}]
+    directResponse: {status: 503, body: {string: come back later}}
+  - match: [{uri: {prefix: /nowhere}}]
+    route: [{destination: {host: gone}}]
+  - route: [{destination: {host: payments}}]
+";
+    write(&file, rules);
+    let ask = async |path: &str, canary: bool| {
+        let mut request = Request::get(path).header("host", "payments.shop");
+        if canary {
+            request = request.header("x-canary", "yes");
+        }
+        let mut client = Client::open(address).await?;
+        client.ask(request.body(Empty::new()).unwrap()).await
+    };
+    until("the header steers", USUAL, || async {
+        let answer = ask("/", true).await?;
+        if answer.text().contains(CANARY) && answer.headers.get("x-version").is_some() {
+            Ok(())
+        } else {
+            Err(answer.text())
+        }
+    })
+    .await;
+    let plain = ask("/", false).await.unwrap();
+    assert!(plain.text().contains(STABLE), "{}", plain.text());
+    assert!(plain.headers.get("x-version").is_none());
+    let closed = ask("/closed/today", false).await.unwrap();
+    assert_eq!(
+        (closed.status, closed.text().as_str()),
+        (503, "come back later")
+    );
+    let nowhere = ask("/nowhere", false).await.unwrap();
+    assert_eq!(nowhere.status, 500);
+    assert!(
+        nowhere.text().contains("there is no service shop/gone"),
+        "{}",
+        nowhere.text()
+    );
+
+    // The controller says it too, by file, field and code.
+    let status = federation.cli(WEST, &["status"]).await;
+    for word in [
+        "rules.yaml:1",
+        "TW0211",
+        "spec.http[2].route[0].destination",
+        "shop/gone",
+    ] {
+        assert!(status.stdout.contains(word), "{word}: {}", status.stdout);
+    }
+}
