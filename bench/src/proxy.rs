@@ -5,6 +5,7 @@
 mod app;
 mod certificates;
 mod figures;
+mod known;
 mod load;
 mod pairs;
 
@@ -34,6 +35,8 @@ const SYSTEMS: [System; 4] = [
 ];
 /// How long memory may take to settle.
 const SETTLE: Duration = Duration::from_secs(1);
+/// So many times that, at most, until a proxy holds all the services that it is to know.
+const KNOWS_WITHIN: u32 = 30;
 /// How long connections are busy before memory is read.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -48,13 +51,14 @@ pub(crate) struct ProxyArguments {
 }
 
 /// What may be asked for with `--only`.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "requests",
     "paced",
     "connections",
     "bulk-down",
     "bulk-up",
     "memory",
+    "known",
 ];
 
 /// Measures and gives what to print.
@@ -116,6 +120,9 @@ async fn measure(arguments: &ProxyArguments) -> Result<Table, String> {
     drop(running);
     if arguments.common.wants("memory") {
         memory(arguments, &told, &mut table).await?;
+    }
+    if arguments.common.wants("known") {
+        known_services(arguments, &told, &mut table).await?;
     }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     table.setting.push(format!(
@@ -185,6 +192,47 @@ fn resident_mb(pair: &Running) -> Result<f64, String> {
         most = most.max(usage::rss(*pid)?);
     }
     Ok(most as f64 / 1e6)
+}
+
+/// What the caller's proxy takes more, for each service that it knows and does not call.
+async fn known_services(
+    arguments: &ProxyArguments,
+    told: &Told,
+    table: &mut Table,
+) -> Result<(), String> {
+    let proxies: Vec<_> = table.systems.clone();
+    for round in 0..arguments.common.memory_rounds {
+        for system in proxies.iter().filter(|s| **s != System::Direct) {
+            let without = callers_kb(&told.start(*system).await?).await?;
+            for (known, figure) in figures::KNOWN {
+                let with = callers_kb(&told.start_knowing(*system, known).await?).await?;
+                let each = (with - without) / f64::from(known);
+                table.put(figure, *system, each);
+                eprintln!(
+                    "known services, round {}: {} {known} take {:.1} MB, {each:.2} KB each",
+                    round + 1,
+                    system.name(),
+                    (with - without) / 1e3
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Of the caller's proxy, once it takes no more: what it knows comes in pieces, and is written to disk.
+async fn callers_kb(pair: &Running) -> Result<f64, String> {
+    let caller = *pair.pids.first().ok_or("there is no proxy")?;
+    let mut before = 0;
+    for _ in 0..KNOWS_WITHIN {
+        sleep(SETTLE).await;
+        let now = usage::rss(caller)?;
+        if now.abs_diff(before) < now / 100 {
+            return Ok(now as f64 / 1e3);
+        }
+        before = now;
+    }
+    Err("the caller's proxy takes more and more memory".to_owned())
 }
 
 async fn memory(arguments: &ProxyArguments, told: &Told, table: &mut Table) -> Result<(), String> {

@@ -9,7 +9,7 @@ mod config;
 mod error;
 mod forward;
 mod metrics;
-mod respond;
+pub mod respond;
 mod serve;
 mod socket;
 #[cfg(test)]

@@ -17,7 +17,7 @@ const MIN_UDP: u16 = 512;
 
 /// Why an answer is a failure, or was none of ours to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// From the snapshot.
     Answered,
     /// The name exists without that type.
@@ -41,7 +41,8 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 10] = [
+    /// All of them.
+    pub const ALL: [Self; 10] = [
         Self::Answered,
         Self::Empty,
         Self::NoName,
@@ -54,7 +55,8 @@ impl Outcome {
         Self::TooMany,
     ];
 
-    pub(crate) const fn as_str(self) -> &'static str {
+    /// The word in metrics.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Empty => "empty",
@@ -72,7 +74,7 @@ impl Outcome {
 
 /// What is to be done with a message.
 #[derive(Debug)]
-pub(crate) enum Triage {
+pub enum Triage {
     /// Send this.
     Reply(Box<Message>, Outcome),
     /// Ask an upstream this, and complete this response with what it says.
@@ -82,7 +84,7 @@ pub(crate) enum Triage {
 }
 
 /// Decides what to do with the bytes of one message.
-pub(crate) fn triage(bytes: &[u8], snapshot: &Snapshot) -> Triage {
+pub fn triage(bytes: &[u8], snapshot: &Snapshot) -> Triage {
     let Ok(request) = Message::from_vec(bytes) else {
         return malformed(bytes);
     };
@@ -157,7 +159,7 @@ fn malformed(bytes: &[u8]) -> Triage {
 }
 
 /// The largest answer that the asker of `bytes` takes by UDP.
-pub(crate) fn udp_limit(bytes: &[u8]) -> u16 {
+pub fn udp_limit(bytes: &[u8]) -> u16 {
     Message::from_vec(bytes)
         .ok()
         .and_then(|m| m.edns.map(|e| e.max_payload()))
@@ -165,7 +167,7 @@ pub(crate) fn udp_limit(bytes: &[u8]) -> u16 {
 }
 
 /// The bytes of a response, cut (and marked as cut) to `limit`.
-pub(crate) fn encode(response: &Message, limit: u16) -> Option<Vec<u8>> {
+pub fn encode(response: &Message, limit: u16) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::from(limit.min(MIN_UDP)));
     let mut encoder = BinEncoder::new(&mut bytes);
     encoder.set_max_size(limit);

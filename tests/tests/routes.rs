@@ -118,7 +118,7 @@ spec:
 
 #[tokio::test]
 async fn calls_are_steered_by_a_header_answered_by_a_rule_and_told_what_cannot_hold() {
-    let (federation, manifests, _workloads) = federation().await;
+    let (mut federation, manifests, _workloads) = federation().await;
     let (_caller, address) = federation.caller(WEST, 0, "shop/payments:80").await;
     let file = manifests.join("rules.yaml");
     let rules = "
@@ -181,4 +181,14 @@ spec:
     ] {
         assert!(status.stdout.contains(word), "{word}: {}", status.stdout);
     }
+
+    // While no controller answers the rules hold.
+    let controller = federation.clusters[WEST].controller.as_mut().unwrap();
+    controller.kill().await;
+    for _ in 0..20 {
+        let answer = ask("/", true).await.unwrap();
+        assert!(answer.text().contains(CANARY), "{}", answer.text());
+    }
+    let closed = ask("/closed", false).await.unwrap();
+    assert_eq!(closed.status, 503);
 }

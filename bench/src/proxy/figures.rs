@@ -23,6 +23,17 @@ pub(super) const IDLE: Figure = Figure::cost("memory of one proxy, idle: MB");
 pub(super) const HUNDRED: Figure = Figure::cost("memory of one proxy, 100 busy connections: MB");
 pub(super) const THOUSAND: Figure = Figure::cost("memory of one proxy, 1,000 busy connections: MB");
 
+pub(super) const KNOWN: [(u32, Figure); 2] = [
+    (
+        1_000,
+        Figure::cost("memory of the caller's proxy for each of 1,000 known services: KB"),
+    ),
+    (
+        10_000,
+        Figure::cost("memory of the caller's proxy for each of 10,000 known services: KB"),
+    ),
+];
+
 /// What the pair is meant to reach.
 pub(super) const GOALS: [Goal; 9] = [
     Goal::Ratio(CPU, System::Envoy, 0.53),

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{certificates::Certificates, load::Client};
+use super::{certificates::Certificates, known, load::Client};
 use crate::programs::{Programs, System, free_address, spawn};
 
 /// How long a pair may take until it serves.
@@ -59,15 +59,24 @@ fn words(words: &[&str]) -> Vec<String> {
 impl Told {
     /// Starts a pair and waits until it serves.
     pub(super) async fn start(&self, system: System) -> Result<Running, String> {
+        self.start_knowing(system, 0).await
+    }
+
+    /// The same, whose caller's proxy knows so many services beside the one that is called.
+    pub(super) async fn start_knowing(
+        &self,
+        system: System,
+        known: u32,
+    ) -> Result<Running, String> {
         let running = match system {
             System::Direct => Running {
                 address: self.app,
                 pids: Vec::new(),
                 _children: Vec::new(),
             },
-            System::Tradewind => self.tradewind().await?,
-            System::Envoy => self.pair(system, "json", &Self::envoy)?,
-            System::Haproxy => self.pair(system, "cfg", &Self::haproxy)?,
+            System::Tradewind => self.tradewind(known).await?,
+            System::Envoy => self.pair(system, "json", known, &Self::envoy)?,
+            System::Haproxy => self.pair(system, "cfg", known, &Self::haproxy)?,
             System::HaproxySplice | System::Nginx => {
                 return Err(format!("{} makes no pair", system.name()));
             }
@@ -100,7 +109,8 @@ impl Told {
         &self,
         system: System,
         ending: &str,
-        text: &dyn Fn(&Self, Side, SocketAddr, SocketAddr) -> String,
+        known: u32,
+        text: &dyn Fn(&Self, Part) -> String,
     ) -> Result<Running, String> {
         let (address, between) = (free_address()?, free_address()?);
         let program = self.programs.of(system)?;
@@ -110,7 +120,14 @@ impl Told {
             (Side::Application, between, self.app),
         ] {
             let name = format!("{}-{side:?}", system.name());
-            let text = text(self, side, listen, to);
+            let known = if side == Side::Caller { known } else { 0 };
+            let part = Part {
+                side,
+                listen,
+                to,
+                known,
+            };
+            let text = text(self, part);
             let path = file(&self.dir, &format!("{name}.{ending}"), &text)?;
             let arguments = match system {
                 System::Envoy => words(&[
@@ -137,7 +154,7 @@ impl Told {
     }
 
     /// A whole cluster of the product: its controller, which is not measured, and two proxies of its workloads.
-    async fn tradewind(&self) -> Result<Running, String> {
+    async fn tradewind(&self, known: u32) -> Result<Running, String> {
         let data = tempfile::tempdir_in(&self.dir).map_err(|e| e.to_string())?;
         let data = data.keep().display().to_string();
         let (address, between, own) = (free_address()?, free_address()?, free_address()?);
@@ -158,19 +175,31 @@ impl Told {
             spawn(core, &self.tradewind, &arguments, &log)
         };
         let listen = free_address()?.to_string();
-        let (controller, _) = start("controller", self.cores.1, &["--listen", &listen])?;
-        let status = async || {
+        let manifests = Path::new(&data).join("manifests");
+        known::manifests(&manifests, known)?;
+        let (controller, _) = start(
+            "controller",
+            self.cores.1,
+            &[
+                "--listen",
+                &listen,
+                "--manifests",
+                &manifests.display().to_string(),
+            ],
+        )?;
+        let knows = async || {
             let asked = std::process::Command::new(&self.tradewind)
-                .args(["clusters", "--data-dir", &data])
+                .args(["services", "--data-dir", &data, "-o", "name"])
                 .output()
                 .map_err(|e| e.to_string())?;
-            if asked.status.success() {
-                Ok(())
-            } else {
-                Err(String::from_utf8_lossy(&asked.stderr).into_owned())
+            let names = String::from_utf8_lossy(&asked.stdout).lines().count();
+            match asked.status.success() {
+                true if names >= known as usize => Ok(()),
+                true => Err(format!("it knows {names} services")),
+                false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
             }
         };
-        self.until("the controller", status).await?;
+        self.until("the controller", knows).await?;
         let serve = format!("{SERVICE}={},protocol=http1", self.app);
         let (serving, serves) = start(
             "proxy",
@@ -212,7 +241,13 @@ impl Told {
         clippy::indexing_slicing,
         reason = "fields are added to the objects made just above"
     )]
-    fn envoy(&self, side: Side, listen: SocketAddr, to: SocketAddr) -> String {
+    fn envoy(&self, part: Part) -> String {
+        let Part {
+            side,
+            listen,
+            to,
+            known,
+        } = part;
         let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip().to_string(), "port_value": a.port()}});
         let named = |name: &str, kind: &str, mut rest: Value| {
             if let Some(fields) = rest.as_object_mut() {
@@ -281,14 +316,22 @@ impl Told {
                 );
             }
         }
+        let mut clusters = known::envoy(&cluster, known);
+        clusters.push(cluster);
         json!({"static_resources": {
             "listeners": [{"address": address(listen), "filter_chains": [chain]}],
-            "clusters": [cluster],
+            "clusters": clusters,
         }})
         .to_string()
     }
 
-    fn haproxy(&self, side: Side, listen: SocketAddr, to: SocketAddr) -> String {
+    fn haproxy(&self, part: Part) -> String {
+        let Part {
+            side,
+            listen,
+            to,
+            known,
+        } = part;
         let tls = format!(
             "ssl crt {} ca-file {} verify required alpn h2 ssl-min-ver TLSv1.3",
             self.certificates.pem(side),
@@ -302,9 +345,20 @@ impl Told {
             "global\n    nbthread 1\n    maxconn 4000\n    tune.h2.max-concurrent-streams 1000\n\
              defaults\n    mode http\n    http-reuse always\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n\
              frontend f\n    bind {listen} {bind} backlog 4096\n    default_backend b\n\
-             backend b\n    server s {to} {server}\n"
+             backend b\n    server s {to} {server}\n{}",
+            known::haproxy(server, known)
         )
     }
+}
+
+/// What one of a pair is told.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    side: Side,
+    listen: SocketAddr,
+    to: SocketAddr,
+    /// Services that it knows beside the one that is called.
+    known: u32,
 }
 
 /// Which of a pair.
