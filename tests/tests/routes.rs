@@ -116,6 +116,45 @@ spec:
     none_failed(&load.finish().await);
 }
 
+/// The rules below are explained as they happen, and what is wrong with them stands in the status.
+async fn is_told(federation: &Federation) {
+    let explain = async |more: &[&str]| {
+        let args = [
+            &["explain", "--to", "shop/payments:80", "--caller", "shop"],
+            more,
+        ]
+        .concat();
+        federation.cli(WEST, &args).await.good().stdout
+    };
+    let steered = explain(&["--header", "x-canary: yes"]).await;
+    assert!(
+        steered.contains("=> VirtualService shop/payments http[0]: sends on"),
+        "{steered}"
+    );
+    assert!(steered.contains("100.0 % to shop/canary:80"), "{steered}");
+    let plain = explain(&["--path", "/closed?a=b"]).await;
+    assert!(
+        plain.contains("http[0]: the header x-canary does not match"),
+        "{plain}"
+    );
+    assert!(
+        plain.contains("=> VirtualService shop/payments http[1]: answers 503"),
+        "{plain}"
+    );
+    assert!(plain.contains("http[2]: not asked"), "{plain}");
+
+    // The controller says it too, by file, field and code.
+    let status = federation.cli(WEST, &["status"]).await;
+    for word in [
+        "rules.yaml:1",
+        "TW0211",
+        "spec.http[2].route[0].destination",
+        "shop/gone",
+    ] {
+        assert!(status.stdout.contains(word), "{word}: {}", status.stdout);
+    }
+}
+
 #[tokio::test]
 async fn calls_are_steered_by_a_header_answered_by_a_rule_and_told_what_cannot_hold() {
     let (mut federation, manifests, _workloads) = federation().await;
@@ -171,16 +210,7 @@ spec:
         nowhere.text()
     );
 
-    // The controller says it too, by file, field and code.
-    let status = federation.cli(WEST, &["status"]).await;
-    for word in [
-        "rules.yaml:1",
-        "TW0211",
-        "spec.http[2].route[0].destination",
-        "shop/gone",
-    ] {
-        assert!(status.stdout.contains(word), "{word}: {}", status.stdout);
-    }
+    is_told(&federation).await;
 
     // While no controller answers the rules hold.
     let controller = federation.clusters[WEST].controller.as_mut().unwrap();

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use tradewind_api::{ClusterName, ServicePortRef, Zone, proto::v1};
+use tradewind_api::{ClusterName, Namespace, ServicePortRef, Zone, proto::v1};
 
 use super::Context;
 use crate::{
@@ -62,9 +62,51 @@ pub struct Explain {
     #[arg(long, value_name = "IP:PORT", conflicts_with = "from")]
     proxy: Option<SocketAddr>,
     #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
     place: Where,
     #[command(flatten)]
     output: Output,
+}
+
+/// What the request is like, for the rules there may be.
+#[derive(Debug, clap::Args)]
+struct RequestArgs {
+    /// The caller's namespace
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        default_value = "default",
+        conflicts_with = "proxy"
+    )]
+    caller: Namespace,
+    /// The request's method
+    #[arg(long, default_value = "GET", conflicts_with = "proxy")]
+    method: String,
+    /// The request's path, with its query
+    #[arg(long, default_value = "/", conflicts_with = "proxy")]
+    path: String,
+    /// The host it asks for [default: the service's name]
+    #[arg(long, conflicts_with = "proxy")]
+    host: Option<String>,
+    /// One of its header fields; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", conflicts_with = "proxy")]
+    headers: Vec<Field>,
+}
+
+/// `x-canary: yes`
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Field(String, String);
+
+impl FromStr for Field {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some((name, value)) => Ok(Self(name.trim().to_owned(), value.trim().to_owned())),
+            None => Err("expected a name, a colon and a value, such as 'x-canary: yes'".to_owned()),
+        }
+    }
 }
 
 /// Says it.
@@ -75,6 +117,9 @@ pub async fn run(context: Context, args: Explain) -> Outcome {
     };
     let json = explained["explained"].clone();
     if args.output.format == Format::Table {
+        if let Some(rules) = rules(&args.to, &explained["rules"]) {
+            context.printer.data(rules);
+        }
         context.printer.data(head(&args.to, &json));
     }
     Listing {
@@ -96,6 +141,19 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
         service: args.to.to_string(),
         from_cluster: part(args.from.cluster.as_ref().map(ToString::to_string)),
         from_zone: part(args.from.zone.as_ref().map(ToString::to_string)),
+        caller_namespace: args.request.caller.to_string(),
+        method: args.request.method.clone(),
+        host: part(args.request.host.clone()),
+        path: args.request.path.clone(),
+        headers: args
+            .request
+            .headers
+            .iter()
+            .map(|Field(name, value)| v1::ExplainedHeader {
+                name: name.clone(),
+                value: value.clone(),
+            })
+            .collect(),
     };
     let found = admin
         .call(request, async |mut c, r| c.explain(r).await)
@@ -108,6 +166,12 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
             "region": found.from_region,
             "zone": (!found.from_zone.is_empty()).then_some(&found.from_zone),
         },
+        "rules": found.rules.iter().map(|r| json!({
+            "origin": (!r.origin.is_empty()).then_some(&r.origin),
+            "decides": r.decides,
+            "verdict": r.verdict,
+            "backends": r.backends.iter().map(|b| json!({"service": b.service, "share": b.share})).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
         "explained": {
             "service": args.to.to_string(),
             "tiers": found.tiers.iter().map(|t| json!({
@@ -199,6 +263,28 @@ fn texts(list: &Value, field: &str) -> Vec<String> {
         .collect()
 }
 
+/// What each rule says of the request, in order; none where there are no rules.
+fn rules(to: &ServicePortRef, rules: &Value) -> Option<String> {
+    let rules = rules.as_array().filter(|r| !r.is_empty())?;
+    let mut lines = vec![format!("rules for {to}, in order")];
+    for rule in rules {
+        let text = |field: &str| rule[field].as_str().unwrap_or_default();
+        let origin = match text("origin") {
+            "" => "otherwise",
+            origin => origin,
+        };
+        let mark = if rule["decides"] == true { "=>" } else { "  " };
+        lines.push(format!("  {mark} {origin}: {}", text("verdict")));
+        for backend in rule["backends"].as_array().into_iter().flatten() {
+            let share = backend["share"].as_f64().unwrap_or_default() * 100.0;
+            let service = backend["service"].as_str().unwrap_or("?");
+            lines.push(format!("       {share:>5.1} % to {service}"));
+        }
+    }
+    lines.push(String::new());
+    Some(lines.join("\n"))
+}
+
 /// The tiers, nearest first.
 fn head(to: &ServicePortRef, explained: &Value) -> String {
     let tiers = explained["tiers"].as_array().map_or(&[][..], Vec::as_slice);
@@ -272,6 +358,28 @@ mod tests {
         assert_eq!(place("west"), ("west".into(), String::new()));
         assert_eq!(place(""), (String::new(), String::new()));
         assert!("We st".parse::<Place>().is_err());
+    }
+
+    #[test]
+    fn rules_stand_in_order_with_the_one_that_decides() {
+        let to = "shop/payments:80".parse().unwrap();
+        let said = json!([
+            {"origin": "HTTPRoute shop/a rules[0]", "decides": false, "verdict": "the path does not match", "backends": []},
+            {"origin": "HTTPRoute shop/a rules[1]", "decides": true, "verdict": "sends on", "backends": [
+                {"service": "shop/payments:80", "share": 0.9}, {"service": "shop/canary:80", "share": 0.1}]},
+        ]);
+        let shown = rules(&to, &said).unwrap();
+        let expected = "rules for shop/payments:80, in order
+     HTTPRoute shop/a rules[0]: the path does not match
+  => HTTPRoute shop/a rules[1]: sends on
+        90.0 % to shop/payments:80
+        10.0 % to shop/canary:80
+";
+        assert_eq!(shown, expected);
+        assert!(rules(&to, &json!([])).is_none());
+        let field = |text: &str| text.parse::<Field>();
+        assert_eq!(field("x-a: b:c"), Ok(Field("x-a".into(), "b:c".into())));
+        assert!(field("x-a").is_err());
     }
 
     #[test]

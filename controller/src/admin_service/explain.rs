@@ -4,6 +4,8 @@
 //! A proxy knows more than that: who failed it, who ramps up, the round trips that it measured itself. `tradewind explain
 //! --proxy` asks one.
 
+mod rules;
+
 use tonic::{Code, Status};
 use tradewind_api::{
     ClusterName, ServicePortRef, Zone,
@@ -51,7 +53,16 @@ pub(super) fn explain(
     };
     let service = service(&snapshot, &target, &from)?;
     let round_trip = |to: &ClusterName| round_trip_us(&reach, from.cluster, to);
-    Ok(answer(&snapshot, service, target.port, &from, round_trip))
+    let explained = answer(&snapshot, service, target.port, &from, round_trip);
+    Ok(ExplainResponse {
+        // Another cluster's proxies have the rules of their own.
+        rules: if from.cluster.local {
+            rules::explain(&snapshot, &target, asked)?
+        } else {
+            Vec::new()
+        },
+        ..explained
+    })
 }
 
 fn caller_cluster<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Cluster, Status> {
@@ -189,6 +200,7 @@ fn answer(
         revision: snapshot.revision.0,
         endpoints: endpoints.collect(),
         tiers: tiers(&choice, &shown),
+        rules: Vec::new(),
     }
 }
 

@@ -1,0 +1,175 @@
+//! What the rules for a service say of one request, each of them, by the function that proxies decide with.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use tonic::{Code, Status};
+use tradewind_api::{
+    Namespace, ServicePortRef,
+    proto::v1::{ExplainRequest, ExplainedBackend, ExplainedRule},
+    route::{Abort, Action, BackendRef, MILLION, Otherwise, To},
+    snapshot::Snapshot,
+};
+use tradewind_transport::route::{Call, Caller, Compiled};
+
+use crate::answer::refuse;
+
+/// A request's namespace, method and the rest where nothing is said of them.
+const USUAL: (&str, Method, &str) = ("default", Method::GET, "/");
+
+/// In the order in which they are asked; none where there are no rules.
+pub(super) fn explain(
+    snapshot: &Snapshot,
+    called: &ServicePortRef,
+    asked: &ExplainRequest,
+) -> Result<Vec<ExplainedRule>, Status> {
+    let Some(routes) = snapshot.routes.get(&called.service) else {
+        return Ok(Vec::new());
+    };
+    let namespace = Namespace::new(or(&asked.caller_namespace, USUAL.0)).map_err(|e| {
+        let hint = "write --caller NAMESPACE";
+        refuse(Code::InvalidArgument, e.to_string(), hint)
+    })?;
+    let Some(table) = routes.for_caller(&namespace) else {
+        return Ok(Vec::new());
+    };
+    let bad = |what: &str, value: &str, hint: &str| {
+        refuse(
+            Code::InvalidArgument,
+            format!("{value:?} is no {what}"),
+            hint,
+        )
+    };
+    let method = match asked.method.as_str() {
+        "" => USUAL.1,
+        method => Method::from_bytes(method.as_bytes())
+            .map_err(|_| bad("method", method, "write --method GET"))?,
+    };
+    let path = or(&asked.path, USUAL.2);
+    let uri: Uri = path
+        .parse()
+        .map_err(|_| bad("path", path, "write --path /with?a=query"))?;
+    let mut headers = HeaderMap::new();
+    for header in &asked.headers {
+        let (name, value) = (
+            HeaderName::from_bytes(header.name.as_bytes()),
+            HeaderValue::from_str(&header.value),
+        );
+        let (Ok(name), Ok(value)) = (name, value) else {
+            let text = format!("{}: {}", header.name, header.value);
+            return Err(bad("header field", &text, "write --header 'name: value'"));
+        };
+        headers.append(name, value);
+    }
+    let usual_host = format!("{}.{}", called.service.name(), called.service.namespace);
+    let call = Call {
+        port: called.port,
+        method: &method,
+        scheme: "http",
+        authority: or(&asked.host, &usual_host),
+        path: uri.path(),
+        query: uri.query(),
+        headers: &headers,
+        caller: Caller {
+            namespace: &namespace,
+            labels: &BTreeMap::new(),
+        },
+    };
+    let compiled = Compiled::new(table);
+    let mut decided = false;
+    let mut rules = Vec::new();
+    for answer in compiled.explain(&call) {
+        let decides = answer.mismatch.is_none() && !decided;
+        let verdict = match answer.mismatch {
+            _ if decides => what(&answer.rule.then),
+            _ if decided => "not asked: one before it decides".to_owned(),
+            Some(mismatch) => mismatch.to_string(),
+            None => String::new(),
+        };
+        rules.push(ExplainedRule {
+            origin: answer.rule.origin.to_string(),
+            decides,
+            verdict,
+            backends: if decides {
+                backends(&answer.rule.then, called)
+            } else {
+                Vec::new()
+            },
+        });
+        decided |= decides;
+    }
+    if !decided {
+        let verdict = match table.otherwise {
+            Otherwise::NotFound => "no rule is for this request: 404",
+            Otherwise::Service => "no rule is for this request: it goes to the service",
+        };
+        rules.push(ExplainedRule {
+            origin: String::new(),
+            decides: true,
+            verdict: verdict.to_owned(),
+            backends: Vec::new(),
+        });
+    }
+    Ok(rules)
+}
+
+fn or<'a>(text: &'a str, usual: &'a str) -> &'a str {
+    if text.is_empty() { usual } else { text }
+}
+
+/// What an action makes of a request, in words.
+fn what(action: &Action) -> String {
+    let percent = |share: u32| f64::from(share) * 100.0 / f64::from(MILLION);
+    let mut words = Vec::new();
+    if let Some((ms, share)) = action.fault.delay {
+        words.push(format!("delays {} % by {ms} ms", percent(share)));
+    }
+    if let Some((abort, share)) = action.fault.abort {
+        let with = match abort {
+            Abort::Http(status) => format!("status {status}"),
+            Abort::Grpc(status) => format!("gRPC status {status}"),
+        };
+        words.push(format!("fails {} % with {with}", percent(share)));
+    }
+    words.push(match &action.to {
+        To::Redirect(redirect) => format!("redirects with {}", redirect.code),
+        To::Direct(direct) => format!("answers {}", direct.status),
+        To::Backends(backends) if backends.iter().all(|b| b.weight == 0) => {
+            "answers 500: no backend has a weight".to_owned()
+        }
+        To::Backends(backends) => {
+            let broken = backends.iter().find_map(|b| match &b.to {
+                BackendRef::Broken(why) if b.weight > 0 => Some(why),
+                BackendRef::Broken(_) | BackendRef::Service { .. } => None,
+            });
+            match broken {
+                Some(why) => format!("sends on, and answers 500 for a share: {why}"),
+                None => "sends on".to_owned(),
+            }
+        }
+    });
+    if let Some(ms) = action.timeouts.whole_ms {
+        words.push(format!("within {ms} ms"));
+    }
+    words.join(", ")
+}
+
+fn backends(action: &Action, called: &ServicePortRef) -> Vec<ExplainedBackend> {
+    let To::Backends(backends) = &action.to else {
+        return Vec::new();
+    };
+    let all: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    let share = |weight: u32| f64::from(weight) / (all.max(1) as f64);
+    let found = backends.iter().filter_map(|backend| match &backend.to {
+        BackendRef::Service { service, port, .. } => Some(ExplainedBackend {
+            service: ServicePortRef {
+                service: service.clone(),
+                port: port.unwrap_or(called.port),
+            }
+            .to_string(),
+            share: share(backend.weight),
+        }),
+        BackendRef::Broken(_) => None,
+    });
+    found.collect()
+}
