@@ -7,7 +7,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{ServiceName, model::Service, route::Routes};
-use tradewind_policy::{Finding, Object, Policy, World, compile};
+use tradewind_policy::{Object, Policy, World, compile};
+
+/// Most bytes that one service's rules may take as they travel: a few thousand rules. Sixteen times as much is what a proxy
+/// takes in one message, and one that it does not take would hold up everything else that it is to know.
+const MAX_BYTES: usize = 4 << 20;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -15,7 +19,7 @@ pub struct Rules {
     objects: Vec<Object>,
     world: World,
     routes: BTreeMap<ServiceName, Arc<Routes>>,
-    findings: Vec<Finding>,
+    problems: Vec<String>,
 }
 
 impl Rules {
@@ -35,12 +39,22 @@ impl Rules {
         }
         let Policy { routes, findings } = compile(objects, &world);
         let before = std::mem::take(&mut self.routes);
-        let reuse = |(name, routes): (ServiceName, Routes)| {
-            let same = before.get(&name).filter(|b| ***b == routes).cloned();
-            (name, same.unwrap_or_else(|| Arc::new(routes)))
-        };
-        self.routes = routes.into_iter().map(reuse).collect();
-        (self.findings, self.objects, self.world) = (findings, objects.to_vec(), world);
+        self.problems = findings.iter().map(ToString::to_string).collect();
+        for (name, routes) in routes {
+            let known = before.get(&name);
+            let kept = match known.filter(|k| ***k == routes) {
+                Some(same) => Some(Arc::clone(same)),
+                None if is_too_large(&routes) => {
+                    self.problems.push(format!(
+                        "the rules for {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the service, or its rules"
+                    ));
+                    known.cloned()
+                }
+                None => Some(Arc::new(routes)),
+            };
+            self.routes.extend(kept.map(|routes| (name, routes)));
+        }
+        (self.objects, self.world) = (objects.to_vec(), world);
     }
 
     /// By the service that is called.
@@ -49,9 +63,14 @@ impl Rules {
     }
 
     /// What is wrong or without effect.
-    pub fn findings(&self) -> &[Finding] {
-        &self.findings
+    pub fn problems(&self) -> &[String] {
+        &self.problems
     }
+}
+
+/// As they travel: as JSON, in which each rule has its action for itself.
+fn is_too_large(routes: &Routes) -> bool {
+    serde_json::to_vec(routes).is_ok_and(|json| json.len() > MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -95,12 +114,12 @@ mod tests {
         let one = [split("one", "cart")];
         rules.look(&one, &services);
         assert_eq!(rules.routes().len(), 1);
-        assert_eq!(rules.findings().len(), 1, "nobody knows the backend yet");
+        assert_eq!(rules.problems().len(), 1, "nobody knows the backend yet");
         let before = Arc::clone(&rules.routes()[&cart]);
 
         services.extend([service("shop/pay", 80)]);
         rules.look(&one, &services);
-        assert!(rules.findings().is_empty(), "{:?}", rules.findings());
+        assert!(rules.problems().is_empty(), "{:?}", rules.problems());
         let known = Arc::clone(&rules.routes()[&cart]);
         assert_ne!(before, known);
 
@@ -110,5 +129,37 @@ mod tests {
         assert_eq!(rules.routes().len(), 2);
         rules.look(&[], &services);
         assert!(rules.routes().is_empty());
+    }
+
+    #[test]
+    fn rules_that_would_not_fit_a_message_leave_those_before_them_in_force() {
+        let object = |matches: usize| {
+            let one = serde_json::json!({ "uri": { "exact": "/a" } });
+            let value = serde_json::json!({
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "VirtualService",
+                "metadata": { "name": "large", "namespace": "shop" },
+                "spec": { "hosts": ["cart"], "http": [{
+                    "match": vec![one; matches],
+                    "directResponse": { "status": 200, "body": { "string": "x".repeat(10_000) } },
+                }] },
+            });
+            Object::new("a.yaml:1", value).unwrap()
+        };
+        let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
+        let cart: ServiceName = "shop/cart".parse().unwrap();
+        let mut rules = Rules::default();
+        rules.look(&[object(1)], &services);
+        let before = Arc::clone(&rules.routes()[&cart]);
+        rules.look(&[object(300)], &services);
+        assert!(Arc::ptr_eq(&before, &rules.routes()[&cart]));
+        let last = rules.problems().last().unwrap();
+        assert!(
+            last.contains("the rules for shop/cart take more than"),
+            "{last}"
+        );
+        let mut new = Rules::default();
+        new.look(&[object(300)], &services);
+        assert!(new.routes().is_empty());
     }
 }

@@ -246,9 +246,8 @@ impl Follower {
         let mut snapshot = compile::compile(&input, &previous);
         rules.look(&yaml.policy, &snapshot.services);
         snapshot.routes = rules.routes().clone();
-        let found = rules.findings().iter().map(ToString::to_string);
-        local.problems.extend(found);
-        let problems = yaml.problems.len() + rules.findings().len();
+        local.problems.extend(rules.problems().iter().cloned());
+        let problems = yaml.problems.len() + rules.problems().len();
         self.meters.show(&snapshot, problems);
         set(&self.local, local);
         set(&self.snapshots, snapshot);
