@@ -51,6 +51,37 @@ struct Made {
     then: std::sync::Arc<Action>,
 }
 
+/// A rule's name and its place among the rules.
+type Named<'a> = (Option<&'a String>, usize);
+
+/// A rule as one for each of its matches; for everything where it has none.
+fn for_each_match<M>(
+    (name, index): Named<'_>,
+    (matches, at): (&[M], &At),
+    action: Action,
+    report: &mut Report<'_>,
+    read: impl Fn(&M, &At, &mut Report<'_>) -> Match,
+) -> Vec<Made> {
+    let at = at.field("matches");
+    let mut whens: Vec<_> = matches
+        .iter()
+        .enumerate()
+        .map(|(i, m)| read(m, &at.index(i), report))
+        .collect();
+    if whens.is_empty() {
+        whens.push(Match::default());
+    }
+    let name = name.cloned().unwrap_or_else(|| format!("rules[{index}]"));
+    let then = std::sync::Arc::new(action);
+    let made = |when| Made {
+        name: name.clone(),
+        rank: rank(&when),
+        when,
+        then: std::sync::Arc::clone(&then),
+    };
+    whens.into_iter().map(made).collect()
+}
+
 impl Reader<'_> {
     fn namespace(&self) -> &Namespace {
         &self.object.name.namespace

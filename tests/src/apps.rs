@@ -63,15 +63,7 @@ pub fn heads(listener: TcpListener) -> Heads {
     task::spawn("test http app", async move {
         while let Ok((stream, _)) = listener.accept().await {
             let seen = seen.clone();
-            let service = service_fn(move |r: Request<Incoming>| {
-                let mut all = seen.0.lock().expect("no panic while it is held");
-                all.push(r.headers().clone());
-                let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
-                if r.uri().path() == "/broken" {
-                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                }
-                std::future::ready(Ok::<_, Infallible>(response))
-            });
+            let service = service_fn(move |r: Request<Incoming>| remember(r, seen.clone()));
             task::spawn("test http connection", async move {
                 let served = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
@@ -80,6 +72,22 @@ pub fn heads(listener: TcpListener) -> Heads {
         }
     });
     heads
+}
+
+/// Reads all of a request before it answers: what a proxy counts of one that is answered early depends on who is faster.
+async fn remember(
+    request: Request<Incoming>,
+    heads: Heads,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    drop(body.collect().await);
+    let mut all = heads.0.lock().expect("no panic while it is held");
+    all.push(head.headers);
+    let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
+    if head.uri.path() == "/broken" {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    Ok(response)
 }
 
 /// HTTP/2 in clear, with prior knowledge: says who is here.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -95,6 +95,23 @@ where
             body,
         })
     }
+}
+
+/// One request on a connection of its own, with these fields and this body.
+pub async fn ask(
+    to: SocketAddr,
+    (method, path): (&str, &str),
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let body = Full::new(Bytes::from(body.to_owned()));
+    let request = request.body(body).expect("a request");
+    let mut client = Client::open(to).await.expect("a connection");
+    client.ask(request).await.expect("an answer")
 }
 
 /// A GET request for a path.

@@ -15,9 +15,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,7 +24,7 @@ use tokio::{
 use tradewind_tests::{
     Federation, Process, Workload, apps,
     federation::{ADMIN, ONE, TWO},
-    http::{Answer, Client, get},
+    http::{Answer, ask, get},
     wait::{USUAL, until},
 };
 
@@ -134,18 +131,8 @@ fn text(path: &Path) -> &str {
 
 async fn call(to: SocketAddr, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
     let method = if body.is_empty() { "GET" } else { "POST" };
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "payments.shop");
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    let request = request
-        .body(Full::new(Bytes::from(body.to_owned())))
-        .expect("a request");
-    let mut client = Client::open(to).await.expect("a connection");
-    client.ask(request).await.expect("an answer")
+    let fields = [&[("host", "payments.shop")], fields].concat();
+    ask(to, (method, path), &fields, body).await
 }
 
 /// What differs from run to run, in every line of a request that was answered.

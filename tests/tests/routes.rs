@@ -6,7 +6,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use http::Request;
@@ -79,7 +78,7 @@ async fn a_canary_across_the_border_grows_under_load_and_no_call_fails() {
     let file = manifests.join("route.yaml");
     write(&file, &http_route([90, 10]));
     load.settles(CANARY, 1, USUAL).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    load.settles(" from ", 800, USUAL).await;
     let split = load.finish().await;
     none_failed(&split);
     let first = split

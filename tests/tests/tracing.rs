@@ -19,7 +19,7 @@ use tradewind_tests::{
     apps::{self, Heads},
     collector::{Attributes, Collector, Told},
     federation::{ADMIN, ONE, TWO},
-    http::{Answer, Client},
+    http::{self as web, Answer, Client},
     wait::{USUAL, until},
 };
 
@@ -39,18 +39,8 @@ async fn ask(
     fields: &[(&str, &str)],
     body: &str,
 ) -> Answer {
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "payments.shop:8080");
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    let request = request
-        .body(Full::new(Bytes::from(body.to_owned())))
-        .expect("a request");
-    let mut client = Client::open(to).await.expect("a connection");
-    client.ask(request).await.expect("an answer")
+    let fields = [&[("host", "payments.shop:8080")], fields].concat();
+    web::ask(to, (method, path), &fields, body).await
 }
 
 async fn call(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Answer {

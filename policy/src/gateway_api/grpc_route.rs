@@ -1,14 +1,12 @@
 //! GRPCRoute: a method's name is a path, `/<service>/<method>`.
 
-use std::sync::Arc;
-
 use tradewind_api::route::{Action, Kind, Match, PathIs, PathMatch, To};
 
 use super::{
-    Made, Reader,
+    Reader,
     filters::escaped,
+    for_each_match,
     http_route::header_matches,
-    rank,
     types::{GrpcMatch, GrpcRouteSpec, GrpcRule, MethodMatch},
 };
 use crate::{
@@ -38,32 +36,27 @@ pub(crate) fn grpc_route(
         let to = reader.backends(&rule.backend_refs, &at, report);
         let mut action = Action::new(To::Backends(to));
         reader.filters(&rule.filters, &mut action, &at, report);
-        let then = Arc::new(action);
-        let any = [GrpcMatch::default()];
-        let matches = if rule.matches.is_empty() {
-            &any[..]
-        } else {
-            &rule.matches
-        };
-        for (j, m) in matches.iter().enumerate() {
-            let at = at.field("matches").index(j);
-            let when = Match {
-                path: m
-                    .method
-                    .as_ref()
-                    .and_then(|m| method(m, &at.field("method"), report)),
-                headers: header_matches(&m.headers, &at.field("headers"), report),
-                ..Match::default()
-            };
-            made.push(Made {
-                name: rule.name.clone().unwrap_or_else(|| format!("rules[{i}]")),
-                rank: rank(&when),
-                when,
-                then: Arc::clone(&then),
-            });
-        }
+        let named = (rule.name.as_ref(), i);
+        made.extend(for_each_match(
+            named,
+            (&rule.matches, &at),
+            action,
+            report,
+            grpc_match,
+        ));
     }
     reader.attach(&spec.parent_refs, index, Kind::GrpcRoute, &made, report)
+}
+
+fn grpc_match(m: &GrpcMatch, at: &At, report: &mut Report<'_>) -> Match {
+    Match {
+        path: m
+            .method
+            .as_ref()
+            .and_then(|m| method(m, &at.field("method"), report)),
+        headers: header_matches(&m.headers, &at.field("headers"), report),
+        ..Match::default()
+    }
 }
 
 fn method(m: &MethodMatch, at: &At, report: &mut Report<'_>) -> Option<PathMatch> {

@@ -1,13 +1,11 @@
 //! HTTPRoute.
 
-use std::sync::Arc;
-
 use tradewind_api::route::{
     Action, FieldMatch, Kind, Match, PathIs, PathMatch, Retry, RetryOn, Text, Timeouts, To,
 };
 
 use super::{
-    Made, Reader, rank,
+    Made, Reader, for_each_match,
     types::{HttpMatch, HttpRouteSpec, HttpRule, Retry as RetryDoc, ValueMatch},
 };
 use crate::{
@@ -37,7 +35,7 @@ pub(crate) fn http_route(
     let rules = spec.rules.as_deref().unwrap_or(&whole);
     let mut made = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
-        reader.http_rule(rule, i, &at.index(i), &mut made, report);
+        made.extend(reader.http_rule(rule, i, &at.index(i), report));
     }
     reader.attach(&spec.parent_refs, index, Kind::HttpRoute, &made, report)
 }
@@ -48,9 +46,8 @@ impl Reader<'_> {
         rule: &HttpRule,
         index: usize,
         at: &At,
-        made: &mut Vec<Made>,
         report: &mut Report<'_>,
-    ) {
+    ) -> Vec<Made> {
         let redirects = rule.filters.iter().any(|f| f.kind == "RequestRedirect");
         let to = if redirects && rule.backend_refs.is_empty() {
             Vec::new()
@@ -77,25 +74,8 @@ impl Reader<'_> {
             .retry
             .as_ref()
             .map(|r| retry(r, &at.field("retry"), report));
-        let then = Arc::new(action);
-        let any = [HttpMatch::default()];
-        let matches = if rule.matches.is_empty() {
-            &any[..]
-        } else {
-            &rule.matches
-        };
-        for (i, m) in matches.iter().enumerate() {
-            let when = http_match(m, &at.field("matches").index(i), report);
-            made.push(Made {
-                name: rule
-                    .name
-                    .clone()
-                    .unwrap_or_else(|| format!("rules[{index}]")),
-                rank: rank(&when),
-                when,
-                then: Arc::clone(&then),
-            });
-        }
+        let named = (rule.name.as_ref(), index);
+        for_each_match(named, (&rule.matches, at), action, report, http_match)
     }
 }
 
