@@ -164,6 +164,7 @@ fn table(
         .map(|(_, object, rule)| (object, rule))
         .collect();
     shadows(objects, service, &rules, findings);
+    unasked(objects, service, &rules, findings);
     Some(Table {
         rules: rules.into_iter().map(|(_, rule)| rule).collect(),
         otherwise,
@@ -197,6 +198,35 @@ fn shadows(
             );
             Report::new(object, findings).say(Code::Shadowed, &At::spec(), text);
         }
+    }
+}
+
+/// Reports permissions for browsers, of rules that no preflight reaches. One rule that takes preflights is enough: which requests it
+/// answers for is not compared.
+fn unasked(
+    objects: &[&Object],
+    service: &ServiceName,
+    rules: &[(usize, Rule)],
+    findings: &mut Vec<Finding>,
+) {
+    let with = || rules.iter().filter(|(_, rule)| rule.then.cors.is_some());
+    let takes_options = |rule: &Rule| match &rule.when.method {
+        None | Some(Text::Present | Text::Regex(_)) => true,
+        Some(Text::Exact(method)) => method == "OPTIONS",
+        Some(Text::Prefix(begin)) => "OPTIONS".starts_with(begin.as_str()),
+    };
+    if with().any(|(_, rule)| takes_options(rule)) {
+        return;
+    }
+    for (object, rule) in with() {
+        let Some(object) = objects.get(*object) else {
+            continue;
+        };
+        let text = format!(
+            "{} of service {service} answers no preflight: it takes no OPTIONS requests",
+            rule.origin.rule
+        );
+        Report::new(object, findings).say(Code::IdleCors, &At::spec(), text);
     }
 }
 

@@ -54,11 +54,13 @@ pub enum Code {
     Superseded,
     /// A retry that cannot happen.
     IdleRetry,
+    /// A permission for browsers that no question of theirs reaches.
+    IdleCors,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::UnknownField,
         Self::UnsupportedField,
@@ -71,6 +73,7 @@ impl Code {
         Self::Shadowed,
         Self::Superseded,
         Self::IdleRetry,
+        Self::IdleCors,
     ];
 
     /// The code as it is printed; it never changes its meaning.
@@ -88,6 +91,7 @@ impl Code {
             Self::Shadowed => "TW0222",
             Self::Superseded => "TW0223",
             Self::IdleRetry => "TW0224",
+            Self::IdleCors => "TW0225",
         }
     }
 
@@ -105,7 +109,8 @@ impl Code {
             | Self::ParentNotFound
             | Self::Shadowed
             | Self::Superseded
-            | Self::IdleRetry => Severity::Warning,
+            | Self::IdleRetry
+            | Self::IdleCors => Severity::Warning,
         }
     }
 
@@ -132,6 +137,9 @@ impl Code {
             Self::Shadowed => "move it before the other rule, or remove it",
             Self::Superseded => "keep one of the two objects for this service and these callers",
             Self::IdleRetry => "give it attempts and a time to try in, or remove it",
+            Self::IdleCors => {
+                "let the rule take OPTIONS too: browsers ask by it before anything but a simple request"
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Istio's VirtualService, for calls inside of the mesh.
 
+mod cors;
 pub(crate) mod fields;
 mod http;
 mod types;

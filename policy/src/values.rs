@@ -32,10 +32,35 @@ pub(crate) fn regex(text: &str, at: &At, report: &mut Report<'_>) -> Text {
     Text::Regex(text.to_owned())
 }
 
+/// What may be a method or a header field's name (RFC 9110 section 5.6.2).
+fn is_token(text: &str) -> bool {
+    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    !text.is_empty() && text.bytes().all(token)
+}
+
+/// Methods; those that are none are left out.
+pub(crate) fn methods(list: &[String], at: &At, report: &mut Report<'_>) -> Vec<String> {
+    let mut is_one = |(i, name): &(usize, &String)| {
+        let is = is_token(name);
+        if !is {
+            report.invalid(&at.index(*i), name, "a method, or * for all");
+        }
+        is
+    };
+    let all = list.iter().enumerate().filter(|m| is_one(m));
+    all.map(|(_, name)| name.clone()).collect()
+}
+
+/// Names of header fields; those that are none are left out.
+pub(crate) fn header_names(list: &[String], at: &At, report: &mut Report<'_>) -> Vec<String> {
+    let all = list.iter().enumerate();
+    all.filter_map(|(i, name)| header_name(name, &at.index(i), report))
+        .collect()
+}
+
 /// A header field's name, in lower case.
 pub(crate) fn header_name(name: &str, at: &At, report: &mut Report<'_>) -> Option<String> {
-    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
-    if name.is_empty() || !name.bytes().all(token) {
+    if !is_token(name) {
         report.invalid(at, name, "the name of a header field");
         return None;
     }

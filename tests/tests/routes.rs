@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -154,6 +155,35 @@ async fn is_told(federation: &Federation) {
     }
 }
 
+/// A page of another origin asks before it asks, and is answered by the caller's proxy, as `explain` says.
+async fn a_browser_is_answered(federation: &Federation, address: SocketAddr) {
+    let preflight = Request::options("/pay")
+        .header("host", "payments.shop")
+        .header("origin", "https://shop.example")
+        .header("access-control-request-method", "PUT");
+    let mut client = Client::open(address).await.unwrap();
+    let preflight = preflight.body(Empty::new()).unwrap();
+    let answer = client.ask(preflight).await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    let permitted = answer.headers.get("access-control-allow-origin").unwrap();
+    assert_eq!(permitted, "https://shop.example");
+    let asked = [
+        "explain",
+        "--to",
+        "shop/payments:80",
+        "--caller",
+        "shop",
+        "--method",
+        "OPTIONS",
+        "--header",
+        "origin: https://shop.example",
+        "--header",
+        "access-control-request-method: PUT",
+    ];
+    let said = federation.cli(WEST, &asked).await.good().stdout;
+    assert!(said.contains("answers the preflight itself"), "{said}");
+}
+
 #[tokio::test]
 async fn calls_are_steered_by_a_header_answered_by_a_rule_and_told_what_cannot_hold() {
     let (mut federation, manifests, _workloads) = federation().await;
@@ -174,6 +204,7 @@ spec:
   - match: [{uri: {prefix: /nowhere}}]
     route: [{destination: {host: gone}}]
   - route: [{destination: {host: payments}}]
+    corsPolicy: {allowOrigins: [{exact: 'https://shop.example'}], allowMethods: [PUT]}
 ";
     write(&file, rules);
     let ask = async |path: &str, canary: bool| {
@@ -210,6 +241,7 @@ spec:
     );
 
     is_told(&federation).await;
+    a_browser_is_answered(&federation, address).await;
 
     // While no controller answers the rules hold.
     let controller = federation.clusters[WEST].controller.as_mut().unwrap();

@@ -3,6 +3,7 @@
 //!
 //! Owns the compiled expressions of one table. A rule that cannot be compiled matches nothing; whoever made the table reports it.
 
+mod cors;
 mod edit;
 mod matcher;
 
@@ -14,6 +15,7 @@ use tradewind_api::{
     route::{Action, Backend, MILLION, Match, Millionths, Origin, Otherwise, Rule, Table, To},
 };
 
+pub use cors::{CompiledCors, CorsAnswer, Permit};
 pub use edit::{CompiledEdits, CompiledHeaderEdits, Location, PathEditor, location};
 use matcher::Matcher;
 pub use matcher::{Mismatch, Part};
@@ -70,6 +72,8 @@ pub struct CompiledRule {
     pub of_backends: Vec<CompiledEdits>,
     /// Its change of the path: before the backend, or of a redirect.
     pub path: Option<PathEditor>,
+    /// What it tells browsers.
+    pub cors: Option<CompiledCors>,
     matcher: Option<Matcher>,
 }
 
@@ -150,6 +154,7 @@ impl CompiledRule {
             when: rule.when.clone(),
             then: Arc::clone(&rule.then),
             edits: CompiledEdits::new(&rule.then.edits),
+            cors: rule.then.cors.as_ref().map(CompiledCors::new),
             matcher: Matcher::new(&rule.when),
         }
     }

@@ -19,8 +19,6 @@ const HEADERS: &[Field] = &[list("set", HEADER), list("add", HEADER), honoured("
 
 const NO_COPY: &str = "no copy is sent yet";
 
-const NO_CORS: &str = "requests of other origins go to the backend, which answers them";
-
 const PATH_MODIFIER: &[Field] = &[
     honoured("type"),
     honoured("replaceFullPath"),
@@ -49,7 +47,17 @@ const HTTP_FILTERS: &[Field] = &[
         &[honoured("hostname"), object("path", PATH_MODIFIER)],
     ),
     reported("requestMirror", NO_COPY),
-    reported("cors", NO_CORS),
+    object(
+        "cors",
+        &[
+            honoured("allowOrigins"),
+            honoured("allowCredentials"),
+            honoured("allowMethods"),
+            honoured("allowHeaders"),
+            honoured("exposeHeaders"),
+            honoured("maxAge"),
+        ],
+    ),
     reported("extensionRef", NO_EXTENSION),
     reported(
         "externalAuth",

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     finding::Code,
     object::{At, Report},
-    values::{header, header_name},
+    values::{header, header_name, header_names, methods},
 };
 
 impl Reader<'_> {
@@ -172,12 +172,11 @@ impl Reader<'_> {
             let text = "any origin with credentials is what browsers refuse; each origin is named in the answer instead";
             report.say(Code::InvalidValue, &at.field("allowOrigins"), text);
         }
-        let methods = &filter.allow_methods;
         Cors {
             origins: origins.iter().map(|o| origin(o)).collect(),
-            methods: methods.clone(),
-            headers: filter.allow_headers.clone(),
-            expose: filter.expose_headers.clone(),
+            methods: methods(&filter.allow_methods, &at.field("allowMethods"), report),
+            headers: header_names(&filter.allow_headers, &at.field("allowHeaders"), report),
+            expose: header_names(&filter.expose_headers, &at.field("exposeHeaders"), report),
             // The API's default.
             max_age_s: Some(filter.max_age.unwrap_or(5)),
             credentials,
@@ -186,8 +185,14 @@ impl Reader<'_> {
     }
 }
 
-/// An origin: `*` is any, and a `*` inside of a host is any of its labels.
+/// An origin: `*` is any, and a `*` inside of a host is any of its labels. Browsers leave out the port that the scheme means.
 fn origin(text: &str) -> Text {
+    let usual = match text.split_once("://") {
+        Some(("http", _)) => ":80",
+        Some(("https", _)) => ":443",
+        _ => "",
+    };
+    let text = text.strip_suffix(usual).unwrap_or(text);
     if text == "*" {
         Text::Present
     } else if text.contains('*') {

@@ -72,13 +72,7 @@ const ROUTE: &[Field] = &[
         "directResponse",
         &[
             honoured("status"),
-            object(
-                "body",
-                &[
-                    honoured("string"),
-                    reported("bytes", "the answer has no body"),
-                ],
-            ),
+            object("body", &[honoured("string"), honoured("bytes")]),
         ],
     ),
     reported("delegate", "requests of the rule are answered with 500"),
@@ -130,9 +124,18 @@ const ROUTE: &[Field] = &[
     reported("mirrorPercentage", NO_COPY),
     reported("mirror_percent", "its name is mirrorPercentage"),
     reported("mirrors", NO_COPY),
-    reported(
+    object(
         "corsPolicy",
-        "requests of other origins go to the backend, which answers them",
+        &[
+            honoured("allowOrigin"),
+            list("allowOrigins", TEXT),
+            honoured("allowMethods"),
+            honoured("allowHeaders"),
+            honoured("exposeHeaders"),
+            honoured("maxAge"),
+            honoured("allowCredentials"),
+            honoured("unmatchedPreflights"),
+        ],
     ),
     object("headers", HEADERS),
 ];

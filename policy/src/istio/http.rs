@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use data_encoding::BASE64_NOPAD;
 use tradewind_api::{
     Namespace,
     route::{
-        Abort, Action, Backend, BackendRef, Cors, Direct, Edits, Fault, FieldMatch, HeaderEdits,
-        MILLION, Match, Millionths, Mirror, PathEdit, PathIs, PathMatch, Redirect, RedirectPort,
-        Retry, RetryOn, Rewrite, Text, To,
+        Abort, Action, Backend, BackendRef, Direct, Edits, Fault, FieldMatch, HeaderEdits, MILLION,
+        Match, Millionths, Mirror, PathEdit, PathIs, PathMatch, Redirect, RedirectPort, Retry,
+        RetryOn, Rewrite, Text, To,
     },
 };
 
 use super::{
+    cors,
     types::{self, Destination, HeaderOperations, HttpRoute, Percent, StringMatch},
     virtual_service::MESH,
 };
@@ -106,7 +108,7 @@ impl Reader<'_> {
         action.cors = route
             .cors_policy
             .as_ref()
-            .map(|c| cors(c, &in_cors, report));
+            .map(|c| cors::policy(c, &in_cors, report));
         action
     }
 
@@ -127,7 +129,11 @@ impl Reader<'_> {
             }
             return To::Direct(Direct {
                 status: direct.status,
-                body: direct.body.string.clone().map(String::into_bytes),
+                body: body(
+                    &direct.body,
+                    &at.field("directResponse").field("body"),
+                    report,
+                ),
             });
         }
         let at = at.field("route");
@@ -217,7 +223,7 @@ fn when(m: &types::Match, at: &At, report: &mut Report<'_>) -> Match {
 }
 
 /// None for one that says nothing.
-fn text(t: &StringMatch, at: &At, report: &mut Report<'_>) -> Option<Text> {
+pub(super) fn text(t: &StringMatch, at: &At, report: &mut Report<'_>) -> Option<Text> {
     match (&t.exact, &t.prefix, &t.regex) {
         (Some(exact), None, None) => Some(Text::Exact(exact.clone())),
         (None, Some(prefix), None) => Some(Text::Prefix(prefix.clone())),
@@ -463,35 +469,22 @@ fn grpc_status(name: &str) -> Option<u16> {
     u16::try_from(number).ok().filter(|n| *n < 17)
 }
 
-fn cors(doc: &types::CorsPolicy, at: &At, report: &mut Report<'_>) -> Cors {
-    let of_old = doc.allow_origin.iter().map(|o| match o.as_str() {
-        "*" => Text::Present,
-        origin => Text::Exact(origin.to_owned()),
-    });
-    let mut origins: Vec<_> = of_old.collect();
-    for (i, t) in doc.allow_origins.iter().enumerate() {
-        let at = at.field("allowOrigins").index(i);
-        origins.extend(text(t, &at, report).map(|t| match t {
-            Text::Exact(any) if any == "*" => Text::Present,
-            other => other,
-        }));
+/// As text, or in base64 as protobuf's JSON has bytes: of either alphabet, padded or not.
+fn body(doc: &types::Body, at: &At, report: &mut Report<'_>) -> Option<Vec<u8>> {
+    let Some(coded) = &doc.bytes else {
+        return doc.string.clone().map(String::into_bytes);
+    };
+    if doc.string.is_some() {
+        let text = "one of string and bytes is expected, not both";
+        report.say(Code::InvalidValue, at, text);
     }
-    let unmatched = doc.unmatched_preflights.as_deref();
-    if !matches!(unmatched, None | Some("UNSPECIFIED" | "FORWARD" | "IGNORE")) {
-        report.invalid(
-            &at.field("unmatchedPreflights"),
-            unmatched.unwrap_or_default(),
-            "FORWARD or IGNORE",
-        );
+    let plain = coded
+        .trim_end_matches('=')
+        .replace('-', "+")
+        .replace('_', "/");
+    let decoded = BASE64_NOPAD.decode(plain.as_bytes()).ok();
+    if decoded.is_none() {
+        report.invalid(&at.field("bytes"), coded, "bytes in base64");
     }
-    Cors {
-        origins,
-        methods: doc.allow_methods.clone(),
-        headers: doc.allow_headers.clone(),
-        expose: doc.expose_headers.clone(),
-        max_age_s: duration(doc.max_age.as_deref(), &at.field("maxAge"), report)
-            .map(|ms| ms / 1_000),
-        credentials: doc.allow_credentials.unwrap_or(false),
-        forwards_unmatched: unmatched != Some("IGNORE"),
-    }
+    decoded
 }

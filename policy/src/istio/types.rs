@@ -121,6 +121,7 @@ pub(super) struct DirectResponse {
 #[serde(default)]
 pub(super) struct Body {
     pub(super) string: Option<String>,
+    pub(super) bytes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 use tradewind_api::id::ServicePortRef;
@@ -22,6 +22,15 @@ use crate::{
     standard::{Account, Counted, Flags},
     telemetry::Ends,
 };
+
+/// A request as it came.
+struct Arrived {
+    parts: Parts,
+    body: AppBody,
+    account: Account,
+    started: u64,
+    form: Form,
+}
 
 /// A request that somebody is to answer.
 struct Asking {
@@ -49,11 +58,40 @@ impl Outbound {
         let body = Counted::new(body);
         let mut account = self.account(&mut parts, called, client);
         account.request(body.bytes());
-        let backend = match self.ruled(called, &parts).await {
-            Ruled::AsCalled => None,
-            Ruled::To(backend) => Some(backend),
-            Ruled::Own(own) => return self.answer(own, called, form, &mut account),
+        let (ruled, permit) = self.ruled(called, &parts).await;
+        let mut arrived = Arrived {
+            parts,
+            body,
+            account,
+            started,
+            form,
         };
+        let mut response = match ruled {
+            Ruled::Own(own) => self.answer(own, called, form, &mut arrived.account),
+            Ruled::AsCalled => self.send_on(called, None, arrived).await,
+            Ruled::To(backend) => self.send_on(called, Some(backend), arrived).await,
+        };
+        // Errors too: a page is to read why it got none of what it asked for.
+        if let Some(permit) = permit {
+            permit.apply(response.headers_mut());
+        }
+        response
+    }
+
+    /// Has it answered by the service that was called, or by the backend that a rule chose.
+    async fn send_on(
+        self: &Rc<Self>,
+        called: &ServicePortRef,
+        backend: Option<Backend>,
+        arrived: Arrived,
+    ) -> Response<OutBody> {
+        let Arrived {
+            mut parts,
+            body,
+            mut account,
+            started,
+            form,
+        } = arrived;
         let service = backend.as_ref().map_or(called, |b| &b.service);
         let mut head = match convert::outgoing(&mut parts, called) {
             Ok(head) => head,

@@ -24,7 +24,7 @@ use tradewind_api::{
     route::{Abort, BackendRef, Routes, Table, To},
 };
 use tradewind_transport::route::{
-    Call, Caller, Compiled, CompiledRule, Verdict, falls, location, pick,
+    Call, Caller, Compiled, CompiledRule, CorsAnswer, Permit, Verdict, falls, location, pick,
 };
 
 use super::{
@@ -105,6 +105,8 @@ pub(super) enum Own {
     Redirect(StatusCode, String),
     /// As it was written.
     Direct(StatusCode, Option<Bytes>),
+    /// To a browser that asks before it asks.
+    Preflight(HeaderMap),
 }
 
 impl Own {
@@ -114,7 +116,7 @@ impl Own {
             Self::NotFound => Some("no-rule"),
             Self::Nowhere(_) => Some("no-backend"),
             Self::Fault(_) => Some("fault"),
-            Self::Redirect(..) | Self::Direct(..) => None,
+            Self::Redirect(..) | Self::Direct(..) | Self::Preflight(_) => None,
         }
     }
 
@@ -123,7 +125,7 @@ impl Own {
         match self {
             Self::NotFound | Self::Nowhere(_) => Flags::NoRoute,
             Self::Fault(_) => Flags::Fault,
-            Self::Redirect(..) | Self::Direct(..) => Flags::None,
+            Self::Redirect(..) | Self::Direct(..) | Self::Preflight(_) => Flags::None,
         }
     }
 
@@ -171,6 +173,11 @@ impl Own {
                 *response.status_mut() = status;
                 let text = HeaderValue::from_static("text/plain");
                 response.headers_mut().insert(CONTENT_TYPE, text);
+                response
+            }
+            Self::Preflight(fields) => {
+                let mut response = Response::new(OutBody::Own(None));
+                *response.headers_mut() = fields;
                 response
             }
         }
@@ -231,11 +238,17 @@ impl Backend {
 }
 
 impl Outbound {
-    /// What the rules say of a request to `service`, after the delay that they may want.
-    pub(super) async fn ruled(&self, service: &ServicePortRef, head: &Parts) -> Ruled {
+    /// What the rules say of a request to `service`, after the delay that they may want; and what its answer, whosever it is, tells
+    /// browsers.
+    pub(super) async fn ruled(
+        &self,
+        service: &ServicePortRef,
+        head: &Parts,
+    ) -> (Ruled, Option<Permit>) {
+        let as_called = (Ruled::AsCalled, None);
         let routes = self.balancer.routes_of(&service.service);
         if routes.is_none() {
-            return Ruled::AsCalled;
+            return as_called;
         }
         // Without a certificate it does not know yet who it is; nobody would take its call either.
         let caller = self.svid.current().and_then(|own| {
@@ -243,10 +256,10 @@ impl Outbound {
             Namespace::new(namespace).ok()
         });
         let Some(caller) = caller else {
-            return Ruled::AsCalled;
+            return as_called;
         };
         let Some(table) = self.rules.of(&service.service, routes.as_ref(), &caller) else {
-            return Ruled::AsCalled;
+            return as_called;
         };
         let labels = BTreeMap::new();
         let authority = match head.uri.authority() {
@@ -266,11 +279,20 @@ impl Outbound {
                 labels: &labels,
             },
         };
-        match table.decide(&call) {
-            Verdict::Service => Ruled::AsCalled,
-            Verdict::NotFound => Ruled::Own(Own::NotFound),
-            Verdict::Rule(rule) => self.follow(Arc::clone(rule), service, &call).await,
-        }
+        let rule = match table.decide(&call) {
+            Verdict::Service => return as_called,
+            Verdict::NotFound => return (Ruled::Own(Own::NotFound), None),
+            Verdict::Rule(rule) => Arc::clone(rule),
+        };
+        // Before faults, as Istio has it: a browser that may not ask would never meet them.
+        let permit = match rule.cors.as_ref().map(|c| c.ask(&call)) {
+            None => None,
+            Some(CorsAnswer::Told(permit)) => Some(permit),
+            Some(CorsAnswer::Preflight(fields)) => {
+                return (Ruled::Own(Own::Preflight(fields)), None);
+            }
+        };
+        (self.follow(rule, service, &call).await, permit)
     }
 
     async fn follow(

@@ -45,7 +45,9 @@ pub(super) async fn exchange(
     let (mut head, body) = request.into_parts();
     let form = Form::of(&head.headers);
     let mut account = outbound.account(&mut head, service, from);
-    let (service, backend) = match outbound.ruled(service, &head).await {
+    // Browsers ask nothing before they open a WebSocket, and read no permission in its answer.
+    let (ruled, _) = outbound.ruled(service, &head).await;
+    let (service, backend) = match ruled {
         Ruled::AsCalled => (service, None),
         Ruled::To(backend) => (&Rc::new(backend.service.clone()), Some(backend)),
         Ruled::Own(own) => return outbound.answer(own, service, form, &mut account),

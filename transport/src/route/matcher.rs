@@ -68,8 +68,9 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// How a text is compared, with its expression compiled.
 #[derive(Clone, Debug)]
-enum Is {
+pub(super) enum Is {
     Exact(String),
     Prefix(String),
     Regex(Expression),
@@ -77,7 +78,8 @@ enum Is {
 }
 
 impl Is {
-    fn new(text: &Text) -> Option<Self> {
+    /// None where its expression is none.
+    pub(super) fn new(text: &Text) -> Option<Self> {
         Some(match text {
             Text::Exact(t) => Self::Exact(t.clone()),
             Text::Prefix(t) => Self::Prefix(t.clone()),
@@ -86,7 +88,7 @@ impl Is {
         })
     }
 
-    fn holds(&self, text: &str) -> bool {
+    pub(super) fn holds(&self, text: &str) -> bool {
         match self {
             Self::Exact(t) => text == t,
             Self::Prefix(t) => text.starts_with(t.as_str()),

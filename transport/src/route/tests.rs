@@ -1,5 +1,7 @@
 //! Rules are asked as their languages say, and nothing that a caller sends harms whoever asks.
 
+mod cors;
+
 use http::HeaderValue;
 use proptest::prelude::*;
 use tradewind_api::route::{

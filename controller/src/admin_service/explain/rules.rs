@@ -10,7 +10,7 @@ use tradewind_api::{
     route::{Abort, Action, BackendRef, MILLION, Otherwise, To},
     snapshot::Snapshot,
 };
-use tradewind_transport::route::{Call, Caller, Compiled};
+use tradewind_transport::route::{Call, Caller, Compiled, CompiledRule, CorsAnswer};
 
 use crate::answer::refuse;
 
@@ -81,7 +81,7 @@ pub(super) fn explain(
     for answer in compiled.explain(&call) {
         let decides = answer.mismatch.is_none() && !decided;
         let verdict = match answer.mismatch {
-            _ if decides => what(&answer.rule.then),
+            _ if decides => what(answer.rule, &call),
             _ if decided => "not asked: one before it decides".to_owned(),
             Some(mismatch) => mismatch.to_string(),
             None => String::new(),
@@ -117,10 +117,18 @@ fn or<'a>(text: &'a str, usual: &'a str) -> &'a str {
     if text.is_empty() { usual } else { text }
 }
 
-/// What an action makes of a request, in words.
-fn what(action: &Action) -> String {
+/// What a rule makes of a request, in words.
+fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
+    let action = &rule.then;
     let percent = |share: u32| f64::from(share) * 100.0 / f64::from(MILLION);
     let mut words = Vec::new();
+    match rule.cors.as_ref().map(|cors| cors.ask(call)) {
+        Some(CorsAnswer::Preflight(_)) => return "answers the preflight itself".to_owned(),
+        Some(CorsAnswer::Told(permit)) if permit.is_given() => {
+            words.push("permits the origin".to_owned());
+        }
+        Some(CorsAnswer::Told(_)) | None => {}
+    }
     if let Some((ms, share)) = action.fault.delay {
         words.push(format!("delays {} % by {ms} ms", percent(share)));
     }

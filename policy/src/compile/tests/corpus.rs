@@ -321,6 +321,8 @@ spec:
     redirect: {prefixRewrite: /y, derivePort: FROM_REQUEST_PORT}
   - match: [{uri: {exact: /r3}}]
     directResponse: {status: 503, body: {string: closed}}
+  - match: [{uri: {exact: /r5}}]
+    directResponse: {status: 200, body: {bytes: b3Blbg==}}
   - match: [{uri: {prefix: /r4}}]
     rewrite: {uriRegexRewrite: {match: '^/(.*)', rewrite: '/new/\1'}}
     fault:

@@ -263,6 +263,57 @@ fn what_is_wrong_is_told_by_its_path() {
     assert!(matches!(to, To::Direct(d) if d.status == 500), "{to:?}");
 }
 
+#[test]
+fn a_permission_for_browsers_is_told_of_where_no_preflight_reaches_it() {
+    let text = |matches: &str| {
+        format!(
+            r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: cart, namespace: shop}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: cart}}]
+  rules:
+  - matches: [{matches}]
+    filters: [{{type: CORS, cors: {{allowOrigins: ['https://a:443', 'http://b:8080', '*.c']}}}}]
+    backendRefs: [{{name: v1, port: 80}}]
+"
+        )
+    };
+    let idle = |matches| {
+        let policy = compiled(&text(matches));
+        found(&policy)
+            .iter()
+            .any(|(code, _)| *code == Code::IdleCors)
+    };
+    assert!(idle("{method: PUT}, {method: GET}"));
+    assert!(!idle("{method: PUT}, {method: OPTIONS}"));
+    assert!(!idle("{path: {value: /a}}"));
+    let policy = compiled(&text(""));
+    let cors = table_of(&policy, "shop/cart").rules[0]
+        .then
+        .cors
+        .as_ref()
+        .unwrap();
+    let origins = ["https://a", "http://b:8080"].map(|o| Text::Exact(o.into()));
+    assert_eq!(cors.origins[..2], origins, "as browsers write them");
+    assert!(matches!(&cors.origins[2], Text::Regex(_)));
+    for (with, at) in [
+        ("allowMethods: ['a b']", "allowMethods[0]"),
+        ("allowHeaders: ['a b']", "allowHeaders[0]"),
+        ("exposeHeaders: ['']", "exposeHeaders[0]"),
+    ] {
+        let text = text("").replace("cors: {", &format!("cors: {{{with}, "));
+        let policy = compiled(&text);
+        let at = format!("spec.rules[0].filters[0].cors.{at}");
+        assert!(
+            found(&policy).contains(&(Code::InvalidValue, &at)),
+            "{:?}",
+            policy.findings
+        );
+    }
+}
+
 proptest! {
     /// The order of objects does not matter.
     #[test]

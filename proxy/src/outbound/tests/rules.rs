@@ -7,9 +7,9 @@ use tradewind_api::{
     id::ServiceName,
     model::Service,
     route::{
-        Abort, Action, Backend, BackendRef, Direct, Edits, FieldMatch, HeaderEdits, Kind, MILLION,
-        Match, Origin, Otherwise, PathEdit, PathIs, PathMatch, Redirect, RedirectPort, Retry,
-        RetryOn, Routes, Rule, Table, Text, To,
+        Abort, Action, Backend, BackendRef, Cors, Direct, Edits, FieldMatch, HeaderEdits, Kind,
+        MILLION, Match, Origin, Otherwise, PathEdit, PathIs, PathMatch, Redirect, RedirectPort,
+        Retry, RetryOn, Routes, Rule, Table, Text, To,
     },
 };
 
@@ -293,6 +293,73 @@ async fn what_a_rule_answers_itself_reaches_nobody() {
                 .count("tradewind_outbound_requests_total{service=\"shop/canary:80\""),
             0
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn browsers_are_answered_for_the_backend_and_told_of_every_answer() {
+    on_one_thread(async {
+        let mut two = Two::new().await;
+        let cors = Cors {
+            origins: vec![Text::Exact("https://shop.example".into())],
+            methods: vec!["PUT".into()],
+            headers: Vec::new(),
+            expose: Vec::new(),
+            max_age_s: Some(60),
+            credentials: false,
+            forwards_unmatched: true,
+        };
+        let with = |mut action: Action| {
+            action.cors = Some(cors.clone());
+            action
+        };
+        let mut broken = to(&[("shop/canary", 1)]);
+        // A preflight is answered before faults.
+        broken.fault.abort = Some((Abort::Http(503), MILLION));
+        two.world.rules(vec![
+            rule(segments("/fault"), with(broken)),
+            rule(segments("/none"), with(to(&[("shop/canary", 0)]))),
+            rule(Match::default(), with(to(&[("shop/canary", 1)]))),
+        ]);
+        let permits = |r: &Response<Incoming>| {
+            let origin = r.headers().get("access-control-allow-origin");
+            origin.map(|v| v.to_str().unwrap().to_owned())
+        };
+        let shop = Some("https://shop.example".to_owned());
+        let preflight = |path, origin| {
+            Request::options(path)
+                .header("origin", origin)
+                .header("access-control-request-method", "PUT")
+        };
+        for path in ["/", "/fault"] {
+            let response = two
+                .client
+                .ask(preflight(path, "https://shop.example"))
+                .await;
+            assert_eq!(
+                (response.status(), permits(&response)),
+                (StatusCode::OK, shop.clone())
+            );
+            assert_eq!(response.headers()["access-control-allow-methods"], "PUT");
+            assert_eq!(response.headers()["access-control-max-age"], "60");
+            assert_eq!(by(&response), "nobody");
+        }
+        assert_eq!(two.canary.seen.get(), 0, "no preflight reached it");
+        let stranger = two.client.ask(preflight("/", "https://evil.example")).await;
+        assert_eq!((by(&stranger), permits(&stranger)), ("canary", None));
+        for (path, status) in [("/", 200), ("/fault", 503), ("/none", 500)] {
+            let asked = Request::get(path).header("origin", "https://shop.example");
+            let response = two.client.ask(asked).await;
+            assert_eq!(
+                (response.status().as_u16(), permits(&response)),
+                (status, shop.clone()),
+                "{path}"
+            );
+            assert_eq!(response.headers()["vary"], "origin");
+        }
+        let plain = two.get("/").await;
+        assert_eq!((by(&plain), permits(&plain)), ("canary", None));
     })
     .await;
 }
