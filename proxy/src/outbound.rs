@@ -13,6 +13,7 @@ mod convert;
 mod exchange;
 mod failure;
 mod metrics;
+mod mirror;
 mod opaque;
 mod parties;
 mod patience;
@@ -40,6 +41,7 @@ pub use crate::standard::StandardMetrics;
 use balancer::{Balancer, Place};
 use captured::Captured;
 pub use metrics::OutboundMetrics;
+use mirror::Mirrors;
 use rules::Rules;
 
 use crate::config::Exit;
@@ -83,6 +85,7 @@ pub type StateCell = Arc<ArcSwap<serde_json::Value>>;
 pub struct Outbound {
     balancer: Rc<Balancer>,
     rules: Rules,
+    mirrors: Rc<Mirrors>,
     metrics: OutboundMetrics,
     standard: StandardMetrics,
     svid: SvidCell,
@@ -110,6 +113,7 @@ impl Outbound {
         Rc::new(Self {
             balancer,
             rules: Rules::default(),
+            mirrors: Rc::default(),
             metrics,
             standard,
             svid,

@@ -1,5 +1,5 @@
-//! Routes in a cluster's files, acted on by its proxies, across a border: a canary that grows under load, calls steered by a header, and
-//! what `status` says of a rule that cannot hold.
+//! Routes in a cluster's files, acted on by its proxies, across a border: a canary that grows under load, calls steered by a header,
+//! copied, and answered for browsers; and what `status` says of a rule that cannot hold.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
@@ -13,9 +13,10 @@ use http::Request;
 use http_body_util::Empty;
 use tradewind_tests::{
     Federation,
-    federation::TWO,
+    federation::{ADMIN, TWO, host},
     http::Client,
     load::{Load, none_failed},
+    metrics,
     wait::{USUAL, until},
 };
 
@@ -23,6 +24,9 @@ const WEST: usize = 0;
 const EAST: usize = 1;
 const STABLE: &str = "payments from west";
 const CANARY: &str = "canary from east";
+/// What a caller's proxy counts of copies, and those that the canary answered.
+const MIRRORS: &str = "tradewind_outbound_mirrors";
+const COPIED: [&str; 2] = ["shop/canary:80", "answered"];
 
 /// `shop/payments` in west and `shop/canary` in east, known to west, whose controller reads a directory.
 async fn federation() -> (
@@ -142,6 +146,11 @@ async fn is_told(federation: &Federation) {
         "{plain}"
     );
     assert!(plain.contains("http[2]: not asked"), "{plain}");
+    let copied = explain(&[]).await;
+    assert!(
+        copied.contains("sends on, copies 100 % to shop/canary:80"),
+        "{copied}"
+    );
 
     // The controller says it too, by file, field and code.
     let status = federation.cli(WEST, &["status"]).await;
@@ -205,6 +214,7 @@ spec:
     route: [{destination: {host: gone}}]
   - route: [{destination: {host: payments}}]
     corsPolicy: {allowOrigins: [{exact: 'https://shop.example'}], allowMethods: [PUT]}
+    mirror: {host: canary}
 ";
     write(&file, rules);
     let ask = async |path: &str, canary: bool| {
@@ -242,6 +252,17 @@ spec:
 
     is_told(&federation).await;
     a_browser_is_answered(&federation, address).await;
+
+    // Each call gets one answer, and the other cluster's service a copy.
+    let caller = federation.addr(WEST, host::CALLERS, ADMIN);
+    let copies = async || metrics::total(caller, MIRRORS, &COPIED).await.unwrap();
+    let before = copies().await;
+    for _ in 0..20 {
+        let plain = ask("/", false).await.unwrap();
+        assert!(plain.text().contains(STABLE), "{}", plain.text());
+    }
+    let after = metrics::reaches(caller, MIRRORS, &COPIED, before + 20.0).await;
+    assert!(after <= before + 20.0, "{before} {after}");
 
     // While no controller answers the rules hold.
     let controller = federation.clusters[WEST].controller.as_mut().unwrap();

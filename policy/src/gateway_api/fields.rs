@@ -17,7 +17,24 @@ const HEADER: &[Field] = &[honoured("name"), honoured("value")];
 
 const HEADERS: &[Field] = &[list("set", HEADER), list("add", HEADER), honoured("remove")];
 
-const NO_COPY: &str = "no copy is sent yet";
+/// What a copy goes to, and how many.
+const MIRROR: &[Field] = &[
+    object(
+        "backendRef",
+        &[
+            honoured("group"),
+            honoured("kind"),
+            honoured("namespace"),
+            honoured("name"),
+            honoured("port"),
+        ],
+    ),
+    honoured("percent"),
+    object(
+        "fraction",
+        &[honoured("numerator"), honoured("denominator")],
+    ),
+];
 
 const PATH_MODIFIER: &[Field] = &[
     honoured("type"),
@@ -46,7 +63,7 @@ const HTTP_FILTERS: &[Field] = &[
         "urlRewrite",
         &[honoured("hostname"), object("path", PATH_MODIFIER)],
     ),
-    reported("requestMirror", NO_COPY),
+    object("requestMirror", MIRROR),
     object(
         "cors",
         &[
@@ -85,7 +102,7 @@ const GRPC_FILTERS: &[Field] = &[
     honoured("type"),
     object("requestHeaderModifier", HEADERS),
     object("responseHeaderModifier", HEADERS),
-    reported("requestMirror", NO_COPY),
+    object("requestMirror", MIRROR),
     reported("extensionRef", NO_EXTENSION),
 ];
 

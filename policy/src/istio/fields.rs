@@ -39,8 +39,6 @@ const MATCH: &[Field] = &[
     inert("statPrefix"),
 ];
 
-const NO_COPY: &str = "no copy is sent yet";
-
 const AS_THE_BALANCER: &str = "endpoints that were not tried yet go first, and other localities serve where the near ones cannot";
 
 const NO_STREAMS: &str = "rules hold for HTTP, and connections go to the service itself";
@@ -119,11 +117,17 @@ const ROUTE: &[Field] = &[
             ),
         ],
     ),
-    reported("mirror", NO_COPY),
-    reported("mirrorPercent", NO_COPY),
-    reported("mirrorPercentage", NO_COPY),
+    object("mirror", DESTINATION),
+    honoured("mirrorPercent"),
+    object("mirrorPercentage", PERCENT),
     reported("mirror_percent", "its name is mirrorPercentage"),
-    reported("mirrors", NO_COPY),
+    list(
+        "mirrors",
+        &[
+            object("destination", DESTINATION),
+            object("percentage", PERCENT),
+        ],
+    ),
     object(
         "corsPolicy",
         &[

@@ -15,6 +15,7 @@ use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, h
 use super::{
     Outbound, convert,
     failure::{Tries, printable},
+    mirror::Tee,
     patience::Patience,
     route::{Blame, NoRoute, Picked, Route, Target},
 };
@@ -23,8 +24,8 @@ use crate::{
     telemetry::Notes,
 };
 
-/// An application's body, counted.
-pub(super) type AppBody = Counted<Incoming>;
+/// An application's body, counted, and copied where a rule wants that.
+pub(super) type AppBody = Tee<Counted<Incoming>>;
 
 /// Attempts for one request: past this many failures in a row another one does not help.
 const MAX_ATTEMPTS: usize = 8;

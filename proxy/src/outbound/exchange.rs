@@ -14,6 +14,7 @@ use super::{
     body::{OutBody, PeerBody},
     convert,
     failure::{Failure, Form, Tries},
+    mirror::Tee,
     patience::Patience,
     route::{InFlight, NoRoute, Route, Target},
     rules::{Backend, Own, Ruled},
@@ -58,6 +59,7 @@ impl Outbound {
         let body = Counted::new(body);
         let mut account = self.account(&mut parts, called, client);
         account.request(body.bytes());
+        let body = Tee::new(body);
         let (ruled, permit) = self.ruled(called, &parts).await;
         let mut arrived = Arrived {
             parts,
@@ -87,7 +89,7 @@ impl Outbound {
     ) -> Response<OutBody> {
         let Arrived {
             mut parts,
-            body,
+            mut body,
             mut account,
             started,
             form,
@@ -119,6 +121,9 @@ impl Outbound {
         };
         route.budget.borrow_mut().deposit(started);
         self.balancer.name_request(head.headers_mut());
+        if let Some(backend) = &backend {
+            self.mirror(&backend.rule.then, called, &head, &mut body);
+        }
         head.headers_mut()
             .insert(headers::SERVICE, route.service_value.clone());
         let action = backend.as_ref().map(|b| &*b.rule.then);

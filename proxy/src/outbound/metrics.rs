@@ -36,6 +36,24 @@ pub(super) enum Dropped {
     cut,
 }
 
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are")]
+pub(super) enum Mirrored {
+    /// It was answered, whatever with.
+    answered,
+    /// It was not, or not in time, or not taken as fast as the call's own.
+    failed,
+    /// It was not sent: too many were under way.
+    dropped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MirrorLabels {
+    service: String,
+    outcome: Mirrored,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DroppedLabels {
     reason: Dropped,
@@ -74,6 +92,7 @@ pub struct OutboundMetrics {
     ejections: Family<CauseLabels, Counter>,
     latency: Family<ServedLabels, Histogram, fn() -> Histogram>,
     dropped: Family<DroppedLabels, Counter>,
+    mirrors: Family<MirrorLabels, Counter>,
     pub(super) refused_connections: Counter,
     pub(super) connections: Gauge,
     pub(super) retries_over_budget: Counter,
@@ -94,6 +113,7 @@ impl OutboundMetrics {
             ejections: Family::default(),
             latency: Family::new_with_constructor(histogram),
             dropped: Family::default(),
+            mirrors: Family::default(),
             refused_connections: Counter::default(),
             connections: Gauge::default(),
             retries_over_budget: Counter::default(),
@@ -128,6 +148,11 @@ impl OutboundMetrics {
                 "tradewind_outbound_connections_dropped",
                 "Application connections that broke off or broke the rules, by reason",
                 m.dropped.clone(),
+            );
+            r.register(
+                "tradewind_outbound_mirrors",
+                "Copies of requests by the service that got them and outcome",
+                m.mirrors.clone(),
             );
             r.register(
                 "tradewind_outbound_refused_connections",
@@ -198,6 +223,14 @@ impl OutboundMetrics {
     /// An application's connection that ended before its time.
     pub(super) fn dropped(&self, reason: Dropped) {
         self.dropped.get_or_create(&DroppedLabels { reason }).inc();
+    }
+
+    /// A copy of a request.
+    pub(super) fn mirrored(&self, service: &ServicePortRef, outcome: Mirrored) {
+        let service = service.to_string();
+        self.mirrors
+            .get_or_create(&MirrorLabels { service, outcome })
+            .inc();
     }
 
     /// An attempt that is made again elsewhere.

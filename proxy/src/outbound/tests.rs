@@ -34,7 +34,9 @@ struct Client(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
 
 impl Client {
     async fn connect(to: SocketAddr) -> Self {
-        let io = TokioIo::new(TcpStream::connect(to).await.unwrap());
+        let stream = TcpStream::connect(to).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let io = TokioIo::new(stream);
         let (send, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
         drop(spawn_local("client", async move {
             drop(conn.await);

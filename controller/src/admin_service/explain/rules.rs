@@ -156,6 +156,17 @@ fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
             }
         }
     });
+    for mirror in &action.mirrors {
+        let to = match &mirror.to {
+            BackendRef::Service { service, port, .. } => ServicePortRef {
+                service: service.clone(),
+                port: port.unwrap_or(call.port),
+            }
+            .to_string(),
+            BackendRef::Broken(why) => format!("nobody: {why}"),
+        };
+        words.push(format!("copies {} % to {to}", percent(mirror.share)));
+    }
     if let Some(ms) = action.timeouts.whole_ms {
         words.push(format!("within {ms} ms"));
     }

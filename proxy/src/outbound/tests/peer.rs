@@ -109,6 +109,7 @@ impl Peer {
         let accept = spawn_local("peer", async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
+                tcp.set_nodelay(true).unwrap();
                 let (shared, config) = (own.clone(), Arc::clone(&config));
                 let task = spawn_local("peer_connection", async move {
                     connection(tcp, config, shared).await

@@ -8,8 +8,8 @@ use tradewind_api::{
     model::Service,
     route::{
         Abort, Action, Backend, BackendRef, Cors, Direct, Edits, FieldMatch, HeaderEdits, Kind,
-        MILLION, Match, Origin, Otherwise, PathEdit, PathIs, PathMatch, Redirect, RedirectPort,
-        Retry, RetryOn, Routes, Rule, Table, Text, To,
+        MILLION, Match, Mirror, Origin, Otherwise, PathEdit, PathIs, PathMatch, Redirect,
+        RedirectPort, Retry, RetryOn, Routes, Rule, Table, Text, To,
     },
 };
 
@@ -293,6 +293,64 @@ async fn what_a_rule_answers_itself_reaches_nobody() {
                 .count("tradewind_outbound_requests_total{service=\"shop/canary:80\""),
             0
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn copies_are_sent_by_their_share_and_their_answers_change_nothing() {
+    on_one_thread(async {
+        let mut two = Two::new().await;
+        let mirror = |service: &str, share| Mirror {
+            to: backend(service, 1).to,
+            share,
+        };
+        let mut action = to(&[("shop/payments", 1)]);
+        action.rewrite.path = Some(PathEdit::Matched("/v2".into()));
+        action.mirrors = vec![
+            mirror("shop/canary", MILLION / 4),
+            // Nobody has ever heard of it.
+            mirror("shop/gone", MILLION),
+        ];
+        two.world.rules(vec![rule(segments("/api"), action)]);
+        // The copies' first answers are an error, none, and a broken stream.
+        two.canary
+            .then([Act::Status(500), Act::EchoLater, Act::Reset]);
+        for i in 0..400 {
+            let body = format!("call {i} {}", "x".repeat(i * 100));
+            let request = Request::post("/api/a?b=c").header("host", "cart.shop:8080");
+            let request = request.body(Full::new(Bytes::from(body.clone()))).unwrap();
+            two.client.0.ready().await.unwrap();
+            let response = two.client.0.send_request(request).await.unwrap();
+            assert_eq!(
+                (response.status(), by(&response)),
+                (StatusCode::OK, "stable")
+            );
+            let echoed = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(echoed, body);
+        }
+        let of = |outcome: &str| {
+            let labels = format!(r#"{{service="shop/canary:80",outcome="{outcome}"}}"#);
+            two.world
+                .count(&format!("tradewind_outbound_mirrors_total{labels}"))
+        };
+        let all_told = async {
+            // One still waits for its answer.
+            while of("answered") + of("failed") + 1 < two.canary.seen.get() as u64 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(world::PATIENCE, all_told)
+            .await
+            .unwrap();
+        let copies = two.canary.seen.get();
+        assert!((60..=140).contains(&copies), "a quarter of 400: {copies}");
+        assert_eq!(of("failed"), 1, "the one that was reset");
+        for head in two.canary.heads.borrow().iter() {
+            assert_eq!(head.uri(), "http://cart.shop-shadow:8080/v2/a?b=c");
+            assert_eq!(head.headers()["tradewind-service"], "shop/canary:80");
+        }
+        assert_eq!(two.stable.seen.get(), 400, "no call was sent twice");
     })
     .await;
 }
