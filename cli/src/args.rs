@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use crate::{
     commands::{
         analyze, app, audit, controller, demo, dns, drain, explain, export, gateway, init, join,
-        list, proxy, status, store, token, version, witness,
+        list, plan, proxy, status, store, token, version, witness,
     },
     exit::EXIT_CODES,
 };
@@ -63,6 +63,8 @@ pub enum Command {
     Endpoints(list::Endpoints),
     /// Say where a call would go, and of each endpoint why it takes calls or does not
     Explain(explain::Explain),
+    /// Say where calls would go without some clusters, and what would break
+    Plan(plan::Plan),
     /// Say what is wrong or without effect in files of routes
     Analyze(analyze::Analyze),
     /// Show whether the federation is well, or wait until it is

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod init;
 pub mod join;
 pub mod list;
+pub mod plan;
 pub mod proxy;
 pub mod proxy_capture;
 pub mod proxy_telemetry;
@@ -56,6 +57,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Services(args) => list::services(context, args).await,
         Command::Endpoints(args) => list::endpoints(context, args).await,
         Command::Explain(args) => explain::run(context, args).await,
+        Command::Plan(args) => plan::run(context, args).await,
         Command::Analyze(args) => analyze::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Store(args) => store::run(context, args).await,

@@ -5,6 +5,7 @@
 
 mod explain;
 mod listing;
+mod plan;
 mod problems;
 mod reading;
 mod store;
@@ -23,8 +24,8 @@ use tradewind_api::{
     proto::v1::{
         CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest,
         EndpointsResponse, ExplainRequest, ExplainResponse, ExportRequest, ExportResponse,
-        ListClustersResponse, ListRequest, ListServicesResponse, ListTokensResponse,
-        RevokeTokenRequest, StatusResponse, admin_server::Admin,
+        ListClustersResponse, ListRequest, ListServicesResponse, ListTokensResponse, PlanRequest,
+        PlanResponse, RevokeTokenRequest, StatusResponse, admin_server::Admin,
     },
     snapshot::Snapshot,
     store::{Command, Outcome, Refusal},
@@ -275,6 +276,11 @@ impl Admin for AdminService {
     ) -> Result<Response<ExplainResponse>, Status> {
         let asked = self.operator(request)?;
         explain::explain(&self.0, &asked).map(Response::new)
+    }
+
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let asked = self.operator(request)?;
+        plan::plan(&self.0, &asked).map(Response::new)
     }
 
     async fn export(

@@ -51,6 +51,59 @@ async fn served_by(address: SocketAddr, cluster: &str) {
     .await;
 }
 
+/// Without central, calls go where they go below once it drains; and the exit code says that something would break.
+async fn is_planned(federation: &Federation) {
+    let plan = async |lost: &str| {
+        let args = ["plan", "--without", lost, "-o", "json"];
+        let said = federation.cli(WEST, &args).await;
+        let json: Value = serde_json::from_str(&said.stdout).expect("JSON");
+        (said.code, json)
+    };
+    let (code, said) = plan("central").await;
+    let calls = said["calls"].as_array().expect("calls");
+    let west = calls.iter().find(|c| c["from"] == "west").expect("west");
+    assert_eq!(west["now"][0]["cluster"], "central", "{said}");
+    assert_eq!(west["then"][0]["cluster"], "east", "{said}");
+    // One of two alike endpoints is left.
+    assert_eq!(
+        (&west["effect"], &west["load"]),
+        (&"overload".into(), &2.0.into()),
+        "{said}"
+    );
+    assert_eq!(
+        (code, &said["store"]["voters_then"]),
+        (1, &2.into()),
+        "{said}"
+    );
+    assert_eq!(said["store"]["writes_then"], true, "{said}");
+
+    let (_, said) = plan("east").await;
+    let calls = said["calls"].as_array().expect("calls");
+    assert!(
+        calls.iter().all(|c| c["then"][0]["cluster"] == "central"),
+        "{said}"
+    );
+    let both = ["plan", "--without", "east", "--without", "central"];
+    let both = federation.cli(WEST, &both).await;
+    assert_eq!(both.code, 1);
+    for word in [
+        "1 of 3 voters stay: writes end",
+        "fails     1: nobody is left",
+        "shop/payments:80",
+    ] {
+        assert!(both.stdout.contains(word), "{}", both.stdout);
+    }
+    let unknown = federation
+        .cli(WEST, &["plan", "--without", "nowhere"])
+        .await;
+    assert_eq!(unknown.code, 1, "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("no cluster \"nowhere\""),
+        "{}",
+        unknown.stderr
+    );
+}
+
 #[tokio::test]
 async fn what_is_explained_is_what_calls_do() {
     let federation = Federation::start(&THREE).await;
@@ -103,6 +156,7 @@ async fn what_is_explained_is_what_calls_do() {
     let live = explain(&federation, WEST, &["--proxy", &admin]).await;
     assert_eq!(live["source"], "proxy");
     assert_eq!(verdict(&live, "central"), "serves in tier 0", "{live}");
+    is_planned(&federation).await;
     federation.cli(WEST, &["drain", "central"]).await.good();
     served_by(address, "east").await;
     let drained = explain(&federation, WEST, &[]).await;

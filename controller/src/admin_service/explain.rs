@@ -117,7 +117,7 @@ fn service<'a>(
 }
 
 /// As this controller measured it, or as the caller's own said it did.
-fn round_trip_us(reach: &Reach, from: &Cluster, to: &ClusterName) -> Option<u64> {
+pub(super) fn round_trip_us(reach: &Reach, from: &Cluster, to: &ClusterName) -> Option<u64> {
     if from.local {
         let measured = reach.clusters.get(to)?.round_trip?;
         return u64::try_from(measured.as_micros()).ok();
@@ -127,7 +127,7 @@ fn round_trip_us(reach: &Reach, from: &Cluster, to: &ClusterName) -> Option<u64>
 }
 
 /// Those that a caller in `from` would be told of.
-fn visible<'a>(
+pub(super) fn visible<'a>(
     service: &'a Service,
     port: u16,
     from: &'a Cluster,
@@ -136,6 +136,28 @@ fn visible<'a>(
         let exported = service.exported_by.contains(&e.cluster);
         e.ports.contains(&port) && (exported || e.cluster == from.name)
     })
+}
+
+/// An endpoint as a caller sees it that has learnt nothing of it by itself.
+pub(super) fn candidate<'a>(
+    endpoint: &'a Endpoint,
+    cluster: &Cluster,
+    rtt_us: Option<u64>,
+) -> Candidate<'a> {
+    Candidate {
+        id: &endpoint.id,
+        cluster: &endpoint.cluster,
+        region: &endpoint.region,
+        zone: endpoint.zone.as_ref(),
+        weight: endpoint.weight,
+        health: endpoint.health,
+        ejected: false,
+        proven: false,
+        ramp: 1.0,
+        cluster_state: cluster.state,
+        lease_expired: cluster.lease_expired,
+        rtt_us,
+    }
 }
 
 fn answer(
@@ -155,20 +177,7 @@ fn answer(
     };
     let candidates: Vec<Candidate<'_>> = shown
         .iter()
-        .map(|(e, cluster)| Candidate {
-            id: &e.id,
-            cluster: &e.cluster,
-            region: &e.region,
-            zone: e.zone.as_ref(),
-            weight: e.weight,
-            health: e.health,
-            ejected: false,
-            proven: false,
-            ramp: 1.0,
-            cluster_state: cluster.state,
-            lease_expired: cluster.lease_expired,
-            rtt_us: round_trip(&e.cluster),
-        })
+        .map(|(e, cluster)| candidate(e, cluster, round_trip(&e.cluster)))
         .collect();
     let choice = choose(&candidates, &here);
     let endpoints = shown
