@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use tradewind_api::{ServicePortRef, Zone, model::AppProtocol};
 use tradewind_transport::control::ControllerAddr;
 
-use crate::{capture::CaptureConfig, telemetry::TelemetryConfig};
+use crate::{capture::CaptureConfig, labels::Labels, telemetry::TelemetryConfig};
 
 /// One outbound listener: what connects here reaches that service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,8 @@ pub struct ProxyConfig {
     pub threads: usize,
     /// The zone it runs in.
     pub zone: Option<Zone>,
+    /// What its workload is labelled with: rules may be for some of a service's callers.
+    pub labels: Labels,
     /// How calls leave the cluster.
     pub exit: Exit,
     /// Where the last good snapshot is kept; none keeps it in memory only.
@@ -130,6 +132,7 @@ impl ProxyConfig {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 15020)),
             threads: 0,
             zone: None,
+            labels: Labels::default(),
             exit: Exit::Direct,
             state_dir: None,
             telemetry: TelemetryConfig::default(),

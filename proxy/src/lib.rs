@@ -14,6 +14,7 @@ mod error;
 mod fixture;
 mod health;
 mod inbound;
+pub mod labels;
 pub mod outbound;
 mod register;
 mod standard;

@@ -44,7 +44,7 @@ pub use metrics::OutboundMetrics;
 use mirror::Mirrors;
 use rules::Rules;
 
-use crate::config::Exit;
+use crate::{config::Exit, labels::Labels};
 
 /// Connections that one listener serves at a time on one thread. Beyond it a connection is closed at once and counted:
 /// better than running out of memory under everybody.
@@ -69,6 +69,8 @@ pub struct OutboundContext {
     pub rng: Rng,
     /// This host's zone, if it has one.
     pub zone: Option<Zone>,
+    /// What this workload is labelled with.
+    pub labels: Labels,
     /// How calls leave the cluster.
     pub exit: Exit,
     /// What its own sockets carry, where a capture tells them by it.
@@ -85,6 +87,7 @@ pub type StateCell = Arc<ArcSwap<serde_json::Value>>;
 pub struct Outbound {
     balancer: Rc<Balancer>,
     rules: Rules,
+    labels: Labels,
     mirrors: Rc<Mirrors>,
     metrics: OutboundMetrics,
     standard: StandardMetrics,
@@ -103,6 +106,7 @@ impl Outbound {
             clock,
             rng,
             zone,
+            labels,
             exit,
             mark,
             name,
@@ -113,6 +117,7 @@ impl Outbound {
         Rc::new(Self {
             balancer,
             rules: Rules::default(),
+            labels,
             mirrors: Rc::default(),
             metrics,
             standard,

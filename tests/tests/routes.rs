@@ -146,7 +146,12 @@ async fn is_told(federation: &Federation) {
         "{plain}"
     );
     assert!(plain.contains("http[2]: not asked"), "{plain}");
+    let batch = explain(&["--caller-label", "app=batch"]).await;
+    let decides = "=> VirtualService shop/payments http[3]: sends on";
+    assert!(batch.contains(decides), "{batch}");
     let copied = explain(&[]).await;
+    let missing = "http[3]: the caller's label app does not match";
+    assert!(copied.contains(missing), "{copied}");
     assert!(
         copied.contains("sends on, copies 100 % to shop/canary:80"),
         "{copied}"
@@ -212,6 +217,8 @@ spec:
     directResponse: {status: 503, body: {string: come back later}}
   - match: [{uri: {prefix: /nowhere}}]
     route: [{destination: {host: gone}}]
+  - match: [{sourceLabels: {app: batch}}]
+    route: [{destination: {host: canary}}]
   - route: [{destination: {host: payments}}]
     corsPolicy: {allowOrigins: [{exact: 'https://shop.example'}], allowMethods: [PUT]}
     mirror: {host: canary}
@@ -251,6 +258,18 @@ spec:
     );
 
     is_told(&federation).await;
+
+    // Another caller, by its label.
+    let label = ["--label", "app=batch"];
+    let (_batch, its) = federation
+        .caller_with(WEST, 1, "shop/payments:80", &label)
+        .await;
+    let request = Request::get("/").header("host", "payments.shop");
+    let mut client = Client::open(its).await.unwrap();
+    let request = request.body(Empty::new()).unwrap();
+    let answer = client.ask(request).await.unwrap();
+    assert!(answer.text().contains(CANARY), "{}", answer.text());
+
     a_browser_is_answered(&federation, address).await;
 
     // Each call gets one answer, and the other cluster's service a copy.

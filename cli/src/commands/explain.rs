@@ -11,6 +11,7 @@ use std::{net::SocketAddr, str::FromStr, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tradewind_api::{ClusterName, Namespace, ServicePortRef, Zone, proto::v1};
+use tradewind_proxy::labels::Label;
 
 use super::Context;
 use crate::{
@@ -80,6 +81,13 @@ struct RequestArgs {
         conflicts_with = "proxy"
     )]
     caller: Namespace,
+    /// One of the caller's labels; may be repeated
+    #[arg(
+        long = "caller-label",
+        value_name = "KEY=VALUE",
+        conflicts_with = "proxy"
+    )]
+    labels: Vec<Label>,
     /// The request's method
     #[arg(long, default_value = "GET", conflicts_with = "proxy")]
     method: String,
@@ -142,6 +150,12 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
         from_cluster: part(args.from.cluster.as_ref().map(ToString::to_string)),
         from_zone: part(args.from.zone.as_ref().map(ToString::to_string)),
         caller_namespace: args.request.caller.to_string(),
+        caller_labels: args
+            .request
+            .labels
+            .iter()
+            .map(|l| (l.key.clone(), l.value.clone()))
+            .collect(),
         method: args.request.method.clone(),
         host: part(args.request.host.clone()),
         path: args.request.path.clone(),

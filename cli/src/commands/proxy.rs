@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use tradewind_api::Zone;
-use tradewind_proxy::{Exit as Way, ListenSpec, Proxy as Role, ProxyConfig, ProxyError, ServeSpec};
+use tradewind_proxy::{
+    Exit as Way, ListenSpec, Proxy as Role, ProxyConfig, ProxyError, ServeSpec,
+    labels::{Label, labels},
+};
 use tradewind_runtime::{Rng, clock, signal::Signals};
 
 use super::{
@@ -58,6 +61,14 @@ pub struct Proxy {
     /// The zone it runs in
     #[arg(long, env = "TRADEWIND_ZONE", value_name = "NAME")]
     zone: Option<Zone>,
+    /// What the workload is labelled with, KEY=VALUE: rules may be for such callers alone (sourceLabels); repeatable
+    #[arg(
+        long = "label",
+        env = "TRADEWIND_LABEL",
+        value_name = "KEY=VALUE",
+        value_delimiter = ';'
+    )]
+    labels: Vec<Label>,
     /// How calls leave the cluster: direct, to the other clusters' gateways; or gateway, through its own cluster's (which need --pass-on)
     #[arg(
         long,
@@ -108,6 +119,7 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
         .or_else(|| super::reachable(args.hbone_listen));
     config.threads = args.threads;
     config.zone = args.zone;
+    config.labels = labels(args.labels);
     config.exit = args.exit;
     config.telemetry = args.telemetry.config();
     config.drain_deadline = args.drain.drain_deadline;

@@ -29,10 +29,7 @@ const MATCH: &[Field] = &[
     map("withoutHeaders", TEXT),
     map("queryParams", TEXT),
     honoured("port"),
-    reported(
-        "sourceLabels",
-        "no caller has labels yet, so that the match takes no request",
-    ),
+    honoured("sourceLabels"),
     honoured("sourceNamespace"),
     honoured("gateways"),
     honoured("ignoreUriCase"),

@@ -35,6 +35,7 @@ impl Bound {
             "otlp_endpoint": self.config.telemetry.otlp.as_ref().map(ToString::to_string),
             "access_log": self.config.telemetry.access_log.as_ref().map(ToString::to_string),
             "access_log_filter": self.config.telemetry.access_log_filter.as_str(),
+            "labels": *self.config.labels,
             "zone": self.config.zone.as_ref().map(ToString::to_string),
             "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
         });

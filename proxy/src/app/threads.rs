@@ -62,6 +62,7 @@ impl Bound {
         let seats = Mutex::new(seats);
         let outbound_metrics = OutboundMetrics::register(&self.metrics);
         let (control, inbound, cells) = (control.clone(), inbound.clone(), Arc::clone(cells));
+        let labels = Arc::clone(&self.config.labels);
         let (clock, zone, exit, name) = (
             Arc::clone(&self.clock),
             self.config.zone.clone(),
@@ -79,6 +80,7 @@ impl Bound {
                 clock: Arc::clone(&clock),
                 rng: Rng::seeded(0),
                 zone: zone.clone(),
+                labels: Arc::clone(&labels),
                 exit,
                 mark,
                 name: name.clone(),

@@ -3,13 +3,7 @@
 //!
 //! Owns one compiled table for each service that was called and has rules. A table is compiled once, and again when it changes.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -261,7 +255,6 @@ impl Outbound {
         let Some(table) = self.rules.of(&service.service, routes.as_ref(), &caller) else {
             return as_called;
         };
-        let labels = BTreeMap::new();
         let authority = match head.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => head.headers.get(HOST).and_then(|h| h.to_str().ok()),
@@ -276,7 +269,7 @@ impl Outbound {
             headers: &head.headers,
             caller: Caller {
                 namespace: &caller,
-                labels: &labels,
+                labels: &self.labels,
             },
         };
         let rule = match table.decide(&call) {

@@ -61,6 +61,7 @@ pub(super) fn explain(
         };
         headers.append(name, value);
     }
+    let labels: BTreeMap<_, _> = asked.caller_labels.clone().into_iter().collect();
     let usual_host = format!("{}.{}", called.service.name(), called.service.namespace);
     let call = Call {
         port: called.port,
@@ -72,7 +73,7 @@ pub(super) fn explain(
         headers: &headers,
         caller: Caller {
             namespace: &namespace,
-            labels: &BTreeMap::new(),
+            labels: &labels,
         },
     };
     let compiled = Compiled::new(table);

@@ -457,6 +457,25 @@ async fn a_callers_namespace_has_rules_of_its_own() {
 }
 
 #[tokio::test]
+async fn rules_may_be_for_callers_with_a_label() {
+    on_one_thread(async {
+        let mut two = Two::new().await;
+        let labelled = |value: &str| Match {
+            caller_labels: [("app".to_owned(), value.to_owned())].into(),
+            ..Match::default()
+        };
+        for (label, answers) in [("web", "canary"), ("batch", "stable")] {
+            two.world.rules(vec![
+                rule(labelled(label), to(&[("shop/canary", 1)])),
+                rule(Match::default(), to(&[("shop/payments", 1)])),
+            ]);
+            assert_eq!(by(&two.get("/").await), answers, "it is labelled app=web");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn time_is_limited_for_a_try_and_for_all_of_them() {
     on_one_thread(async {
         let mut two = Two::new().await;

@@ -216,6 +216,7 @@ impl World {
             clock,
             rng: Rng::seeded(1),
             zone: None,
+            labels: Arc::new([("app".to_owned(), "web".to_owned())].into()),
             exit,
             mark: None,
             name: "test".into(),
