@@ -196,6 +196,7 @@ async fn a_browser_is_answered(federation: &Federation, address: SocketAddr) {
     ];
     let said = federation.cli(WEST, &asked).await.good().stdout;
     assert!(said.contains("answers the preflight itself"), "{said}");
+    assert!(!said.contains("% to shop/payments:80"), "{said}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Uri, uri::Authority};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::sleep};
 use tradewind_api::{
     id::ServicePortRef,
     route::{Action, BackendRef},
@@ -37,7 +37,7 @@ const MAX_COPIES: usize = 1_024;
 const MAX_WAITING: usize = 1 << 20;
 /// Bytes that wait for all copies of a thread, so that slow ones together take no more than a busy proxy has anyhow.
 const MAX_WAITING_ALL: usize = 16 << 20;
-/// How long a copy may take where the rule gives the call no time; Envoy's usual time for a request.
+/// How long a copy may take after the call's own body has ended, where the rule gives the call no time; Envoy's usual time for a request.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// What a copy's host ends in, as Envoy has it, so that whoever is asked can tell.
 const SUFFIX: &str = "-shadow";
@@ -78,6 +78,7 @@ impl<B: Body<Data = Bytes>> Tee<B> {
             waiting: Cell::new(0),
             state: Cell::new(State::Open),
             reader: RefCell::default(),
+            ended: Notify::new(),
             all: Rc::clone(all),
         });
         if self.body.is_end_stream() {
@@ -148,6 +149,8 @@ struct Queue {
     waiting: Cell<usize>,
     state: Cell<State>,
     reader: RefCell<Option<Waker>>,
+    /// Told when it is open no more.
+    ended: Notify,
     all: Rc<Mirrors>,
 }
 
@@ -180,10 +183,18 @@ impl Queue {
             return;
         }
         self.state.set(state);
+        self.ended.notify_one();
         if state == State::Broken {
             self.clear();
         }
         self.wake();
+    }
+
+    /// When nothing more comes. One may wait for it.
+    async fn ended(&self) {
+        while self.state.get() == State::Open {
+            self.ended.notified().await;
+        }
     }
 
     fn clear(&self) {
@@ -274,13 +285,22 @@ impl Outbound {
                 self.metrics.mirrored(&service, Mirrored::dropped);
                 continue;
             };
-            let whole = action.timeouts.whole_ms.map(Duration::from_millis);
-            let (own, head) = (Rc::clone(self), shadow(head));
+            let patience = action.timeouts.whole_ms.map(Duration::from_millis);
+            let (own, head, queue) = (Rc::clone(self), shadow(head), Rc::clone(&copy.0));
             detach("outbound_mirror", async move {
-                let sent = own.send_copy(&service, head, copy);
-                let outcome = match timeout(whole.unwrap_or(PATIENCE), sent).await {
-                    Ok(true) => Mirrored::answered,
-                    Ok(false) | Err(_) => Mirrored::failed,
+                let too_late = async {
+                    // A stream's copy goes on for as long as the stream.
+                    queue.ended().await;
+                    sleep(patience.unwrap_or(PATIENCE)).await;
+                };
+                let answered = tokio::select! {
+                    answered = own.send_copy(&service, head, copy) => answered,
+                    () = too_late => false,
+                };
+                let outcome = if answered {
+                    Mirrored::answered
+                } else {
+                    Mirrored::failed
                 };
                 own.metrics.mirrored(&service, outcome);
             });
@@ -404,7 +424,14 @@ mod tests {
         let mut tee = Tee::new(Parts(VecDeque::new()));
         let mut copy = tee.copy(&all).unwrap();
         assert!(!copy.is_end_stream());
+        let now = std::future::ready(());
+        tokio::select! {
+            biased;
+            () = copy.0.ended() => panic!("it goes on"),
+            () = now => {}
+        }
         drop(tee);
+        copy.0.ended().await;
         assert!(read(&mut copy).await.unwrap().is_err(), "the call was cut");
 
         let part = Bytes::from(vec![0; MAX_WAITING / 4]);

@@ -91,7 +91,7 @@ pub(super) fn explain(
             origin: answer.rule.origin.to_string(),
             decides,
             verdict,
-            backends: if decides {
+            backends: if decides && !answers_itself(answer.rule, &call) {
                 backends(&answer.rule.then, called)
             } else {
                 Vec::new()
@@ -116,6 +116,12 @@ pub(super) fn explain(
 
 fn or<'a>(text: &'a str, usual: &'a str) -> &'a str {
     if text.is_empty() { usual } else { text }
+}
+
+/// Whether the caller's proxy answers a browser's preflight by the rule.
+fn answers_itself(rule: &CompiledRule, call: &Call<'_>) -> bool {
+    let asked = rule.cors.as_ref().map(|cors| cors.ask(call));
+    matches!(asked, Some(CorsAnswer::Preflight(_)))
 }
 
 /// What a rule makes of a request, in words.
