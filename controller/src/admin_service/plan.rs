@@ -94,21 +94,18 @@ fn of_caller(
     without: &BTreeSet<ClusterName>,
     round_trip: impl Fn(&ClusterName) -> Option<u64>,
 ) -> Vec<PlannedCalls> {
-    let mut by_endpoints: BTreeMap<Vec<&str>, Vec<u32>> = BTreeMap::new();
+    let mut groups: Vec<(Vec<&Endpoint>, Vec<u32>)> = Vec::new();
     for port in &service.ports {
-        let ids = visible(service, port.port, from).map(|e| e.id.as_str());
-        by_endpoints
-            .entry(ids.collect())
-            .or_default()
-            .push(port.port.into());
+        let endpoints: Vec<_> = visible(service, port.port, from).collect();
+        let number = u32::from(port.port);
+        match groups.iter_mut().find(|(same, _)| *same == endpoints) {
+            Some((_, ports)) => ports.push(number),
+            None => groups.push((endpoints, vec![number])),
+        }
     }
-    let mut all: Vec<_> = by_endpoints.into_iter().collect();
-    all.sort_by(|(_, a), (_, b)| a.cmp(b));
-    let planned = all.into_iter().map(|(ids, ports)| {
-        let known: Vec<_> = service
-            .endpoints
-            .iter()
-            .filter(|e| ids.binary_search(&e.id.as_str()).is_ok())
+    let planned = groups.into_iter().map(|(endpoints, ports)| {
+        let known: Vec<_> = endpoints
+            .into_iter()
             .filter_map(|e| Some((e, &**snapshot.clusters.get(&e.cluster)?)))
             .collect();
         let left: Vec<_> = known
