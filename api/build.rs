@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["proto"],
     )?;
     tonic_prost_build::configure()
+        // The same message is the same bytes, so that what did not change is not pushed.
+        .btree_map(".tradewind")
         .include_file("protos.rs")
         .compile_fds(files)?;
     Ok(())

@@ -170,6 +170,7 @@ impl From<&Endpoint> for v1::Endpoint {
             address: e.address.clone().unwrap_or_default(),
             hostname: e.hostname.clone().unwrap_or_default(),
             ports: e.ports.iter().map(|p| u32::from(*p)).collect(),
+            labels: e.labels.clone(),
         }
     }
 }
@@ -192,6 +193,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
                 .into_iter()
                 .map(|p| port("endpoint port", p))
                 .collect::<Result<_, _>>()?,
+            labels: e.labels,
         })
     }
 }
@@ -438,6 +440,7 @@ mod tests {
                     .unwrap(),
                 address: Some("127.1.0.11:15008".into()),
                 hostname: None,
+                labels: [("version".to_owned(), "v2".to_owned())].into(),
                 ports: vec![80],
             }],
             seals: vec![SealedPort {

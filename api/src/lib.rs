@@ -12,6 +12,7 @@ pub mod route;
 pub mod seal;
 pub mod snapshot;
 pub mod store;
+pub mod traffic;
 
 pub use id::{
     ClusterName, Domain, EndpointId, InvalidName, Namespace, Network, NodeId, Region, Revision,

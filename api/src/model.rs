@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ClusterName, EndpointId, Network, Region, ServiceName, SpiffeId, Zone},
     seal::SealedPort,
+    traffic::Labels,
 };
 
 /// What is known of an endpoint's health.
@@ -123,6 +124,9 @@ pub struct Endpoint {
     pub hostname: Option<String>,
     /// The service ports it serves, sorted.
     pub ports: Vec<u16>,
+    /// Its workload's labels: subsets are chosen by them.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// One service as one cluster sees it: the merge of all exports, or a local service.

@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterName, Namespace, ServiceName};
+use crate::{
+    id::{ClusterName, Namespace, ServiceName},
+    traffic::{Labels, TrafficPolicy},
+};
 pub use retry::{Retry, RetryOn};
 
 /// A share of requests, in millionths: `0..=MILLION`.
@@ -35,6 +38,8 @@ pub enum Kind {
     VirtualService,
     /// SMI.
     TrafficSplit,
+    /// Istio.
+    DestinationRule,
 }
 
 impl Kind {
@@ -45,6 +50,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::VirtualService => "VirtualService",
             Self::TrafficSplit => "TrafficSplit",
+            Self::DestinationRule => "DestinationRule",
         }
     }
 }
@@ -81,12 +87,24 @@ pub struct Routes {
     pub of_callers: BTreeMap<Namespace, Arc<Table>>,
     /// For all others.
     pub of_all: Option<Arc<Table>>,
+    /// How its endpoints are called, strongest first: the first that is for a caller holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<Arc<TrafficPolicy>>,
 }
 
 impl Routes {
     /// What holds for a caller in this namespace; none where a call goes to the service itself.
     pub fn for_caller(&self, namespace: &Namespace) -> Option<&Arc<Table>> {
         self.of_callers.get(namespace).or(self.of_all.as_ref())
+    }
+
+    /// How this caller calls its endpoints; none for what proxies do by themselves.
+    pub fn traffic_for(
+        &self,
+        namespace: &Namespace,
+        labels: &Labels,
+    ) -> Option<&Arc<TrafficPolicy>> {
+        self.traffic.iter().find(|t| t.is_for(namespace, labels))
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ClusterName, Domain, EndpointId, Network, NodeId, Region, ServiceName, Zone},
     model::{ClusterState, Health, ServiceKind, ServicePort},
+    traffic::Labels,
 };
 
 /// The newest level of commands and formats that this build knows.
@@ -21,7 +22,8 @@ use crate::{
 /// | 2 | voting preferences, nodes that go and come, attested exports, the audit log |
 /// | 3 | keys for sealed names, writes that go to the leader together |
 /// | 4 | transfers of the lead in the audit log |
-pub const LEVEL: u16 = 4;
+/// | 5 | labels of endpoints |
+pub const LEVEL: u16 = 5;
 
 /// What a record that names no level was written by.
 const fn first_level() -> u16 {
@@ -77,6 +79,9 @@ pub struct EndpointSummary {
     pub address: Option<String>,
     /// Service ports it serves, sorted.
     pub ports: Vec<u16>,
+    /// Its workload's labels, for subsets that callers elsewhere choose by. Since level 5.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// One member.
@@ -287,7 +292,7 @@ pub enum Command {
 
 impl Command {
     /// The level from which on this command is understood, see [`LEVEL`].
-    pub const fn level(&self) -> u16 {
+    pub fn level(&self) -> u16 {
         match self {
             Self::Found { .. }
             | Self::Join { .. }
@@ -295,11 +300,11 @@ impl Command {
             | Self::RenewLease
             | Self::SetDraining { .. }
             | Self::Leave
-            | Self::PutExport(_)
-            | Self::PatchExport { .. }
             | Self::RemoveExport(_)
             | Self::PutToken(_)
             | Self::RevokeToken(_) => 1,
+            Self::PutExport(export) => with_labels(export.endpoints.values()),
+            Self::PatchExport { upsert, .. } => with_labels(upsert.values()),
             Self::SetVoting { .. }
             | Self::RemoveNode { .. }
             | Self::AddNode { .. }
@@ -309,6 +314,18 @@ impl Command {
         }
     }
 }
+
+/// The level of a command about these endpoints.
+fn with_labels<'a>(mut endpoints: impl Iterator<Item = &'a EndpointSummary>) -> u16 {
+    if endpoints.any(|e| !e.labels.is_empty()) {
+        LABELS
+    } else {
+        1
+    }
+}
+
+/// The level from which on endpoints have labels.
+pub const LABELS: u16 = 5;
 
 /// A command as it stands in the log: who asked, and when the leader took it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -188,6 +188,7 @@ fn put(request: PutRequest) -> Result<Command, Status> {
         health: Health::Healthy,
         account: request.value,
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         address: None,
         ports: vec![80],
     };

@@ -294,6 +294,7 @@ fn here(own: &Own, id: &EndpointId, endpoint: &LocalEndpoint) -> Endpoint {
         identity: endpoint.identity.clone(),
         address: Some(endpoint.address.clone()),
         hostname: endpoint.hostname.clone(),
+        labels: endpoint.labels.clone(),
         ports: endpoint.ports.clone(),
     }
 }
@@ -321,6 +322,7 @@ fn remote(
             None
         },
         hostname: summary.hostname.clone(),
+        labels: summary.labels.clone(),
         ports: summary.ports.clone(),
     })
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use tradewind_api::{
     ClusterName, Domain, EndpointId, Namespace, Network, Region, ServiceName, SpiffeId, Zone,
     model::{AppProtocol, Health, ServiceKind, ServicePort},
+    traffic::Labels,
 };
 
 use crate::{
@@ -63,6 +64,8 @@ pub struct LocalEndpoint {
     pub hostname: Option<String>,
     /// Service ports it serves, sorted.
     pub ports: Vec<u16>,
+    /// Its workload's labels.
+    pub labels: Labels,
 }
 
 /// One service in this cluster.
@@ -126,6 +129,7 @@ fn from_registration(endpoint: &RegisteredEndpoint) -> LocalEndpoint {
         identity: endpoint.identity.clone(),
         address: endpoint.address.clone(),
         hostname: endpoint.hostname.clone(),
+        labels: endpoint.labels.clone(),
         ports: vec![endpoint.port],
     }
 }
@@ -174,6 +178,7 @@ fn from_yaml(service: &YamlService, own: &Own, problems: &mut Vec<String>) -> Lo
                     identity,
                     address: endpoint.address.clone(),
                     hostname: endpoint.hostname.clone(),
+                    labels: Labels::new(),
                     ports: endpoint.ports.clone(),
                 };
                 endpoints.insert(id, local);
@@ -302,6 +307,7 @@ pub(crate) mod tests {
             weight: 100,
             health,
             hostname: None,
+            labels: Labels::new(),
             identity: "spiffe://west.mesh.internal/ns/shop/sa/payments"
                 .parse()
                 .unwrap(),

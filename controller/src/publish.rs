@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tradewind_api::{
     EndpointId, ServiceName,
     model::ServiceKind,
-    store::{Command, EndpointSummary, Export},
+    store::{Command, EndpointSummary, Export, LABELS},
+    traffic::Labels,
 };
 use tradewind_federation::{
     Catalog,
@@ -31,6 +32,23 @@ pub use task::{PublishInput, Publisher};
 /// Endpoint changes in one patch; more are sent as the whole export, which is bounded by the store.
 const MAX_PATCH: usize = 1_000;
 
+/// What others are told of endpoints, beside what they need in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tell {
+    /// Where they are dialled: another member is on this cluster's network.
+    pub addresses: bool,
+    /// Their labels: every member understands them.
+    pub labels: bool,
+}
+
+/// What may be told, as the catalog stands.
+pub fn tell(catalog: &Catalog, own: &Own) -> Tell {
+    Tell {
+        addresses: shares_network(catalog, own),
+        labels: catalog.level >= LABELS,
+    }
+}
+
 /// What this cluster wants to have exported, by service.
 pub type Desired = BTreeMap<ServiceName, Export>;
 
@@ -42,7 +60,7 @@ pub fn desired(
     local: &LocalModel,
     published: &Desired,
     own: &Own,
-    shares_network: bool,
+    tell: Tell,
 ) -> Desired {
     let mut desired = Desired::new();
     for (name, intent) in intents {
@@ -52,7 +70,7 @@ pub fn desired(
                 created_at_ms: intent.created_at_ms,
                 kind: service.kind,
                 ports: service.ports.clone(),
-                endpoints: summaries(service, own, shares_network),
+                endpoints: summaries(service, own, tell),
             },
             (None, Some(before)) if intent.by_command => Export {
                 created_at_ms: intent.created_at_ms,
@@ -79,7 +97,7 @@ pub fn desired(
 fn summaries(
     service: &LocalService,
     own: &Own,
-    shares_network: bool,
+    tell: Tell,
 ) -> BTreeMap<EndpointId, EndpointSummary> {
     service
         .endpoints
@@ -87,18 +105,23 @@ fn summaries(
         // Others could not verify an identity of elsewhere; the store would refuse the whole export.
         .filter(|(_, e)| e.identity.trust_domain() == own.domain.trust_domain(&own.cluster))
         .take(MAX_ENDPOINTS_PER_EXPORT)
-        .map(|(id, e)| (id.clone(), summary(e, shares_network)))
+        .map(|(id, e)| (id.clone(), summary(e, tell)))
         .collect()
 }
 
-fn summary(endpoint: &LocalEndpoint, shares_network: bool) -> EndpointSummary {
+fn summary(endpoint: &LocalEndpoint, tell: Tell) -> EndpointSummary {
     EndpointSummary {
         zone: endpoint.zone.clone(),
         weight: endpoint.weight,
         health: endpoint.health,
         account: endpoint.identity.path().to_owned(),
         hostname: endpoint.hostname.clone(),
-        address: shares_network.then(|| endpoint.address.clone()),
+        labels: if tell.labels {
+            endpoint.labels.clone()
+        } else {
+            Labels::new()
+        },
+        address: tell.addresses.then(|| endpoint.address.clone()),
         ports: endpoint.ports.clone(),
     }
 }
@@ -112,7 +135,7 @@ pub fn published(catalog: &Catalog, own: &Own) -> Desired {
 }
 
 /// True if another member is on this cluster's network, so that addresses are of use to it.
-pub fn shares_network(catalog: &Catalog, own: &Own) -> bool {
+fn shares_network(catalog: &Catalog, own: &Own) -> bool {
     catalog
         .members()
         .any(|c| c.name != own.cluster && c.network == own.network)

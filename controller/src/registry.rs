@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tradewind_api::{
     id::{EndpointId, ServiceName, SpiffeId, Zone},
     model::{AppProtocol, Health},
+    traffic::Labels,
 };
 
 pub use gateways::GatewayRegistryService;
@@ -44,6 +45,9 @@ pub struct RegisteredEndpoint {
     pub health: Health,
     /// Its name in a headless service, if told.
     pub hostname: Option<String>,
+    /// Its workload's labels.
+    #[serde(default)]
+    pub labels: Labels,
     /// The identity it proves.
     pub identity: SpiffeId,
     /// The proxy's name.

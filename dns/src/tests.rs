@@ -71,6 +71,7 @@ fn endpoint(id: &str, host: Option<&str>, address: Option<&str>, health: Health)
         identity: "spiffe://west.mesh.internal/ns/shop/sa/db".parse().unwrap(),
         address: address.map(str::to_owned),
         hostname: host.map(str::to_owned),
+        labels: tradewind_api::traffic::Labels::new(),
         ports: vec![5432],
     }
 }

@@ -75,6 +75,7 @@ pub(crate) fn endpoint(
         identity,
         address: Some(address.into()),
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         ports: vec![port],
     };
     let service = s.services.get_mut(&service.parse().unwrap()).unwrap();

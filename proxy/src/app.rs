@@ -279,6 +279,7 @@ impl Bound {
             serves: self.config.serves.clone(),
             address: self.advertised(),
             zone: self.config.zone.clone(),
+            labels: Arc::clone(&self.config.labels),
         };
         let known = register::known(&control.snapshot.borrow(), &fronted);
         let registering = (!known).then(|| self.readiness.blocker("registration"));

@@ -1,14 +1,12 @@
-//! A workload's labels, as people give them. They choose among rules and prove nothing: what they say is for the workload's own calls.
+//! A workload's labels, as people give them. They choose among rules for its own calls, and subsets of a service by those of its endpoints; they prove
+//! nothing.
 
-use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
+
+use tradewind_api::traffic::is_label;
 
 /// Labels by their key.
-pub type Labels = Arc<BTreeMap<String, String>>;
-
-/// Longest key: a prefix of 253 characters, a slash and a name of 63 (Kubernetes' rule).
-const MAX_KEY: usize = 253 + 1 + 63;
-/// Longest value (Kubernetes' rule).
-const MAX_VALUE: usize = 63;
+pub type Labels = Arc<tradewind_api::traffic::Labels>;
 
 /// One of them: `app=web`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,10 +23,7 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || format!("{text:?} is no label; expected KEY=VALUE, such as app=web");
         let (key, value) = text.split_once('=').ok_or_else(expected)?;
-        let common = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let is_key =
-            !key.is_empty() && key.len() <= MAX_KEY && key.chars().all(|c| common(c) || c == '/');
-        if !is_key || value.len() > MAX_VALUE || !value.chars().all(common) {
+        if !is_label(key, value) {
             return Err(expected());
         }
         Ok(Self {

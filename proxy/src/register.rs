@@ -2,7 +2,7 @@
 //! of life. On a graceful stop it says that it leaves, and waits until that was heard. A controller that is away costs
 //! retries only: traffic goes on.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::StreamExt as _;
 use tokio::{sync::watch, time};
@@ -17,7 +17,7 @@ use tradewind_api::{
 use tradewind_runtime::{backoff::Backoff, ready::Blocker, rng::Rng};
 use tradewind_transport::svid::SvidCell;
 
-use crate::config::ServeSpec;
+use crate::{config::ServeSpec, labels::Labels};
 
 /// The sign of life's interval; the controller doubts a proxy after a broken stream, not after a late one.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ pub(crate) struct Fronted {
     /// `host:port` of its HBONE listener, as others dial it.
     pub address: String,
     pub zone: Option<Zone>,
+    pub labels: Labels,
 }
 
 /// What does.
@@ -87,6 +88,7 @@ pub(crate) fn message(fronted: &Fronted, identity: &SpiffeId, now: &Standing) ->
         identity: identity.to_string(),
         registrations,
         leaving: now.leaving,
+        labels: BTreeMap::clone(&fronted.labels),
     }
 }
 
@@ -261,6 +263,7 @@ mod tests {
             serves: serves.iter().map(|s| s.parse().unwrap()).collect(),
             address: "127.0.0.1:15008".into(),
             zone: None,
+            labels: Labels::default(),
         };
         let one = fronted(&["shop/payments:80=127.0.0.1:1"]);
         let mut snapshot = fixture::snapshot(&[("shop/payments", false, 80)]);
@@ -279,6 +282,7 @@ mod tests {
                 .unwrap(),
             address: Some("127.0.0.1:15008".into()),
             hostname: None,
+            labels: BTreeMap::new(),
             ports: vec![80],
         });
         assert!(known(&snapshot, &one));

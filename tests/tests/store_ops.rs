@@ -52,9 +52,10 @@ fn roles(json: &Value, role: &str) -> usize {
     rows(json).iter().filter(|p| p["role"] == role).count()
 }
 
-/// All three vote, one of them leads, all answer.
+/// All three vote, with nobody's vote still on its way, one of them leads, all answer.
 fn is_whole(json: &Value) -> bool {
-    roles(json, "leader") == 1
+    json["changing"] == false
+        && roles(json, "leader") == 1
         && roles(json, "voter") == 2
         && rows(json).len() == 3
         && rows(json).iter().all(|p| p["answers"] == true)

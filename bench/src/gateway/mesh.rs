@@ -106,6 +106,7 @@ fn snapshot(backend: SocketAddr) -> Result<Snapshot, String> {
         identity,
         address: Some(backend.to_string()),
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         ports: vec![PORT],
     };
     let exported = Service {

@@ -83,6 +83,7 @@ fn export(health: Health) -> Export {
         health,
         account: "/ns/shop/sa/payments".into(),
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         address: Some("10.9.9.9:15008".into()),
         ports: vec![80],
     };

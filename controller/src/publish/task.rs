@@ -22,7 +22,7 @@ use super::{
     attest::{ATTEST_EVERY, ATTEST_LEVEL, Schedule, expected},
     desired, gateways,
     meters::Meters,
-    plan, published, shares_network, whole,
+    plan, published, tell, whole,
 };
 use crate::{
     VERSION,
@@ -138,8 +138,8 @@ impl Publisher {
         }
         let published = published(&catalog, &input.own);
         let (intents, local) = (input.intents.borrow(), input.local.borrow());
-        let shares = shares_network(&catalog, &input.own);
-        let wanted = desired(&intents, &local, &published, &input.own, shares);
+        let told = tell(&catalog, &input.own);
+        let wanted = desired(&intents, &local, &published, &input.own, told);
         Some(Both { published, wanted })
     }
 

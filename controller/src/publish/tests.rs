@@ -89,7 +89,7 @@ pub(super) fn intents(names: &[(&str, bool)]) -> Intents {
 
 fn step(catalog: &mut Catalog, intents: &Intents, local: &LocalModel) -> Vec<Command> {
     let before = published(catalog, &own());
-    let wanted = desired(intents, local, &before, &own(), false);
+    let wanted = desired(intents, local, &before, &own(), Tell::default());
     let commands = plan(&before, &wanted);
     apply(catalog, commands.clone());
     assert_eq!(published(catalog, &own()), wanted);
@@ -142,7 +142,7 @@ fn whole_first_then_patches_then_withdrawn() {
 fn everything_again_is_whole_and_takes_strays_away() {
     let wants = intents(&[("shop/payments", true)]);
     let local = model(&[("shop/payments", 80, Health::Healthy)]);
-    let wanted = desired(&wants, &local, &Desired::new(), &own(), false);
+    let wanted = desired(&wants, &local, &Desired::new(), &own(), Tell::default());
     let stray = Export {
         service: "shop/ledger".parse().unwrap(),
         ..wanted.values().next().unwrap().clone()
@@ -164,7 +164,10 @@ fn addresses_are_published_on_a_shared_network_only() {
             &local,
             &Desired::new(),
             &own(),
-            shared,
+            Tell {
+                addresses: shared,
+                labels: false,
+            },
         );
         let export = wanted.values().next().unwrap();
         assert_eq!(
@@ -181,6 +184,27 @@ fn addresses_are_published_on_a_shared_network_only() {
     let east = record("east", "west");
     Arc::make_mut(&mut catalog.clusters).insert(east.name.clone(), east);
     assert!(shares_network(&catalog, &own()));
+}
+
+#[test]
+fn labels_are_published_once_all_members_know_them() {
+    let mut local = model(&[("shop/payments", 80, Health::Healthy)]);
+    let labels: Labels = [("version".to_owned(), "v2".to_owned())].into();
+    let service = local.services.values_mut().next().unwrap();
+    let endpoint = service.endpoints.values_mut().next().unwrap();
+    endpoint.labels.clone_from(&labels);
+    let intents = intents(&[("shop/payments", true)]);
+    let mut catalog = founded();
+    for (level, expected) in [(LABELS - 1, Labels::new()), (LABELS, labels)] {
+        catalog.level = level;
+        let told = tell(&catalog, &own());
+        let wanted = desired(&intents, &local, &Desired::new(), &own(), told);
+        let export = wanted.values().next().unwrap();
+        let endpoint = export.endpoints.values().next().unwrap();
+        assert_eq!(endpoint.labels, expected);
+        let command = Command::PutExport(export.clone());
+        assert!(command.level() <= level, "the log takes it");
+    }
 }
 
 #[test]
@@ -261,7 +285,7 @@ proptest! {
     fn ports_of_a_plan_are_sorted(ports in prop::collection::btree_set(1u16.., 0..10)) {
         let all: Vec<_> = ports.iter().map(|p| ("shop/a", *p, Health::Healthy)).collect();
         let local = model(&all);
-        let wanted = desired(&intents(&[("shop/a", true)]), &local, &Desired::new(), &own(), false);
+        let wanted = desired(&intents(&[("shop/a", true)]), &local, &Desired::new(), &own(), Tell::default());
         for export in wanted.values() {
             let numbers: Vec<u16> = export.ports.iter().map(|p: &ServicePort| p.port).collect();
             prop_assert_eq!(numbers, ports.iter().copied().collect::<Vec<_>>());

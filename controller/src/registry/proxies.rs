@@ -14,7 +14,7 @@ use tradewind_api::{
 
 use super::{
     hub::{Ends, RegistryHub},
-    state::{Event, Fronted, Refused, check_name},
+    state::{Event, Fronted, Refused, check_labels, check_name},
 };
 use crate::server::{Access, Caller, caller};
 
@@ -98,10 +98,12 @@ impl Session {
                 identity,
             }
         } else {
+            check_labels(&request.labels)?;
+            let labels = &request.labels;
             let fronted = request
                 .registrations
                 .into_iter()
-                .map(|r| Fronted::check(r, &identity))
+                .map(|r| Fronted::check(r, &identity, labels))
                 .collect::<Result<_, _>>()?;
             Event::Registered {
                 stream: self.ends.stream(),

@@ -15,7 +15,7 @@ use tradewind_api::{
 };
 
 use super::{Registered, RegisteredEndpoint, RegisteredGateway};
-pub use check::{Fronted, Refused, check_address, check_name};
+pub use check::{Fronted, Refused, check_address, check_labels, check_name};
 use link::Link;
 pub use saved::Saved;
 use saved::{SavedGateway, SavedProxy};
@@ -398,6 +398,7 @@ impl RegistryState {
                             f.health
                         },
                         hostname: f.hostname.clone(),
+                        labels: f.labels.clone(),
                         identity: identity.clone(),
                         proxy: proxy.clone(),
                         connected: p.link.is_up(),

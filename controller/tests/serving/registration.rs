@@ -18,6 +18,7 @@ fn register(proxy: &str, identity: &str) -> RegisterRequest {
         identity: identity.into(),
         registrations: vec![registration("127.1.0.11:15008")],
         leaving: false,
+        ..Default::default()
     }
 }
 

@@ -1,6 +1,9 @@
 //! The catalog's bounds and the checks of what a proposer wrote. Pure; changes nothing.
 
-use tradewind_api::store::{ClusterRecord, EndpointSummary, Export, Refusal, TokenRecord};
+use tradewind_api::{
+    store::{ClusterRecord, EndpointSummary, Export, Refusal, TokenRecord},
+    traffic::are_labels,
+};
 
 /// Members at a time. The design's arithmetic ends at a thousand clusters.
 pub const MAX_CLUSTERS: usize = 1_000;
@@ -104,6 +107,12 @@ pub(super) fn check_endpoint(e: &EndpointSummary) -> Result<(), Refusal> {
         if let Some(value) = value {
             text(what, value)?;
         }
+    }
+    if !are_labels(&e.labels) {
+        return Err(invalid(
+            "an endpoint's labels",
+            "at most 64, as Kubernetes has them",
+        ));
     }
     Ok(())
 }

@@ -52,6 +52,7 @@ fn endpoint(weight: u32) -> EndpointSummary {
         health: Health::Healthy,
         account: "/ns/shop/sa/payments".to_owned(),
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         address: None,
         ports: vec![80],
     }

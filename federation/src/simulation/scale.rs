@@ -428,6 +428,7 @@ fn endpoint(weight: u32) -> Result<EndpointSummary, String> {
         health: Health::Healthy,
         account: "/ns/team-001/sa/service".to_owned(),
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         address: None,
         ports: vec![8080],
     })

@@ -36,6 +36,7 @@ fn endpoint(n: usize, cluster: &str, weight: u32, health: Health) -> Endpoint {
             .unwrap(),
         address: None,
         hostname: None,
+        labels: tradewind_api::traffic::Labels::new(),
         ports: vec![80, 81],
     }
 }

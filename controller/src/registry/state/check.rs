@@ -8,6 +8,7 @@ use tradewind_api::{
     id::{ClusterName, EndpointId, Namespace, ServiceName, SpiffeId, Zone, is_label},
     model::{AppProtocol, Health},
     proto::v1,
+    traffic::{Labels, MAX_LABELS, is_label as is_pair},
 };
 
 /// Bytes of a `host:port`: a DNS name, a colon and a port.
@@ -25,6 +26,8 @@ pub struct Fronted {
     pub(super) weight: u32,
     pub(super) health: Health,
     pub(super) hostname: Option<String>,
+    #[serde(default)]
+    pub(super) labels: Labels,
 }
 
 /// Why an event was refused. Nothing has changed then.
@@ -117,9 +120,29 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), Refused> {
     }
 }
 
+/// Checks a workload's labels.
+pub fn check_labels(labels: &Labels) -> Result<(), Refused> {
+    let wrong = labels.iter().find(|(k, v)| !is_pair(k, v));
+    if let Some((key, value)) = wrong {
+        return Err(bad(
+            "label",
+            &format!("{key}={value}"),
+            "KEY=VALUE as Kubernetes has it",
+        ));
+    }
+    if labels.len() > MAX_LABELS {
+        return Err(bad("labels", &labels.len().to_string(), "at most 64"));
+    }
+    Ok(())
+}
+
 impl Fronted {
-    /// Checks one registration of a proxy with `identity`.
-    pub fn check(r: v1::Registration, identity: &SpiffeId) -> Result<Self, Refused> {
+    /// Checks one registration of a proxy with `identity`, whose workload has these labels.
+    pub fn check(
+        r: v1::Registration,
+        identity: &SpiffeId,
+        labels: &Labels,
+    ) -> Result<Self, Refused> {
         let service: ServiceName = r
             .service
             .parse()
@@ -158,6 +181,7 @@ impl Fronted {
             },
             health: convert::health(r.health),
             hostname: (!r.hostname.is_empty()).then_some(r.hostname),
+            labels: labels.clone(),
         })
     }
 

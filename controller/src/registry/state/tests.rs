@@ -1,7 +1,7 @@
 //! Registrations under every turn of a proxy's life.
 
 use proptest::prelude::*;
-use tradewind_api::proto::v1;
+use tradewind_api::{proto::v1, traffic::Labels};
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn registered(stream: StreamId, proxy: &str, account: &str, addresses: &[&str]) 
     let identity = id(account);
     let fronted = addresses
         .iter()
-        .map(|a| Fronted::check(wire("shop/payments", a), &identity).unwrap())
+        .map(|a| Fronted::check(wire("shop/payments", a), &identity, &Labels::new()).unwrap())
         .collect();
     Event::Registered {
         stream,
@@ -175,7 +175,7 @@ fn bad_registrations_are_refused_by_field() {
     let check = |change: fn(&mut v1::Registration)| {
         let mut r = wire("shop/payments", A);
         change(&mut r);
-        Fronted::check(r, &identity)
+        Fronted::check(r, &identity, &Labels::new())
             .map(|_| ())
             .unwrap_err()
             .to_string()
@@ -187,14 +187,17 @@ fn bad_registrations_are_refused_by_field() {
     for bad in ["", ":1", "host", "host:0", "a b:1", "h/x:1"] {
         let mut r = wire("shop/payments", A);
         r.hbone_address = bad.into();
-        assert!(Fronted::check(r, &identity).is_err(), "{bad}");
+        assert!(
+            Fronted::check(r, &identity, &Labels::new()).is_err(),
+            "{bad}"
+        );
     }
     assert!(check(|r| r.zone = "Zone A".into()).starts_with("zone"));
     assert!(check(|r| r.hostname = "a.b".into()).starts_with("hostname"));
     let gateway: SpiffeId = "spiffe://west.mesh.internal/tradewind/gateway/gw"
         .parse()
         .unwrap();
-    assert!(Fronted::check(wire("shop/payments", A), &gateway).is_err());
+    assert!(Fronted::check(wire("shop/payments", A), &gateway, &Labels::new()).is_err());
 }
 
 #[test]

@@ -314,6 +314,7 @@ mod tests {
                 .unwrap(),
             address: address.map(str::to_owned),
             hostname: None,
+            labels: tradewind_api::traffic::Labels::new(),
             ports: vec![80],
         }
     }

@@ -436,16 +436,19 @@ async fn a_callers_namespace_has_rules_of_its_own() {
         two.world.routes(Routes {
             of_callers: [(namespace("other"), table("shop/payments"))].into(),
             of_all: Some(table("shop/canary")),
+            traffic: Vec::new(),
         });
         assert_eq!(by(&two.get("/").await), "canary");
         two.world.routes(Routes {
             of_callers: [(namespace("shop"), table("shop/payments"))].into(),
             of_all: Some(table("shop/canary")),
+            traffic: Vec::new(),
         });
         assert_eq!(by(&two.get("/").await), "stable");
         two.world.routes(Routes {
             of_callers: [(namespace("other"), table("shop/canary"))].into(),
             of_all: None,
+            traffic: Vec::new(),
         });
         assert_eq!(
             by(&two.get("/").await),

@@ -167,6 +167,7 @@ impl World {
             identity: self.identity(in_cluster, "payments"),
             address: Some(address.to_string()),
             hostname: None,
+            labels: tradewind_api::traffic::Labels::new(),
             ports: vec![80],
         };
         self.change_service(|s| s.endpoints.push(endpoint));
