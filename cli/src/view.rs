@@ -187,6 +187,7 @@ pub fn endpoint_json(endpoint: &v1::Endpoint) -> Value {
         "address": endpoint.address,
         "hostname": endpoint.hostname,
         "ports": endpoint.ports,
+        "labels": endpoint.labels,
     })
 }
 

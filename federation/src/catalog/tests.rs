@@ -45,7 +45,7 @@ fn service(s: &str) -> ServiceName {
     format!("shop/{s}").parse().unwrap()
 }
 
-fn endpoint(weight: u32) -> EndpointSummary {
+pub(crate) fn endpoint(weight: u32) -> EndpointSummary {
     EndpointSummary {
         zone: None,
         weight,
@@ -58,7 +58,7 @@ fn endpoint(weight: u32) -> EndpointSummary {
     }
 }
 
-fn port(name: &str, port: u16) -> ServicePort {
+pub(crate) fn port(name: &str, port: u16) -> ServicePort {
     ServicePort {
         name: name.to_owned(),
         port,
@@ -66,7 +66,7 @@ fn port(name: &str, port: u16) -> ServicePort {
     }
 }
 
-fn export(s: &str, created_at_ms: u64, ports: Vec<ServicePort>) -> Export {
+pub(crate) fn export(s: &str, created_at_ms: u64, ports: Vec<ServicePort>) -> Export {
     Export {
         service: service(s),
         created_at_ms,

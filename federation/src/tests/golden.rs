@@ -16,15 +16,17 @@ use openraft::{
     storage::RaftLogStorageExt,
 };
 use tradewind_api::{
-    ServiceName,
+    EndpointId, ServiceName,
     model::ClusterState,
-    store::{AuditEntry, Blob, ClusterRecord, Command, LEVEL, Outcome, Stamped, Voting},
+    store::{
+        AuditEntry, Blob, ClusterRecord, Command, EndpointSummary, LEVEL, Outcome, Stamped, Voting,
+    },
 };
 
 use super::harness::{Federation, Hub, open, token, until};
 use crate::{
     Batch, ProposeError,
-    catalog::tests::{name, record},
+    catalog::tests::{endpoint, export, name, port, record},
     codec,
     election::PreVote,
     engine::frame,
@@ -296,12 +298,47 @@ fn applied(commands: &[Stamped]) -> crate::Catalog {
 
 #[test]
 fn entries_of_level_4_are_written_as_ever_and_apply() {
-    assert_eq!(LEVEL, 4, "a new level needs golden files of its own");
     let transfer = asked(Command::NoteTransfer { to: 1 }, Some("uid 0 (root)"));
     let catalog = applied(std::slice::from_ref(&transfer));
     let note = catalog.audit.back().unwrap();
     assert_eq!((&*note.action, &*note.subject), ("transfer-lead", "node 1"));
     compare(4, entries([transfer]));
+}
+
+/// One of each command that level 5 changed.
+fn level_5() -> Vec<Command> {
+    let labels = |version: &str| [("version".to_owned(), version.to_owned())].into();
+    let endpoint = |version| EndpointSummary {
+        labels: labels(version),
+        ..endpoint(100)
+    };
+    let id = |id: &str| EndpointId::new(id).unwrap();
+    let mut export = export("payments", 1, vec![port("http", 80)]);
+    export.endpoints = [(id("ep-1"), endpoint("v1"))].into();
+    vec![
+        Command::PutExport(export.clone()),
+        Command::PatchExport {
+            service: export.service,
+            upsert: [(id("ep-2"), endpoint("v2"))].into(),
+            remove: [id("ep-1")].into(),
+        },
+    ]
+}
+
+#[test]
+fn entries_of_level_5_are_written_as_ever_and_apply() {
+    assert_eq!(LEVEL, 5, "a new level needs golden files of its own");
+    let commands: Vec<Stamped> = level_5().into_iter().map(|c| asked(c, None)).collect();
+    let catalog = applied(&commands);
+    let service: ServiceName = "shop/payments".parse().unwrap();
+    let export = catalog.export(&service, &name("west")).unwrap();
+    let labels = export.endpoints.values().map(|e| &e.labels["version"]);
+    let versions: Vec<_> = labels.collect();
+    assert_eq!(versions, ["v2"]);
+    for command in level_5() {
+        assert_eq!(command.level(), 5, "an older member would lose the labels");
+    }
+    compare(5, entries(commands));
 }
 
 #[test]
