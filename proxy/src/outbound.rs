@@ -112,7 +112,12 @@ impl Outbound {
             name,
         } = context;
         let svid = control.svid.clone();
-        let balancer = Balancer::new(control, metrics.clone(), clock, rng, Place { zone, exit });
+        let place = Place {
+            zone,
+            labels: Arc::clone(&labels),
+            exit,
+        };
+        let balancer = Balancer::new(control, metrics.clone(), clock, rng, place);
         balancer.pool.set_mark(mark);
         Rc::new(Self {
             balancer,

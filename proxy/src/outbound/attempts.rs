@@ -8,7 +8,7 @@ use std::{rc::Rc, time::Duration};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tradewind_api::id::{EndpointId, ServicePortRef};
+use tradewind_api::id::EndpointId;
 use tradewind_transport::balance::detector::Failure as Detected;
 use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, headers};
 
@@ -17,7 +17,7 @@ use super::{
     failure::{Tries, printable},
     mirror::Tee,
     patience::Patience,
-    route::{Blame, NoRoute, Picked, Route, Target},
+    route::{Blame, Callee, NoRoute, Picked, Route, Target},
 };
 use crate::{
     standard::{Counted, Flags},
@@ -131,11 +131,11 @@ impl Failed {
 }
 
 impl Outbound {
-    /// The route for `service`; waits briefly for one that is not there yet.
-    pub(super) async fn route(&self, service: &ServicePortRef) -> Result<Rc<Route>, NoRoute> {
+    /// The route to whom a call is for; waits briefly for one that is not there yet.
+    pub(super) async fn route(&self, to: Callee<'_>) -> Result<Rc<Route>, NoRoute> {
         let started = Instant::now();
         loop {
-            match self.balancer.route(service) {
+            match self.balancer.route(to) {
                 // Waiting does not make a port appear, nor an unknown service where everything else is known.
                 Err(NoRoute::NoSnapshot | NoRoute::NoEndpoint(_))
                     if started.elapsed() < WAIT_FOR_BETTER =>
@@ -169,7 +169,7 @@ impl Outbound {
             self.balancer.better_within(ASK_AGAIN_AFTER).await;
             attempts.waited += asked.elapsed();
             attempts.except.clear();
-            if let Ok(newer) = self.balancer.route(&route.service) {
+            if let Ok(newer) = self.balancer.route(route.callee()) {
                 *route = newer;
             }
         }

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tradewind_api::{
-    id::{ClusterName, Domain, EndpointId, ServiceName, ServicePortRef, Zone},
+    id::{ClusterName, Domain, EndpointId, Namespace, ServiceName, ServicePortRef, Zone},
     route::Routes,
     snapshot::Snapshot,
 };
@@ -35,15 +35,16 @@ use tradewind_transport::{
     control::Control,
     hbone::{Pool, PoolConfig},
     request_id,
+    svid::SvidCell,
 };
 
 use super::{
     detach,
     metrics::{OutboundMetrics, Served},
-    route::{Blame, Link, Made, NoRoute, Peer, Picked, Route, Target},
+    route::{Blame, Callee, CalleeKey, Link, Made, NoRoute, Peer, Picked, Route, Target},
 };
 
-use crate::{config::Exit, telemetry::Tier};
+use crate::{config::Exit, labels::Labels, telemetry::Tier};
 
 mod book;
 mod build;
@@ -59,8 +60,37 @@ const BLINK: Micros = 500_000;
 pub(super) struct Place {
     /// This host's zone, if it has one.
     pub(super) zone: Option<Zone>,
+    /// What this workload is labelled with.
+    pub(super) labels: Labels,
     /// How calls leave the cluster.
     pub(super) exit: Exit,
+}
+
+/// A service port's routes.
+#[derive(Debug, Default)]
+struct BySubset {
+    whole: Option<Rc<Route>>,
+    subsets: BTreeMap<String, Rc<Route>>,
+}
+
+impl BySubset {
+    fn all(&self) -> impl Iterator<Item = &Rc<Route>> {
+        self.whole.iter().chain(self.subsets.values())
+    }
+
+    fn of(&self, subset: Option<&str>) -> Option<&Rc<Route>> {
+        match subset {
+            None => self.whole.as_ref(),
+            Some(name) => self.subsets.get(name),
+        }
+    }
+
+    fn keep(&mut self, route: &Rc<Route>) {
+        match &route.subset {
+            None => self.whole = Some(Rc::clone(route)),
+            Some(name) => drop(self.subsets.insert(name.clone(), Rc::clone(route))),
+        }
+    }
 }
 
 /// One thread's balancer.
@@ -73,8 +103,11 @@ pub(super) struct Balancer {
     place: Place,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     snapshot: RefCell<Arc<Snapshot>>,
-    routes: RefCell<HashMap<ServicePortRef, Rc<Route>>>,
-    budgets: RefCell<BTreeMap<ServicePortRef, Rc<RefCell<Budget>>>>,
+    routes: RefCell<HashMap<ServicePortRef, BySubset>>,
+    budgets: RefCell<BTreeMap<CalleeKey, Rc<RefCell<Budget>>>>,
+    /// Whose calls they are, once this proxy has a certificate that says so.
+    caller: RefCell<Option<Namespace>>,
+    svid: SvidCell,
     peers: RefCell<BTreeMap<EndpointId, Rc<Peer>>>,
     links: RefCell<BTreeMap<ClusterName, Rc<Link>>>,
     /// Counts changes after which choices must be made anew.
@@ -101,6 +134,7 @@ impl Balancer {
         rng: Rng,
         place: Place,
     ) -> Rc<Self> {
+        let svid = control.svid.clone();
         let pool = Pool::new(PoolConfig {
             svid: control.svid,
             trust: control.trust,
@@ -120,6 +154,8 @@ impl Balancer {
             snapshot: RefCell::new(snapshot),
             routes: RefCell::default(),
             budgets: RefCell::default(),
+            caller: RefCell::default(),
+            svid,
             peers: RefCell::default(),
             links: RefCell::default(),
             generation: Cell::new(0),
@@ -171,16 +207,17 @@ impl Balancer {
         self.rng.borrow_mut().fork()
     }
 
-    /// The route for `target` by the newest snapshot.
-    pub(super) fn route(&self, target: &ServicePortRef) -> Result<Rc<Route>, NoRoute> {
+    /// The route to whom a call is for, by the newest snapshot.
+    pub(super) fn route(&self, to: Callee<'_>) -> Result<Rc<Route>, NoRoute> {
         self.refresh();
-        if let Some(route) = self.routes.borrow().get(target) {
+        if let Some(known) = self.routes.borrow().get(to.service)
+            && let Some(route) = known.of(to.subset)
+        {
             return Ok(Rc::clone(route));
         }
-        let route = Rc::new(self.build(target)?);
-        self.routes
-            .borrow_mut()
-            .insert(target.clone(), Rc::clone(&route));
+        let route = Rc::new(self.build(to)?);
+        let mut routes = self.routes.borrow_mut();
+        routes.entry(to.service.clone()).or_default().keep(&route);
         Ok(route)
     }
 
@@ -212,8 +249,8 @@ impl Balancer {
             return;
         }
         let called: Vec<_> = self.budgets.borrow().keys().cloned().collect();
-        for service in called {
-            if let Ok(route) = self.route(&service) {
+        for called in called {
+            if let Ok(route) = self.route(called.callee()) {
                 self.make(&route, now);
             }
         }

@@ -74,7 +74,7 @@ pub(super) async fn serve(
     }
     let protocol = outbound
         .balancer
-        .route(&target)
+        .route((&*target).into())
         .map_or(AppProtocol::Detect, |r| r.protocol);
     let deadline = match protocol {
         AppProtocol::Detect => DETECT_DEADLINE,

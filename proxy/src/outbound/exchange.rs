@@ -16,7 +16,7 @@ use super::{
     failure::{Failure, Form, Tries},
     mirror::Tee,
     patience::Patience,
-    route::{InFlight, NoRoute, Route, Target},
+    route::{Callee, InFlight, NoRoute, Route, Target},
     rules::{Backend, Own, Ruled},
 };
 use crate::{
@@ -110,7 +110,11 @@ impl Outbound {
         if let Some(backend) = &backend {
             backend.prepare(&mut head);
         }
-        let route = match self.route(service).await {
+        let to = Callee {
+            service,
+            subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
+        };
+        let route = match self.route(to).await {
             Ok(route) => route,
             Err(error) => {
                 account.between(&self.pair_with_nobody(service));

@@ -28,7 +28,7 @@ use super::{
     attempts::{AppBody, Attempts},
     detach,
     metrics::Mirrored,
-    route::InFlight,
+    route::{Callee, CalleeKey, InFlight},
 };
 
 /// Copies under way on a thread. Two thousand a second, answered within half a second, are as many.
@@ -277,18 +277,26 @@ impl Outbound {
         body: &mut AppBody,
     ) {
         for mirror in &action.mirrors {
-            let BackendRef::Service { service, port, .. } = &mirror.to else {
+            let BackendRef::Service {
+                service,
+                port,
+                subset,
+            } = &mirror.to
+            else {
                 continue;
             };
             if !falls(mirror.share, self.balancer.random()) {
                 continue;
             }
-            let service = ServicePortRef {
-                service: service.clone(),
-                port: port.unwrap_or(called.port),
+            let to = CalleeKey {
+                service: ServicePortRef {
+                    service: service.clone(),
+                    port: port.unwrap_or(called.port),
+                },
+                subset: subset.clone(),
             };
             let Some(copy) = body.copy(&self.mirrors) else {
-                self.metrics.mirrored(&service, Mirrored::dropped);
+                self.metrics.mirrored(&to.service, Mirrored::dropped);
                 continue;
             };
             let patience = action.timeouts.whole_ms.map(Duration::from_millis);
@@ -300,7 +308,7 @@ impl Outbound {
                     sleep(patience.unwrap_or(PATIENCE)).await;
                 };
                 let answered = tokio::select! {
-                    answered = own.send_copy(&service, head, copy) => answered,
+                    answered = own.send_copy(to.callee(), head, copy) => answered,
                     () = too_late => false,
                 };
                 let outcome = if answered {
@@ -308,14 +316,15 @@ impl Outbound {
                 } else {
                     Mirrored::failed
                 };
-                own.metrics.mirrored(&service, outcome);
+                own.metrics.mirrored(&to.service, outcome);
             });
         }
     }
 
     /// Sends one, once; only who is asked is looked for more often. True when it was answered to the end, whatever with.
-    async fn send_copy(&self, service: &ServicePortRef, mut head: Request<()>, copy: Copy) -> bool {
-        let Ok(mut route) = self.route(service).await else {
+    async fn send_copy(&self, to: Callee<'_>, mut head: Request<()>, copy: Copy) -> bool {
+        let service = to.service;
+        let Ok(mut route) = self.route(to).await else {
             return false;
         };
         let value = route.service_value.clone();

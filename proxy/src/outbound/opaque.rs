@@ -27,7 +27,7 @@ use super::{
     connection::Client,
     failure::Tries,
     metrics::Outcome,
-    route::{Blame, InFlight, Route, Target},
+    route::{Blame, Callee, InFlight, Route, Target},
 };
 use crate::{
     standard::{Flags, LiveTunnel, Pair, Reporter},
@@ -71,10 +71,11 @@ impl Outbound {
     /// Opens a tunnel to the best endpoint that takes one.
     pub(super) async fn tunnel(
         &self,
-        service: &ServicePortRef,
+        to: Callee<'_>,
         notes: &mut Notes,
     ) -> Result<Opened, NoTunnel> {
-        let mut route = self.route(service).await.map_err(|e| NoTunnel {
+        let service = to.service;
+        let mut route = self.route(to).await.map_err(|e| NoTunnel {
             reason: e.as_str(),
             what: e.to_string(),
             tries: Tries::default(),
@@ -171,7 +172,7 @@ pub(super) async fn serve(
     drain: drain::Watch,
 ) {
     let mut notes = outbound.connection_notes(service, client.get_ref());
-    match outbound.tunnel(service, &mut notes).await {
+    match outbound.tunnel(service.into(), &mut notes).await {
         Ok(opened) => {
             let live = opened.pair.tunnel(Flags::None).noting(notes);
             join(outbound, client, (opened, live), service, drain).await;
@@ -248,7 +249,7 @@ pub(super) async fn server_first(
     drain: drain::Watch,
 ) -> Option<(Detected, Client)> {
     let mut notes = outbound.connection_notes(service, &stream);
-    let mut opened = match outbound.tunnel(service, &mut notes).await {
+    let mut opened = match outbound.tunnel(service.into(), &mut notes).await {
         Ok(opened) => opened,
         Err(error) => {
             give_up(outbound, &stream, service, (&error, notes));

@@ -74,7 +74,9 @@ impl NoRoute {
     /// In Envoy's words.
     pub(super) const fn flags(&self) -> Flags {
         match self {
-            Self::UnknownService(_) | Self::UnknownPort { .. } => Flags::NoRoute,
+            Self::UnknownService(_) | Self::UnknownPort { .. } | Self::UnknownSubset { .. } => {
+                Flags::NoRoute
+            }
             Self::NoSnapshot | Self::NoEndpoint(_) => Flags::NoHealthyUpstream,
         }
     }

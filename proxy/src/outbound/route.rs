@@ -6,12 +6,14 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use http::HeaderValue;
 use tradewind_api::{
     id::{ClusterName, ServicePortRef},
     model::{AppProtocol, ClusterState, Endpoint, Health},
+    traffic::{Settings, TrafficPolicy},
 };
 use tradewind_transport::{
     balance::{
@@ -33,6 +35,48 @@ use crate::{
 
 /// An answer this recent is first-hand proof of life.
 const PROVEN_FOR: Micros = 10 * SECOND;
+
+/// Whom a call is for: all endpoints of a service's port, or those of one of its subsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Callee<'a> {
+    pub(super) service: &'a ServicePortRef,
+    pub(super) subset: Option<&'a str>,
+}
+
+impl<'a> From<&'a ServicePortRef> for Callee<'a> {
+    fn from(service: &'a ServicePortRef) -> Self {
+        Self {
+            service,
+            subset: None,
+        }
+    }
+}
+
+impl Callee<'_> {
+    /// To keep something by.
+    pub(super) fn key(&self) -> CalleeKey {
+        CalleeKey {
+            service: self.service.clone(),
+            subset: self.subset.map(str::to_owned),
+        }
+    }
+}
+
+/// A [`Callee`] that something is kept by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CalleeKey {
+    pub(super) service: ServicePortRef,
+    pub(super) subset: Option<String>,
+}
+
+impl CalleeKey {
+    pub(super) fn callee(&self) -> Callee<'_> {
+        Callee {
+            service: &self.service,
+            subset: self.subset.as_deref(),
+        }
+    }
+}
 
 /// What this thread learnt about one endpoint.
 #[derive(Debug, Default)]
@@ -204,6 +248,12 @@ pub(super) struct Made {
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) service: ServicePortRef,
+    /// Which of the service's endpoints alone.
+    pub(super) subset: Option<String>,
+    /// How they are called, if a policy says so.
+    pub(super) policy: Option<Arc<TrafficPolicy>>,
+    /// What of that holds here; else what proxies do by themselves.
+    pub(super) settings: Arc<Settings>,
     /// The service as requests name it to the peer.
     pub(super) service_value: HeaderValue,
     pub(super) protocol: AppProtocol,
@@ -213,6 +263,16 @@ pub(super) struct Route {
     pub(super) stood_by_at: Cell<Option<Micros>>,
     /// Shared with the routes of later snapshots.
     pub(super) budget: Rc<RefCell<Budget>>,
+}
+
+impl Route {
+    /// Whom it leads to.
+    pub(super) fn callee(&self) -> Callee<'_> {
+        Callee {
+            service: &self.service,
+            subset: self.subset.as_deref(),
+        }
+    }
 }
 
 /// Why a service cannot be called at all.
@@ -232,6 +292,14 @@ pub(super) enum NoRoute {
         /// What there is.
         has: String,
     },
+    /// A rule means a part of it that no policy defines.
+    #[error("{service} has no subset {subset}: no DestinationRule for these callers defines it")]
+    UnknownSubset {
+        /// Of what.
+        service: ServicePortRef,
+        /// Its name.
+        subset: String,
+    },
     /// It has no endpoint at all.
     #[error("{0} has no endpoint in any cluster")]
     NoEndpoint(ServicePortRef),
@@ -244,6 +312,7 @@ impl NoRoute {
             Self::NoSnapshot => "no-snapshot",
             Self::UnknownService(_) => "unknown-service",
             Self::UnknownPort { .. } => "unknown-port",
+            Self::UnknownSubset { .. } => "unknown-subset",
             Self::NoEndpoint(_) => "no-endpoint",
         }
     }

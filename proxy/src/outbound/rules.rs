@@ -70,6 +70,8 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
     pub(super) service: ServicePortRef,
+    /// Which of its endpoints alone.
+    pub(super) subset: Option<String>,
     pub(super) rule: Arc<CompiledRule>,
     /// Among the rule's backends.
     index: usize,
@@ -323,11 +325,16 @@ impl Outbound {
         };
         match &backend.to {
             BackendRef::Broken(why) => Ruled::Own(Own::Nowhere(format!("{}: {why}", rule.origin))),
-            BackendRef::Service { service, port, .. } => Ruled::To(Backend {
+            BackendRef::Service {
+                service,
+                port,
+                subset,
+            } => Ruled::To(Backend {
                 service: ServicePortRef {
                     service: service.clone(),
                     port: port.unwrap_or(called.port),
                 },
+                subset: subset.clone(),
                 index,
                 rule,
             }),

@@ -26,7 +26,7 @@ use super::{
     failure::{Form, Tries},
     metrics::Outcome,
     opaque::{self, Opened},
-    route::Target,
+    route::{Callee, Target},
     rules::{Backend, Ruled},
 };
 use crate::{
@@ -53,7 +53,11 @@ pub(super) async fn exchange(
         Ruled::Own(own) => return outbound.answer(own, service, form, &mut account),
     };
     let mut request = Request::from_parts(head, body);
-    let opened = match outbound.tunnel(service, &mut account.notes).await {
+    let to = Callee {
+        service,
+        subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
+    };
+    let opened = match outbound.tunnel(to, &mut account.notes).await {
         Ok(opened) => opened,
         Err(e) => {
             outbound.metrics.tunnel(service, None, Outcome::failed);

@@ -17,7 +17,7 @@ use tradewind_transport::{
     hbone::{Closed, DialError, Fault, Session},
 };
 
-use super::{Balancer, Blame, Route, Target, detach};
+use super::{Balancer, Blame, BySubset, Route, Target, detach};
 
 /// How often it is looked whether the next tier can be called at once. Sessions that nobody uses end after minutes.
 const STAND_BY_EVERY: Micros = 5 * SECOND;
@@ -196,10 +196,15 @@ impl Balancer {
         let Some(failure) = why.failure() else {
             return;
         };
-        let found = self.routes.borrow().values().find_map(|route| {
-            let target = route.targets.iter().find(|t| t.endpoint.id == *id)?;
-            Some((Rc::clone(route), Rc::clone(target)))
-        });
+        let found = self
+            .routes
+            .borrow()
+            .values()
+            .flat_map(BySubset::all)
+            .find_map(|route| {
+                let target = route.targets.iter().find(|t| t.endpoint.id == *id)?;
+                Some((Rc::clone(route), Rc::clone(target)))
+            });
         let Some((route, target)) = found else {
             return;
         };

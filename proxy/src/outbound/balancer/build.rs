@@ -11,9 +11,10 @@ use std::{
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use tradewind_api::{
-    id::{ClusterName, EndpointId, ServicePortRef},
+    id::{ClusterName, EndpointId, Namespace, ServicePortRef},
     model::{Cluster, ClusterState, Endpoint, Health, Service},
     snapshot::Snapshot,
+    traffic::{self, Settings, TrafficPolicy, has_labels},
 };
 use tradewind_transport::{
     balance::{Micros, budget::Budget},
@@ -22,12 +23,15 @@ use tradewind_transport::{
     server_name::{self, NameError},
 };
 
-use super::{Balancer, Exit, Link, NoRoute, Route, Served, Target};
+use super::{Balancer, Callee, Exit, Link, NoRoute, Route, Served, Target};
 
 impl Balancer {
     /// Takes over a newer snapshot, if there is one.
     pub(super) fn refresh(&self) {
         if !self.snapshots.borrow().has_changed().unwrap_or(false) {
+            if self.caller.borrow().is_none() {
+                self.learn_caller();
+            }
             return;
         }
         let snapshot = Arc::clone(&self.snapshots.borrow_mut().borrow_and_update());
@@ -37,13 +41,13 @@ impl Balancer {
         let services = &snapshot.services;
         self.budgets
             .borrow_mut()
-            .retain(|s, _| services.contains_key(&s.service));
+            .retain(|c, _| services.contains_key(&c.service.service));
         let returned = self.returned(&before, &snapshot, now);
         // Only services that are called: a federation may have many more.
         let budgets = self.budgets.borrow();
         let alive: BTreeMap<&EndpointId, &Endpoint> = budgets
             .keys()
-            .filter_map(|s| services.get(&s.service))
+            .filter_map(|c| services.get(&c.service.service))
             .flat_map(|s| &s.endpoints)
             .map(|e| (&e.id, e))
             .collect();
@@ -94,7 +98,49 @@ impl Balancer {
         links.iter().filter_map(returned).collect()
     }
 
-    pub(super) fn build(&self, target: &ServicePortRef) -> Result<Route, NoRoute> {
+    /// Whose calls these are is known with the first certificate; policies may be for some callers alone.
+    fn learn_caller(&self) {
+        let own = self.svid.current();
+        let namespace = own.and_then(|own| Namespace::new(own.id.account()?.0).ok());
+        if namespace.is_some() {
+            self.caller.replace(namespace);
+            self.routes.borrow_mut().clear();
+        }
+    }
+
+    /// What a policy says of calls to it, and of which of its endpoints alone.
+    fn policy(&self, snapshot: &Snapshot, to: Callee<'_>) -> Result<Policed, NoRoute> {
+        let caller = self.caller.borrow();
+        let policy = snapshot
+            .routes
+            .get(&to.service.service)
+            .zip(caller.as_ref())
+            .and_then(|(routes, caller)| routes.traffic_for(caller, &self.place.labels));
+        let Some(name) = to.subset else {
+            let settings = policy.map(|p| Arc::clone(p.settings.of(to.service.port)));
+            return Ok(Policed {
+                policy: policy.cloned(),
+                settings: settings.unwrap_or_default(),
+                labels: None,
+            });
+        };
+        let subset = policy.and_then(|p| p.subsets.get(name));
+        let subset = subset.ok_or_else(|| NoRoute::UnknownSubset {
+            service: to.service.clone(),
+            subset: name.to_owned(),
+        })?;
+        Ok(Policed {
+            policy: policy.cloned(),
+            settings: Arc::clone(subset.settings.of(to.service.port)),
+            labels: Some(subset.labels.clone()),
+        })
+    }
+
+    pub(super) fn build(&self, to: Callee<'_>) -> Result<Route, NoRoute> {
+        let target = to.service;
+        if self.caller.borrow().is_none() {
+            self.learn_caller();
+        }
         let snapshot = self.snapshot.borrow();
         if snapshot.clusters.is_empty() && snapshot.services.is_empty() {
             return Err(NoRoute::NoSnapshot);
@@ -106,11 +152,14 @@ impl Balancer {
         let port = service
             .port(target.port)
             .ok_or_else(|| no_port(target, service))?;
+        let policed = self.policy(&snapshot, to)?;
+        let wanted = policed.labels.as_ref();
         let mut served: BTreeMap<&ClusterName, Served> = BTreeMap::new();
         let targets: Vec<_> = service
             .endpoints
             .iter()
             .filter(|e| e.ports.contains(&target.port))
+            .filter(|e| wanted.is_none_or(|w| has_labels(&e.labels, w)))
             .filter_map(|e| {
                 let served = served
                     .entry(&e.cluster)
@@ -126,11 +175,14 @@ impl Balancer {
         let budget = Rc::clone(
             self.budgets
                 .borrow_mut()
-                .entry(target.clone())
+                .entry(to.key())
                 .or_insert_with(|| Rc::new(RefCell::new(Budget::new(now)))),
         );
         Ok(Route {
             service: target.clone(),
+            subset: to.subset.map(str::to_owned),
+            policy: policed.policy,
+            settings: policed.settings,
             service_value: headers::service_value(target),
             protocol: port.app_protocol,
             targets,
@@ -215,6 +267,14 @@ impl Balancer {
         }
         gateways
     }
+}
+
+/// What holds for calls to somebody.
+struct Policed {
+    policy: Option<Arc<TrafficPolicy>>,
+    settings: Arc<Settings>,
+    /// What the endpoints must have.
+    labels: Option<traffic::Labels>,
 }
 
 /// How an endpoint is reached.
@@ -314,7 +374,7 @@ mod tests {
                 .unwrap(),
             address: address.map(str::to_owned),
             hostname: None,
-            labels: tradewind_api::traffic::Labels::new(),
+            labels: traffic::Labels::new(),
             ports: vec![80],
         }
     }

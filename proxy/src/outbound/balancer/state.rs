@@ -8,15 +8,15 @@ use tradewind_transport::{
     hbone::Path,
 };
 
-use super::{Balancer, Exit, Route, Target};
+use super::{Balancer, BySubset, Exit, Route, Target};
 
 impl Balancer {
     /// Everything this thread knows.
     pub(in crate::outbound) fn state_json(&self) -> Value {
         let now = self.now();
         let routes = self.routes.borrow();
-        let mut sorted: Vec<_> = routes.values().collect();
-        sorted.sort_by(|a, b| a.service.cmp(&b.service));
+        let mut sorted: Vec<_> = routes.values().flat_map(BySubset::all).collect();
+        sorted.sort_by(|a, b| (&a.service, &a.subset).cmp(&(&b.service, &b.subset)));
         let (sessions, streams) = self.pool.open();
         let snapshot = self.snapshot.borrow();
         let told = |name| snapshot.clusters.get(name).and_then(|c| c.round_trip_us);
@@ -59,6 +59,8 @@ impl Balancer {
             .collect();
         json!({
             "service": route.service.to_string(),
+            "subset": route.subset,
+            "policy": route.policy.as_ref().map(|p| p.origin.to_string()),
             "retry_budget": route.budget.borrow().available(),
             "tiers": tiers,
             "endpoints": endpoints,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tradewind_api::id::ServicePortRef;
+
 use super::*;
 
 fn tell(world: &World, name: &str, round_trip_us: Option<u64>) {
@@ -49,7 +51,7 @@ async fn what_was_measured_here_goes_before_what_is_told() {
         let proxy = world.proxy().await;
         let balancer = &proxy.outbound.balancer;
         let target = || {
-            let route = balancer.route(&world::SERVICE.parse().unwrap());
+            let route = balancer.route((&world::SERVICE.parse::<ServicePortRef>().unwrap()).into());
             route.unwrap().targets[0].clone()
         };
         assert_eq!(target().rtt_us(), Some(30_000));
