@@ -59,6 +59,9 @@ pub struct Explain {
     /// Where the caller runs, such as west/zone-a [default: this cluster, no zone]
     #[arg(long, value_name = "CLUSTER[/ZONE]", default_value = "")]
     from: Place,
+    /// Some of its endpoints alone, by the name that a DestinationRule gives them
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
     /// Ask a proxy by its admin address instead: it knows who failed it
     #[arg(long, value_name = "IP:PORT", conflicts_with = "from")]
     proxy: Option<SocketAddr>,
@@ -120,7 +123,7 @@ impl FromStr for Field {
 /// Says it.
 pub async fn run(context: Context, args: Explain) -> Outcome {
     let explained = match args.proxy {
-        Some(proxy) => of_proxy(proxy, &args.to).await?,
+        Some(proxy) => of_proxy(proxy, &args.to, args.subset.as_deref()).await?,
         None => of_controller(&args).await?,
     };
     let json = explained["explained"].clone();
@@ -168,6 +171,7 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
                 value: value.clone(),
             })
             .collect(),
+        subset: part(args.subset.clone()),
     };
     let found = admin
         .call(request, async |mut c, r| c.explain(r).await)
@@ -184,10 +188,17 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
             "origin": (!r.origin.is_empty()).then_some(&r.origin),
             "decides": r.decides,
             "verdict": r.verdict,
-            "backends": r.backends.iter().map(|b| json!({"service": b.service, "share": b.share})).collect::<Vec<_>>(),
+            "backends": r.backends.iter().map(|b| json!({
+                "service": b.service,
+                "subset": (!b.subset.is_empty()).then_some(&b.subset),
+                "share": b.share,
+            })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "explained": {
             "service": args.to.to_string(),
+            "subset": args.subset,
+            "policy": (!found.policy.is_empty()).then_some(&found.policy),
+            "settings": found.settings,
             "tiers": found.tiers.iter().map(|t| json!({
                 "distance": t.distance, "share": t.share, "members": t.members,
             })).collect::<Vec<_>>(),
@@ -208,7 +219,11 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
 
 /// What the proxy's threads say of the service. They learn apart; where they differ, the first one's word is shown and how
 /// many others say something else.
-async fn of_proxy(proxy: SocketAddr, to: &ServicePortRef) -> Result<Value, Failure> {
+async fn of_proxy(
+    proxy: SocketAddr,
+    to: &ServicePortRef,
+    subset: Option<&str>,
+) -> Result<Value, Failure> {
     let unreachable = |why: String| {
         Failure::new(
             Exit::Unreachable,
@@ -239,7 +254,7 @@ async fn of_proxy(proxy: SocketAddr, to: &ServicePortRef) -> Result<Value, Failu
             t["services"]
                 .as_array()?
                 .iter()
-                .find(|s| s["service"] == *name)
+                .find(|s| s["service"] == *name && s["subset"].as_str() == subset)
         })
         .collect();
     let Some(first) = said.first() else {
@@ -277,6 +292,13 @@ fn texts(list: &Value, field: &str) -> Vec<String> {
         .collect()
 }
 
+fn texts_of(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}
+
 /// What each rule says of the request, in order; none where there are no rules.
 fn rules(to: &ServicePortRef, rules: &Value) -> Option<String> {
     let rules = rules.as_array().filter(|r| !r.is_empty())?;
@@ -292,7 +314,10 @@ fn rules(to: &ServicePortRef, rules: &Value) -> Option<String> {
         for backend in rule["backends"].as_array().into_iter().flatten() {
             let share = backend["share"].as_f64().unwrap_or_default() * 100.0;
             let service = backend["service"].as_str().unwrap_or("?");
-            lines.push(format!("       {share:>5.1} % to {service}"));
+            let subset = backend["subset"].as_str();
+            let of = subset.map(|s| format!("subset {s} of "));
+            let of = of.unwrap_or_default();
+            lines.push(format!("       {share:>5.1} % to {of}{service}"));
         }
     }
     lines.push(String::new());
@@ -309,10 +334,21 @@ fn head(to: &ServicePortRef, explained: &Value) -> String {
         format!("  tier {n}  {share:>3.0} % of the calls  {distance} ({members} endpoints)")
     };
     let lines: Vec<String> = tiers.iter().enumerate().map(line).collect();
+    let subset = explained["subset"].as_str();
+    let of = subset
+        .map(|s| format!("subset {s} of "))
+        .unwrap_or_default();
     if lines.is_empty() {
-        return format!("{to} goes nowhere");
+        return format!("{of}{to} goes nowhere");
     }
-    format!("{to} goes to\n{}\n", lines.join("\n"))
+    let mut text = format!("{of}{to} goes to\n{}\n", lines.join("\n"));
+    if let Some(policy) = explained["policy"].as_str() {
+        text.push_str(&format!("as {policy} says\n"));
+        for setting in texts_of(&explained["settings"]) {
+            text.push_str(&format!("  {setting}\n"));
+        }
+    }
+    text
 }
 
 fn endpoints(explained: &Value) -> Table {

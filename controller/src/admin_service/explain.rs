@@ -6,12 +6,15 @@
 
 mod rules;
 
+use std::sync::Arc;
+
 use tonic::{Code, Status};
 use tradewind_api::{
-    ClusterName, ServicePortRef, Zone,
+    ClusterName, Namespace, ServicePortRef, Zone,
     model::{Cluster, Endpoint, Service},
     proto::v1::{ExplainRequest, ExplainResponse, ExplainedEndpoint, ExplainedTier},
     snapshot::Snapshot,
+    traffic::{Labels, PerPort, Settings, TrafficPolicy, has_labels},
 };
 use tradewind_transport::balance::tiers::{Candidate, Choice, Here, choose};
 
@@ -52,9 +55,21 @@ pub(super) fn explain(
         zone: zone.as_ref(),
     };
     let service = service(&snapshot, &target, &from)?;
+    let called = called(&snapshot, &target, asked, &from)?;
     let round_trip = |to: &ClusterName| round_trip_us(&reach, from.cluster, to);
-    let explained = answer(&snapshot, service, target.port, &from, round_trip);
+    let explained = answer(
+        &snapshot,
+        (service, target.port),
+        &called,
+        &from,
+        round_trip,
+    );
     Ok(ExplainResponse {
+        policy: called
+            .policy
+            .map(|p| p.origin.to_string())
+            .unwrap_or_default(),
+        settings: called.settings.words(),
         // Another cluster's proxies have the rules of their own.
         rules: if from.cluster.local {
             rules::explain(&snapshot, &target, asked)?
@@ -62,6 +77,67 @@ pub(super) fn explain(
             Vec::new()
         },
         ..explained
+    })
+}
+
+/// How the endpoints are called, and which of them.
+struct Called<'a> {
+    policy: Option<&'a TrafficPolicy>,
+    settings: Arc<Settings>,
+    /// What they must have.
+    labels: Option<&'a Labels>,
+}
+
+/// What a policy says of these calls. Another cluster's proxies have policies of their own.
+fn called<'a>(
+    snapshot: &'a Snapshot,
+    target: &ServicePortRef,
+    asked: &ExplainRequest,
+    from: &From<'_>,
+) -> Result<Called<'a>, Status> {
+    let namespace = caller_namespace(asked)?;
+    let routes = snapshot.routes.get(&target.service);
+    let policy = routes
+        .filter(|_| from.cluster.local)
+        .and_then(|routes| routes.traffic_for(&namespace, &asked.caller_labels))
+        .map(|policy| &**policy);
+    let settings = |per_port: &PerPort| Arc::clone(per_port.of(target.port));
+    if asked.subset.is_empty() {
+        return Ok(Called {
+            policy,
+            settings: policy.map(|p| settings(&p.settings)).unwrap_or_default(),
+            labels: None,
+        });
+    }
+    let subset = policy.and_then(|p| p.subsets.get(&asked.subset));
+    let subset = subset.ok_or_else(|| {
+        let names: Vec<_> = policy.into_iter().flat_map(|p| p.subsets.keys()).collect();
+        let hint = match names.as_slice() {
+            [] => "no DestinationRule for these callers has any".to_owned(),
+            [..] => {
+                let names: Vec<&str> = names.iter().map(|n| n.as_str()).collect();
+                format!("there are {}", names.join(", "))
+            }
+        };
+        let sentence = format!("{} has no subset {:?}", target.service, asked.subset);
+        refuse(Code::NotFound, sentence, hint)
+    })?;
+    Ok(Called {
+        policy,
+        settings: settings(&subset.settings),
+        labels: Some(&subset.labels),
+    })
+}
+
+/// Whose call it is.
+fn caller_namespace(asked: &ExplainRequest) -> Result<Namespace, Status> {
+    let name = match asked.caller_namespace.as_str() {
+        "" => "default",
+        name => name,
+    };
+    Namespace::new(name).map_err(|e| {
+        let hint = "write --caller NAMESPACE";
+        refuse(Code::InvalidArgument, e.to_string(), hint)
     })
 }
 
@@ -162,12 +238,13 @@ pub(super) fn candidate<'a>(
 
 fn answer(
     snapshot: &Snapshot,
-    service: &Service,
-    port: u16,
+    (service, port): (&Service, u16),
+    called: &Called<'_>,
     from: &From<'_>,
     round_trip: impl Fn(&ClusterName) -> Option<u64>,
 ) -> ExplainResponse {
     let shown: Vec<(&Endpoint, &Cluster)> = visible(service, port, from.cluster)
+        .filter(|e| called.labels.is_none_or(|l| has_labels(&e.labels, l)))
         .filter_map(|e| Some((e, &**snapshot.clusters.get(&e.cluster)?)))
         .collect();
     let here = Here {
@@ -209,7 +286,7 @@ fn answer(
         revision: snapshot.revision.0,
         endpoints: endpoints.collect(),
         tiers: tiers(&choice, &shown),
-        rules: Vec::new(),
+        ..ExplainResponse::default()
     }
 }
 

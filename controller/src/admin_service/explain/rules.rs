@@ -1,21 +1,20 @@
 //! What the rules for a service say of one request, each of them, by the function that proxies decide with.
 
-use std::collections::BTreeMap;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tonic::{Code, Status};
 use tradewind_api::{
-    Namespace, ServicePortRef,
+    ServicePortRef,
     proto::v1::{ExplainRequest, ExplainedBackend, ExplainedRule},
     route::{Abort, Action, BackendRef, MILLION, Otherwise, To},
     snapshot::Snapshot,
 };
 use tradewind_transport::route::{Call, Caller, Compiled, CompiledRule, CorsAnswer};
 
+use super::caller_namespace;
 use crate::answer::refuse;
 
-/// A request's namespace, method and the rest where nothing is said of them.
-const USUAL: (&str, Method, &str) = ("default", Method::GET, "/");
+/// A request's method and the rest where nothing is said of them.
+const USUAL: (Method, &str) = (Method::GET, "/");
 
 /// In the order in which they are asked; none where there are no rules.
 pub(super) fn explain(
@@ -26,10 +25,7 @@ pub(super) fn explain(
     let Some(routes) = snapshot.routes.get(&called.service) else {
         return Ok(Vec::new());
     };
-    let namespace = Namespace::new(or(&asked.caller_namespace, USUAL.0)).map_err(|e| {
-        let hint = "write --caller NAMESPACE";
-        refuse(Code::InvalidArgument, e.to_string(), hint)
-    })?;
+    let namespace = caller_namespace(asked)?;
     let Some(table) = routes.for_caller(&namespace) else {
         return Ok(Vec::new());
     };
@@ -41,11 +37,11 @@ pub(super) fn explain(
         )
     };
     let method = match asked.method.as_str() {
-        "" => USUAL.1,
+        "" => USUAL.0,
         method => Method::from_bytes(method.as_bytes())
             .map_err(|_| bad("method", method, "write --method GET"))?,
     };
-    let path = or(&asked.path, USUAL.2);
+    let path = or(&asked.path, USUAL.1);
     let uri: Uri = path
         .parse()
         .map_err(|_| bad("path", path, "write --path /with?a=query"))?;
@@ -61,7 +57,6 @@ pub(super) fn explain(
         };
         headers.append(name, value);
     }
-    let labels: BTreeMap<_, _> = asked.caller_labels.clone().into_iter().collect();
     let usual_host = format!("{}.{}", called.service.name(), called.service.namespace);
     let call = Call {
         port: called.port,
@@ -73,7 +68,7 @@ pub(super) fn explain(
         headers: &headers,
         caller: Caller {
             namespace: &namespace,
-            labels: &labels,
+            labels: &asked.caller_labels,
         },
     };
     let compiled = Compiled::new(table);
@@ -165,11 +160,20 @@ fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
     });
     for mirror in &action.mirrors {
         let to = match &mirror.to {
-            BackendRef::Service { service, port, .. } => ServicePortRef {
-                service: service.clone(),
-                port: port.unwrap_or(call.port),
+            BackendRef::Service {
+                service,
+                port,
+                subset,
+            } => {
+                let to = ServicePortRef {
+                    service: service.clone(),
+                    port: port.unwrap_or(call.port),
+                };
+                match subset {
+                    Some(subset) => format!("subset {subset} of {to}"),
+                    None => to.to_string(),
+                }
             }
-            .to_string(),
             BackendRef::Broken(why) => format!("nobody: {why}"),
         };
         words.push(format!("copies {} % to {to}", percent(mirror.share)));
@@ -187,13 +191,18 @@ fn backends(action: &Action, called: &ServicePortRef) -> Vec<ExplainedBackend> {
     let all: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     let share = |weight: u32| f64::from(weight) / (all.max(1) as f64);
     let found = backends.iter().filter_map(|backend| match &backend.to {
-        BackendRef::Service { service, port, .. } => Some(ExplainedBackend {
+        BackendRef::Service {
+            service,
+            port,
+            subset,
+        } => Some(ExplainedBackend {
             service: ServicePortRef {
                 service: service.clone(),
                 port: port.unwrap_or(called.port),
             }
             .to_string(),
             share: share(backend.weight),
+            subset: subset.clone().unwrap_or_default(),
         }),
         BackendRef::Broken(_) => None,
     });

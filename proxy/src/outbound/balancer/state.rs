@@ -61,6 +61,7 @@ impl Balancer {
             "service": route.service.to_string(),
             "subset": route.subset,
             "policy": route.policy.as_ref().map(|p| p.origin.to_string()),
+            "settings": route.settings.words(),
             "retry_budget": route.budget.borrow().available(),
             "tiers": tiers,
             "endpoints": endpoints,
