@@ -19,6 +19,9 @@ use crate::{
 };
 pub use retry::{Retry, RetryOn};
 
+/// The version of this model. It is raised with every field that older readers would refuse.
+pub const FORMAT: u16 = 1;
+
 /// A share of requests, in millionths: `0..=MILLION`.
 pub type Millionths = u32;
 

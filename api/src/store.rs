@@ -1,7 +1,10 @@
 //! What the federation store holds and the commands that change it, as domain types. The `federation` crate applies
 //! them; controllers propose them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +25,7 @@ use crate::{
 /// | 2 | voting preferences, nodes that go and come, attested exports, the audit log |
 /// | 3 | keys for sealed names, writes that go to the leader together |
 /// | 4 | transfers of the lead in the audit log |
-/// | 5 | labels of endpoints |
+/// | 5 | labels of endpoints, rules that are published with an export |
 pub const LEVEL: u16 = 5;
 
 /// What a record that names no level was written by.
@@ -60,6 +63,19 @@ pub struct Export {
     pub ports: Vec<ServicePort>,
     /// Its endpoints.
     pub endpoints: BTreeMap<EndpointId, EndpointSummary>,
+    /// What its callers everywhere do with requests, as the exporter says. Since level 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Arc<PublishedRules>>,
+}
+
+/// An exporter's rules for the calls of everybody. The store does not look into them, so that a member which knows less of rules
+/// than another can still read every entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRules {
+    /// The version of the route model that they need, see [`crate::route::FORMAT`]. Whoever knows less leaves them.
+    pub format: u16,
+    /// [`crate::route::Routes`] as JSON.
+    pub json: String,
 }
 
 /// What other clusters may know of an endpoint.
@@ -303,6 +319,7 @@ impl Command {
             | Self::RemoveExport(_)
             | Self::PutToken(_)
             | Self::RevokeToken(_) => 1,
+            Self::PutExport(export) if export.rules.is_some() => RULES,
             Self::PutExport(export) => with_labels(export.endpoints.values()),
             Self::PatchExport { upsert, .. } => with_labels(upsert.values()),
             Self::SetVoting { .. }
@@ -326,6 +343,8 @@ fn with_labels<'a>(mut endpoints: impl Iterator<Item = &'a EndpointSummary>) -> 
 
 /// The level from which on endpoints have labels.
 pub const LABELS: u16 = 5;
+/// The level from which on exports have rules.
+pub const RULES: u16 = 5;
 
 /// A command as it stands in the log: who asked, and when the leader took it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

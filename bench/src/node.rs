@@ -202,6 +202,7 @@ fn put(request: PutRequest) -> Result<Command, Status> {
             app_protocol: AppProtocol::Detect,
         }],
         endpoints: BTreeMap::from([(endpoint_id()?, endpoint)]),
+        rules: None,
     }))
 }
 

@@ -281,6 +281,7 @@ fn offer(
             app_protocol: AppProtocol::Detect,
         }],
         endpoints: all,
+        rules: None,
     };
     Ok(stamped(&cluster(number)?, Command::PutExport(export)))
 }

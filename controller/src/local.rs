@@ -3,11 +3,12 @@
 //! A file says more about a service than a registration does (its kind, its port names), so its word stands where the
 //! two differ. Endpoints of both are kept.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
     ClusterName, Domain, EndpointId, Namespace, Network, Region, ServiceName, SpiffeId, Zone,
     model::{AppProtocol, Health, ServiceKind, ServicePort},
+    store::PublishedRules,
     traffic::Labels,
 };
 
@@ -86,6 +87,8 @@ pub struct LocalModel {
     pub read: bool,
     /// By name.
     pub services: BTreeMap<ServiceName, LocalService>,
+    /// What callers everywhere are told to do with requests for a service, once it is exported.
+    pub rules: BTreeMap<ServiceName, Arc<PublishedRules>>,
     /// What of the sources could not be taken over.
     pub problems: Vec<String>,
 }

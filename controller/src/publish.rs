@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tradewind_api::{
     EndpointId, ServiceName,
     model::ServiceKind,
-    store::{Command, EndpointSummary, Export, LABELS},
+    store::{Command, EndpointSummary, Export, LABELS, RULES},
     traffic::Labels,
 };
 use tradewind_federation::{
@@ -39,6 +39,8 @@ pub struct Tell {
     pub addresses: bool,
     /// Their labels: every member understands them.
     pub labels: bool,
+    /// The rules for their service: likewise.
+    pub rules: bool,
 }
 
 /// What may be told, as the catalog stands.
@@ -46,6 +48,7 @@ pub fn tell(catalog: &Catalog, own: &Own) -> Tell {
     Tell {
         addresses: shares_network(catalog, own),
         labels: catalog.level >= LABELS,
+        rules: catalog.level >= RULES,
     }
 }
 
@@ -64,6 +67,7 @@ pub fn desired(
 ) -> Desired {
     let mut desired = Desired::new();
     for (name, intent) in intents {
+        let rules = local.rules.get(name).filter(|_| tell.rules).cloned();
         let export = match (local.services.get(name), published.get(name)) {
             (Some(service), _) => Export {
                 service: name.clone(),
@@ -71,10 +75,12 @@ pub fn desired(
                 kind: service.kind,
                 ports: service.ports.clone(),
                 endpoints: summaries(service, own, tell),
+                rules,
             },
             (None, Some(before)) if intent.by_command => Export {
                 created_at_ms: intent.created_at_ms,
                 endpoints: BTreeMap::new(),
+                rules,
                 ..before.clone()
             },
             (None, None) if intent.by_command => Export {
@@ -83,6 +89,7 @@ pub fn desired(
                 kind: ServiceKind::ClusterSetIp,
                 ports: Vec::new(),
                 endpoints: BTreeMap::new(),
+                rules,
             },
             (None, _) => continue,
         };
@@ -207,7 +214,7 @@ pub fn plan(published: &Desired, desired: &Desired) -> Vec<Command> {
 }
 
 fn same_shape(a: &Export, b: &Export) -> bool {
-    (a.created_at_ms, a.kind, &a.ports) == (b.created_at_ms, b.kind, &b.ports)
+    (a.created_at_ms, a.kind, &a.ports, &a.rules) == (b.created_at_ms, b.kind, &b.ports, &b.rules)
 }
 
 fn change(before: &Export, after: &Export) -> Command {

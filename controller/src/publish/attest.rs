@@ -124,6 +124,7 @@ mod tests {
             kind: ServiceKind::ClusterSetIp,
             ports: vec![],
             endpoints: BTreeMap::new(),
+            rules: None,
         };
         let all = |exports: &[Export]| -> Desired {
             let named = exports.iter().map(|e| (e.service.clone(), e.clone()));

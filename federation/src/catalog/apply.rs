@@ -314,6 +314,17 @@ impl Catalog {
         if known.is_some_and(|e| **e == *export) {
             return Ok(Did::Nothing);
         }
+        if let Some(rules) = &export.rules {
+            let others = self
+                .exports_of(proposer)
+                .filter(|e| e.service != export.service)
+                .filter_map(|e| Some(e.rules.as_ref()?.json.len()));
+            limits::at_most(
+                "rules of one cluster's exports",
+                others.sum::<usize>() + rules.json.len(),
+                limits::MAX_RULES_BYTES_PER_CLUSTER,
+            )?;
+        }
         if known.is_none() {
             let count = self.export_counts.get(proposer).copied().unwrap_or(0);
             limits::at_most(

@@ -13,6 +13,10 @@ pub const MAX_LEFT_CLUSTERS: usize = 1_000;
 pub const MAX_EXPORTS_PER_CLUSTER: usize = 10_000;
 /// Endpoints of one export: what still fits one log entry.
 pub const MAX_ENDPOINTS_PER_EXPORT: usize = 5_000;
+/// Bytes of the rules of one export: a few hundred of them. Every member keeps them.
+pub const MAX_RULES_BYTES: usize = 64 << 10;
+/// Bytes of the rules of all exports of one cluster.
+pub const MAX_RULES_BYTES_PER_CLUSTER: usize = 16 << 20;
 /// Ports of one export; Kubernetes services rarely pass a dozen.
 pub const MAX_PORTS_PER_EXPORT: usize = 256;
 /// Exported services in the whole federation: below the 65,534 addresses of the clusterset's /16.
@@ -132,6 +136,9 @@ pub(super) fn check_export(e: &Export) -> Result<(), Refusal> {
         if p.port == 0 {
             return Err(invalid("a port's number", "1 to 65535"));
         }
+    }
+    if let Some(rules) = &e.rules {
+        at_most("rules of one export", rules.json.len(), MAX_RULES_BYTES)?;
     }
     e.endpoints.values().try_for_each(check_endpoint)
 }

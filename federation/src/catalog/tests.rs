@@ -1,20 +1,23 @@
 //! What the catalog must hold to: ownership, tokens, bounds, merge, determinism.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use tradewind_api::{
     ClusterName, Domain, EndpointId, Network, Region, ServiceName,
     model::{AppProtocol, ClusterState, Health, ServiceKind, ServicePort},
     store::{
-        Blob, ClusterRecord, Command, EndpointSummary, Export, Outcome, Refusal, Stamped,
-        TokenRecord, Voting,
+        Blob, ClusterRecord, Command, EndpointSummary, Export, Outcome, PublishedRules, Refusal,
+        Stamped, TokenRecord, Voting,
     },
 };
 
 use super::{
     Catalog, Conflict, MAX_AUDIT, MAX_ENDPOINTS_PER_EXPORT, MAX_GATEWAYS_PER_CLUSTER, MAX_TEXT,
-    MAX_TOKENS,
+    MAX_TOKENS, limits,
 };
 
 mod members;
@@ -73,6 +76,7 @@ pub(crate) fn export(s: &str, created_at_ms: u64, ports: Vec<ServicePort>) -> Ex
         kind: ServiceKind::ClusterSetIp,
         ports,
         endpoints: BTreeMap::new(),
+        rules: None,
     }
 }
 
@@ -343,6 +347,54 @@ fn endpoints_are_patched_and_bounded() {
         log.refused("west", heavy),
         Refusal::Invalid { .. }
     ));
+}
+
+#[test]
+fn labels_and_rules_are_bounded() {
+    let mut log = Log::with(&[]);
+    let with_rules = |n: usize, bytes: usize| {
+        let mut export = export(&format!("s{n}"), 1, vec![port("http", 80)]);
+        export.rules = Some(Arc::new(PublishedRules {
+            format: 1,
+            json: "x".repeat(bytes),
+        }));
+        Command::PutExport(export)
+    };
+    let full = limits::MAX_RULES_BYTES;
+    let too_long = log.refused("west", with_rules(0, full + 1));
+    assert!(matches!(too_long, Refusal::TooMuch { limit: 65_536, .. }));
+    let most = limits::MAX_RULES_BYTES_PER_CLUSTER / full;
+    for n in 0..most {
+        assert!(log.done("west", with_rules(n, full)));
+    }
+    let too_many = log.refused("west", with_rules(most, 1));
+    assert!(matches!(
+        too_many,
+        Refusal::TooMuch {
+            limit: 16_777_216,
+            ..
+        }
+    ));
+    assert!(
+        log.done("west", with_rules(0, full - 1)),
+        "its own make room"
+    );
+    assert!(log.done("west", with_rules(most, 1)));
+
+    let labelled = |key: &str, n: usize| {
+        let mut export = export("labelled", 1, vec![port("http", 80)]);
+        let mut one = endpoint(100);
+        one.labels = (0..n)
+            .map(|n| (format!("{key}{n}"), "v".to_owned()))
+            .collect();
+        export.endpoints.insert(id(1), one);
+        Command::PutExport(export)
+    };
+    assert!(log.done("west", labelled("app", 64)));
+    for bad in [labelled("app", 65), labelled("a b", 1), labelled("a\n", 1)] {
+        let refused = log.refused("west", bad);
+        assert!(matches!(refused, Refusal::Invalid { .. }), "{refused}");
+    }
 }
 
 fn id(n: usize) -> EndpointId {

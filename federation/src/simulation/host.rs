@@ -376,6 +376,7 @@ fn export(key: &Key, value: Value) -> Command {
             app_protocol: AppProtocol::Detect,
         }],
         endpoints: BTreeMap::new(),
+        rules: None,
     })
 }
 

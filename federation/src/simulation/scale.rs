@@ -349,6 +349,7 @@ impl Federation {
                 app_protocol: AppProtocol::Detect,
             }],
             endpoints,
+            rules: None,
         })
     }
 

@@ -19,7 +19,8 @@ use tradewind_api::{
     EndpointId, ServiceName,
     model::ClusterState,
     store::{
-        AuditEntry, Blob, ClusterRecord, Command, EndpointSummary, LEVEL, Outcome, Stamped, Voting,
+        AuditEntry, Blob, ClusterRecord, Command, EndpointSummary, LEVEL, Outcome, PublishedRules,
+        Stamped, Voting,
     },
 };
 
@@ -315,8 +316,14 @@ fn level_5() -> Vec<Command> {
     let id = |id: &str| EndpointId::new(id).unwrap();
     let mut export = export("payments", 1, vec![port("http", 80)]);
     export.endpoints = [(id("ep-1"), endpoint("v1"))].into();
+    let mut with_rules = export.clone();
+    with_rules.rules = Some(Arc::new(PublishedRules {
+        format: 1,
+        json: r#"{"of_callers":{},"of_all":null}"#.to_owned(),
+    }));
     vec![
         Command::PutExport(export.clone()),
+        Command::PutExport(with_rules),
         Command::PatchExport {
             service: export.service,
             upsert: [(id("ep-2"), endpoint("v2"))].into(),
@@ -335,8 +342,13 @@ fn entries_of_level_5_are_written_as_ever_and_apply() {
     let labels = export.endpoints.values().map(|e| &e.labels["version"]);
     let versions: Vec<_> = labels.collect();
     assert_eq!(versions, ["v2"]);
+    assert_eq!(
+        export.rules.as_ref().unwrap().format,
+        1,
+        "a patch leaves them"
+    );
     for command in level_5() {
-        assert_eq!(command.level(), 5, "an older member would lose the labels");
+        assert_eq!(command.level(), 5, "an older member would lose some of it");
     }
     compare(5, entries(commands));
 }

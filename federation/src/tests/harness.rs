@@ -358,5 +358,6 @@ pub(super) fn export(service: &str, port: u16) -> Command {
             app_protocol: tradewind_api::model::AppProtocol::Detect,
         }],
         endpoints: BTreeMap::new(),
+        rules: None,
     })
 }
