@@ -1,13 +1,17 @@
-//! Rules for calls: what the files say of them, with the services that this cluster knows, as they are pushed to proxies. Pure but for
-//! what it remembers.
+//! Rules for calls: what the files say of them, with the services that this cluster knows, and what other clusters publish for callers
+//! everywhere, as they are pushed to proxies. Pure but for what it remembers.
 //!
 //! Owns the last that was compiled, so that what did not change keeps its allocation. It compiles when objects or services' ports change, and
 //! not when endpoints come and go.
 
+pub mod producers;
+
 use std::{collections::BTreeMap, sync::Arc};
 
-use tradewind_api::{ServiceName, model::Service, route::Routes};
+use tradewind_api::{ServiceName, model::Service, route::Routes, store::PublishedRules};
 use tradewind_policy::{Object, Policy, World, compile};
+
+use producers::Offers;
 
 /// Most bytes that one service's rules may take as they travel: a few thousand rules. Sixteen times as much is what a proxy
 /// takes in one message, and one that it does not take would hold up everything else that it is to know.
@@ -18,43 +22,76 @@ const MAX_BYTES: usize = 4 << 20;
 pub struct Rules {
     objects: Vec<Object>,
     world: World,
+    /// What the own cluster's objects say, and what is wrong in them.
+    own: BTreeMap<ServiceName, Arc<Routes>>,
+    findings: Vec<String>,
+    offers: Offers,
+    published: BTreeMap<ServiceName, Arc<PublishedRules>>,
     routes: BTreeMap<ServiceName, Arc<Routes>>,
     problems: Vec<String>,
 }
 
 impl Rules {
     /// Looks at what there is now.
-    pub fn look(&mut self, objects: &[Object], services: &BTreeMap<ServiceName, Arc<Service>>) {
-        if objects.is_empty() {
+    pub fn look(
+        &mut self,
+        objects: &[Object],
+        services: &BTreeMap<ServiceName, Arc<Service>>,
+        offers: Offers,
+    ) {
+        if objects.is_empty() && offers.is_empty() {
             *self = Self::default();
             return;
         }
-        let mut world = World::default();
-        for service in services.values() {
-            let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
-            world.services.insert(service.name.clone(), ports.collect());
-        }
-        if objects == self.objects && world == self.world {
+        let world = world(services);
+        let same = objects == self.objects && world == self.world;
+        if same && offers == self.offers {
             return;
         }
-        let Policy { routes, findings } = compile(objects, &world);
-        let before = std::mem::take(&mut self.routes);
-        self.problems = findings.iter().map(ToString::to_string).collect();
+        if !same {
+            (self.objects, self.world) = (objects.to_vec(), world);
+            self.compile();
+        }
+        self.offers = offers;
+        self.merge();
+    }
+
+    fn compile(&mut self) {
+        let Policy { routes, findings } = compile(&self.objects, &self.world);
+        let before = std::mem::take(&mut self.own);
+        self.findings = findings.iter().map(ToString::to_string).collect();
         for (name, routes) in routes {
             let known = before.get(&name);
             let kept = match known.filter(|k| ***k == routes) {
                 Some(same) => Some(Arc::clone(same)),
                 None if is_too_large(&routes) => {
-                    self.problems.push(format!(
+                    self.findings.push(format!(
                         "the rules for {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the service, or its rules"
                     ));
                     known.cloned()
                 }
                 None => Some(Arc::new(routes)),
             };
-            self.routes.extend(kept.map(|routes| (name, routes)));
+            self.own.extend(kept.map(|routes| (name, routes)));
         }
-        (self.objects, self.world) = (objects.to_vec(), world);
+        self.published = producers::published(&self.own, &self.published, &mut self.findings);
+    }
+
+    fn merge(&mut self) {
+        let before = std::mem::take(&mut self.routes);
+        let mut problems = self.findings.clone();
+        let is_known = |name: &ServiceName| self.world.services.contains_key(name);
+        let names = self.own.keys().chain(self.offers.keys());
+        for name in names.collect::<std::collections::BTreeSet<_>>() {
+            let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
+            let own = self.own.get(name);
+            let merged = producers::merged(name, own, offered, is_known, &mut problems);
+            let Some(now) = merged else { continue };
+            let same = before.get(name).filter(|b| **b == now);
+            let kept = same.map_or(now, Arc::clone);
+            self.routes.insert(name.clone(), kept);
+        }
+        self.problems = problems;
     }
 
     /// By the service that is called.
@@ -62,10 +99,25 @@ impl Rules {
         &self.routes
     }
 
+    /// What callers elsewhere are told, by the service.
+    pub fn published(&self) -> &BTreeMap<ServiceName, Arc<PublishedRules>> {
+        &self.published
+    }
+
     /// What is wrong or without effect.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
+}
+
+/// The services as rules refer to them.
+fn world(services: &BTreeMap<ServiceName, Arc<Service>>) -> World {
+    let mut world = World::default();
+    for service in services.values() {
+        let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
+        world.services.insert(service.name.clone(), ports.collect());
+    }
+    world
 }
 
 /// As they travel: as JSON, in which each rule has its action for itself.
@@ -112,22 +164,26 @@ mod tests {
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let one = [split("one", "cart")];
-        rules.look(&one, &services);
+        rules.look(&one, &services, Offers::new());
         assert_eq!(rules.routes().len(), 1);
         assert_eq!(rules.problems().len(), 1, "nobody knows the backend yet");
         let before = Arc::clone(&rules.routes()[&cart]);
 
         services.extend([service("shop/pay", 80)]);
-        rules.look(&one, &services);
+        rules.look(&one, &services, Offers::new());
         assert!(rules.problems().is_empty(), "{:?}", rules.problems());
         let known = Arc::clone(&rules.routes()[&cart]);
         assert_ne!(before, known);
 
         services.extend([service("shop/other", 80)]);
-        rules.look(&[split("one", "cart"), split("two", "other")], &services);
+        rules.look(
+            &[split("one", "cart"), split("two", "other")],
+            &services,
+            Offers::new(),
+        );
         assert!(Arc::ptr_eq(&known, &rules.routes()[&cart]));
         assert_eq!(rules.routes().len(), 2);
-        rules.look(&[], &services);
+        rules.look(&[], &services, Offers::new());
         assert!(rules.routes().is_empty());
     }
 
@@ -149,9 +205,9 @@ mod tests {
         let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut rules = Rules::default();
-        rules.look(&[object(1)], &services);
+        rules.look(&[object(1)], &services, Offers::new());
         let before = Arc::clone(&rules.routes()[&cart]);
-        rules.look(&[object(300)], &services);
+        rules.look(&[object(300)], &services, Offers::new());
         assert!(Arc::ptr_eq(&before, &rules.routes()[&cart]));
         let last = rules.problems().last().unwrap();
         assert!(
@@ -159,7 +215,7 @@ mod tests {
             "{last}"
         );
         let mut new = Rules::default();
-        new.look(&[object(300)], &services);
+        new.look(&[object(300)], &services, Offers::new());
         assert!(new.routes().is_empty());
     }
 }

@@ -18,6 +18,7 @@ mod istio;
 mod kinds;
 mod object;
 mod smi;
+mod tighten;
 mod values;
 mod world;
 
@@ -25,4 +26,5 @@ pub use compile::{Policy, compile, is_known};
 pub use docs::fields_as_markdown;
 pub use finding::{Code, Finding, Severity};
 pub use object::Object;
+pub use tighten::{producers, tighten};
 pub use world::{Ports, World};

@@ -29,7 +29,7 @@ use crate::{
     raft_net::{Known, Peers, known_in},
     reach::{Distances, Reach},
     registry::{Registered, Reports},
-    rules::Rules,
+    rules::{Rules, producers::offers},
     seals::Ring,
     source::YamlModel,
 };
@@ -244,8 +244,10 @@ impl Follower {
             now_ms,
         };
         let mut snapshot = compile::compile(&input, &previous);
-        rules.look(&yaml.policy, &snapshot.services);
+        let offers = offers(catalog, &self.own.cluster);
+        rules.look(&yaml.policy, &snapshot.services, offers);
         snapshot.routes = rules.routes().clone();
+        local.rules = rules.published().clone();
         local.problems.extend(rules.problems().iter().cloned());
         let problems = yaml.problems.len() + rules.problems().len();
         self.meters.show(&snapshot, problems);

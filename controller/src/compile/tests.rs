@@ -97,6 +97,7 @@ fn export(health: Health) -> Export {
             app_protocol: tradewind_api::model::AppProtocol::Http1,
         }],
         endpoints: [(EndpointId::new("remote").unwrap(), summary)].into(),
+        rules: None,
     }
 }
 

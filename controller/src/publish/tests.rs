@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tradewind_api::{
     ClusterName, Network,
     model::{ClusterState, Health, ServicePort},
-    store::{Blob, ClusterRecord, Outcome, Stamped},
+    store::{Blob, ClusterRecord, Outcome, PublishedRules, Stamped},
 };
 
 use super::*;
@@ -166,7 +166,7 @@ fn addresses_are_published_on_a_shared_network_only() {
             &own(),
             Tell {
                 addresses: shared,
-                labels: false,
+                ..Tell::default()
             },
         );
         let export = wanted.values().next().unwrap();
@@ -187,12 +187,18 @@ fn addresses_are_published_on_a_shared_network_only() {
 }
 
 #[test]
-fn labels_are_published_once_all_members_know_them() {
+fn labels_and_rules_are_published_once_all_members_know_them() {
     let mut local = model(&[("shop/payments", 80, Health::Healthy)]);
     let labels: Labels = [("version".to_owned(), "v2".to_owned())].into();
     let service = local.services.values_mut().next().unwrap();
     let endpoint = service.endpoints.values_mut().next().unwrap();
     endpoint.labels.clone_from(&labels);
+    let rules = PublishedRules {
+        format: 1,
+        json: "{}".to_owned(),
+    };
+    let name = local.services.keys().next().unwrap().clone();
+    local.rules.insert(name, Arc::new(rules));
     let intents = intents(&[("shop/payments", true)]);
     let mut catalog = founded();
     for (level, expected) in [(LABELS - 1, Labels::new()), (LABELS, labels)] {
@@ -202,6 +208,7 @@ fn labels_are_published_once_all_members_know_them() {
         let export = wanted.values().next().unwrap();
         let endpoint = export.endpoints.values().next().unwrap();
         assert_eq!(endpoint.labels, expected);
+        assert_eq!(export.rules.is_some(), level >= RULES);
         let command = Command::PutExport(export.clone());
         assert!(command.level() <= level, "the log takes it");
     }
