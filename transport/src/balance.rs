@@ -1,4 +1,4 @@
-//! Choosing an endpoint: tiers, picking, outlier detection, retry budget, ramp.
+//! Choosing an endpoint: tiers, picking, consistent hashing, outlier detection, circuit breaking, retry budget, ramp.
 //!
 //! Everything here is a function of (state, input, now): no clock, socket or random source. Times are microseconds on any
 //! monotonic scale the caller keeps to; random numbers come in as arguments. The proxy, `explain` and simulations call the
@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod detector;
+pub mod hash;
 pub mod pick;
 pub mod ramp;
 pub mod tiers;
