@@ -9,6 +9,7 @@ pub mod detector;
 pub mod hash;
 pub mod pick;
 pub mod ramp;
+pub mod round_robin;
 pub mod tiers;
 
 /// Microseconds on the caller's monotonic scale.

@@ -1,7 +1,7 @@
-//! Picking inside a tier: power of two choices over peak EWMA latency and outstanding requests.
+//! Picking inside a tier: power of two choices over peak EWMA latency and outstanding requests, or by weight alone.
 //!
 //! Two members are drawn by weight, the cheaper is taken; members that cost about the same are not told apart, so weights
-//! hold where latency gives no reason against them.
+//! hold where latency gives no reason against them. Turns and keys, the other ways, are in `round_robin` and `hash`.
 
 use super::{Micros, SECOND};
 
@@ -106,6 +106,11 @@ pub fn pick(members: &[Member], dice: [f64; 2]) -> Option<usize> {
     }
 }
 
+/// Picks a member's index by weight alone, with `dice` in 0..1. `None` only when there are no members.
+pub fn random(members: &[Member], dice: f64) -> Option<usize> {
+    draw(members, dice, None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +165,25 @@ mod tests {
         let even = [member(200.0, 500.0, 20), member(100.0, 500.0, 10)];
         let s = shares(&even, 100_000);
         assert!((s[0] - 2.0 / 3.0).abs() < 0.01, "{s:?}");
+    }
+
+    #[test]
+    fn at_random_only_weights_count() {
+        let members = [
+            member(100.0, 90_000.0, 50),
+            member(0.0, 100.0, 0),
+            member(300.0, 100.0, 0),
+        ];
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut counts = [0u32; 3];
+        for _ in 0..40_000 {
+            counts[random(&members, rng.f64()).unwrap()] += 1;
+        }
+        assert_eq!(counts[1], 0);
+        assert!((9_700..10_300).contains(&counts[0]), "{counts:?}");
+        let weightless = [member(0.0, 1.0, 0), member(0.0, 1.0, 0)];
+        assert_eq!(random(&weightless, 0.7), Some(1));
+        assert_eq!(random(&[], 0.7), None);
     }
 
     #[test]
