@@ -7,6 +7,7 @@
 pub mod budget;
 pub mod detector;
 pub mod hash;
+pub mod outlier;
 pub mod pick;
 pub mod ramp;
 pub mod round_robin;

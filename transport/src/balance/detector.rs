@@ -1,10 +1,16 @@
 //! Outlier detection: when an endpoint is left alone, for how long, and how it comes back.
 //!
-//! One detector per endpoint (and one per path to another cluster). It judges only what the transport saw: an error status
-//! is the application's answer, not a broken endpoint. It never decides that nobody may be called: ejected
+//! One detector per endpoint (and one per path to another cluster). By itself it judges only what the transport saw: an error
+//! status is the application's answer, not a broken endpoint. Where a rule has endpoints ejected for answers, they are kept beside
+//! (see `outlier`), and neither kind of ejection ends or prolongs the other. It never decides that nobody may be called: ejected
 //! endpoints are used when nothing better exists (see `tiers`).
 
-use super::{Micros, SECOND};
+use tradewind_api::traffic::Outlier;
+
+use super::{
+    Micros, SECOND,
+    outlier::{AnswerError, Answers},
+};
 
 /// First ejection; doubles with each that follows.
 pub const FIRST_EJECTION: Micros = SECOND;
@@ -67,7 +73,7 @@ impl Failure {
 pub enum Standing {
     /// Traffic flows.
     Closed,
-    /// Ejected; usable again from `until` at the earliest.
+    /// Ejected; usable again from `until` at the earliest. Where it is out for its answers alone, that is when it is back.
     Open {
         /// When a probe may be made.
         until: Micros,
@@ -100,6 +106,7 @@ pub struct Detector {
     ejections: u32,
     failed_probes: u32,
     last_failure: Option<(Failure, Micros)>,
+    answers: Answers,
 }
 
 impl Default for Detector {
@@ -117,11 +124,31 @@ impl Detector {
             ejections: 0,
             failed_probes: 0,
             last_failure: None,
+            answers: Answers::new(),
         }
     }
 
-    /// What may be done now.
+    /// What may be done now, by what the transport saw and by what was answered.
     pub fn standing(&self, now: Micros) -> Standing {
+        let seen = self.seen(now);
+        match (seen, self.answers.until(now)) {
+            (_, None) => seen,
+            (Standing::Closed, Some(until)) => Standing::Open { until },
+            (Standing::Open { until: first }, Some(until)) => Standing::Open {
+                until: until.max(first),
+            },
+            // The probe goes on: it is about something else.
+            (Standing::ProbeDue | Standing::Probing, Some(_)) => seen,
+        }
+    }
+
+    /// Until when it is out for its answers; `None` unless it is.
+    pub fn answers_until(&self, now: Micros) -> Option<Micros> {
+        self.answers.until(now)
+    }
+
+    /// By what the transport saw.
+    fn seen(&self, now: Micros) -> Standing {
         match self.state {
             State::Closed => Standing::Closed,
             State::Open { until } if now < until => Standing::Open { until },
@@ -142,13 +169,34 @@ impl Detector {
         self.ejections
     }
 
+    /// Books an answer where a rule is about them; `error` as `outlier::classify` says. True when it is one too many: then it is to be ejected
+    /// (see [`Self::eject_for_answers`]) if `outlier::may_eject` allows it.
+    pub fn answered(&mut self, outlier: &Outlier, error: Option<AnswerError>, now: Micros) -> bool {
+        self.answers.book(outlier, error, now)
+    }
+
+    /// Ejects it for its answers; returns for how long. When that is over it is usable, without a probe.
+    pub fn eject_for_answers(&mut self, outlier: &Outlier, now: Micros) -> Micros {
+        self.answers.eject(outlier, now)
+    }
+
+    /// No rule is about its answers any more.
+    pub const fn forget_answers(&mut self) {
+        self.answers = Answers::new();
+    }
+
     /// Books a failure. Returns for how long it is ejected, when this failure is what ejects it.
     pub fn failed(&mut self, failure: Failure, now: Micros) -> Option<Micros> {
+        self.failed_after(failure, failure.strikes(), now)
+    }
+
+    /// The same where a rule says how many failures in a row eject, whatever their kind.
+    pub fn failed_after(&mut self, failure: Failure, strikes: u32, now: Micros) -> Option<Micros> {
         let forgiven = self
             .last_failure
             .is_none_or(|(_, at)| now.saturating_sub(at) > FORGIVEN_AFTER + MAX_EJECTION);
         self.last_failure = Some((failure, now));
-        let old_news = match self.standing(now) {
+        let old_news = match self.seen(now) {
             // Requests that were under way, or sent because nothing better existed: it is out already.
             Standing::Open { .. } => true,
             // What broke was made before the probe, which tells more.
@@ -161,7 +209,7 @@ impl Detector {
             return None;
         }
         self.strikes = self.strikes.saturating_add(1);
-        if self.state == State::Closed && self.strikes < failure.strikes() {
+        if self.state == State::Closed && self.strikes < strikes {
             return None;
         }
         if forgiven {
@@ -194,7 +242,7 @@ impl Detector {
 
     /// Takes the one probe that is due; false when none is.
     pub fn begin_probe(&mut self, now: Micros) -> bool {
-        let due = self.standing(now) == Standing::ProbeDue;
+        let due = self.seen(now) == Standing::ProbeDue;
         if due {
             self.state = State::Probing { since: now };
         }
@@ -212,6 +260,7 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::outlier;
     use proptest::prelude::*;
 
     #[test]
@@ -318,21 +367,88 @@ mod tests {
         assert_eq!(fresh.standing(5), Standing::Closed);
     }
 
+    fn out_for_answers(now: Micros) -> (Detector, Micros) {
+        let mut d = Detector::new();
+        let rule = Outlier {
+            errors: Some(2),
+            ..Outlier::default()
+        };
+        let error = Some(AnswerError::Error);
+        assert!(!d.answered(&rule, error, now));
+        assert!(d.answered(&rule, error, now));
+        assert_eq!(d.standing(now), Standing::Closed, "the caller decides");
+        let until = now + d.eject_for_answers(&rule, now);
+        (d, until)
+    }
+
+    #[test]
+    fn ejection_for_answers_ends_by_time_alone() {
+        let (mut d, until) = out_for_answers(7);
+        let out = Standing::Open { until };
+        assert_eq!((d.standing(7), d.answers_until(7)), (out, Some(until)));
+        d.hint_back(8);
+        assert!(!d.begin_probe(8), "a dial would say nothing");
+        assert!(!d.succeeded(), "nor does a session");
+        assert_eq!(d.standing(until - 1), out);
+        assert_eq!(d.standing(until), Standing::Closed);
+        assert_eq!(d.answers_until(until), None);
+        let (mut d, _) = out_for_answers(7);
+        d.forget_answers();
+        assert_eq!(d.standing(8), Standing::Closed, "the rule is gone");
+    }
+
+    #[test]
+    fn the_transports_ejection_goes_on_beside_it() {
+        let (mut d, until) = out_for_answers(0);
+        assert_eq!(d.failed(Failure::Connect, 0), Some(SECOND));
+        assert_eq!(d.standing(0), Standing::Open { until });
+        assert_eq!(d.standing(SECOND), Standing::ProbeDue);
+        assert!(d.begin_probe(SECOND));
+        assert!(d.succeeded());
+        assert_eq!(d.standing(SECOND), Standing::Open { until });
+        // And the other way: the later end counts.
+        let mut late = until - 1;
+        for _ in 0..4 {
+            late += d.failed(Failure::Connect, late).unwrap_or(0);
+        }
+        assert_eq!(d.standing(until), Standing::Open { until: late });
+    }
+
+    #[test]
+    fn a_rule_says_how_many_failures_of_the_transport_eject() {
+        let mut d = Detector::new();
+        for _ in 0..4 {
+            assert_eq!(d.failed_after(Failure::Connect, 5, 0), None);
+        }
+        assert_eq!(d.failed_after(Failure::Reset, 5, 0), Some(SECOND));
+        d.succeeded();
+        assert_eq!(d.failed_after(Failure::Reset, 1, 1), Some(2 * SECOND));
+        let mut none = Detector::new();
+        assert!(none.failed_after(Failure::Reset, 0, 0).is_some());
+    }
+
     proptest! {
         /// Whatever happens, it can always come back within the longest ejection.
         #[test]
-        fn nothing_is_out_for_ever(steps in proptest::collection::vec((0u8..4, 0u64..40 * SECOND), 0..200)) {
+        fn nothing_is_out_for_ever(steps in proptest::collection::vec((0u8..5, 0u64..40 * SECOND), 0..200)) {
             let mut d = Detector::new();
             let mut now = 0;
+            let rule = Outlier { errors: Some(1), ..Outlier::default() };
             for (what, dt) in steps {
                 now += dt;
                 match what {
                     0 => { d.failed(Failure::Connect, now); }
                     1 => { d.failed(Failure::Reset, now); }
                     2 => { d.succeeded(); }
-                    _ => { d.begin_probe(now); }
+                    3 => { d.begin_probe(now); }
+                    _ => if d.answered(&rule, Some(AnswerError::Gateway), now) {
+                        d.eject_for_answers(&rule, now);
+                    }
                 }
                 let later = now + MAX_EJECTION.max(PROBE_LOST_AFTER);
+                let seen = d.seen(later);
+                prop_assert!(matches!(seen, Standing::Closed | Standing::ProbeDue));
+                let later = now + outlier::MAX_EJECTION;
                 prop_assert!(matches!(d.standing(later), Standing::Closed | Standing::ProbeDue));
             }
         }
