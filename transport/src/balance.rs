@@ -4,6 +4,7 @@
 //! monotonic scale the caller keeps to; random numbers come in as arguments. The proxy, `explain` and simulations call the
 //! same functions.
 
+pub mod breaker;
 pub mod budget;
 pub mod detector;
 pub mod hash;
