@@ -4,9 +4,11 @@
 //! connection live on the thread. It never sends a request twice that a peer may have processed, except an idempotent
 //! one whose body can be replayed, and it never lets an application's own `tradewind-*` headers through.
 
+mod affinity;
 mod attempts;
 mod balancer;
 mod body;
+mod breaker;
 pub(crate) mod captured;
 mod connection;
 mod convert;
@@ -19,6 +21,7 @@ mod parties;
 mod patience;
 mod route;
 mod rules;
+mod status;
 mod upgrade;
 
 #[cfg(test)]
@@ -39,6 +42,7 @@ use tradewind_transport::{control::Control, svid::SvidCell};
 
 pub use crate::standard::StandardMetrics;
 use balancer::{Balancer, Place};
+pub use breaker::Breakers;
 use captured::Captured;
 pub use metrics::OutboundMetrics;
 use mirror::Mirrors;
@@ -75,6 +79,8 @@ pub struct OutboundContext {
     pub exit: Exit,
     /// What its own sockets carry, where a capture tells them by it.
     pub mark: Option<u32>,
+    /// What all threads have under way of services whose policies bound that.
+    pub breakers: Breakers,
     /// This proxy's name, for logs.
     pub name: String,
 }
@@ -109,6 +115,7 @@ impl Outbound {
             labels,
             exit,
             mark,
+            breakers,
             name,
         } = context;
         let svid = control.svid.clone();
@@ -117,7 +124,7 @@ impl Outbound {
             labels: Arc::clone(&labels),
             exit,
         };
-        let balancer = Balancer::new(control, metrics.clone(), clock, rng, place);
+        let balancer = Balancer::new(control, metrics.clone(), clock, rng, (place, breakers));
         balancer.pool.set_mark(mark);
         Rc::new(Self {
             balancer,

@@ -18,7 +18,7 @@ use tradewind_api::{
 pub use cors::{CompiledCors, CorsAnswer, Permit};
 pub use edit::{CompiledEdits, CompiledHeaderEdits, Location, PathEditor, location};
 use matcher::Matcher;
-pub use matcher::{Mismatch, Part};
+pub use matcher::{Mismatch, Part, parameter};
 
 /// A request, as rules see it.
 #[derive(Clone, Copy, Debug)]

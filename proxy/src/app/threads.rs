@@ -20,7 +20,7 @@ use crate::{
     capture,
     error::ProxyError,
     inbound::{self, InboundContext},
-    outbound::{Outbound, OutboundContext, OutboundMetrics, StateCell},
+    outbound::{Breakers, Outbound, OutboundContext, OutboundMetrics, StateCell},
 };
 
 /// One thread's share: its listeners, its random numbers, its hold on the drain.
@@ -70,6 +70,7 @@ impl Bound {
             self.config.name.clone(),
         );
         let mark = self.mark();
+        let breakers = Breakers::default();
         Workers::spawn("proxy", self.threads, move |index| {
             let mut seats = seats.lock().unwrap_or_else(PoisonError::into_inner);
             let seat = seats.get_mut(index).and_then(Option::take);
@@ -83,6 +84,7 @@ impl Bound {
                 labels: Arc::clone(&labels),
                 exit,
                 mark,
+                breakers: breakers.clone(),
                 name: name.clone(),
             };
             let (inbound, cells) = (inbound.clone(), Arc::clone(&cells));

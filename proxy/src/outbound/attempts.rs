@@ -13,11 +13,14 @@ use tradewind_transport::balance::detector::Failure as Detected;
 use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, headers};
 
 use super::{
-    Outbound, convert,
+    Outbound,
+    breaker::Breaker,
+    convert,
     failure::{Tries, printable},
     mirror::Tee,
     patience::Patience,
     route::{Blame, Callee, NoRoute, Picked, Route, Target},
+    status,
 };
 use crate::{
     standard::{Counted, Flags},
@@ -38,6 +41,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// A dial that takes longer goes on by itself where somebody else can be called at once: its three round trips between
 /// continents fit in, and what waits for a black hole does not wait for the dial's own deadline.
 const DIAL_PATIENCE: Duration = Duration::from_millis(500);
+/// Sessions that are made one after the other for a call, where others took all of their places: then it goes beyond the bound
+/// that a policy sets rather than wait for ever.
+const MAX_FULL_SESSIONS: usize = 8;
 /// No such new round starts when the request is this old, however the time was spent.
 const ROUNDS_FOR: Duration = Duration::from_secs(2);
 
@@ -72,6 +78,8 @@ pub(super) struct Failed {
 pub(super) struct Attempts {
     pub(super) tries: Tries,
     except: Vec<EndpointId>,
+    /// What the call is held together with others by.
+    key: Option<u64>,
     /// One retry was made that the budget was not asked for.
     spared: bool,
     started: Instant,
@@ -79,10 +87,11 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(key: Option<u64>) -> Self {
         Self {
             tries: Tries::default(),
             except: Vec::new(),
+            key,
             spared: false,
             started: Instant::now(),
             waited: Duration::ZERO,
@@ -159,7 +168,7 @@ impl Outbound {
             if !attempts.may_go_on() {
                 return None;
             }
-            if let Some(picked) = self.balancer.pick(route, &attempts.except) {
+            if let Some(picked) = self.balancer.pick(route, &attempts.except, attempts.key) {
                 return Some(picked);
             }
             if attempts.waited >= WAIT_FOR_BETTER || attempts.started.elapsed() >= ROUNDS_FOR {
@@ -181,17 +190,38 @@ impl Outbound {
         route: &Route,
         target: &Rc<Target>,
     ) -> Result<Session, Failed> {
-        if let Some(session) = self.balancer.pool.existing(&target.destination) {
-            return Ok(session);
-        }
-        let dial = self.balancer.pool.dial(&target.destination);
-        let dialled = if self.balancer.another_has_a_session(route, target) {
-            match timeout(DIAL_PATIENCE, dial).await {
-                Ok(dialled) => dialled,
-                Err(_) => return Err(self.left_dialling(route, target)),
+        let pool = &route.settings.pool;
+        let places = pool.requests_per_connection;
+        let has_place = |session: &Session| places.is_none_or(|most| session.place(most));
+        for _ in 0..MAX_FULL_SESSIONS {
+            let existing = self.balancer.pool.existing(&target.destination);
+            if let Some(session) = existing.filter(has_place) {
+                return Ok(session);
             }
+            let session = self.dialled(route, target).await?;
+            if has_place(&session) {
+                return Ok(session);
+            }
+        }
+        self.dialled(route, target).await
+    }
+
+    /// A session that is made now, or was being made already.
+    async fn dialled(&self, route: &Route, target: &Rc<Target>) -> Result<Session, Failed> {
+        let dial = self.balancer.pool.dial(&target.destination);
+        let allowed = route.settings.pool.connect_timeout_ms;
+        let allowed = allowed.map(Duration::from_millis);
+        let patience = if self.balancer.another_has_a_session(route, target) {
+            Some(allowed.unwrap_or(DIAL_PATIENCE).min(DIAL_PATIENCE))
         } else {
-            dial.await
+            allowed
+        };
+        let dialled = match patience {
+            Some(patience) => match timeout(patience, dial).await {
+                Ok(dialled) => dialled,
+                Err(_) => return Err(self.left_dialling(route, target, patience)),
+            },
+            None => dial.await,
         };
         match dialled {
             Ok(session) => {
@@ -210,7 +240,7 @@ impl Outbound {
     }
 
     /// Leaves a slow dial to itself: its endpoint is out until the dial's end says otherwise.
-    fn left_dialling(&self, route: &Route, target: &Rc<Target>) -> Failed {
+    fn left_dialling(&self, route: &Route, target: &Rc<Target>, patience: Duration) -> Failed {
         let failure = Detected::Connect;
         self.balancer
             .failed(&route.service, target, Blame::Endpoint(failure));
@@ -218,7 +248,7 @@ impl Outbound {
         Failed {
             safe: Safe::Always,
             cause: failure.as_str(),
-            why: format!("no session in {} ms", DIAL_PATIENCE.as_millis()),
+            why: format!("no session in {} ms", patience.as_millis()),
         }
     }
 
@@ -310,6 +340,7 @@ impl Outbound {
         }
         let latency = self.balancer.now().saturating_sub(sent);
         self.balancer.answered(target, latency);
+        self.balancer.judge(route, target, status::of(&response));
         Ok(response)
     }
 
@@ -361,9 +392,12 @@ impl Outbound {
         self.pays(route)
     }
 
-    /// Takes one retry out of the budget.
+    /// Takes one retry out of the budget: the policy's, where it has one.
     pub(super) fn pays(&self, route: &Route) -> bool {
-        let paid = route.budget.borrow_mut().withdraw(self.balancer.now());
+        if route.breaker.as_ref().is_some_and(Breaker::has_budget) {
+            return true;
+        }
+        let paid = route.kept.budget.borrow_mut().withdraw(self.balancer.now());
         if !paid {
             self.metrics.retries_over_budget.inc();
         }

@@ -26,9 +26,7 @@ use tradewind_runtime::{clock::SharedClock, rng::Rng};
 use tradewind_transport::{
     balance::{
         Micros,
-        budget::Budget,
         detector::Detector,
-        pick::{self, Member},
         ramp::Ramp,
         tiers::{self, Here, Rung},
     },
@@ -39,16 +37,20 @@ use tradewind_transport::{
 };
 
 use super::{
+    breaker::Breakers,
     detach,
     metrics::{OutboundMetrics, Served},
-    route::{Blame, Callee, CalleeKey, Link, Made, NoRoute, Peer, Picked, Route, Target},
+    route::{Blame, Callee, CalleeKey, Kept, Link, Made, NoRoute, Peer, Picked, Route, Target},
 };
 
-use crate::{config::Exit, labels::Labels, telemetry::Tier};
+use crate::{config::Exit, labels::Labels};
 
 mod book;
 mod build;
+mod draw;
 mod state;
+
+pub(super) use draw::Tables;
 
 /// A choice is used this long, unless something changed: ramps and averages move slowly.
 const CHOICE_AGE: Micros = 100_000;
@@ -104,7 +106,8 @@ pub(super) struct Balancer {
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     snapshot: RefCell<Arc<Snapshot>>,
     routes: RefCell<HashMap<ServicePortRef, BySubset>>,
-    budgets: RefCell<BTreeMap<CalleeKey, Rc<RefCell<Budget>>>>,
+    kept: RefCell<BTreeMap<CalleeKey, Rc<Kept>>>,
+    breakers: Breakers,
     /// Whose calls they are, once this proxy has a certificate that says so.
     caller: RefCell<Option<Namespace>>,
     svid: SvidCell,
@@ -132,7 +135,7 @@ impl Balancer {
         metrics: OutboundMetrics,
         clock: SharedClock,
         rng: Rng,
-        place: Place,
+        (place, breakers): (Place, Breakers),
     ) -> Rc<Self> {
         let svid = control.svid.clone();
         let pool = Pool::new(PoolConfig {
@@ -153,7 +156,8 @@ impl Balancer {
             snapshots: RefCell::new(snapshots),
             snapshot: RefCell::new(snapshot),
             routes: RefCell::default(),
-            budgets: RefCell::default(),
+            kept: RefCell::default(),
+            breakers,
             caller: RefCell::default(),
             svid,
             peers: RefCell::default(),
@@ -248,7 +252,7 @@ impl Balancer {
         if !news && !unsettled {
             return;
         }
-        let called: Vec<_> = self.budgets.borrow().keys().cloned().collect();
+        let called: Vec<_> = self.kept.borrow().keys().cloned().collect();
         for called in called {
             if let Ok(route) = self.route(called.callee()) {
                 self.make(&route, now);
@@ -271,55 +275,7 @@ impl Balancer {
         drop(waited.await);
     }
 
-    /// Picks a target, leaving out those in `except`. `None` only when nobody is left.
-    pub(super) fn pick(&self, route: &Route, except: &[EndpointId]) -> Option<Picked> {
-        let now = self.now();
-        if except.is_empty() {
-            self.make(route, now);
-            let made = route.made.borrow();
-            return self.draw(&made.as_ref()?.choice, &route.targets, now);
-        }
-        // A second attempt: rare, and the choice is another one without those that failed.
-        let left: Vec<_> = route
-            .targets
-            .iter()
-            .filter(|t| !except.contains(&t.endpoint.id))
-            .cloned()
-            .collect();
-        let choice = self.choose(&left, now)?;
-        self.draw(&choice, &left, now)
-    }
-
-    fn draw(&self, choice: &tiers::Choice, targets: &[Rc<Target>], now: Micros) -> Option<Picked> {
-        let mut rng = self.rng.borrow_mut();
-        let tier = choice.tier(rng.unit())?;
-        let picked = |index: usize| {
-            let distance = tier.distance;
-            // There is one tier a distance.
-            let number = choice.tiers.iter().position(|t| t.distance == distance)?;
-            Some(Picked {
-                target: Rc::clone(targets.get(index)?),
-                tier: Tier { number, distance },
-            })
-        };
-        if let [only] = tier.members.as_slice() {
-            return picked(*only);
-        }
-        let members: Vec<_> = tier
-            .members
-            .iter()
-            .filter_map(|i| targets.get(*i))
-            .map(|t| Member {
-                weight: f64::from(t.endpoint.weight) * t.peer.ramp.get().value(now),
-                latency_us: t.peer.latency.get().value(now),
-                in_flight: t.peer.in_flight.get(),
-            })
-            .collect();
-        let drawn = pick::pick(&members, [rng.unit(), rng.unit()])?;
-        picked(*tier.members.get(drawn)?)
-    }
-
-    fn choose(&self, targets: &[Rc<Target>], now: Micros) -> Option<tiers::Choice> {
+    fn choose(&self, route: &Route, targets: &[Rc<Target>], now: Micros) -> Option<tiers::Choice> {
         let snapshot = self.snapshot.borrow();
         // Before the own cluster is known nobody is near: any name that is no cluster's will do.
         let local = snapshot.local();
@@ -329,7 +285,8 @@ impl Balancer {
             region: local.map_or(&first.endpoint.region, |c| &c.region),
             zone: self.place.zone.as_ref(),
         };
-        let candidates: Vec<_> = targets.iter().map(|t| t.candidate(now)).collect();
+        let heeded = route.heeds_answers(now);
+        let candidates: Vec<_> = targets.iter().map(|t| t.candidate(now, heeded)).collect();
         Some(tiers::choose(&candidates, &here))
     }
 
@@ -345,7 +302,7 @@ impl Balancer {
         }
         self.enter(route, now);
         self.probe(route, now);
-        if let Some(choice) = self.choose(&route.targets, now) {
+        if let Some(choice) = self.choose(route, &route.targets, now) {
             *route.made.borrow_mut() = Some(Made {
                 choice,
                 at: now,
@@ -366,10 +323,12 @@ impl Balancer {
             region: &local.region,
             zone: self.place.zone.as_ref(),
         };
+        let heeded = route.heeds_answers(now);
+        let warmup = route.settings.warmup;
         let fit: Vec<_> = route
             .targets
             .iter()
-            .map(|t| tiers::rung_of(&t.candidate(now), &here) == Rung::Fit)
+            .map(|t| tiers::rung_of(&t.candidate(now, heeded), &here) == Rung::Fit)
             .collect();
         let served = |i: usize| {
             let stays = |(j, t): (usize, &Rc<Target>)| {
@@ -384,10 +343,10 @@ impl Balancer {
             .zip(&fit)
             .map(|((i, t), fit)| match (fit, t.peer.unfit_since.get()) {
                 (true, Some(since)) if now.saturating_sub(since) >= BLINK => {
-                    Some(Ramp::enter(now, served(i)))
+                    Some(Ramp::enter_by(now, served(i), warmup))
                 }
                 // New to this thread while others were called already.
-                (true, None) if !t.peer.known.get() => Some(Ramp::enter(now, served(i))),
+                (true, None) if !t.peer.known.get() => Some(Ramp::enter_by(now, served(i), warmup)),
                 _ => None,
             })
             .collect();

@@ -16,6 +16,7 @@ use tradewind_transport::hbone::RecvBody;
 
 use super::{
     balancer::Balancer,
+    breaker::Permit,
     route::{Blame, InFlight, Route, Target},
 };
 use crate::standard::{Account, Flags};
@@ -37,6 +38,8 @@ pub(super) enum OutBody {
         body: Incoming,
         /// Counts it.
         _in_flight: InFlight,
+        /// Its part of what may be under way at once.
+        _permit: Option<Permit>,
         /// What it adds up to.
         account: Box<Account>,
     },
@@ -53,6 +56,8 @@ pub(super) struct PeerBody {
     /// When a rule's time for the whole of it is over.
     pub(super) until: Option<Pin<Box<Sleep>>>,
     pub(super) _in_flight: InFlight,
+    /// Its part of what may be under way at once.
+    pub(super) _permit: Option<Permit>,
 }
 
 impl Body for OutBody {

@@ -1,8 +1,8 @@
 //! One request: from the application's head to the head of a response, over as many attempts as are safe or wanted.
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 use tradewind_api::id::ServicePortRef;
@@ -10,8 +10,10 @@ use tradewind_transport::hbone::{RecvBody, Replay, headers};
 
 use super::{
     Outbound,
+    affinity::{Affinity, Traits},
     attempts::{AppBody, Attempts, Safe},
     body::{OutBody, PeerBody},
+    breaker::{Overflow, Permit, Retrying, Takes},
     convert,
     failure::{Failure, Form, Tries},
     mirror::Tee,
@@ -31,6 +33,8 @@ struct Arrived {
     account: Account,
     started: u64,
     form: Form,
+    /// Where the application calls from.
+    from: Option<IpAddr>,
 }
 
 /// A request that somebody is to answer.
@@ -40,6 +44,9 @@ struct Asking {
     /// Where a rule sends it.
     backend: Option<Backend>,
     patience: Patience,
+    affinity: Affinity,
+    /// Its part of what may be under way at once, where a policy bounds that.
+    permit: Option<Permit>,
     account: Account,
     started: u64,
     form: Form,
@@ -67,6 +74,7 @@ impl Outbound {
             account,
             started,
             form,
+            from: client.map(|c| c.remote.ip()),
         };
         let mut response = match ruled {
             Ruled::Own(own) => self.answer(own, called, form, &mut arrived.account),
@@ -93,7 +101,12 @@ impl Outbound {
             mut account,
             started,
             form,
+            from,
         } = arrived;
+        let takes = match parts.version {
+            Version::HTTP_2 => Takes::Request,
+            _ => Takes::OwnConnection,
+        };
         let service = backend.as_ref().map_or(called, |b| &b.service);
         let mut head = match convert::outgoing(&mut parts, called) {
             Ok(head) => head,
@@ -107,9 +120,6 @@ impl Outbound {
                 return refusal;
             }
         };
-        if let Some(backend) = &backend {
-            backend.prepare(&mut head);
-        }
         let to = Callee {
             service,
             subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
@@ -123,16 +133,37 @@ impl Outbound {
                 return refusal;
             }
         };
-        route.budget.borrow_mut().deposit(started);
+        let action = backend.as_ref().map(|b| &*b.rule.then);
+        let patience = Patience::new(action, Instant::now());
+        let permit = match self.admit(&route, takes, patience.until).await {
+            Ok(permit) => permit,
+            Err(overflow) => {
+                account.between(&self.pair_with_nobody(service));
+                let refusal = self.overflowed(&route, overflow, form);
+                account.refused(&refusal, Flags::UpstreamOverflow);
+                return refusal;
+            }
+        };
+        let traits = Traits {
+            headers: Some(head.headers()),
+            query: head.uri().query(),
+            from,
+        };
+        let affinity = Affinity::of(&route.settings.balance, traits, || self.balancer.random());
+        if let Some(backend) = &backend {
+            backend.prepare(&mut head);
+        }
+        route.kept.budget.borrow_mut().deposit(started);
         self.balancer.name_request(head.headers_mut());
         if let Some(backend) = &backend {
             self.mirror(&backend.rule.then, called, &head, &mut body);
         }
         head.headers_mut()
             .insert(headers::SERVICE, route.service_value.clone());
-        let action = backend.as_ref().map(|b| &*b.rule.then);
         let asking = Asking {
-            patience: Patience::new(action, Instant::now()),
+            patience,
+            affinity,
+            permit,
             head,
             body: Replay::new(body),
             backend,
@@ -145,8 +176,9 @@ impl Outbound {
 
     /// Asks one endpoint after the other, as often as that is safe or wanted.
     async fn ask(self: &Rc<Self>, mut route: Rc<Route>, mut asking: Asking) -> Response<OutBody> {
-        let mut attempts = Attempts::new();
+        let mut attempts = Attempts::new(asking.affinity.key);
         let mut maybe_processed = false;
+        let mut _retrying = None;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
             let Asking {
                 head,
@@ -167,9 +199,12 @@ impl Outbound {
                 Ok(response) => {
                     let again = patience.wants_after(response.status(), response.headers());
                     let may = body.is_replayable() && attempts.may_go_on();
-                    let Some(cause) = again.filter(|_| may && self.pays(&route)) else {
+                    let again = again.filter(|_| may && self.pays(&route));
+                    let room = again.and_then(|_| self.room_to_retry(&route));
+                    let (Some(cause), Some(room)) = (again, room) else {
                         return self.deliver(response, (&route, &target), in_flight, asking);
                     };
+                    _retrying = room;
                     let why = format!("answered {}", response.status());
                     account.notes.failed(cause, &why);
                     attempts.declined(&target, &why);
@@ -192,6 +227,14 @@ impl Outbound {
                             break;
                         }
                         self.back_off(patience).await;
+                    }
+                    // What nobody processed weighs on nobody.
+                    if !matches!(safe, Safe::Always | Safe::SameEndpoint) {
+                        let Some(room) = self.room_to_retry(&route) else {
+                            maybe_processed = true;
+                            break;
+                        };
+                        _retrying = room;
                     }
                     failed.cause
                 }
@@ -280,6 +323,7 @@ impl Outbound {
         if let Some(backend) = &asking.backend {
             backend.answered(response.headers_mut());
         }
+        asking.affinity.tell(response.headers_mut());
         if response.status().is_server_error() {
             target.served.error_status.inc();
         } else {
@@ -296,8 +340,50 @@ impl Outbound {
                 account,
                 until: until.map(|at| Box::pin(sleep_until(at))),
                 _in_flight: in_flight,
+                _permit: asking.permit,
             }))
         })
+    }
+
+    /// Lets a call start, as far as a policy bounds what is under way.
+    pub(super) async fn admit(
+        &self,
+        route: &Route,
+        takes: Takes,
+        until: Option<Instant>,
+    ) -> Result<Option<Permit>, Overflow> {
+        match &route.breaker {
+            None => Ok(None),
+            Some(breaker) => breaker.admit(takes, until).await.map(Some),
+        }
+    }
+
+    /// Whether a request may be tried again, as far as a policy bounds how many are at once; `None` where it may not.
+    fn room_to_retry(&self, route: &Route) -> Option<Option<Retrying>> {
+        let Some(breaker) = &route.breaker else {
+            return Some(None);
+        };
+        let room = breaker.retry();
+        if room.is_none() {
+            self.metrics.overflowed(&route.service, "retries");
+        }
+        room.map(Some)
+    }
+
+    /// The answer where as much is under way as may be.
+    fn overflowed(&self, route: &Route, overflow: Overflow, form: Form) -> Response<OutBody> {
+        let what = self.overflow(route, overflow);
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let tries = Tries::default();
+        self.refuse(&route.service, unavailable, "overflow", what, tries, form)
+    }
+
+    /// Counts it, and says it.
+    pub(super) fn overflow(&self, route: &Route, Overflow(bound): Overflow) -> String {
+        self.metrics.overflowed(&route.service, bound);
+        let policy = route.policy.as_ref().map(|p| p.origin.to_string());
+        let policy = policy.unwrap_or_default();
+        format!("as much is under way as {policy} allows ({bound})")
     }
 
     /// The answer for a service that cannot be called at all.

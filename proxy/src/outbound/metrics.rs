@@ -55,6 +55,13 @@ struct MirrorLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OverflowLabels {
+    service: String,
+    /// Which bound was met: connections, pending, requests, retries.
+    bound: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DroppedLabels {
     reason: Dropped,
 }
@@ -93,6 +100,7 @@ pub struct OutboundMetrics {
     latency: Family<ServedLabels, Histogram, fn() -> Histogram>,
     dropped: Family<DroppedLabels, Counter>,
     mirrors: Family<MirrorLabels, Counter>,
+    overflows: Family<OverflowLabels, Counter>,
     pub(super) refused_connections: Counter,
     pub(super) connections: Gauge,
     pub(super) retries_over_budget: Counter,
@@ -114,6 +122,7 @@ impl OutboundMetrics {
             latency: Family::new_with_constructor(histogram),
             dropped: Family::default(),
             mirrors: Family::default(),
+            overflows: Family::default(),
             refused_connections: Counter::default(),
             connections: Gauge::default(),
             retries_over_budget: Counter::default(),
@@ -153,6 +162,11 @@ impl OutboundMetrics {
                 "tradewind_outbound_mirrors",
                 "Copies of requests by the service that got them and outcome",
                 m.mirrors.clone(),
+            );
+            r.register(
+                "tradewind_outbound_overflows",
+                "Calls and retries not made because a policy allows no more at once, by the bound that was met",
+                m.overflows.clone(),
             );
             r.register(
                 "tradewind_outbound_refused_connections",
@@ -230,6 +244,14 @@ impl OutboundMetrics {
         let service = service.to_string();
         self.mirrors
             .get_or_create(&MirrorLabels { service, outcome })
+            .inc();
+    }
+
+    /// A call or a retry beyond what a policy allows at once.
+    pub(super) fn overflowed(&self, service: &ServicePortRef, bound: &'static str) {
+        let service = service.to_string();
+        self.overflows
+            .get_or_create(&OverflowLabels { service, bound })
             .inc();
     }
 

@@ -23,7 +23,9 @@ use tradewind_transport::{
 
 use super::{
     Outbound,
+    affinity::{Affinity, Traits},
     attempts::{Attempts, Failed, Safe},
+    breaker::{Permit, Takes},
     connection::Client,
     failure::Tries,
     metrics::Outcome,
@@ -56,6 +58,8 @@ pub(super) struct Opened {
     pub(super) target: Rc<Target>,
     pub(super) pair: Rc<Pair>,
     pub(super) in_flight: InFlight,
+    /// Its part of what may be under way at once.
+    pub(super) permit: Option<Permit>,
 }
 
 impl Outbound {
@@ -72,6 +76,7 @@ impl Outbound {
     pub(super) async fn tunnel(
         &self,
         to: Callee<'_>,
+        call: Traits<'_>,
         notes: &mut Notes,
     ) -> Result<Opened, NoTunnel> {
         let service = to.service;
@@ -82,7 +87,21 @@ impl Outbound {
             pair: self.pair_with_nobody(service),
             flags: e.flags(),
         })?;
-        let mut attempts = Attempts::new();
+        let takes = match call.headers {
+            Some(_) => Takes::OwnConnection,
+            None => Takes::Stream,
+        };
+        let admitted = self.admit(&route, takes, None).await;
+        let mut permit = admitted.map_err(|overflow| NoTunnel {
+            reason: "overflow",
+            what: self.overflow(&route, overflow),
+            tries: Tries::default(),
+            pair: self.pair_with_nobody(service),
+            flags: Flags::UpstreamOverflow,
+        })?;
+        // A stream of bytes has no answer that a cookie could be given with, and neither has an upgrade.
+        let affinity = Affinity::of(&route.settings.balance, call, || self.balancer.random());
+        let mut attempts = Attempts::new(affinity.key);
         let mut last = None;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
             picked.note(notes);
@@ -97,6 +116,7 @@ impl Outbound {
                         target,
                         pair,
                         in_flight,
+                        permit: permit.take(),
                     });
                 }
                 Err(failed) => {
@@ -172,7 +192,10 @@ pub(super) async fn serve(
     drain: drain::Watch,
 ) {
     let mut notes = outbound.connection_notes(service, client.get_ref());
-    match outbound.tunnel(service.into(), &mut notes).await {
+    match outbound
+        .tunnel(service.into(), from(client.get_ref()), &mut notes)
+        .await
+    {
         Ok(opened) => {
             let live = opened.pair.tunnel(Flags::None).noting(notes);
             join(outbound, client, (opened, live), service, drain).await;
@@ -195,6 +218,14 @@ fn give_up(
     abort(client);
 }
 
+/// What is known of a stream of bytes.
+fn from(client: &TcpStream) -> Traits<'static> {
+    Traits {
+        from: client.peer_addr().ok().map(|a| a.ip()),
+        ..Traits::default()
+    }
+}
+
 /// Makes the socket's close a reset.
 fn abort(client: &TcpStream) {
     // A socket that is gone already needs no reset.
@@ -213,13 +244,14 @@ async fn join(
         mut tunnel,
         target,
         in_flight,
+        permit,
         ..
     } = opened;
     let moving = relay_io_counted(&mut client, &mut tunnel, |side, n| live.count(side, n));
     let relayed = drain.until_forced(moving).await;
     let outcome = told(&mut live, relayed.map(|r| r.end));
     drop(live);
-    drop(in_flight);
+    drop((in_flight, permit));
     if outcome == Outcome::broken {
         abort(client.get_ref());
     }
@@ -249,7 +281,10 @@ pub(super) async fn server_first(
     drain: drain::Watch,
 ) -> Option<(Detected, Client)> {
     let mut notes = outbound.connection_notes(service, &stream);
-    let mut opened = match outbound.tunnel(service.into(), &mut notes).await {
+    let mut opened = match outbound
+        .tunnel(service.into(), from(&stream), &mut notes)
+        .await
+    {
         Ok(opened) => opened,
         Err(error) => {
             give_up(outbound, &stream, service, (&error, notes));

@@ -20,14 +20,16 @@ use tradewind_transport::{
         Micros, SECOND,
         budget::Budget,
         detector::{Detector, Failure},
+        outlier,
         pick::PeakEwma,
         ramp::Ramp,
+        round_robin::RoundRobin,
         tiers::{Candidate, Choice},
     },
     hbone::Destination,
 };
 
-use super::metrics::Served;
+use super::{balancer::Tables, breaker::Breaker, metrics::Served};
 use crate::{
     standard::Pair,
     telemetry::{Notes, Tier},
@@ -146,6 +148,10 @@ pub(super) struct Target {
     /// How far its cluster is, as the snapshot says: for as long as nothing was measured here.
     pub(super) told_rtt_us: Option<u64>,
     pub(super) destination: Destination,
+    /// Of its id, for tables and turns.
+    pub(super) hash: u64,
+    /// How it is called here.
+    pub(super) settings: Arc<Settings>,
     pub(super) peer: Rc<Peer>,
     /// The way to its cluster; `None` where it is dialled directly.
     pub(super) link: Option<Rc<Link>>,
@@ -164,15 +170,27 @@ impl Target {
 
     /// True while it, or the way to it, is kept out.
     pub(super) fn is_ejected(&self, now: Micros) -> bool {
-        self.peer.detector.borrow().standing(now).is_ejected()
-            || self
-                .link
-                .as_ref()
-                .is_some_and(|l| l.detector.borrow().standing(now).is_ejected())
+        self.peer.detector.borrow().standing(now).is_ejected() || self.is_cut_off(now)
     }
 
-    /// As the pure choice sees it.
-    pub(super) fn candidate(&self, now: Micros) -> Candidate<'_> {
+    /// The same, whatever it answers.
+    pub(super) fn is_broken(&self, now: Micros) -> bool {
+        self.peer.detector.borrow().is_broken(now) || self.is_cut_off(now)
+    }
+
+    /// Whether it is out for its answers alone.
+    pub(super) fn answers_badly(&self, now: Micros) -> bool {
+        self.peer.detector.borrow().answers_until(now).is_some()
+    }
+
+    fn is_cut_off(&self, now: Micros) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|l| l.detector.borrow().standing(now).is_ejected())
+    }
+
+    /// As the pure choice sees it. `heeded`: what it answers counts.
+    pub(super) fn candidate(&self, now: Micros, heeded: bool) -> Candidate<'_> {
         Candidate {
             id: &self.endpoint.id,
             cluster: &self.endpoint.cluster,
@@ -180,7 +198,11 @@ impl Target {
             zone: self.endpoint.zone.as_ref(),
             weight: self.endpoint.weight,
             health: self.endpoint.health,
-            ejected: self.is_ejected(now),
+            ejected: if heeded {
+                self.is_ejected(now)
+            } else {
+                self.is_broken(now)
+            },
             proven: self.peer.is_proven(now),
             ramp: self.peer.ramp.get().value(now),
             cluster_state: self.cluster_state,
@@ -262,10 +284,36 @@ pub(super) struct Route {
     /// When it was last seen to that the next tier can be called at once.
     pub(super) stood_by_at: Cell<Option<Micros>>,
     /// Shared with the routes of later snapshots.
-    pub(super) budget: Rc<RefCell<Budget>>,
+    pub(super) kept: Rc<Kept>,
+    /// How much at once, where a policy bounds that.
+    pub(super) breaker: Option<Breaker>,
+}
+
+/// What is kept of a callee while snapshots come and go.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) budget: RefCell<Budget>,
+    pub(super) turns: RefCell<RoundRobin>,
+    pub(super) tables: Tables,
 }
 
 impl Route {
+    /// Whether endpoints are left alone for their answers now: not while too few are fit.
+    pub(super) fn heeds_answers(&self, now: Micros) -> bool {
+        let Some(outlier) = &self.settings.outlier else {
+            // Another policy's doing, or one of before.
+            return false;
+        };
+        outlier.min_health_percent == 0
+            || outlier::is_in_force(outlier, self.targets.len(), self.fit(now))
+    }
+
+    /// How many endpoints are well, as far as is known.
+    pub(super) fn fit(&self, now: Micros) -> usize {
+        let well = |t: &&Rc<Target>| t.endpoint.health == Health::Healthy && !t.is_ejected(now);
+        self.targets.iter().filter(well).count()
+    }
+
     /// Whom it leads to.
     pub(super) fn callee(&self) -> Callee<'_> {
         Callee {

@@ -21,6 +21,7 @@ use tradewind_transport::{
 
 use super::{
     Outbound,
+    affinity::Traits,
     body::OutBody,
     convert, detach,
     failure::{Form, Tries},
@@ -57,7 +58,12 @@ pub(super) async fn exchange(
         service,
         subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
     };
-    let opened = match outbound.tunnel(to, &mut account.notes).await {
+    let call = Traits {
+        headers: Some(request.headers()),
+        query: request.uri().query(),
+        from: from.map(|f| f.remote.ip()),
+    };
+    let opened = match outbound.tunnel(to, call, &mut account.notes).await {
         Ok(opened) => opened,
         Err(e) => {
             outbound.metrics.tunnel(service, None, Outcome::failed);
@@ -88,6 +94,7 @@ pub(super) async fn exchange(
         target,
         pair,
         in_flight,
+        permit,
     } = opened;
     let (mut send, connection) = match http1::handshake::<_, Incoming>(TokioIo::new(tunnel)).await {
         Ok(pair) => pair,
@@ -118,6 +125,7 @@ pub(super) async fn exchange(
         return response.map(|body| OutBody::Tunnelled {
             body,
             _in_flight: in_flight,
+            _permit: permit,
             account,
         });
     }
@@ -131,7 +139,7 @@ pub(super) async fn exchange(
             return;
         };
         let outcome = splice(client, Prefixed::new(first, tunnel), live, drain).await;
-        drop(in_flight);
+        drop((in_flight, permit));
         own.metrics
             .tunnel(&service, Some(target.cluster()), outcome);
     });

@@ -67,6 +67,8 @@ pub(crate) enum Flags {
     Timeout,
     /// It fails on purpose.
     Fault,
+    /// As much is under way as may be.
+    UpstreamOverflow,
 }
 
 impl Flags {
@@ -81,6 +83,7 @@ impl Flags {
             Self::NoRoute => "NR",
             Self::Timeout => "UT",
             Self::Fault => "FI",
+            Self::UpstreamOverflow => "UO",
         }
     }
 

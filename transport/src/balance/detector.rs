@@ -142,6 +142,11 @@ impl Detector {
         }
     }
 
+    /// Whether it is out for what the transport saw, whatever it answers.
+    pub fn is_broken(&self, now: Micros) -> bool {
+        self.seen(now).is_ejected()
+    }
+
     /// Until when it is out for its answers; `None` unless it is.
     pub fn answers_until(&self, now: Micros) -> Option<Micros> {
         self.answers.until(now)

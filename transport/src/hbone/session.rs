@@ -154,6 +154,8 @@ pub(super) struct Inner {
     /// `host:port` it was dialled at.
     via: String,
     streams: Cell<usize>,
+    /// Requests that were given a place on it in all its life, where somebody bounds them.
+    placed: Cell<u32>,
     calls: Calls,
     used_at: Cell<Instant>,
     rtt: Cell<Duration>,
@@ -238,6 +240,7 @@ impl Session {
             svid,
             via,
             streams: Cell::new(0),
+            placed: Cell::new(0),
             calls: Calls::default(),
             used_at: Cell::new(Instant::now()),
             rtt: Cell::new(driver.rtt),
@@ -296,6 +299,18 @@ impl Session {
     /// Takes no more requests and ends after the last stream.
     pub fn retire(&self) {
         self.0.send.borrow_mut().take();
+    }
+
+    /// Gives a request one of the `most` places that there are on this session in all its life. False when there is none left: the
+    /// session is retired then, and ends after those who have one.
+    pub fn place(&self, most: u32) -> bool {
+        let placed = self.0.placed.get();
+        if placed >= most {
+            self.retire();
+            return false;
+        }
+        self.0.placed.set(placed + 1);
+        true
     }
 
     async fn open(

@@ -272,7 +272,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>>
 }
 
 /// The first value of a query parameter, with `%41` as `A`.
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+pub fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     query?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(key)? == name).then(|| decoded(value))?

@@ -8,11 +8,13 @@ use std::rc::Rc;
 use tradewind_api::{
     id::{EndpointId, ServicePortRef},
     model::{ClusterState, Health},
+    traffic::Outlier,
 };
 use tradewind_transport::{
     balance::{
         Micros, SECOND,
         detector::{Failure, Standing},
+        outlier::{self, AnswerError},
     },
     hbone::{Closed, DialError, Fault, Session},
 };
@@ -122,6 +124,52 @@ impl Balancer {
         self.succeeded(target);
     }
 
+    /// Judges an endpoint by what it answered, where the service's policy is about that.
+    pub(in crate::outbound) fn judge(&self, route: &Route, target: &Target, status: u16) {
+        if let Some(outlier) = &route.settings.outlier {
+            self.judge_by(route, target, outlier, outlier::classify(outlier, status));
+        }
+    }
+
+    fn judge_by(
+        &self,
+        route: &Route,
+        target: &Target,
+        outlier: &Outlier,
+        error: Option<AnswerError>,
+    ) {
+        let now = self.now();
+        let due = target
+            .peer
+            .detector
+            .borrow_mut()
+            .answered(outlier, error, now);
+        let Some(error) = error.filter(|_| due) else {
+            return;
+        };
+        let out = route
+            .targets
+            .iter()
+            .filter(|t| t.answers_badly(now))
+            .count();
+        if !outlier::may_eject(outlier, route.targets.len(), out, route.fit(now)) {
+            tracing::info!(service = %route.service, endpoint = %target.endpoint.id, cluster = %target.cluster(), cause = error.as_str(), "endpoint not ejected for its answers: as many are out as may be");
+            return;
+        }
+        let for_us = target
+            .peer
+            .detector
+            .borrow_mut()
+            .eject_for_answers(outlier, now);
+        self.metrics
+            .ejected(&route.service, target.cluster(), error.as_str());
+        tracing::warn!(
+            service = %route.service, endpoint = %target.endpoint.id, cluster = %target.cluster(),
+            cause = error.as_str(), for_ms = for_us / 1000, "endpoint ejected for its answers"
+        );
+        self.changed();
+    }
+
     fn succeeded(&self, target: &Target) {
         if target.peer.detector.borrow_mut().succeeded() {
             tracing::info!(endpoint = %target.endpoint.id, cluster = %target.cluster(), "endpoint back");
@@ -173,11 +221,13 @@ impl Balancer {
             }
             (Blame::Link(f) | Blame::Endpoint(f), _) => {
                 target.peer.proven_at.set(None);
-                (
-                    target.peer.detector.borrow_mut().failed(f, now),
-                    f,
-                    "endpoint",
-                )
+                let outlier = target.settings.outlier.as_ref();
+                let mut detector = target.peer.detector.borrow_mut();
+                let ejected = match outlier.and_then(|o| o.local_failures) {
+                    Some(strikes) => detector.failed_after(f, strikes, now),
+                    None => detector.failed(f, now),
+                };
+                (ejected, f, "endpoint")
             }
         };
         if let Some(for_us) = ejected {

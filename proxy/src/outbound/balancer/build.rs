@@ -17,13 +17,13 @@ use tradewind_api::{
     traffic::{self, Settings, TrafficPolicy, has_labels},
 };
 use tradewind_transport::{
-    balance::{Micros, budget::Budget},
+    balance::{Micros, budget::Budget, hash, round_robin::RoundRobin},
     hbone::{Destination, Path, headers},
     seal::Seal,
     server_name::{self, NameError},
 };
 
-use super::{Balancer, Callee, Exit, Link, NoRoute, Route, Served, Target};
+use super::{Balancer, Callee, Exit, Kept, Link, NoRoute, Route, Served, Tables, Target};
 
 impl Balancer {
     /// Takes over a newer snapshot, if there is one.
@@ -39,13 +39,13 @@ impl Balancer {
         self.routes.borrow_mut().clear();
         let now = self.now();
         let services = &snapshot.services;
-        self.budgets
+        self.kept
             .borrow_mut()
             .retain(|c, _| services.contains_key(&c.service.service));
         let returned = self.returned(&before, &snapshot, now);
         // Only services that are called: a federation may have many more.
-        let budgets = self.budgets.borrow();
-        let alive: BTreeMap<&EndpointId, &Endpoint> = budgets
+        let kept = self.kept.borrow();
+        let alive: BTreeMap<&EndpointId, &Endpoint> = kept
             .keys()
             .filter_map(|c| services.get(&c.service.service))
             .flat_map(|s| &s.endpoints)
@@ -72,7 +72,7 @@ impl Balancer {
                 .get(id)
                 .is_some_and(|endpoint| self.way(&snapshot, endpoint).still_leads_by(via))
         });
-        drop(budgets);
+        drop(kept);
         self.improved();
     }
 
@@ -164,7 +164,7 @@ impl Balancer {
                 let served = served
                     .entry(&e.cluster)
                     .or_insert_with(|| self.metrics.served(target, &e.cluster));
-                self.target(&snapshot, service, target, e, served)
+                self.target(&snapshot, (service, target, e), &policed.settings, served)
             })
             .map(Rc::new)
             .collect();
@@ -172,12 +172,15 @@ impl Balancer {
             return Err(NoRoute::NoEndpoint(target.clone()));
         }
         let now = self.now();
-        let budget = Rc::clone(
-            self.budgets
-                .borrow_mut()
-                .entry(to.key())
-                .or_insert_with(|| Rc::new(RefCell::new(Budget::new(now)))),
-        );
+        let key = to.key();
+        let breaker = self.breakers.of(&key, &policed.settings);
+        let kept = Rc::clone(self.kept.borrow_mut().entry(key).or_insert_with(|| {
+            Rc::new(Kept {
+                budget: RefCell::new(Budget::new(now)),
+                turns: RefCell::new(RoundRobin::new(self.random())),
+                tables: Tables::default(),
+            })
+        }));
         Ok(Route {
             service: target.clone(),
             subset: to.subset.map(str::to_owned),
@@ -188,16 +191,16 @@ impl Balancer {
             targets,
             made: RefCell::new(None),
             stood_by_at: Cell::new(None),
-            budget,
+            kept,
+            breaker,
         })
     }
 
     fn target(
         &self,
         snapshot: &Snapshot,
-        service: &Service,
-        to: &ServicePortRef,
-        e: &Endpoint,
+        (service, to, e): (&Service, &ServicePortRef, &Endpoint),
+        settings: &Arc<Settings>,
         served: &Served,
     ) -> Option<Target> {
         let cluster = snapshot.clusters.get(&e.cluster);
@@ -239,6 +242,8 @@ impl Balancer {
                 path,
                 server_name,
             },
+            hash: hash::key(e.id.as_str().as_bytes()),
+            settings: Arc::clone(settings),
             peer,
             link,
             served: served.clone(),

@@ -8,6 +8,7 @@ use tradewind_transport::{
     hbone::Path,
 };
 
+use super::super::breaker::Breaker;
 use super::{Balancer, BySubset, Exit, Route, Target};
 
 impl Balancer {
@@ -36,7 +37,7 @@ impl Balancer {
     }
 
     fn route_json(&self, route: &Route, now: Micros) -> Value {
-        let choice = self.choose(&route.targets, now);
+        let choice = self.choose(route, &route.targets, now);
         let tiers: Vec<_> = choice
             .iter()
             .flat_map(|c| &c.tiers)
@@ -62,7 +63,8 @@ impl Balancer {
             "subset": route.subset,
             "policy": route.policy.as_ref().map(|p| p.origin.to_string()),
             "settings": route.settings.words(),
-            "retry_budget": route.budget.borrow().available(),
+            "retry_budget": route.kept.budget.borrow().available(),
+            "in_use": route.breaker.as_ref().map(in_use),
             "tiers": tiers,
             "endpoints": endpoints,
         })
@@ -102,6 +104,17 @@ impl Balancer {
             "taken": self.pool.ways(&target.endpoint.id),
         })
     }
+}
+
+/// What is under way of all threads, where a policy bounds it.
+fn in_use(breaker: &Breaker) -> Value {
+    let counts = breaker.in_use();
+    json!({
+        "connections": counts.connections,
+        "pending": counts.pending,
+        "requests": counts.requests,
+        "retries": counts.retries,
+    })
 }
 
 fn standing(standing: Standing, now: Micros) -> Value {

@@ -21,7 +21,7 @@ use tradewind_transport::{
 
 use crate::{
     config::Exit,
-    outbound::{Outbound, OutboundContext, OutboundMetrics, StandardMetrics},
+    outbound::{Breakers, Outbound, OutboundContext, OutboundMetrics, StandardMetrics},
 };
 
 pub(super) const SERVICE: &str = "shop/payments:80";
@@ -220,6 +220,7 @@ impl World {
             labels: Arc::new([("app".to_owned(), "web".to_owned())].into()),
             exit,
             mark: None,
+            breakers: Breakers::default(),
             name: "test".into(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
