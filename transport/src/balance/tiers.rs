@@ -2,22 +2,28 @@
 //!
 //! Pure. Two questions are answered apart: how good a candidate is (its rung) and how far it is (its tier). Only the best
 //! rung that has anybody serves; inside it the nearest tier takes what its capacity carries and the rest spills to the
-//! next. A set with a healthy endpoint is never treated as empty, and neither is a set without one: then the next rung
-//! serves, down to those that failed.
+//! next. A rule may say what near means, or give localities shares (see `locality`). A set with a healthy endpoint is never treated as
+//! empty, and neither is a set without one: then the next rung serves, down to those that failed.
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt};
 
 use tradewind_api::{
     id::{ClusterName, EndpointId, Region, Zone},
     model::{ClusterState, Health},
+    traffic::Locality,
 };
+
+mod distance;
+mod locality;
+
+pub use distance::{Distance, Named};
+pub use locality::{Extra, Extras};
+
+use locality::Plan;
 
 /// A tier is taken to carry this much more than its healthy part: endpoints have headroom, and a single lost one of many
 /// should not send calls far away.
 pub const OVERPROVISION: f64 = 1.4;
-
-/// Round trips below this are alike, in microseconds.
-const RTT_FLOOR_US: u64 = 2_000;
 
 /// Where the caller is.
 #[derive(Clone, Copy, Debug)]
@@ -57,51 +63,6 @@ pub struct Candidate<'a> {
     pub lease_expired: bool,
     /// Measured round trip to its cluster in microseconds.
     pub rtt_us: Option<u64>,
-}
-
-/// How far away a tier is; nearest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Distance {
-    /// The caller's zone.
-    Zone,
-    /// The caller's cluster.
-    Cluster,
-    /// Another cluster in the caller's region.
-    Region,
-    /// Another region.
-    Remote {
-        /// How many leading parts of the region's name are the caller's too: `us-east` is nearer to `us-west` than `eu-west`.
-        shared: Reverse<u8>,
-        /// The round trip in steps of a factor of two; the last step stands for "not measured".
-        rtt_step: u8,
-    },
-    /// Nobody is usable: everybody is tried, wherever it is.
-    Anywhere,
-}
-
-/// Not measured yet.
-const RTT_UNKNOWN: u8 = u8::MAX;
-
-impl fmt::Display for Distance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Zone => f.write_str("same zone"),
-            Self::Cluster => f.write_str("same cluster"),
-            Self::Region => f.write_str("same region"),
-            Self::Remote { shared, rtt_step } => {
-                f.write_str(if shared.0 > 0 {
-                    "related region"
-                } else {
-                    "other region"
-                })?;
-                match *rtt_step {
-                    RTT_UNKNOWN => f.write_str(", round trip unknown"),
-                    step => write!(f, ", round trip under {} ms", (RTT_FLOOR_US / 1000) << step),
-                }
-            }
-            Self::Anywhere => f.write_str("anywhere"),
-        }
-    }
 }
 
 /// How good a candidate is; the best rung with anybody on it serves.
@@ -237,14 +198,27 @@ impl Choice {
                 .ok_or("candidates, but no tier");
         }
         let sum: f64 = self.tiers.iter().map(|t| t.share).sum();
-        if (sum - 1.0).abs() > 1e-9 {
+        if (sum - 1.0).abs() > 1e-9 || self.tiers.iter().any(|t| t.share.is_nan() || t.share < 0.0)
+        {
             return Err("shares do not sum to one");
         }
         if self.tiers.iter().any(|t| t.members.is_empty()) {
             return Err("an empty tier");
         }
-        if !self.tiers.is_sorted_by_key(|t| t.distance) {
+        if !self.tiers.is_sorted_by(|a, b| a.distance < b.distance) {
             return Err("tiers out of order");
+        }
+        let listed = |t: &&Tier| t.share > 0.0 && t.distance.is_listed();
+        let served = self.tiers.iter().filter(|t| t.share > 0.0);
+        let by_list = self.tiers.iter().filter(listed).count();
+        if by_list > 0 && by_list < served.count() {
+            return Err("calls leave the listed localities");
+        }
+        let placed = |v: &&Verdict| !matches!(v, Verdict::Passed(_));
+        if self.tiers.iter().map(|t| t.members.len()).sum::<usize>()
+            != self.verdicts.iter().filter(placed).count()
+        {
+            return Err("tiers and verdicts differ");
         }
         Ok(())
     }
@@ -288,37 +262,29 @@ const fn rung(reason: Option<Reason>) -> Rung {
     }
 }
 
-fn distance(c: &Candidate<'_>, here: &Here<'_>) -> Distance {
-    if c.cluster == here.cluster {
-        return if here.zone.is_some() && here.zone == c.zone {
-            Distance::Zone
-        } else {
-            Distance::Cluster
-        };
-    }
-    if c.region == here.region {
-        return Distance::Region;
-    }
-    let parts = |r: &Region| r.as_str().split('-').map(str::to_owned).collect::<Vec<_>>();
-    let shared = parts(c.region)
-        .iter()
-        .zip(&parts(here.region))
-        .take_while(|(a, b)| a == b)
-        .count();
-    let rtt_step = c.rtt_us.map_or(RTT_UNKNOWN, |rtt| {
-        // Steps of two, so that jitter does not move a cluster between tiers. At most 64.
-        (rtt / RTT_FLOOR_US)
-            .checked_ilog2()
-            .map_or(0, |l| l as u8 + 1)
-    });
-    Distance::Remote {
-        shared: Reverse(shared.min(u8::MAX as usize) as u8),
-        rtt_step,
-    }
+/// What there is at one distance.
+#[derive(Default)]
+struct Group {
+    /// Those that serve.
+    members: Vec<usize>,
+    /// Their weight that counts now.
+    usable: f64,
+    /// The weight of all that could be expected to serve.
+    total: f64,
 }
 
 /// Lays candidates into tiers and gives each its share.
 pub fn choose(candidates: &[Candidate<'_>], here: &Here<'_>) -> Choice {
+    choose_by(candidates, here, &Locality::Nearest, Extras::NONE)
+}
+
+/// The same where a rule says which endpoints are near. Only labels need the `extras`.
+pub fn choose_by(
+    candidates: &[Candidate<'_>],
+    here: &Here<'_>,
+    locality: &Locality,
+    extras: Extras<'_>,
+) -> Choice {
     let reasons: Vec<_> = candidates.iter().map(|c| against(c, here)).collect();
     let Some(serving) = reasons.iter().map(|r| rung(*r)).min() else {
         return Choice {
@@ -326,40 +292,45 @@ pub fn choose(candidates: &[Candidate<'_>], here: &Here<'_>) -> Choice {
             verdicts: Vec::new(),
         };
     };
-    // Members that serve, and the weight of all that could be expected to.
-    let mut groups: BTreeMap<Distance, (Vec<usize>, f64, f64)> = BTreeMap::new();
+    let plan = Plan::new(locality, here, extras);
+    let mut groups: BTreeMap<Distance, Group> = BTreeMap::new();
     for (i, (c, reason)) in candidates.iter().zip(&reasons).enumerate() {
         let own = rung(*reason);
         let at = match serving {
             Rung::Failing => Distance::Anywhere,
-            _ => distance(c, here),
+            _ => plan.distance(i, c),
         };
-        let (members, usable, total) = groups.entry(at).or_default();
+        let group = groups.entry(at).or_default();
         let weight = f64::from(c.weight.max(1));
         if own == serving {
-            members.push(i);
-            *usable += weight * c.ramp.clamp(0.0, 1.0);
-            *total += weight;
+            group.members.push(i);
+            group.usable += weight * c.ramp.clamp(0.0, 1.0);
+            group.total += weight;
         } else if serving == Rung::Fit && own != Rung::Leaving {
             // Capacity that was lost. What leaves by its own will is not missed: its cluster has planned for that.
-            *total += weight;
+            group.total += weight;
         }
     }
-    let mut remaining = 1.0;
     let mut tiers: Vec<Tier> = groups
         .into_iter()
-        .filter(|(_, (members, ..))| !members.is_empty())
-        .map(|(distance, (members, usable, total))| {
-            let share = f64::min(remaining, OVERPROVISION * usable / total);
-            remaining -= share;
-            Tier {
-                distance,
-                members,
-                share,
-            }
+        .filter(|(_, group)| !group.members.is_empty())
+        .map(|(distance, group)| Tier {
+            distance,
+            // What it carries, for now.
+            share: f64::min(1.0, OVERPROVISION * group.usable / group.total),
+            members: group.members,
         })
         .collect();
-    normalise(&mut tiers);
+    share_out(&mut tiers, &plan);
+    let choice = Choice {
+        verdicts: verdicts(&reasons, &tiers, serving),
+        tiers,
+    };
+    debug_assert_eq!(choice.validate(), Ok(()));
+    choice
+}
+
+fn verdicts(reasons: &[Option<Reason>], tiers: &[Tier], serving: Rung) -> Vec<Verdict> {
     let mut verdicts: Vec<_> = reasons
         .iter()
         .map(|r| Verdict::Passed(r.unwrap_or(Reason::Unknown)))
@@ -378,9 +349,32 @@ pub fn choose(candidates: &[Candidate<'_>], here: &Here<'_>) -> Choice {
             }
         }
     }
-    let choice = Choice { tiers, verdicts };
-    debug_assert_eq!(choice.validate(), Ok(()));
-    choice
+    verdicts
+}
+
+/// Makes shares of what each tier carries.
+fn share_out(tiers: &mut [Tier], plan: &Plan<'_>) {
+    let listed = tiers.partition_point(|t| t.distance.is_listed());
+    let (listed, others) = tiers.split_at_mut(listed);
+    if plan.spread(listed) {
+        others.iter_mut().for_each(|t| t.share = 0.0);
+        normalise(listed);
+    } else if others.is_empty() {
+        // A rule wants nobody of those that there are: rather than nobody, the first.
+        normalise(listed);
+    } else {
+        spill(others);
+    }
+}
+
+/// The nearest takes what it carries, and the rest goes on.
+fn spill(tiers: &mut [Tier]) {
+    let mut remaining = 1.0;
+    for tier in &mut *tiers {
+        tier.share = f64::min(remaining, tier.share);
+        remaining -= tier.share;
+    }
+    normalise(tiers);
 }
 
 /// What no tier can carry is carried by all of them in proportion.

@@ -1,26 +1,29 @@
 //! What tiers must do, by example and by property.
 
 use proptest::prelude::*;
+use tradewind_api::traffic::Labels;
 
 use super::*;
 
 #[derive(Clone, Debug)]
-struct Spec {
-    id: EndpointId,
-    cluster: ClusterName,
-    region: Region,
-    zone: Option<Zone>,
-    weight: u32,
-    health: Health,
-    ejected: bool,
-    proven: bool,
-    ramp: f64,
-    state: ClusterState,
-    lease_expired: bool,
-    rtt_us: Option<u64>,
+pub(super) struct Spec {
+    pub(super) id: EndpointId,
+    pub(super) cluster: ClusterName,
+    pub(super) region: Region,
+    pub(super) zone: Option<Zone>,
+    pub(super) weight: u32,
+    pub(super) health: Health,
+    pub(super) ejected: bool,
+    pub(super) proven: bool,
+    pub(super) ramp: f64,
+    pub(super) state: ClusterState,
+    pub(super) lease_expired: bool,
+    pub(super) rtt_us: Option<u64>,
+    pub(super) labels: Labels,
+    pub(super) network: Option<&'static str>,
 }
 
-fn spec(cluster: &str, region: &str) -> Spec {
+pub(super) fn spec(cluster: &str, region: &str) -> Spec {
     Spec {
         id: EndpointId::new("e").unwrap(),
         cluster: ClusterName::new(cluster).unwrap(),
@@ -34,38 +37,64 @@ fn spec(cluster: &str, region: &str) -> Spec {
         state: ClusterState::Active,
         lease_expired: false,
         rtt_us: None,
+        labels: Labels::new(),
+        network: None,
     }
 }
 
 fn choose_from(specs: &[Spec], zone: Option<&str>) -> Choice {
-    let (cluster, region) = (
-        ClusterName::new("west").unwrap(),
-        Region::new("us-west").unwrap(),
-    );
-    let zone = zone.map(|z| Zone::new(z).unwrap());
-    let candidates: Vec<_> = specs
-        .iter()
-        .map(|s| Candidate {
-            id: &s.id,
-            cluster: &s.cluster,
-            region: &s.region,
-            zone: s.zone.as_ref(),
-            weight: s.weight,
-            health: s.health,
-            ejected: s.ejected,
-            proven: s.proven,
-            ramp: s.ramp,
-            cluster_state: s.state,
-            lease_expired: s.lease_expired,
-            rtt_us: s.rtt_us,
-        })
-        .collect();
-    let choice = choose(
+    let caller = Spec {
+        zone: zone.map(|z| Zone::new(z).unwrap()),
+        ..spec("west", "us-west")
+    };
+    let choice = choose_as(&caller, specs, &Locality::Nearest);
+    let candidates: Vec<_> = specs.iter().map(candidate).collect();
+    assert_eq!(choose(&candidates, &here(&caller)), choice);
+    choice
+}
+
+fn here(caller: &Spec) -> Here<'_> {
+    Here {
+        cluster: &caller.cluster,
+        region: &caller.region,
+        zone: caller.zone.as_ref(),
+    }
+}
+
+fn candidate(s: &Spec) -> Candidate<'_> {
+    Candidate {
+        id: &s.id,
+        cluster: &s.cluster,
+        region: &s.region,
+        zone: s.zone.as_ref(),
+        weight: s.weight,
+        health: s.health,
+        ejected: s.ejected,
+        proven: s.proven,
+        ramp: s.ramp,
+        cluster_state: s.state,
+        lease_expired: s.lease_expired,
+        rtt_us: s.rtt_us,
+    }
+}
+
+/// By a rule, for a caller that is described as endpoints are.
+pub(super) fn choose_as(caller: &Spec, specs: &[Spec], locality: &Locality) -> Choice {
+    fn extra(s: &Spec) -> Extra<'_> {
+        Extra {
+            labels: &s.labels,
+            network: s.network,
+        }
+    }
+    let candidates: Vec<_> = specs.iter().map(candidate).collect();
+    let extras: Vec<_> = specs.iter().map(extra).collect();
+    let choice = choose_by(
         &candidates,
-        &Here {
-            cluster: &cluster,
-            region: &region,
-            zone: zone.as_ref(),
+        &here(caller),
+        locality,
+        Extras {
+            own: extra(caller),
+            candidates: &extras,
         },
     );
     choice.validate().unwrap();
@@ -73,7 +102,7 @@ fn choose_from(specs: &[Spec], zone: Option<&str>) -> Choice {
 }
 
 /// Share of each candidate's tier split evenly by weight is not needed here: who serves at all, in order.
-fn serving(choice: &Choice) -> Vec<usize> {
+pub(super) fn serving(choice: &Choice) -> Vec<usize> {
     choice
         .tiers
         .iter()
@@ -272,7 +301,7 @@ fn no_candidates_no_tiers() {
     assert!(choose_from(&[], None).tier(0.5).is_none());
 }
 
-fn any_spec() -> impl Strategy<Value = Spec> {
+pub(super) fn any_spec() -> impl Strategy<Value = Spec> {
     let place = (
         0usize..4,
         proptest::option::of(0usize..2),
