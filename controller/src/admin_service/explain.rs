@@ -16,7 +16,7 @@ use tradewind_api::{
     snapshot::Snapshot,
     traffic::{Labels, PerPort, Settings, TrafficPolicy, has_labels},
 };
-use tradewind_transport::balance::tiers::{Candidate, Choice, Here, choose};
+use tradewind_transport::balance::tiers::{Candidate, Choice, Extra, Extras, Here, choose_by};
 
 use super::AdminInput;
 use crate::{answer::refuse, local::nearest, reach::Reach};
@@ -86,13 +86,14 @@ struct Called<'a> {
     settings: Arc<Settings>,
     /// What they must have.
     labels: Option<&'a Labels>,
+    caller_labels: &'a Labels,
 }
 
 /// What a policy says of these calls. Another cluster's proxies have policies of their own.
 fn called<'a>(
     snapshot: &'a Snapshot,
     target: &ServicePortRef,
-    asked: &ExplainRequest,
+    asked: &'a ExplainRequest,
     from: &From<'_>,
 ) -> Result<Called<'a>, Status> {
     let namespace = caller_namespace(asked)?;
@@ -107,6 +108,7 @@ fn called<'a>(
             policy,
             settings: policy.map(|p| settings(&p.settings)).unwrap_or_default(),
             labels: None,
+            caller_labels: &asked.caller_labels,
         });
     }
     let subset = policy.and_then(|p| p.subsets.get(&asked.subset));
@@ -126,6 +128,7 @@ fn called<'a>(
         policy,
         settings: settings(&subset.settings),
         labels: Some(&subset.labels),
+        caller_labels: &asked.caller_labels,
     })
 }
 
@@ -256,7 +259,21 @@ fn answer(
         .iter()
         .map(|(e, cluster)| candidate(e, cluster, round_trip(&e.cluster)))
         .collect();
-    let choice = choose(&candidates, &here);
+    let extras: Vec<Extra<'_>> = shown
+        .iter()
+        .map(|(e, cluster)| Extra {
+            labels: &e.labels,
+            network: Some(cluster.network.as_str()),
+        })
+        .collect();
+    let extras = Extras {
+        own: Extra {
+            labels: called.caller_labels,
+            network: Some(from.cluster.network.as_str()),
+        },
+        candidates: &extras,
+    };
+    let choice = choose_by(&candidates, &here, &called.settings.locality, extras);
     let endpoints = shown
         .iter()
         .zip(&choice.verdicts)

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tonic::{Code, Status};
 use tradewind_api::{
-    ClusterName,
+    ClusterName, ServiceName,
     model::{Cluster, ClusterState, Endpoint, Service},
     proto::v1::{PlanRequest, PlanResponse, PlannedCalls, PlannedShare},
     snapshot::Snapshot,
+    traffic::Locality,
 };
-use tradewind_transport::balance::tiers::{Here, OVERPROVISION, Rung, choose, rung_of};
+use tradewind_transport::balance::tiers::{
+    Extra, Extras, Here, OVERPROVISION, Rung, choose_by, rung_of,
+};
 
 use super::{
     AdminInput,
@@ -86,7 +89,26 @@ fn calls(
     planned
 }
 
-/// Ports that the same endpoints serve are told together.
+/// Which endpoints are near, as a policy for all callers says. Of another cluster's policies only producers' are known: those hold
+/// everywhere, unless that cluster's own say something else.
+fn locality<'a>(
+    snapshot: &'a Snapshot,
+    service: &ServiceName,
+    port: u16,
+    from: &Cluster,
+) -> &'a Locality {
+    let routes = snapshot.routes.get(service);
+    let policy = routes.and_then(|r| {
+        r.traffic.iter().find(|t| {
+            t.namespace.is_none()
+                && t.caller_labels.is_empty()
+                && (from.local || t.origin.object.namespace == service.namespace)
+        })
+    });
+    policy.map_or(&Locality::Nearest, |p| &p.settings.of(port).locality)
+}
+
+/// Ports that the same endpoints serve in the same way are told together.
 fn of_caller(
     snapshot: &Snapshot,
     service: &Service,
@@ -94,16 +116,18 @@ fn of_caller(
     without: &BTreeSet<ClusterName>,
     round_trip: impl Fn(&ClusterName) -> Option<u64>,
 ) -> Vec<PlannedCalls> {
-    let mut groups: Vec<(Vec<&Endpoint>, Vec<u32>)> = Vec::new();
+    type Alike<'a> = (Vec<&'a Endpoint>, &'a Locality);
+    let mut groups: Vec<(Alike<'_>, Vec<u32>)> = Vec::new();
     for port in &service.ports {
-        let endpoints: Vec<_> = visible(service, port.port, from).collect();
+        let near = locality(snapshot, &service.name, port.port, from);
+        let alike = (visible(service, port.port, from).collect(), near);
         let number = u32::from(port.port);
-        match groups.iter_mut().find(|(same, _)| *same == endpoints) {
+        match groups.iter_mut().find(|(same, _)| *same == alike) {
             Some((_, ports)) => ports.push(number),
-            None => groups.push((endpoints, vec![number])),
+            None => groups.push((alike, vec![number])),
         }
     }
-    let planned = groups.into_iter().map(|(endpoints, ports)| {
+    let planned = groups.into_iter().map(|((endpoints, near), ports)| {
         let known: Vec<_> = endpoints
             .into_iter()
             .filter_map(|e| Some((e, &**snapshot.clusters.get(&e.cluster)?)))
@@ -113,8 +137,8 @@ fn of_caller(
             .copied()
             .filter(|(e, _)| !without.contains(&e.cluster))
             .collect();
-        let now = Standing::of(&known, from, &round_trip);
-        let then = Standing::of(&left, from, &round_trip);
+        let now = Standing::of(&known, (from, near), &round_trip);
+        let then = Standing::of(&left, (from, near), &round_trip);
         PlannedCalls {
             service: service.name.to_string(),
             ports,
@@ -141,7 +165,7 @@ struct Standing<'a> {
 impl<'a> Standing<'a> {
     fn of(
         known: &[(&'a Endpoint, &'a Cluster)],
-        from: &Cluster,
+        (from, near): (&Cluster, &Locality),
         round_trip: impl Fn(&ClusterName) -> Option<u64>,
     ) -> Self {
         let here = Here {
@@ -158,8 +182,22 @@ impl<'a> Standing<'a> {
         let weights = candidates.iter().zip(&rungs);
         let as_good = weights.filter(|(_, r)| **r == rung);
         let weight = as_good.map(|(c, _)| f64::from(c.weight.max(1))).sum();
+        let extras: Vec<_> = known
+            .iter()
+            .map(|(e, cluster)| Extra {
+                labels: &e.labels,
+                network: Some(cluster.network.as_str()),
+            })
+            .collect();
+        let extras = Extras {
+            own: Extra {
+                network: Some(from.network.as_str()),
+                ..Extra::NONE
+            },
+            candidates: &extras,
+        };
         let mut shares = BTreeMap::new();
-        for tier in choose(&candidates, &here).tiers {
+        for tier in choose_by(&candidates, &here, near, extras).tiers {
             let members = || tier.members.iter().filter_map(|i| known.get(*i));
             let all: f64 = members().map(|(e, _)| f64::from(e.weight.max(1))).sum();
             for (endpoint, _) in members() {

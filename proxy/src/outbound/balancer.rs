@@ -21,6 +21,7 @@ use tradewind_api::{
     id::{ClusterName, Domain, EndpointId, Namespace, ServiceName, ServicePortRef, Zone},
     route::Routes,
     snapshot::Snapshot,
+    traffic::Locality,
 };
 use tradewind_runtime::{clock::SharedClock, rng::Rng};
 use tradewind_transport::{
@@ -28,7 +29,7 @@ use tradewind_transport::{
         Micros,
         detector::Detector,
         ramp::Ramp,
-        tiers::{self, Here, Rung},
+        tiers::{self, Extra, Extras, Here, Rung},
     },
     control::Control,
     hbone::{Pool, PoolConfig},
@@ -287,7 +288,26 @@ impl Balancer {
         };
         let heeded = route.heeds_answers(now);
         let candidates: Vec<_> = targets.iter().map(|t| t.candidate(now, heeded)).collect();
-        Some(tiers::choose(&candidates, &here))
+        let locality = &route.settings.locality;
+        let network = |name: &ClusterName| snapshot.clusters.get(name).map(|c| c.network.as_str());
+        let known: Vec<_> = match locality {
+            Locality::Labels(_) => targets
+                .iter()
+                .map(|t| Extra {
+                    labels: &t.endpoint.labels,
+                    network: network(t.cluster()),
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        let extras = Extras {
+            own: Extra {
+                labels: &self.place.labels,
+                network: local.map(|c| c.network.as_str()),
+            },
+            candidates: &known,
+        };
+        Some(tiers::choose_by(&candidates, &here, locality, extras))
     }
 
     /// Makes the route's choice anew if it is old or something changed.
