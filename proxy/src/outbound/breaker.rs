@@ -266,7 +266,7 @@ mod tests {
         timeout.pool.requests_per_connection = Some(1);
         assert!(all.of(&key(None), &timeout).is_none());
         let one = all.of(&key(None), &bounded(1)).unwrap();
-        let other = all.clone().of(&key(None), &bounded(2)).unwrap();
+        let other = all.of(&key(None), &bounded(2)).unwrap();
         assert!(
             Arc::ptr_eq(&one.shared, &other.shared),
             "whatever the bounds"

@@ -178,7 +178,7 @@ impl Outbound {
     async fn ask(self: &Rc<Self>, mut route: Rc<Route>, mut asking: Asking) -> Response<OutBody> {
         let mut attempts = Attempts::new(asking.affinity.key);
         let mut maybe_processed = false;
-        let mut _retrying = None;
+        let mut retrying: Option<Retrying> = None;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
             let Asking {
                 head,
@@ -195,6 +195,8 @@ impl Outbound {
             let answered = self
                 .attempt_within((&route, &target), head.clone(), body, limits)
                 .await;
+            // The retry that this may have been is over.
+            drop(retrying.take());
             let cause = match answered {
                 Ok(response) => {
                     let again = patience.wants_after(response.status(), response.headers());
@@ -204,7 +206,7 @@ impl Outbound {
                     let (Some(cause), Some(room)) = (again, room) else {
                         return self.deliver(response, (&route, &target), in_flight, asking);
                     };
-                    _retrying = room;
+                    retrying = room;
                     let why = format!("answered {}", response.status());
                     account.notes.failed(cause, &why);
                     attempts.declined(&target, &why);
@@ -234,7 +236,7 @@ impl Outbound {
                             maybe_processed = true;
                             break;
                         };
-                        _retrying = room;
+                        retrying = room;
                     }
                     failed.cause
                 }

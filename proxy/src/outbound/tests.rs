@@ -24,6 +24,7 @@ mod protocols;
 mod rules;
 mod silence;
 mod telemetry;
+mod traffic;
 mod world;
 
 use peer::{Act, Peer, gateway, nowhere, raw};
