@@ -77,7 +77,8 @@ impl Default for Places {
 }
 
 impl Table {
-    /// The table of `members`: their hashes (see [`key`]) and weights. One without a weight has no place while anybody has one; where nobody
+    /// The table of `members`: the hashes of their ids (see [`key`]) and their weights, as they are without a ramp: what changes all the time would
+    /// move keys all the time. Making it costs a sort of the ring's points, or a few steps for each of Maglev's places. One without a weight has no place while anybody has one; where nobody
     /// has, all are alike.
     pub fn new(members: &[(u64, f64)], kind: HashTable) -> Self {
         let mut entries: Vec<_> = (0u32..)

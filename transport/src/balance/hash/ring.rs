@@ -12,8 +12,8 @@ use super::{Entry, STEP, mix};
 const USUAL_WEIGHT: f64 = 100.0;
 /// Least points of such an endpoint, whatever the ring must have: with fewer, weights are lost in rounding and chance.
 const LEAST_EACH: f64 = 128.0;
-/// A ring that need not be greater is not: one mebibyte, eight bytes a point.
-const ROOMY: f64 = (1 << 17) as f64;
+/// A ring that need not be greater is not: half a mebibyte, eight bytes a point, and a few milliseconds to sort.
+const ROOMY: f64 = (1 << 16) as f64;
 
 /// Points for a weight of one.
 fn scale(entries: &[Entry], min: u32) -> f64 {

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use tradewind_api::traffic::{Failover, Labels, Locality, LocalityPattern, PriorityLabel};
+use tradewind_api::traffic::{
+    Distribute, Failover, Labels, Locality, LocalityPattern, PriorityLabel,
+};
 
 use super::{Candidate, Distance, Here, Tier};
 
@@ -76,10 +78,9 @@ impl<'a> Plan<'a> {
             Locality::Failover(list) => Way::Failover(list),
             Locality::Distribute(list) => {
                 let zone = here.zone.map(AsRef::as_ref);
-                let held = list
-                    .iter()
-                    .position(|d| d.from.matches(here.region.as_str(), zone));
-                match held.and_then(|i| Some((i, list.get(i)?))) {
+                let mut all = list.iter().enumerate();
+                let holds = |d: &Distribute| d.from.matches(here.region.as_str(), zone);
+                match all.find(|(_, d)| holds(d)) {
                     Some((i, d)) => Way::Spread {
                         rule: number(i),
                         to: &d.to,
@@ -138,17 +139,17 @@ impl<'a> Plan<'a> {
             PriorityLabel::ZONE => (c.zone.map(AsRef::as_ref), here.zone.map(AsRef::as_ref)),
             PriorityLabel::CLUSTER => (Some(c.cluster.as_str()), Some(here.cluster.as_str())),
             PriorityLabel::NETWORK => (extra.network, own.network),
-            key => {
-                let of = |labels: &'a Labels| labels.get(key).map(String::as_str);
-                (extra.labels.get(key).map(String::as_str), of(own.labels))
-            }
+            key => (
+                extra.labels.get(key).map(String::as_str),
+                own.labels.get(key).map(String::as_str),
+            ),
         };
-        let wanted = label.value.as_deref().or(ours).unwrap_or_default();
-        theirs.unwrap_or_default() == wanted
+        let wanted = label.value.as_deref().or(ours);
+        theirs.unwrap_or_default() == wanted.unwrap_or_default()
     }
 
-    /// Gives the listed localities among which a rule spreads calls their shares, in proportion; they come with what each carries. False when none of them
-    /// is to have any.
+    /// Gives the localities among which a rule spreads calls their shares, in proportion; they come with what each carries. False when
+    /// none of them is to have any.
     pub(super) fn spread(&self, listed: &mut [Tier]) -> bool {
         let weight = |t: &Tier| match (&self.way, t.distance) {
             (Way::Spread { to, .. }, Distance::Share { to: i, .. }) => {

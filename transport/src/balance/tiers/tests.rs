@@ -296,6 +296,53 @@ fn failback_is_ramped_across_tiers() {
 }
 
 #[test]
+fn a_choice_that_cannot_be_is_refused() {
+    let tier = |distance, share| Tier {
+        distance,
+        members: vec![0],
+        share,
+    };
+    let listed = |to, share| tier(Distance::Share { rule: 0, to }, share);
+    let of = |tiers: &[Tier], verdicts: usize| {
+        let serves = Verdict::Serves {
+            tier: 0,
+            rung: Rung::Fit,
+        };
+        let choice = Choice {
+            tiers: tiers.to_vec(),
+            verdicts: vec![serves; verdicts],
+        };
+        choice.validate()
+    };
+    let (near, far) = (Distance::Cluster, Distance::Region);
+    let two = |a, b| of(&[tier(near, a), tier(far, b)], 2);
+    assert_eq!(two(0.7, 0.3), Ok(()));
+    let shares = Err("shares do not sum to one");
+    assert_eq!(two(0.7, 0.2), shares);
+    assert_eq!(two(1.5, -0.5), shares);
+    assert_eq!(two(1.0, f64::NAN), shares);
+    let order = Err("tiers out of order");
+    assert_eq!(of(&[tier(far, 0.5), tier(near, 0.5)], 2), order);
+    assert_eq!(of(&[tier(near, 0.5), tier(near, 0.5)], 2), order);
+    let empty = Tier {
+        members: Vec::new(),
+        ..tier(far, 0.0)
+    };
+    assert_eq!(of(&[tier(near, 1.0), empty], 1), Err("an empty tier"));
+    assert_eq!(of(&[], 1), Err("candidates, but no tier"));
+    let differ = Err("tiers and verdicts differ");
+    assert_eq!(of(&[tier(near, 1.0)], 2), differ);
+    // Shares of a list need not go by order, but nobody beside the list has one.
+    let spread = [listed(0, 0.0), listed(1, 0.4), listed(2, 0.6)];
+    assert_eq!(of(&spread, 3), Ok(()));
+    assert_eq!(
+        of(&[listed(0, 0.5), tier(near, 0.5)], 2),
+        Err("calls leave the listed localities")
+    );
+    assert_eq!(of(&[listed(0, 0.0), tier(near, 1.0)], 2), Ok(()));
+}
+
+#[test]
 fn no_candidates_no_tiers() {
     assert!(choose_from(&[], None).tiers.is_empty());
     assert!(choose_from(&[], None).tier(0.5).is_none());

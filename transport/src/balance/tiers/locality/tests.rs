@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use tradewind_api::{
     id::{Region, Zone},
     model::Health,
-    traffic::Distribute,
 };
 
 use super::{
