@@ -166,6 +166,19 @@ mod tests {
     }
 
     #[test]
+    fn one_that_comes_when_most_have_gone_does_not_take_all_turns() {
+        let many: Vec<_> = (0..100u64).map(|i| (i, 1.0)).collect();
+        let mut state = RoundRobin::new(0);
+        for _ in 0..50 {
+            round_robin(&many, &mut state);
+        }
+        // Two that have just had their turns, and a newcomer.
+        let left = [(0, 1.0), (1, 1.0), (100, 1.0)];
+        let c = counts(&left, &mut state, 9);
+        assert!(c.iter().all(|n| (2..=4).contains(n)), "{c:?}");
+    }
+
+    #[test]
     fn tiers_that_share_a_state_do_not_disturb_each_other() {
         let near = [(1, 1.0), (2, 1.0), (3, 1.0)];
         let far = [(4, 1.0), (5, 1.0)];

@@ -149,20 +149,32 @@ fn the_next_one_is_another_one_for_other_keys() {
 #[test]
 fn a_tiers_keys_spread_over_all_its_members() {
     let members = members(&[100.0; 4]);
+    let n = 400_000u64;
+    // So few that as long a piece of a ring would have a handful of points.
+    let tier: Vec<_> = (0..n)
+        .map(|i| key(&i.to_le_bytes()))
+        .filter(|k| unit(*k) < 0.005)
+        .collect();
+    let part = tier.len() as f64 / n as f64;
+    assert!((part - 0.005).abs() < 0.0005, "{part}");
     for kind in KINDS {
         let table = Table::new(&members, kind);
         let mut counts = [0u32; 4];
-        for k in keys().filter(|k| unit(*k) < 0.3) {
-            counts[table.members(k).next().unwrap()] += 1;
+        for k in &tier {
+            counts[table.members(*k).next().unwrap()] += 1;
         }
-        let all: u32 = counts.iter().sum();
-        let part = f64::from(all) / KEYS as f64;
-        assert!((part - 0.3).abs() < 0.02, "{part}");
         for count in counts {
-            let share = f64::from(count) / f64::from(all);
+            let share = f64::from(count) / tier.len() as f64;
             assert!((0.2..0.3).contains(&share), "{kind:?}: {counts:?}");
         }
     }
+}
+
+#[test]
+fn a_ring_has_no_end() {
+    let table = Table::new(&members(&[100.0; 8]), HashTable::RING);
+    let order = |k| table.members(k).collect::<Vec<_>>();
+    assert_eq!(order(u64::MAX), order(0));
 }
 
 #[test]
