@@ -11,6 +11,7 @@ use std::{
 use tradewind_api::{
     Namespace, ServiceName,
     route::{FieldMatch, Match, PathIs, PathMatch, Routes, Rule, Table, Text},
+    traffic::TrafficPolicy,
 };
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     gateway_api, istio,
     kinds::Known,
     object::{At, Object, Report},
-    smi,
+    smi, traffic,
     world::{Grant, World},
 };
 
@@ -57,6 +58,7 @@ pub fn compile(objects: &[Object], services: &World) -> Policy {
         .copied()
         .collect();
     let mut findings = Vec::new();
+    world.traffic = traffic_of(&objects, &world, &mut findings);
     let mut drafts = Vec::new();
     for (index, object) in objects.iter().enumerate() {
         let Some(kind) = known(object) else { continue };
@@ -72,13 +74,32 @@ pub fn compile(objects: &[Object], services: &World) -> Policy {
             Known::GrpcRoute => gateway_api::grpc_route(object, index, &world, &mut report),
             Known::VirtualService => istio::virtual_service(object, index, &world, &mut report),
             Known::TrafficSplit => smi::traffic_split(object, index, &groups, &world, &mut report),
-            Known::ReferenceGrant | Known::HttpRouteGroup => Vec::new(),
+            Known::ReferenceGrant | Known::HttpRouteGroup | Known::DestinationRule => Vec::new(),
         });
     }
-    let routes = merge(&objects, drafts, &mut findings);
+    let mut routes = merge(&objects, drafts, &mut findings);
+    for (service, traffic) in world.traffic {
+        routes.entry(service).or_default().traffic = traffic;
+    }
     findings.sort();
     findings.dedup();
     Policy { routes, findings }
+}
+
+/// What DestinationRules make, before the routes that refer to their subsets.
+fn traffic_of(
+    objects: &[&Object],
+    world: &World,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>> {
+    let mut drafts = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        if Known::of(&object.api_version, &object.kind) == Some(Known::DestinationRule) {
+            let mut report = Report::new(object, findings);
+            drafts.extend(istio::destination_rule(object, index, world, &mut report));
+        }
+    }
+    traffic::merge(objects, drafts, findings)
 }
 
 /// Oldest first; those of files have no age and come last, by name.

@@ -12,9 +12,12 @@ A controller reads these objects from its `--manifests` directory and gives its 
 `tradewind analyze` says the same of files before anybody acts on them. Rules hold for HTTP/1, HTTP/2, gRPC and WebSocket calls of callers with a proxy in this cluster, wherever the backends are.
 A proxy keeps its rules while no controller answers.
 
+DestinationRules say how a service's endpoints are called: how one is picked, how much is asked at once, when one is left alone, which are near, and which of them are a subset that a
+VirtualService may name. A request for a subset that no rule for its caller defines, or that no endpoint is in, is answered with 503.
+
 What a rule answers itself carries `tradewind-error`: `no-rule` (404: there are rules, and none for this request), `no-backend` (500), `fault`, `timeout` (504).
 
-Retries that a rule asks for come out of the same budget as all others: a fifth of the calls to a service.
+Retries that a rule asks for come out of the same budget as all others: a fifth of the calls to a service, or what a DestinationRule's `retryBudget` says.
 
 Every field of every kind that is read is either acted on or reported, by its path. `[]` stands for a list's items, `{}` for a map's.
 
@@ -22,6 +25,12 @@ Rules hold for a service and its callers. Where several objects have rules for t
 routes are one list, by the precedence that it states; of the others one object holds: one that names the service before one that means it by a `*`, then the oldest, then by
 namespace and name. Rules for callers of one namespace (a Gateway API route in another namespace than its parent's, a VirtualService with `exportTo`) go before those for
 everybody. What does not hold is reported.
+
+Of DestinationRules one holds for a service and a caller, as a whole. One in the service's namespace is for the callers of the namespaces in `exportTo`, or for everybody; one in another namespace is for
+callers of its own namespace alone, and goes before it. Of those in one namespace, one that names the service goes before one that means it by a `*` (and a longer pattern before a shorter), then
+one with a `workloadSelector`, which is for callers of its own namespace with these labels, before one for all, then one for callers of one namespace before one for everybody, then the oldest.
+Several of one namespace for the same host and the same callers are one: the `trafficPolicy` of the oldest that has one, and the subsets of all, where of two with one name the older's holds. Settings of a port in
+`portLevelSettings` take the place of all others of that port; a subset's sections each take the place of the rule's, and its settings of a port that of everything.
 
 A Service and a ServiceImport of one name are the same service: it is the same in every cluster, and calls prefer what is near.
 

@@ -24,6 +24,8 @@ pub enum Is {
     Honoured,
     /// It is known and not acted on; this happens instead.
     Reported(&'static str),
+    /// The same, but for a value that says what happens anyway.
+    ReportedBut(&'static str, &'static str),
     /// It changes nothing, and nobody expects it to: names for people and statistics.
     Inert,
     /// Fields.
@@ -47,6 +49,18 @@ pub(crate) const fn reported(name: &'static str, instead: &'static str) -> Field
     Field {
         name,
         is: Is::Reported(instead),
+    }
+}
+
+/// One that is not, but for the value that says what happens anyway.
+pub(crate) const fn reported_but(
+    value: &'static str,
+    name: &'static str,
+    instead: &'static str,
+) -> Field {
+    Field {
+        name,
+        is: Is::ReportedBut(value, instead),
     }
 }
 
@@ -95,7 +109,8 @@ pub(crate) fn check(value: &Value, fields: &[Field], at: &At, report: &mut Repor
         };
         match field.is {
             Is::Honoured | Is::Inert => {}
-            Is::Reported(instead) => {
+            Is::ReportedBut(usual, _) if value == usual => {}
+            Is::Reported(instead) | Is::ReportedBut(_, instead) => {
                 report.say(
                     Code::UnsupportedField,
                     &at,
@@ -144,7 +159,9 @@ fn gather(fields: &[Field], at: &str, all: &mut Vec<(String, Standing)>) {
         };
         match field.is {
             Is::Honoured => all.push((path, Standing::Honoured)),
-            Is::Reported(instead) => all.push((path, Standing::Reported(instead))),
+            Is::Reported(instead) | Is::ReportedBut(_, instead) => {
+                all.push((path, Standing::Reported(instead)));
+            }
             Is::Inert => all.push((path, Standing::Inert)),
             Is::Object(fields) => gather(fields, &path, all),
             Is::List(fields) => gather(fields, &format!("{path}[]"), all),

@@ -46,6 +46,8 @@ pub enum Code {
     NotGranted,
     /// A parent or host that nobody knows.
     ParentNotFound,
+    /// A subset that no rule defines.
+    SubsetNotFound,
     /// Weights that sum to nothing.
     NoWeight,
     /// A rule behind one that takes all of its requests.
@@ -56,11 +58,17 @@ pub enum Code {
     IdleRetry,
     /// A permission for browsers that no question of theirs reaches.
     IdleCors,
+    /// A subset that no endpoint is in.
+    EmptySubset,
+    /// A way out of a region, or into one, that nobody can take.
+    IdleFailover,
+    /// A setting that cannot act.
+    IdleSetting,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::UnknownField,
         Self::UnsupportedField,
@@ -69,11 +77,15 @@ impl Code {
         Self::BackendNotFound,
         Self::NotGranted,
         Self::ParentNotFound,
+        Self::SubsetNotFound,
         Self::NoWeight,
         Self::Shadowed,
         Self::Superseded,
         Self::IdleRetry,
         Self::IdleCors,
+        Self::EmptySubset,
+        Self::IdleFailover,
+        Self::IdleSetting,
     ];
 
     /// The code as it is printed; it never changes its meaning.
@@ -87,11 +99,15 @@ impl Code {
             Self::BackendNotFound => "TW0211",
             Self::NotGranted => "TW0212",
             Self::ParentNotFound => "TW0213",
+            Self::SubsetNotFound => "TW0214",
             Self::NoWeight => "TW0221",
             Self::Shadowed => "TW0222",
             Self::Superseded => "TW0223",
             Self::IdleRetry => "TW0224",
             Self::IdleCors => "TW0225",
+            Self::EmptySubset => "TW0226",
+            Self::IdleFailover => "TW0227",
+            Self::IdleSetting => "TW0228",
         }
     }
 
@@ -103,6 +119,7 @@ impl Code {
             | Self::BrokenExpression
             | Self::BackendNotFound
             | Self::NotGranted
+            | Self::SubsetNotFound
             | Self::NoWeight => Severity::Error,
             Self::UnknownField
             | Self::UnsupportedField
@@ -110,7 +127,10 @@ impl Code {
             | Self::Shadowed
             | Self::Superseded
             | Self::IdleRetry
-            | Self::IdleCors => Severity::Warning,
+            | Self::IdleCors
+            | Self::EmptySubset
+            | Self::IdleFailover
+            | Self::IdleSetting => Severity::Warning,
         }
     }
 
@@ -131,8 +151,11 @@ impl Code {
             Self::ParentNotFound => {
                 "define the service, or correct the name; until then the rules hold for nothing"
             }
+            Self::SubsetNotFound => {
+                "define it in a DestinationRule for the host; until then its share is answered with 503"
+            }
             Self::NoWeight => {
-                "give at least one backend a weight; until then requests are answered with 500"
+                "give at least one a weight; until then a route's requests are answered with 500, and a locality's callers go to the nearest"
             }
             Self::Shadowed => "move it before the other rule, or remove it",
             Self::Superseded => "keep one of the two objects for this service and these callers",
@@ -140,6 +163,11 @@ impl Code {
             Self::IdleCors => {
                 "let the rule take OPTIONS too: browsers ask by it before anything but a simple request"
             }
+            Self::EmptySubset => {
+                "give endpoints these labels, or correct them; until then its share is answered with 503"
+            }
+            Self::IdleFailover => "name regions that there are, and two different ones",
+            Self::IdleSetting => "give it what it needs to act, or remove it",
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Istio's VirtualService, for calls inside of the mesh.
+//! Istio's VirtualService and DestinationRule, for calls inside of the mesh.
 
 mod cors;
+pub(crate) mod destination_rule;
+mod fault;
 pub(crate) mod fields;
 mod http;
+mod scope;
 mod types;
 mod virtual_service;
 
+pub(crate) use destination_rule::destination_rule;
 pub(crate) use virtual_service::virtual_service;

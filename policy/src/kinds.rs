@@ -13,6 +13,8 @@ pub(crate) enum Known {
     ReferenceGrant,
     /// Istio.
     VirtualService,
+    /// Istio.
+    DestinationRule,
     /// SMI.
     TrafficSplit,
     /// SMI.
@@ -21,11 +23,12 @@ pub(crate) enum Known {
 
 impl Known {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
         Self::VirtualService,
+        Self::DestinationRule,
         Self::TrafficSplit,
         Self::HttpRouteGroup,
     ];
@@ -37,6 +40,7 @@ impl Known {
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
             Self::TrafficSplit => "TrafficSplit",
             Self::HttpRouteGroup => "HTTPRouteGroup",
         }
@@ -45,7 +49,7 @@ impl Known {
     pub(crate) const fn group(self) -> &'static str {
         match self {
             Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => "gateway.networking.k8s.io",
-            Self::VirtualService => "networking.istio.io",
+            Self::VirtualService | Self::DestinationRule => "networking.istio.io",
             Self::TrafficSplit => "split.smi-spec.io",
             Self::HttpRouteGroup => "specs.smi-spec.io",
         }
@@ -55,7 +59,7 @@ impl Known {
         match self {
             Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::GrpcRoute => &["v1"],
-            Self::VirtualService => &["v1", "v1beta1", "v1alpha3"],
+            Self::VirtualService | Self::DestinationRule => &["v1", "v1beta1", "v1alpha3"],
             Self::TrafficSplit | Self::HttpRouteGroup => {
                 &["v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"]
             }
@@ -69,6 +73,7 @@ impl Known {
             Self::GrpcRoute => gateway_api::fields::GRPC_ROUTE,
             Self::ReferenceGrant => gateway_api::fields::REFERENCE_GRANT,
             Self::VirtualService => istio::fields::VIRTUAL_SERVICE,
+            Self::DestinationRule => istio::destination_rule::fields::DESTINATION_RULE,
             Self::TrafficSplit => smi::fields::TRAFFIC_SPLIT,
             Self::HttpRouteGroup => smi::fields::HTTP_ROUTE_GROUP,
         }

@@ -1,5 +1,5 @@
-//! What people write about traffic - Gateway API's routes, Istio's VirtualService, SMI's TrafficSplit - into the one route
-//! model of `tradewind_api::route`, and what is wrong or without effect in it.
+//! What people write about traffic - Gateway API's routes, Istio's VirtualService and DestinationRule, SMI's TrafficSplit - into the
+//! one model of `tradewind_api::route` and `traffic`, and what is wrong or without effect in it.
 //!
 //! No I/O, no clock, no state: of (objects, services) and nothing else, so that a controller and `tradewind analyze` say the
 //! same. Every field of every kind is either acted on or reported by its path.
@@ -19,6 +19,7 @@ mod kinds;
 mod object;
 mod smi;
 mod tighten;
+mod traffic;
 mod values;
 mod world;
 

@@ -1,9 +1,9 @@
-//! Values that several kinds have: texts to compare with, names of header fields, durations. A value that is none for its
+//! Values that several kinds have: texts to compare with, names of header fields, durations, numbers. A value that is none for its
 //! field is reported, and its rule does not match or act on it.
 
 use tradewind_api::{
     expression::Expression,
-    route::{Text, Timeouts},
+    route::{Millionths, Text, Timeouts},
 };
 
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) fn regex(text: &str, at: &At, report: &mut Report<'_>) -> Text {
 }
 
 /// What may be a method or a header field's name (RFC 9110 section 5.6.2).
-fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
     !text.is_empty() && text.bytes().all(token)
 }
@@ -104,6 +104,47 @@ pub(crate) fn duration(text: Option<&str>, at: &At, report: &mut Report<'_>) -> 
 /// A time limit, ms; 0 is none.
 pub(crate) fn limit(text: Option<&str>, at: &At, report: &mut Report<'_>) -> Option<u64> {
     duration(text, at, report).filter(|ms| *ms > 0)
+}
+
+/// A duration that is not nothing, ms.
+pub(crate) fn span(text: Option<&str>, at: &At, report: &mut Report<'_>) -> Option<u64> {
+    let ms = duration(text, at, report)?;
+    if ms == 0 {
+        report.invalid(at, text.unwrap_or_default(), "a duration of at least 1ms");
+    }
+    Some(ms).filter(|ms| *ms > 0)
+}
+
+/// A number of things.
+pub(crate) fn count(
+    value: Option<i64>,
+    most: u32,
+    at: &At,
+    report: &mut Report<'_>,
+) -> Option<u32> {
+    let value = value?;
+    let count = u32::try_from(value).ok().filter(|n| *n <= most);
+    if count.is_none() {
+        let expected = format!("a whole number from 0 to {most}");
+        report.invalid(at, &value.to_string(), &expected);
+    }
+    count
+}
+
+/// A number of percent, in millionths.
+pub(crate) fn percent(value: Option<f64>, at: &At, report: &mut Report<'_>) -> Option<Millionths> {
+    let value = value?;
+    if !(0.0..=100.0).contains(&value) {
+        report.invalid(at, &value.to_string(), "a number from 0 to 100");
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0..=MILLION"
+    )]
+    let share = (value * 10_000.0).round() as Millionths;
+    Some(share)
 }
 
 /// A try that may take longer than all of them together is no limit of its own.

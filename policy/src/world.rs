@@ -1,10 +1,16 @@
-//! What routes refer to: services with their ports, and who may refer into which namespace.
+//! What routes refer to: services with their ports, subsets and endpoints' labels, and who may refer into which namespace.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use tradewind_api::{Namespace, ServiceName};
+use tradewind_api::{
+    Namespace, ServiceName,
+    traffic::{Labels, TrafficPolicy},
+};
 
-use crate::object::Object;
+use crate::{draft::Callers, object::Object};
 
 /// A service's ports: name and number.
 pub type Ports = Vec<(String, u16)>;
@@ -14,8 +20,14 @@ pub type Ports = Vec<(String, u16)>;
 pub struct World {
     /// Services of this cluster and those that it imports.
     pub services: BTreeMap<ServiceName, Ports>,
+    /// What labels their endpoints have, each set once; of services that are not here it is not known.
+    pub labels: BTreeMap<ServiceName, BTreeSet<Labels>>,
+    /// Where clusters are; none where that is not known.
+    pub regions: Option<BTreeSet<String>>,
     /// ReferenceGrants.
     pub(crate) grants: Vec<Grant>,
+    /// What DestinationRules make.
+    pub(crate) traffic: BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>>,
 }
 
 impl World {
@@ -27,7 +39,7 @@ impl World {
                 .into_iter()
                 .map(|(name, p)| (name.clone(), ports(p)))
                 .collect(),
-            grants: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -53,6 +65,22 @@ impl World {
             (None, [(_, only)]) => Ok(Some(*only)),
             (None, _) => Ok(None),
         }
+    }
+
+    /// Whether a DestinationRule for some of these callers defines the subset.
+    pub(crate) fn has_subset(
+        &self,
+        service: &ServiceName,
+        subset: &str,
+        callers: &Callers,
+    ) -> bool {
+        let for_some = |policy: &TrafficPolicy| match (&policy.namespace, callers) {
+            (Some(namespace), Callers::Of(callers)) => callers.contains(namespace),
+            (None, _) | (_, Callers::All) => true,
+        };
+        let all = self.traffic.get(service).into_iter().flatten();
+        all.filter(|p| for_some(p))
+            .any(|p| p.subsets.contains_key(subset))
     }
 
     /// Whether a route of that kind and namespace may refer to the service, which it calls a `to_kind`.

@@ -6,7 +6,7 @@ const TEXT: &[Field] = &[honoured("exact"), honoured("prefix"), honoured("regex"
 
 const DESTINATION: &[Field] = &[
     honoured("host"),
-    reported("subset", "all endpoints of the host are called"),
+    honoured("subset"),
     object("port", &[honoured("number")]),
 ];
 

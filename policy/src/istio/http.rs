@@ -6,19 +6,19 @@ use data_encoding::BASE64_NOPAD;
 use tradewind_api::{
     Namespace,
     route::{
-        Abort, Action, Backend, BackendRef, Direct, Edits, Fault, FieldMatch, HeaderEdits, MILLION,
-        Match, Millionths, Mirror, PathEdit, PathIs, PathMatch, Redirect, RedirectPort, Retry,
-        RetryOn, Rewrite, Text, To,
+        Action, Backend, BackendRef, Direct, Edits, FieldMatch, HeaderEdits, Match, Mirror,
+        PathEdit, PathIs, PathMatch, Redirect, RedirectPort, Retry, RetryOn, Rewrite, Text, To,
     },
 };
 
 use super::{
     cors,
+    fault::{fault, share},
     types::{self, Destination, HeaderOperations, HttpRoute, Percent, StringMatch},
     virtual_service::MESH,
 };
 use crate::{
-    draft::{in_lowest_terms, service},
+    draft::{Callers, in_lowest_terms, service},
     finding::Code,
     hosts,
     object::{At, Object, Report},
@@ -44,6 +44,8 @@ pub(super) type Made = (String, Match, Arc<Action>);
 pub(super) struct Reader<'a> {
     pub(super) object: &'a Object,
     pub(super) world: &'a World,
+    /// For whose calls the rules hold.
+    pub(super) callers: &'a Callers,
 }
 
 impl Reader<'_> {
@@ -161,16 +163,30 @@ impl Reader<'_> {
     }
 
     fn destination(&self, to: &Destination, at: &At, report: &mut Report<'_>) -> BackendRef {
+        let subset = to.subset.as_ref().filter(|s| !s.is_empty());
         let found = hosts::service(&to.host, &self.object.name.namespace)
             .ok_or_else(|| format!("{:?} is no service", to.host))
             .and_then(|name| {
                 let port = self.world.port_of(&name, to.port.number)?;
-                Ok(service(name, port, to.subset.clone()))
+                Ok((name, port))
             });
-        found.unwrap_or_else(|text| {
-            report.say(Code::BackendNotFound, at, text.clone());
-            BackendRef::Broken(text)
-        })
+        match found {
+            Ok((name, port)) => {
+                if let Some(subset) = subset
+                    && !self.world.has_subset(&name, subset, self.callers)
+                {
+                    let text = format!(
+                        "no DestinationRule for service {name} and these callers defines the subset {subset:?}"
+                    );
+                    report.say(Code::SubsetNotFound, &at.field("subset"), text);
+                }
+                service(name, port, subset.cloned())
+            }
+            Err(text) => {
+                report.say(Code::BackendNotFound, at, text.clone());
+                BackendRef::Broken(text)
+            }
+        }
     }
 }
 
@@ -390,83 +406,6 @@ fn retry(doc: &types::Retries, at: &At, report: &mut Report<'_>) -> Retry {
         }
     }
     retry
-}
-
-/// None is all of them.
-fn share(percent: Option<Percent>) -> Millionths {
-    let Some(Percent { value }) = percent else {
-        return MILLION;
-    };
-    // A cast of what is no number is 0, and one of too much the largest.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "clamped to 0..=MILLION"
-    )]
-    let share = (value * 10_000.0).round().clamp(0.0, f64::from(MILLION)) as Millionths;
-    share
-}
-
-fn fault(doc: &types::Fault, at: &At, report: &mut Report<'_>) -> Fault {
-    let delay = doc.delay.as_ref().and_then(|d| {
-        let at = at.field("delay").field("fixedDelay");
-        let ms = limit(d.fixed_delay.as_deref(), &at, report)?;
-        let percent = d
-            .percentage
-            .or(d.percent.map(|p| Percent { value: p.into() }));
-        Some((ms, share(percent)))
-    });
-    let abort = doc.abort.as_ref().and_then(|a| {
-        let at = at.field("abort");
-        let with = match (&a.http_status, &a.grpc_status) {
-            (Some(status), _) if (200..600).contains(status) => Abort::Http(*status),
-            (Some(status), _) => {
-                let at = at.field("httpStatus");
-                report.invalid(&at, &status.to_string(), "a status from 200 to 599");
-                return None;
-            }
-            (None, Some(name)) => match grpc_status(name) {
-                Some(code) => Abort::Grpc(code),
-                None => {
-                    report.invalid(
-                        &at.field("grpcStatus"),
-                        name,
-                        "a gRPC status such as UNAVAILABLE, or its number",
-                    );
-                    return None;
-                }
-            },
-            (None, None) => return None,
-        };
-        Some((with, share(a.percentage)))
-    });
-    Fault { delay, abort }
-}
-
-/// By name or number.
-fn grpc_status(name: &str) -> Option<u16> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let by_name = NAMES.iter().position(|n| *n == name.to_ascii_uppercase());
-    let number = by_name.or_else(|| name.parse().ok())?;
-    u16::try_from(number).ok().filter(|n| *n < 17)
 }
 
 /// As text, or in base64 as protobuf's JSON has bytes: of either alphabet, padded or not.

@@ -1,17 +1,14 @@
 //! VirtualService: whose calls its rules hold for.
 
-use std::collections::BTreeSet;
-
 use tradewind_api::{
-    Namespace, ServiceName,
+    ServiceName,
     route::{Kind, Origin, Otherwise, Rule},
 };
 
-use super::{http::Reader, types::Spec};
+use super::{http::Reader, scope, types::Spec};
 use crate::{
-    draft::{Api, Callers, Draft, Rank},
+    draft::{Api, Draft, Rank},
     finding::Code,
-    hosts,
     object::{At, Object, Report},
     world::World,
 };
@@ -34,12 +31,17 @@ pub(crate) fn virtual_service(
         report.say(Code::UnsupportedField, &At::spec().field("gateways"), text);
         return Vec::new();
     }
-    let callers = callers(&spec, object, report);
+    let callers = scope::callers(&spec.export_to, object, report);
     let services = services(&spec, object, world, report);
     if spec.http.is_empty() {
         return Vec::new();
     }
-    let rules = Reader { object, world }.rules(&spec.http, report);
+    let reader = Reader {
+        object,
+        world,
+        callers: &callers,
+    };
+    let rules = reader.rules(&spec.http, report);
     let rule = |(name, when, then): &super::http::Made| {
         let rule = Rule {
             origin: Origin {
@@ -67,29 +69,6 @@ pub(crate) fn virtual_service(
         .collect()
 }
 
-/// `exportTo`: `*` is everybody, `.` the object's own namespace.
-fn callers(spec: &Spec, object: &Object, report: &mut Report<'_>) -> Callers {
-    let mut of = BTreeSet::new();
-    for (i, to) in spec.export_to.iter().enumerate() {
-        match to.as_str() {
-            "*" => return Callers::All,
-            "." => drop(of.insert(object.name.namespace.clone())),
-            name => match Namespace::new(name) {
-                Ok(namespace) => drop(of.insert(namespace)),
-                Err(_) => {
-                    let at = At::spec().field("exportTo").index(i);
-                    report.invalid(&at, name, "a namespace, \".\" or \"*\"");
-                }
-            },
-        }
-    }
-    if spec.export_to.is_empty() {
-        Callers::All
-    } else {
-        Callers::Of(of)
-    }
-}
-
 /// The services that its hosts mean, and which of them by a pattern alone.
 fn services(
     spec: &Spec,
@@ -105,21 +84,8 @@ fn services(
         };
     for (i, host) in spec.hosts.iter().enumerate() {
         let at = At::spec().field("hosts").index(i);
-        let mut any = false;
-        if host.starts_with('*') {
-            for service in hosts::pattern(host, world) {
-                add(service, true);
-                any = true;
-            }
-        } else if let Some(service) = hosts::service(host, &object.name.namespace)
-            && world.services.contains_key(&service)
-        {
-            add(&service, false);
-            any = true;
-        }
-        if !any {
-            let text = format!("there is no service that {host:?} means");
-            report.say(Code::ParentNotFound, &at, text);
+        for service in scope::services(host, object, world, &at, report) {
+            add(&service, scope::is_pattern(host));
         }
     }
     found

@@ -3,16 +3,74 @@
 use crate::kinds::Known;
 
 /// Documents for a kind. Each is compiled by itself; whatever else it needs stands behind it.
-pub(super) fn of(kind: Known) -> &'static [&'static str] {
-    match kind {
+pub(super) fn of(kind: Known) -> Vec<String> {
+    let texts: &[&str] = match kind {
         Known::HttpRoute => &[HTTP_ROUTE, HTTP_ROUTE_REDIRECT, HTTP_ROUTE_CONSUMER],
         Known::GrpcRoute => &[GRPC_ROUTE, GRPC_ROUTE_CONSUMER],
         Known::ReferenceGrant => &[REFERENCE_GRANT],
         Known::VirtualService => &[VIRTUAL_SERVICE, VIRTUAL_SERVICE_EDGE, VIRTUAL_SERVICE_OLD],
+        Known::DestinationRule => {
+            let exported = [DESTINATION_RULE_EXPORTED.to_owned()];
+            return SECTIONS
+                .map(destination_rule)
+                .into_iter()
+                .chain(exported)
+                .collect();
+        }
         Known::TrafficSplit => &[TRAFFIC_SPLIT],
         Known::HttpRouteGroup => &[HTTP_ROUTE_GROUP],
-    }
+    };
+    texts.iter().map(|&t| t.to_owned()).collect()
 }
+
+/// A rule that has these sections itself, for a port, in a subset and for a port of the subset.
+fn destination_rule(sections: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: two, namespace: shop}}
+spec:
+  host: two
+  workloadSelector: {{matchLabels: {{app: web}}}}
+  trafficPolicy: &policy
+    {sections}
+    retryBudget: {{percent: 12.5, minRetryConcurrency: 9}}
+    portLevelSettings:
+    - port: {{number: 80}}
+      {sections}
+  subsets:
+  - name: blue
+    labels: {{version: v1}}
+    trafficPolicy: *policy
+  - name: green
+    labels: {{version: v2}}
+"
+    )
+}
+
+const DESTINATION_RULE_EXPORTED: &str = r"
+apiVersion: networking.istio.io/v1beta1
+kind: DestinationRule
+metadata: {name: cart, namespace: shop}
+spec:
+  host: '*.shop.svc.cluster.local'
+  exportTo: [front]
+";
+
+/// What may stand in one rule together.
+const SECTIONS: [&str; 10] = [
+    "connectionPool: {tcp: {maxConnections: 5, connectTimeout: 3s}, http: {http1MaxPendingRequests: 6, http2MaxRequests: 7, maxRequestsPerConnection: 8, maxRetries: 9}}",
+    "outlierDetection: {consecutive5xxErrors: 7, consecutiveGatewayErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 4, interval: 1s, baseEjectionTime: 1m, maxEjectionPercent: 50, minHealthPercent: 20, outlierDetectionHttpErrorCodes: [429, 503]}",
+    "outlierDetection: {consecutiveErrors: 9}",
+    "loadBalancer: {simple: RANDOM, localityLbSetting: {failover: [{from: eu, to: us}]}}",
+    "loadBalancer: {consistentHash: {httpHeaderName: x-user, ringHash: {minimumRingSize: 99}}}",
+    "loadBalancer: {consistentHash: {httpCookie: {name: user, path: /, ttl: 60s, attributes: [{name: SameSite, value: Lax}]}, maglev: {tableSize: 251}}}",
+    "loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 99}}",
+    "loadBalancer: {consistentHash: {httpQueryParameterName: q}, localityLbSetting: {enabled: false}}",
+    "loadBalancer: {warmup: {duration: 30s, minimumPercent: 5, aggression: 2}, localityLbSetting: {distribute: [{from: eu/a/*, to: {eu/a: 80, us/*: 20}}]}}",
+    "loadBalancer: {warmupDurationSecs: 30s, localityLbSetting: {failoverPriority: [version]}}",
+];
 
 const HTTP_ROUTE: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
