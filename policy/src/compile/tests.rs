@@ -1,9 +1,11 @@
-//! What objects make: each field by itself, the order of rules, and one intent in three languages.
+//! What objects make: each field by itself, the order of rules, for whom they hold, and one intent in three languages.
 
 mod corpus;
+mod destination_rule;
 mod every_field;
 mod one_intent;
 mod order;
+mod traffic;
 
 use serde_json::Value;
 
