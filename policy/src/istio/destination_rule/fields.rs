@@ -1,10 +1,9 @@
-//! What becomes of each field of DestinationRule (v1, v1beta1 and v1alpha3 are one schema).
+//! What becomes of each field of DestinationRule (v1, v1beta1 and v1alpha3 are one schema). Where nothing of a message is acted on, the
+//! message is reported as a whole: an empty one asks for something too.
 
 use crate::fields::{Field, honoured, list, object, reported, reported_but};
 
 const NO_ZONES: &str = "callers go to the nearest: by zone, cluster, region and round trip";
-
-const FAILOVER: &[Field] = &[honoured("from"), honoured("to")];
 
 const LOAD_BALANCER: &[Field] = &[
     honoured("simple"),
@@ -32,23 +31,12 @@ const LOAD_BALANCER: &[Field] = &[
         "localityLbSetting",
         &[
             list("distribute", &[honoured("from"), honoured("to")]),
-            list("failover", FAILOVER),
+            list("failover", &[honoured("from"), honoured("to")]),
             honoured("failoverPriority"),
             honoured("enabled"),
         ],
     ),
-    object(
-        "zoneAwareLbSetting",
-        &[
-            reported("enabled", NO_ZONES),
-            list(
-                "failover",
-                &[reported("from", NO_ZONES), reported("to", NO_ZONES)],
-            ),
-            reported("failoverPriority", NO_ZONES),
-            reported("minClusterSize", NO_ZONES),
-        ],
-    ),
+    reported("zoneAwareLbSetting", NO_ZONES),
     honoured("warmupDurationSecs"),
     object(
         "warmup",
