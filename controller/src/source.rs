@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod yaml;
+mod yaml_lines;
 mod yaml_objects;
 
 pub use directory::{Manifests, read};

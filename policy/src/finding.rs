@@ -1,6 +1,6 @@
 //! What is wrong, or without effect, in what people wrote. Codes are stable: a tool may rely on them.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use serde::Serialize;
 
@@ -172,10 +172,10 @@ impl Code {
     }
 }
 
-/// One finding.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One finding. They are ordered by file and line.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// `file:line`.
+    /// `file:line` of the field, where that is known, else of the object.
     pub place: String,
     /// What is found.
     pub code: Code,
@@ -185,6 +185,26 @@ pub struct Finding {
     pub path: String,
     /// What is wrong there, as a sentence without an end.
     pub text: String,
+}
+
+impl Finding {
+    fn key(&self) -> (&str, u64, Code, [&str; 4]) {
+        let (file, line) = self.place.rsplit_once(':').unwrap_or((&self.place, ""));
+        let rest = [&self.object, &self.path, &self.text, &self.place].map(String::as_str);
+        (file, line.parse().unwrap_or(0), self.code, rest)
+    }
+}
+
+impl Ord for Finding {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Finding {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl fmt::Display for Finding {
@@ -243,5 +263,21 @@ mod tests {
             (&"TW0221".into(), &"error".into())
         );
         assert!(json["hint"].as_str().unwrap().contains("500"));
+    }
+
+    #[test]
+    fn findings_stand_in_the_order_of_lines_and_not_of_their_digits() {
+        let at = |place: &str| Finding {
+            place: place.to_owned(),
+            code: Code::NoWeight,
+            object: String::new(),
+            path: String::new(),
+            text: String::new(),
+        };
+        let order = ["a.yaml:9", "a.yaml:10", "a.yaml:100", "b.yaml:2", "c"];
+        let mut findings: Vec<_> = order.iter().rev().map(|p| at(p)).collect();
+        findings.sort();
+        let places: Vec<_> = findings.iter().map(|f| f.place.as_str()).collect();
+        assert_eq!(places, order);
     }
 }

@@ -7,7 +7,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tradewind_api::ServiceName;
 
-use crate::finding::{Code, Finding};
+use crate::{
+    finding::{Code, Finding},
+    lines::Lines,
+};
 
 /// Findings kept of one object: whoever has a hundred mends the first ones first.
 const MAX_FINDINGS: usize = 100;
@@ -19,6 +22,8 @@ const MAX_SHOWN: usize = 60;
 pub struct Object {
     /// `file:line`.
     pub place: String,
+    /// Where its fields stand, as far as that is known.
+    pub lines: Lines,
     /// `group/version`.
     pub api_version: String,
     /// Its kind.
@@ -40,12 +45,28 @@ impl Object {
         let namespace = text(&metadata, "namespace").unwrap_or_else(|| "default".to_owned());
         Ok(Self {
             place: place.to_owned(),
+            lines: Lines::default(),
             api_version: text(&value, "apiVersion").ok_or("apiVersion is missing")?,
             kind: text(&value, "kind").ok_or("kind is missing")?,
             name: ServiceName::new(&namespace, &name).map_err(|e| format!("metadata: {e}"))?,
             created: text(&metadata, "creationTimestamp"),
             value,
         })
+    }
+
+    /// With where its fields stand.
+    #[must_use]
+    pub fn with_lines(self, lines: Lines) -> Self {
+        Self { lines, ..self }
+    }
+
+    /// `file:line` of a field, or of the nearest that it is in.
+    fn place_of(&self, at: &At) -> String {
+        let file = self.place.rsplit_once(':').map(|(file, _)| file);
+        match (file, self.lines.line(&at.0)) {
+            (Some(file), Some(line)) => format!("{file}:{line}"),
+            _ => self.place.clone(),
+        }
     }
 
     /// Its `spec` as a type, or what is wrong with it.
@@ -93,6 +114,12 @@ impl At {
     }
 }
 
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What is found in one object.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
@@ -117,7 +144,7 @@ impl<'a> Report<'a> {
         }
         self.said += 1;
         self.findings.push(Finding {
-            place: self.object.place.clone(),
+            place: self.object.place_of(at),
             code,
             object: self.object.to_string(),
             path: at.0.clone(),
@@ -133,5 +160,38 @@ impl<'a> Report<'a> {
             at,
             format!("{shown:?} is not valid: expected {expected}"),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lines::Spot;
+
+    #[test]
+    fn a_finding_stands_where_its_field_does() {
+        let value = serde_json::json!({
+            "apiVersion": "v1", "kind": "Test", "metadata": {"name": "x"}, "spec": {"a": 1},
+        });
+        let spot = |line, fields: Vec<(&str, Spot)>| Spot {
+            line,
+            fields: fields.into_iter().map(|(n, s)| (n.to_owned(), s)).collect(),
+            items: Vec::new(),
+        };
+        let spec = spot(4, vec![("a", spot(5, vec![]))]);
+        let lines = Lines::of(&spot(1, vec![("spec", spec)]), 6);
+        let object = Object::new("dir:1/f.yaml:7", value).unwrap();
+        let places = |object: &Object| {
+            let mut findings = Vec::new();
+            let mut report = Report::new(object, &mut findings);
+            for at in [At::spec().field("a"), At::spec().field("b"), At::default()] {
+                report.say(Code::InvalidValue, &at, "wrong");
+            }
+            findings.into_iter().map(|f| f.place).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&object), ["dir:1/f.yaml:7"; 3]);
+        let object = object.with_lines(lines);
+        let expected = ["dir:1/f.yaml:11", "dir:1/f.yaml:10", "dir:1/f.yaml:7"];
+        assert_eq!(places(&object), expected);
     }
 }

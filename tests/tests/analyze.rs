@@ -57,7 +57,7 @@ async fn files_are_judged_by_themselves_or_with_what_a_cluster_knows() {
     assert_eq!(found(&alone), [missing]);
     let table = process::run(&["analyze", path]).await;
     assert!(
-        table.stdout.contains(&format!("{path}:7")),
+        table.stdout.contains(&format!("{path}:15")),
         "{}",
         table.stdout
     );

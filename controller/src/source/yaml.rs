@@ -14,8 +14,12 @@ use tradewind_api::{
     ServiceName, Zone,
     model::{AppProtocol, Health, ServiceKind, ServicePort},
 };
+use tradewind_policy::{Lines, Spot, is_known};
 
-use super::yaml_objects::{self as objects, Unsupported};
+use super::{
+    yaml_lines::spots,
+    yaml_objects::{self as objects, Unsupported},
+};
 
 /// Documents in one file: a file has 1 MiB at most, so this only stops a file of nothing but separators.
 const MAX_DOCUMENTS: usize = 10_000;
@@ -156,7 +160,11 @@ pub fn parse(file: &str, text: &str) -> Result<Parsed, Problem> {
         if value.is_null() {
             continue;
         }
-        one(&place, value, &mut parsed)?;
+        let spot = holds_policy(&value)
+            .then(|| spots(document, &value))
+            .flatten();
+        let spot = spot.as_ref().map(|spot| (spot, file, line - 1));
+        one(&place, value, spot, &mut parsed)?;
         if parsed.objects.len() > MAX_DOCUMENTS {
             let text = format!("more than {MAX_DOCUMENTS} objects in one file; split it");
             return Err(Problem { place, text });
@@ -166,7 +174,28 @@ pub fn parse(file: &str, text: &str) -> Result<Parsed, Problem> {
     Ok(parsed)
 }
 
-fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
+/// Whether findings may be about fields of it.
+fn holds_policy(value: &Value) -> bool {
+    let word = |v: &Value, key: &str| {
+        v.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let is = |v: &Value| is_known(&word(v, "apiVersion"), &word(v, "kind"));
+    let items = value.get("items").and_then(Value::as_array);
+    is(value) || items.is_some_and(|items| items.iter().any(is))
+}
+
+/// Where an object's values stand, in which file, and how many of its lines are before those that are counted.
+type Stands<'a> = (&'a Spot, &'a str, usize);
+
+fn one(
+    place: &str,
+    value: Value,
+    stands: Option<Stands<'_>>,
+    parsed: &mut Parsed,
+) -> Result<(), Problem> {
     let problem = |text: String| Problem {
         place: place.to_owned(),
         text,
@@ -189,19 +218,27 @@ fn one(place: &str, value: Value, parsed: &mut Parsed) -> Result<(), Problem> {
         ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceExport") => {
             objects::export(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Export))
         }
-        (version, kind) if tradewind_policy::is_known(version, kind) => {
-            tradewind_policy::Object::new(place, value).map(|o| Some(Object::Policy(o)))
+        (version, kind) if is_known(version, kind) => {
+            let lines = stands.map(|(spot, _, before)| Lines::of(spot, before as u64));
+            let object = tradewind_policy::Object::new(place, value);
+            object.map(|o| Some(Object::Policy(o.with_lines(lines.unwrap_or_default()))))
         }
         ("v1", "List") => {
             let Some(Value::Array(items)) = value.get("items").cloned() else {
                 return Err(problem("a List without items".into()));
             };
             // A list in a list is nothing that any tool writes; refusing it bounds the depth.
-            for item in items {
+            let spots = stands.and_then(|(list, ..)| list.field("items"));
+            for (index, item) in items.into_iter().enumerate() {
                 if item.get("kind").and_then(Value::as_str) == Some("List") {
                     return Err(problem("a List inside of a List".into()));
                 }
-                one(place, item, parsed)?;
+                let spot = spots.and_then(|list| list.items.get(index));
+                let stands = stands.and_then(|(_, file, before)| Some((spot?, file, before)));
+                let own = stands.map(|(spot, file, before)| {
+                    format!("{file}:{}", spot.line.saturating_add(before as u64))
+                });
+                one(own.as_deref().unwrap_or(place), item, stands, parsed)?;
             }
             return Ok(());
         }

@@ -36,6 +36,29 @@ fn the_three_kinds_are_understood() {
     assert!(model.services.contains_key(&"default/x".parse().unwrap()));
 }
 
+/// Where the findings of a text are.
+fn places(text: &str) -> Vec<String> {
+    let model = assemble([&good(text)]);
+    let found = tradewind_policy::compile(&model.policy, &tradewind_policy::World::default());
+    found.findings.into_iter().map(|f| f.place).collect()
+}
+
+#[test]
+fn findings_are_on_the_lines_of_their_fields_in_whichever_document() {
+    const SPLIT: &str = "# a split\napiVersion: split.smi-spec.io/v1alpha4\nkind: TrafficSplit\nmetadata: {name: a, namespace: shop}\nspec:\n  service: cart\n  backends:\n  - {service: cart, weight: 1}\n  - service: pay\n    wait: 3\n    weight: 1\n";
+    // `spec.service`, both backends, and a field that there is not.
+    let alone = places(SPLIT);
+    assert_eq!(alone, ["f.yaml:6", "f.yaml:10"]);
+    let second = places(&format!("{SERVICE}---\n{SPLIT}"));
+    assert_eq!(second, ["f.yaml:13", "f.yaml:17"]);
+    let crlf = format!("{SERVICE}---\n{SPLIT}").replace('\n', "\r\n");
+    assert_eq!(places(&crlf), second);
+    let indented = SPLIT.replace('\n', "\n  ");
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n-\n  {indented}");
+    assert_eq!(places(&list), ["f.yaml:10", "f.yaml:14"]);
+    assert_eq!(assemble([&good(&list)]).policy[0].place, "f.yaml:6");
+}
+
 #[test]
 fn what_is_not_supported_is_named_by_path() {
     for (text, expected) in [
