@@ -8,6 +8,7 @@
 //! the rules of that service and keeps the last ones: a condition that is not understood must not be left out.
 
 mod retry;
+mod words;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

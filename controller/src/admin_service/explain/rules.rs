@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 use tradewind_api::{
     ServicePortRef,
     proto::v1::{ExplainRequest, ExplainedBackend, ExplainedRule},
-    route::{Abort, Action, BackendRef, MILLION, Otherwise, To},
+    route::{Action, BackendRef, Otherwise, To},
     snapshot::Snapshot,
 };
 use tradewind_transport::route::{Call, Caller, Compiled, CompiledRule, CorsAnswer};
@@ -122,7 +122,6 @@ fn answers_itself(rule: &CompiledRule, call: &Call<'_>) -> bool {
 /// What a rule makes of a request, in words.
 fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
     let action = &rule.then;
-    let percent = |share: u32| f64::from(share) * 100.0 / f64::from(MILLION);
     let mut words = Vec::new();
     match rule.cors.as_ref().map(|cors| cors.ask(call)) {
         Some(CorsAnswer::Preflight(_)) => return "answers the preflight itself".to_owned(),
@@ -131,53 +130,10 @@ fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
         }
         Some(CorsAnswer::Told(_)) | None => {}
     }
-    if let Some((ms, share)) = action.fault.delay {
-        words.push(format!("delays {} % by {ms} ms", percent(share)));
-    }
-    if let Some((abort, share)) = action.fault.abort {
-        let with = match abort {
-            Abort::Http(status) => format!("status {status}"),
-            Abort::Grpc(status) => format!("gRPC status {status}"),
-        };
-        words.push(format!("fails {} % with {with}", percent(share)));
-    }
-    words.push(match &action.to {
-        To::Redirect(redirect) => format!("redirects with {}", redirect.code),
-        To::Direct(direct) => format!("answers {}", direct.status),
-        To::Backends(backends) if backends.iter().all(|b| b.weight == 0) => {
-            "answers 500: no backend has a weight".to_owned()
-        }
-        To::Backends(backends) => {
-            let broken = backends.iter().find_map(|b| match &b.to {
-                BackendRef::Broken(why) if b.weight > 0 => Some(why),
-                BackendRef::Broken(_) | BackendRef::Service { .. } => None,
-            });
-            match broken {
-                Some(why) => format!("sends on, and answers 500 for a share: {why}"),
-                None => "sends on".to_owned(),
-            }
-        }
-    });
-    for mirror in &action.mirrors {
-        let to = match &mirror.to {
-            BackendRef::Service {
-                service,
-                port,
-                subset,
-            } => {
-                let to = ServicePortRef {
-                    service: service.clone(),
-                    port: port.unwrap_or(call.port),
-                };
-                match subset {
-                    Some(subset) => format!("subset {subset} of {to}"),
-                    None => to.to_string(),
-                }
-            }
-            BackendRef::Broken(why) => format!("nobody: {why}"),
-        };
-        words.push(format!("copies {} % to {to}", percent(mirror.share)));
-    }
+    words.extend(action.fault.words());
+    words.push(action.to.words());
+    let mirrors = action.mirrors.iter();
+    words.extend(mirrors.map(|mirror| mirror.words(Some(call.port))));
     if let Some(ms) = action.timeouts.whole_ms {
         words.push(format!("within {ms} ms"));
     }
