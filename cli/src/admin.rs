@@ -29,6 +29,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// How long one call may take: a write waits for the store's majority, over an election if need be.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Longest message that is taken: the rules of one service are 4 MiB at most, and a list is not longer.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
 /// Which controller is meant.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Where {
@@ -87,7 +90,8 @@ impl Admin {
             .timeout(CALL_DEADLINE);
         match endpoint.connect_with_connector(connector).await {
             Ok(channel) => Ok(Self {
-                client: AdminClient::new(channel.clone()),
+                client: AdminClient::new(channel.clone())
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES),
                 store: StoreAdminClient::new(channel),
             }),
             Err(e) => Err(unreachable(socket, io_kind(&e), &e)),
@@ -103,6 +107,20 @@ impl Admin {
         let mut request = Request::new(request);
         request.set_timeout(CALL_DEADLINE);
         Ok(method(self.client.clone(), request).await?.into_inner())
+    }
+
+    /// A call whose answer comes in parts, all of them.
+    pub async fn all<Req, Res, F, Fut>(&self, request: Req, method: F) -> Result<Vec<Res>, Failure>
+    where
+        F: FnOnce(AdminClient<Channel>, Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Streaming<Res>>, Status>>,
+    {
+        let mut parts = self.call(request, method).await?;
+        let mut all = Vec::new();
+        while let Some(part) = parts.message().await? {
+            all.push(part);
+        }
+        Ok(all)
     }
 
     /// One call about the store.

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use crate::{
     commands::{
         analyze, app, audit, controller, demo, dns, drain, explain, export, gateway, init, join,
-        list, plan, proxy, status, store, token, version, witness,
+        list, plan, proxy, routes, status, store, token, version, witness,
     },
     exit::EXIT_CODES,
 };
@@ -61,11 +61,13 @@ pub enum Command {
     Services(list::List),
     /// List one service's endpoints
     Endpoints(list::Endpoints),
+    /// Say what rules hold for calls to each service, and whose they are
+    Routes(routes::Show),
     /// Say where a call would go, and of each endpoint why it takes calls or does not
     Explain(explain::Explain),
     /// Say where calls would go without some clusters, and what would break
     Plan(plan::Plan),
-    /// Say what is wrong or without effect in files of routes
+    /// Say what is wrong or without effect in files of routes, or in a running cluster's
     Analyze(analyze::Analyze),
     /// Show whether the federation is well, or wait until it is
     Status(status::Status),

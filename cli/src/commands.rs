@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod proxy_capture;
 pub mod proxy_telemetry;
 pub mod role;
+pub mod routes;
 pub mod status;
 pub mod store;
 pub mod token;
@@ -56,6 +57,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Clusters(args) => list::clusters(context, args).await,
         Command::Services(args) => list::services(context, args).await,
         Command::Endpoints(args) => list::endpoints(context, args).await,
+        Command::Routes(args) => routes::run(context, args).await,
         Command::Explain(args) => explain::run(context, args).await,
         Command::Plan(args) => plan::run(context, args).await,
         Command::Analyze(args) => analyze::run(context, args).await,

@@ -5,18 +5,22 @@
 
 mod explain;
 mod listing;
+mod objects;
 mod plan;
 mod problems;
 mod reading;
+mod routes;
 mod store;
 mod tokens;
 
 use std::{
     fmt,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 use tradewind_api::{
@@ -25,7 +29,8 @@ use tradewind_api::{
         CreateTokenRequest, CreateTokenResponse, DrainRequest, Empty, EndpointsRequest,
         EndpointsResponse, ExplainRequest, ExplainResponse, ExportRequest, ExportResponse,
         ListClustersResponse, ListRequest, ListServicesResponse, ListTokensResponse, PlanRequest,
-        PlanResponse, RevokeTokenRequest, StatusResponse, admin_server::Admin,
+        PlanResponse, PolicyPart, RevokeTokenRequest, RoutesRequest, ServiceRoutes, StatusResponse,
+        admin_server::Admin,
     },
     snapshot::Snapshot,
     store::{Command, Outcome, Refusal},
@@ -47,6 +52,9 @@ use crate::{
     server::{Access, caller},
     source::YamlModel,
 };
+
+/// An answer of many parts.
+type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// How long `export` waits to see its change in the store before it answers that it was taken.
 const PUBLISH_WAIT: Duration = Duration::from_secs(2);
@@ -212,6 +220,9 @@ impl AdminService {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
+    type ListRoutesStream = Streaming<ServiceRoutes>;
+    type ListPolicyObjectsStream = Streaming<PolicyPart>;
+
     async fn status(&self, request: Request<Empty>) -> Result<Response<StatusResponse>, Status> {
         self.operator(request)?;
         Ok(Response::new(listing::status(&self.0)))
@@ -281,6 +292,23 @@ impl Admin for AdminService {
     async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
         let asked = self.operator(request)?;
         plan::plan(&self.0, &asked).map(Response::new)
+    }
+
+    async fn list_routes(
+        &self,
+        request: Request<RoutesRequest>,
+    ) -> Result<Response<Self::ListRoutesStream>, Status> {
+        let asked = self.operator(request)?;
+        let routes = routes::routes(&self.0, &asked)?;
+        Ok(Response::new(Box::pin(routes)))
+    }
+
+    async fn list_policy_objects(
+        &self,
+        request: Request<Empty>,
+    ) -> Result<Response<Self::ListPolicyObjectsStream>, Status> {
+        self.operator(request)?;
+        Ok(Response::new(Box::pin(objects::parts(&self.0))))
     }
 
     async fn export(

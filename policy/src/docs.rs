@@ -9,7 +9,7 @@ use crate::{
 const HEAD: &str = "# Traffic policy: kinds and their fields
 
 A controller reads these objects from its `--manifests` directory and gives its cluster's proxies the rules for calls to each service; what is wrong or without effect stands in `tradewind status`.
-`tradewind analyze` says the same of files before anybody acts on them. Rules hold for HTTP/1, HTTP/2, gRPC and WebSocket calls of callers with a proxy in this cluster, wherever the backends are.
+`tradewind analyze` says the same of files before anybody acts on them, `tradewind analyze --live` of what a running cluster has, and both together what the files would change. `tradewind routes` shows what holds. Rules hold for HTTP/1, HTTP/2, gRPC and WebSocket calls of callers with a proxy in this cluster, wherever the backends are.
 A proxy keeps its rules while no controller answers.
 
 DestinationRules say how a service's endpoints are called: how one is picked, how much is asked at once, when one is left alone, which are near, and which of them are a subset that a

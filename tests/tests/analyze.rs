@@ -1,13 +1,20 @@
-//! `tradewind analyze` finds what is wrong in files of routes, by itself and with the services of a running cluster.
+//! `tradewind analyze` finds what is wrong in files of routes, by itself, in what a running cluster has, and in both together; `tradewind routes`
+//! shows what holds there, whoever published it.
 
 #![expect(
     clippy::indexing_slicing,
     reason = "JSON gives null for what is not there"
 )]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
-use tradewind_tests::{Federation, federation::TWO, process};
+use tradewind_tests::{
+    Federation,
+    federation::TWO,
+    process,
+    wait::{USUAL, until},
+};
 
 const WEST: usize = 0;
 const EAST: usize = 1;
@@ -104,5 +111,188 @@ async fn what_cannot_be_read_is_told_apart_from_what_is_wrong() {
         fields
             .stdout
             .contains("| `rules[].backendRefs[].weight` | honoured |")
+    );
+}
+
+/// A federation whose clusters read a directory each, with `shop/payments` in east, exported and known in west.
+async fn with_manifests() -> (
+    Federation,
+    [PathBuf; 2],
+    tradewind_tests::workloads::Workload,
+) {
+    let mut federation = Federation::start(&TWO).await;
+    let dirs = ["west", "east"].map(|name| federation.dir().join(format!("manifests-{name}")));
+    for (cluster, dir) in [(WEST, &dirs[0]), (EAST, &dirs[1])] {
+        fs::create_dir(dir).unwrap();
+        federation.kill_cluster(cluster).await;
+        federation.start_controller_with(cluster, &["--manifests", dir.to_str().unwrap()]);
+        federation.start_gateway(cluster);
+    }
+    federation.is_well(WEST).await;
+    federation.is_well(EAST).await;
+    let payments = federation.workload(EAST, 1, "shop/payments:80").await;
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 1).await;
+    (federation, dirs, payments)
+}
+
+/// Calls of west's own namespace `web`, sent to a service that nobody knows.
+const BROKEN: &str = "# how web calls payments
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: payments, namespace: web}
+spec:
+  hosts: [payments.shop]
+  exportTo: [.]
+  http:
+  - match: [{uri: {prefix: /pay}}]
+    route:
+    - destination:
+        host: gone
+";
+/// What east says of calls to its service, to everybody.
+const OF_EAST: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: payments, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: payments}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /pay}}]
+    timeouts: {request: 2s}
+    backendRefs: [{name: payments, port: 80}]
+";
+
+#[tokio::test]
+async fn a_running_cluster_is_judged_and_shown_alone_and_with_files() {
+    let (federation, [west, east], _payments) = with_manifests().await;
+    fs::write(east.join("route.yaml"), OF_EAST).unwrap();
+    fs::write(west.join("rules.yaml"), BROKEN).unwrap();
+    let live = async |more: &[&str]| {
+        let args = [&["analyze", "--live", "-o", "json"], more].concat();
+        federation.cli(WEST, &args).await
+    };
+    let missing = (
+        "TW0211".to_owned(),
+        "spec.http[0].route[0].destination".to_owned(),
+    );
+    let output = until("the file is read", USUAL, || async {
+        let output = live(&[]).await;
+        if found(&output).is_empty() {
+            Err(output.stdout)
+        } else {
+            Ok(output)
+        }
+    })
+    .await;
+    assert_eq!((output.code, found(&output)), (1, vec![missing.clone()]));
+    let json = output.json();
+    let finding = &json["findings"][0];
+    assert_eq!(finding["place"], "rules.yaml:11", "the field's own line");
+    assert!(
+        finding["hint"]
+            .as_str()
+            .unwrap()
+            .contains("define the service")
+    );
+    assert!(finding.get("change").is_none());
+    // The status says the same, on the same line.
+    let status = federation.cli(WEST, &["status"]).await;
+    assert!(
+        status.stdout.contains("rules.yaml:11: TW0211"),
+        "{}",
+        status.stdout
+    );
+
+    mends_and_breaks(&live, missing).await;
+    rules_are_shown(&federation).await;
+}
+
+/// Files that mend what is wrong in the cluster, and files that do not.
+async fn mends_and_breaks(
+    live: &impl AsyncFn(&[&str]) -> process::Output,
+    missing: (String, String),
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mended.yaml");
+    let path = file.to_str().unwrap();
+    let mended = BROKEN.replace("host: gone", "host: payments.shop");
+    fs::write(
+        &file,
+        mended.replace("    route:", "    typo: 1\n    route:"),
+    )
+    .unwrap();
+    let output = live(&[path]).await.good();
+    let typo = ("TW0202".to_owned(), "spec.http[0].typo".to_owned());
+    assert_eq!(found(&output), [typo]);
+    let json = output.json();
+    assert_eq!(json["findings"][0]["change"], "new");
+    assert_eq!(json["findings"][0]["place"], format!("{path}:10"));
+    assert_eq!(json["gone"][0]["code"], "TW0211");
+    assert_eq!(json["gone"][0]["place"], "rules.yaml:11");
+    assert_eq!(live(&[path, "--strict"]).await.code, 1);
+
+    fs::write(&file, BROKEN).unwrap();
+    let output = live(&[path]).await;
+    assert_eq!((output.code, found(&output)), (1, vec![missing]));
+    let json = output.json();
+    assert_eq!(json["findings"][0]["change"], "as it was");
+    assert_eq!(json["findings"][0]["place"], format!("{path}:11"));
+    assert_eq!(json["gone"].as_array().map(Vec::len), Some(0));
+}
+
+/// Own rules and those that came with another cluster's export, in both clusters' words.
+async fn rules_are_shown(federation: &Federation) {
+    let lines = |output: &process::Output| {
+        let line = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
+        output.stdout.lines().skip(1).map(line).collect::<Vec<_>>()
+    };
+    let expected = [
+        "shop/payments web VirtualService web/payments 1 - -",
+        "shop/payments all HTTPRoute shop/payments of east 1 - from east, format 1",
+    ];
+    let listed = until("the rules have travelled", USUAL, || async {
+        let listed = federation.cli(WEST, &["routes"]).await.good();
+        let lines = lines(&listed);
+        if lines.len() == 2 {
+            Ok(lines)
+        } else {
+            Err(listed.stdout)
+        }
+    })
+    .await;
+    assert_eq!(listed, expected);
+    let there = federation.cli(EAST, &["routes"]).await.good();
+    let expected = "shop/payments all HTTPRoute shop/payments 1 - format 1";
+    assert_eq!(lines(&there), [expected]);
+
+    let named = federation.cli(WEST, &["routes", "shop/payments"]).await;
+    let named = named.good().stdout;
+    for words in [
+        "rules for calls to shop/payments, for callers in namespace web, in order",
+        "VirtualService web/payments http[0]",
+        "when  the path begins with \"/pay\"",
+        "answers 500 for a share: there is no service web/gone",
+        "HTTPRoute shop/payments rules[0] of east",
+        "100.0 % to shop/payments:80",
+        "within 2000 ms",
+        "otherwise 404",
+        "published: from east, format 1",
+    ] {
+        assert!(named.contains(words), "{words}: {named}");
+    }
+    let json = federation.cli(WEST, &["routes", "-o", "json"]).await.json();
+    assert_eq!(json["schema"], "tradewind.routes/v1");
+    let service = &json["services"][0];
+    assert_eq!(service["received_formats"]["east"], 1);
+    let rule = &service["routes"]["of_all"]["rules"][0];
+    assert_eq!(rule["origin"]["cluster"], "east");
+    let names = federation.cli(WEST, &["routes", "-o", "name"]).await;
+    assert_eq!(names.good().stdout.trim(), "shop/payments");
+
+    let unknown = federation.cli(WEST, &["routes", "shop/paymenst"]).await;
+    unknown.fails(
+        1,
+        &["shop/paymenst is not known", "did you mean shop/payments?"],
     );
 }

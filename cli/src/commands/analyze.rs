@@ -1,26 +1,32 @@
-//! `tradewind analyze`: what is wrong or without effect in files of routes, before anybody acts on them.
+//! `tradewind analyze`: what is wrong or without effect in files of routes, before anybody acts on them; in what a running
+//! cluster has; or in that with the files, and what they would change.
+
+mod compare;
+mod live;
 
 use std::path::PathBuf;
 
-use serde_json::json;
-use tradewind_controller::source::{self, YamlModel};
-use tradewind_policy::{Finding, Severity, World, compile, fields_as_markdown};
+use serde_json::{Value, json};
+use tradewind_controller::source::{self, Problem, YamlModel};
+use tradewind_policy::{Finding, Object, Severity, World, compile, fields_as_markdown};
 
 use super::Context;
 use crate::{
-    admin::{Admin, Where},
+    admin::Where,
     exit::{Exit, Failure, Outcome},
     output::{Listing, Output},
-    table::Table,
+    table::{Table, or_dash},
 };
+use compare::{Change, compare};
+use live::Live;
 
 /// `tradewind analyze routes/ --live`
 #[derive(Debug, clap::Args)]
 pub struct Analyze {
     /// Files and directories of YAML or JSON
-    #[arg(value_name = "PATH", required_unless_present = "fields")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["fields", "live"])]
     paths: Vec<PathBuf>,
-    /// Count the services that the running cluster knows as well as those of the files
+    /// Judge what the running cluster has; with files, what it would have with them, and what they change
     #[arg(long)]
     live: bool,
     /// Fail for warnings as well as for errors
@@ -41,92 +47,184 @@ pub async fn run(context: Context, args: Analyze) -> Outcome {
         context.printer.data(fields_as_markdown());
         return Ok(Exit::Good);
     }
-    let model = source::read(&args.paths).map_err(|error| {
+    let files = source::read(&args.paths).map_err(|error| {
         Failure::usage(format!("cannot read {error}"))
             .hint("name files or directories of YAML, such as `tradewind analyze manifests/`")
     })?;
-    let mut world = of_files(&model);
-    if args.live {
-        add_live(&mut world, &args.place).await?;
-    }
-    let policy = compile(&model.policy, &world);
-    let mut table = Table::new(&["PLACE", "CODE", "SEVERITY", "OBJECT", "FIELD", "WHAT"]);
-    for problem in &model.problems {
-        let (place, text) = (problem.place.clone(), problem.text.clone());
-        table.row([
-            place,
-            UNREAD.to_owned(),
-            "error".to_owned(),
-            "-".to_owned(),
-            "-".to_owned(),
-            text,
-        ]);
-    }
-    for finding in &policy.findings {
-        table.row(row(finding));
-    }
-    let count = |severity| {
-        let of = policy
-            .findings
-            .iter()
-            .filter(|f| f.code.severity() == severity);
-        of.count()
+    let judged = if args.live {
+        let live = Live::ask(&args.place).await?;
+        if args.paths.is_empty() {
+            Judged::new(&live.objects, &live.world, live.problems)
+        } else {
+            Judged::with_files(&live, files)
+        }
+    } else {
+        Judged::new(&files.policy, &of_files(&files), files.problems)
     };
-    let errors = count(Severity::Error) + model.problems.len();
-    let warnings = count(Severity::Warning);
-    Listing {
-        schema: "tradewind.analyze/v1",
-        json: json!({
-            "objects": model.policy.len(),
-            "services": policy.routes.len(),
-            "errors": errors,
-            "warnings": warnings,
-            "unread": model.problems.iter().map(|p| json!({"place": p.place, "code": UNREAD, "text": p.text})).collect::<Vec<_>>(),
-            "findings": policy.findings,
-        }),
-        table,
-        names: policy.findings.iter().map(|f| f.code.as_str().to_owned()).collect(),
-        empty: "nothing is wrong",
-    }
-    .show(context.printer, args.output);
-    context.printer.say(format!(
-        "{} objects with rules for {} services: {errors} errors, {warnings} warnings",
-        model.policy.len(),
-        policy.routes.len()
-    ));
-    for hint in hints(&policy.findings) {
+    judged.listing().show(context.printer, args.output);
+    context.printer.say(judged.summary());
+    for hint in judged.hints() {
         context.printer.say(hint);
     }
-    let fails = errors > 0 || (args.strict && warnings > 0);
+    let fails = judged.errors() > 0 || (args.strict && judged.count(Severity::Warning) > 0);
     Ok(if fails { Exit::Problems } else { Exit::Good })
 }
 
 /// The code of what could not be read at all, or is of no kind that is known.
 const UNREAD: &str = "TW0200";
 
-fn row(finding: &Finding) -> [String; 6] {
-    let path = &finding.path;
+/// What was found, and in how much.
+#[derive(Debug)]
+struct Judged {
+    objects: usize,
+    services: usize,
+    unread: Vec<Problem>,
+    findings: Vec<Finding>,
+    /// What becomes of each finding, and behind them those that would be gone; none where nothing was compared.
+    marked: Option<Vec<(Change, Finding)>>,
+}
+
+impl Judged {
+    fn new(objects: &[Object], world: &World, unread: Vec<Problem>) -> Self {
+        let policy = compile(objects, world);
+        Self {
+            objects: objects.len(),
+            services: policy.routes.len(),
+            unread,
+            findings: policy.findings,
+            marked: None,
+        }
+    }
+
+    /// What the cluster would have with the files, against what it has. What its controller cannot read now stays apart: it says nothing
+    /// of the files.
+    fn with_files(live: &Live, files: YamlModel) -> Self {
+        let before = compile(&live.objects, &live.world).findings;
+        let (objects, world) = live.with(&files);
+        let judged = Self::new(&objects, &world, files.problems);
+        Self {
+            marked: Some(compare(&before, judged.findings.clone())),
+            ..judged
+        }
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        let of = self.findings.iter();
+        of.filter(|f| f.code.severity() == severity).count()
+    }
+
+    fn errors(&self) -> usize {
+        self.count(Severity::Error) + self.unread.len()
+    }
+
+    fn of(&self, change: Change) -> impl Iterator<Item = &Finding> {
+        let marked = self.marked.iter().flatten();
+        let of = marked.filter(move |(c, _)| *c == change);
+        of.map(|(_, finding)| finding)
+    }
+
+    fn summary(&self) -> String {
+        let changes = self.marked.as_ref().map(|_| {
+            let [new, gone] = [Change::New, Change::Gone].map(|c| self.of(c).count());
+            format!("; with the files {new} are new, and {gone} gone")
+        });
+        format!(
+            "{} objects with rules for {} services: {} errors, {} warnings{}",
+            self.objects,
+            self.services,
+            self.errors(),
+            self.count(Severity::Warning),
+            changes.unwrap_or_default()
+        )
+    }
+
+    /// What to do, once for each code.
+    fn hints(&self) -> Vec<String> {
+        let mut codes: Vec<_> = self.findings.iter().map(|f| f.code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        let hint =
+            |code: tradewind_policy::Code| format!("hint: {}: {}", code.as_str(), code.hint());
+        codes.into_iter().map(hint).collect()
+    }
+
+    fn listing(&self) -> Listing {
+        let unread = self.unread.iter();
+        let mut json = json!({
+            "objects": self.objects,
+            "services": self.services,
+            "errors": self.errors(),
+            "warnings": self.count(Severity::Warning),
+            "unread": unread.map(|p| json!({"place": p.place, "code": UNREAD, "text": p.text})).collect::<Vec<_>>(),
+            "findings": self.findings_json(),
+        });
+        if let (Some(_), Some(fields)) = (&self.marked, json.as_object_mut()) {
+            let gone: Vec<_> = self.of(Change::Gone).collect();
+            fields.insert("gone".to_owned(), json!(gone));
+        }
+        let codes = self.findings.iter().map(|f| f.code.as_str().to_owned());
+        Listing {
+            schema: "tradewind.analyze/v1",
+            json,
+            table: self.table(),
+            names: codes.collect(),
+            empty: "nothing is wrong",
+        }
+    }
+
+    /// Those that there are, or would be, with what becomes of them.
+    fn findings_json(&self) -> Vec<Value> {
+        let Some(marked) = &self.marked else {
+            return self.findings.iter().map(|f| json!(f)).collect();
+        };
+        let there = marked.iter().filter(|(c, _)| *c != Change::Gone);
+        let with = |(change, finding): &(Change, Finding)| {
+            let mut json = json!(finding);
+            if let Some(fields) = json.as_object_mut() {
+                fields.insert("change".to_owned(), change.as_str().into());
+            }
+            json
+        };
+        there.map(with).collect()
+    }
+
+    fn table(&self) -> Table {
+        const COLUMNS: [&str; 7] = [
+            "CHANGE", "PLACE", "CODE", "SEVERITY", "OBJECT", "FIELD", "WHAT",
+        ];
+        // Where nothing was compared nothing changes.
+        let skipped = usize::from(self.marked.is_none());
+        let mut table = Table::new(COLUMNS.get(skipped..).unwrap_or_default());
+        let mut row = |change: &str, cells: [String; 6]| {
+            let all = std::iter::once(change.to_owned()).chain(cells);
+            table.row(all.skip(skipped));
+        };
+        for problem in &self.unread {
+            let Problem { place, text } = problem.clone();
+            let [code, error, none] = [UNREAD, "error", "-"].map(str::to_owned);
+            row("-", [place, code, error, none.clone(), none, text]);
+        }
+        match &self.marked {
+            None => self.findings.iter().for_each(|f| row("", cells(f))),
+            Some(marked) => {
+                for (change, finding) in marked {
+                    row(change.as_str(), cells(finding));
+                }
+            }
+        }
+        table
+    }
+}
+
+fn cells(finding: &Finding) -> [String; 6] {
     [
         finding.place.clone(),
         finding.code.as_str().to_owned(),
         finding.code.severity().as_str().to_owned(),
         finding.object.clone(),
-        if path.is_empty() {
-            "-".to_owned()
-        } else {
-            path.clone()
-        },
+        or_dash(finding.path.clone()),
         finding.text.clone(),
     ]
-}
-
-/// What to do, once for each code.
-fn hints(findings: &[Finding]) -> Vec<String> {
-    let mut codes: Vec<_> = findings.iter().map(|f| f.code).collect();
-    codes.sort_unstable();
-    codes.dedup();
-    let hint = |code: tradewind_policy::Code| format!("hint: {}: {}", code.as_str(), code.hint());
-    codes.into_iter().map(hint).collect()
 }
 
 fn of_files(model: &YamlModel) -> World {
@@ -138,16 +236,70 @@ fn of_files(model: &YamlModel) -> World {
     world
 }
 
-async fn add_live(world: &mut World, place: &Where) -> Result<(), Failure> {
-    let admin = Admin::connect(place).await?;
-    for service in admin.services(false).await?.services {
-        let Ok(name) = tradewind_api::ServiceName::new(&service.namespace, &service.name) else {
-            continue;
-        };
-        let port =
-            |p: tradewind_api::proto::v1::ServicePort| Some((p.name, u16::try_from(p.port).ok()?));
-        let ports = service.ports.into_iter().filter_map(port).collect();
-        world.services.entry(name).or_insert(ports);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(service: &str, backend: &str, place: &str) -> Object {
+        let value = json!({
+            "apiVersion": "split.smi-spec.io/v1alpha4", "kind": "TrafficSplit",
+            "metadata": {"name": "a", "namespace": "shop"},
+            "spec": {"service": service, "backends": [{"service": backend, "weight": 1}]},
+        });
+        Object::new(place, value).unwrap()
     }
-    Ok(())
+
+    fn live(backend: &str) -> Live {
+        let cart: tradewind_api::ServiceName = "shop/cart".parse().unwrap();
+        Live {
+            objects: vec![split("cart", backend, "live.yaml:1")],
+            world: World::of([(&cart, &[80][..])]),
+            ..Live::default()
+        }
+    }
+
+    fn files(backend: &str) -> YamlModel {
+        YamlModel {
+            policy: vec![split("cart", backend, "f.yaml:1")],
+            ..YamlModel::default()
+        }
+    }
+
+    #[test]
+    fn findings_are_marked_where_files_meet_a_cluster_and_not_elsewhere() {
+        let alone = Judged::new(&live("gone").objects, &live("gone").world, Vec::new());
+        assert_eq!(alone.errors(), 1);
+        let shown = alone.listing();
+        assert!(shown.table.render().starts_with("PLACE        CODE"));
+        assert!(shown.json.get("gone").is_none());
+        assert!(shown.json["findings"][0].get("change").is_none());
+        assert!(!alone.summary().contains("new"));
+
+        let worse = Judged::with_files(&live("cart"), files("gone"));
+        let shown = worse.listing();
+        assert_eq!(
+            (worse.errors(), shown.json["findings"][0]["change"].as_str()),
+            (1, Some("new"))
+        );
+        assert!(
+            shown.table.render().contains("\nnew     f.yaml:1"),
+            "{}",
+            shown.table.render()
+        );
+        assert!(
+            worse
+                .summary()
+                .ends_with("; with the files 1 are new, and 0 gone")
+        );
+
+        let mended = Judged::with_files(&live("gone"), files("cart"));
+        let shown = mended.listing();
+        assert_eq!((mended.errors(), mended.hints().len()), (0, 0));
+        assert_eq!(shown.json["findings"], json!([]));
+        assert_eq!(shown.json["gone"][0]["place"], "live.yaml:1");
+        assert!(shown.table.render().contains("\ngone    live.yaml:1"));
+
+        let same = Judged::with_files(&live("gone"), files("gone")).listing();
+        assert_eq!(same.json["findings"][0]["change"], "as it was");
+    }
 }

@@ -6,9 +6,7 @@
 mod changes;
 mod peers;
 
-use std::pin::Pin;
-
-use futures::{Stream, stream};
+use futures::stream;
 use tokio::io::AsyncReadExt as _;
 use tonic::{Code, Request, Response, Status};
 use tradewind_api::{
@@ -21,13 +19,11 @@ use tradewind_api::{
     store::{Command, Voting},
 };
 
-use super::{AdminService, done};
+use super::{AdminService, Streaming, done};
 use crate::answer::{self, refuse};
 
 /// Bytes of a snapshot in one message.
 const CHUNK_BYTES: usize = 256 << 10;
-
-type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn voting(text: &str) -> Result<Voting, Status> {
     match text {

@@ -1,0 +1,428 @@
+//! `tradewind routes`: what rules hold for the calls to each service here, and whose they are; with a service named, all that
+//! they say.
+
+use serde_json::{Value, json};
+use tradewind_api::{
+    ClusterName, Namespace, ServiceName,
+    proto::v1,
+    route::{Origin, Routes, Rule, Table as Rules},
+    traffic::{Labels, PerPort, TrafficPolicy},
+};
+
+use super::Context;
+use crate::{
+    admin::{Admin, Where},
+    exit::{Exit, Failure, Outcome},
+    output::{Format, Listing, Output},
+    table::{Table, or_dash},
+};
+
+/// `tradewind routes shop/cart`
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// The service whose rules are shown one by one [default: a line for each service that has some]
+    #[arg(value_name = "NAMESPACE/NAME")]
+    service: Option<ServiceName>,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What holds for the calls to a service.
+#[derive(Debug)]
+struct Held {
+    said: v1::ServiceRoutes,
+    routes: Routes,
+}
+
+/// Shows it.
+pub async fn run(context: Context, args: Show) -> Outcome {
+    let admin = Admin::connect(&args.place).await?;
+    let service = args.service.as_ref().map(ToString::to_string);
+    let request = v1::RoutesRequest {
+        service: service.unwrap_or_default(),
+    };
+    let found = admin
+        .all(request, async |mut c, r| c.list_routes(r).await)
+        .await?;
+    let found: Vec<Held> = found.into_iter().map(read).collect::<Result<_, _>>()?;
+    if args.service.is_some() && args.output.format == Format::Table {
+        for held in &found {
+            context.printer.data(described(held));
+        }
+        return Ok(Exit::Good);
+    }
+    Listing {
+        schema: "tradewind.routes/v1",
+        table: table(&found),
+        names: found.iter().map(|h| h.said.service.clone()).collect(),
+        json: json!({
+            "revision": found.first().map(|h| h.said.revision),
+            "services": found.iter().map(as_json).collect::<Vec<_>>(),
+        }),
+        empty: "no rules hold: calls go to the services themselves",
+    }
+    .show(context.printer, args.output);
+    Ok(Exit::Good)
+}
+
+fn read(said: v1::ServiceRoutes) -> Result<Held, Failure> {
+    match serde_json::from_str(&said.json) {
+        Ok(routes) => Ok(Held { said, routes }),
+        Err(error) => Err(Failure::problem(format!(
+            "the rules for {} are not understood: {error}",
+            said.service
+        ))
+        .hint("use the `tradewind` of the controller's own version")),
+    }
+}
+
+/// Whose calls a line is about: a namespace's, or everybody else's.
+type Callers<'a> = Option<&'a Namespace>;
+
+/// All that something is said for, everybody else last.
+fn callers(routes: &Routes) -> Vec<Callers<'_>> {
+    let by_policy = routes.traffic.iter().filter_map(|p| p.namespace.as_ref());
+    let mut named: Vec<&Namespace> = routes.of_callers.keys().chain(by_policy).collect();
+    named.sort_unstable();
+    named.dedup();
+    let for_all = routes.of_all.is_some() || routes.traffic.iter().any(|p| p.namespace.is_none());
+    let named = named.into_iter().map(Some);
+    named.chain(for_all.then_some(None)).collect()
+}
+
+/// The rules that hold for them.
+fn rules<'a>(routes: &'a Routes, callers: Callers<'_>) -> Option<&'a Rules> {
+    let of_all = routes.of_all.as_ref();
+    let found = match callers {
+        Some(namespace) => routes.for_caller(namespace),
+        None => of_all,
+    };
+    found.map(|table| &**table)
+}
+
+/// The policies that may hold for them, strongest first: up to the first that asks for no label.
+fn policies<'a>(routes: &'a Routes, callers: Callers<'_>) -> Vec<&'a TrafficPolicy> {
+    let all = routes.traffic.iter().map(|p| &**p);
+    let theirs = all.filter(|p| p.namespace.is_none() || p.namespace.as_ref() == callers);
+    let mut found = Vec::new();
+    for policy in theirs {
+        found.push(policy);
+        if policy.caller_labels.is_empty() {
+            break;
+        }
+    }
+    found
+}
+
+/// The object, without the rule in it.
+fn object(origin: &Origin) -> String {
+    let of = origin.cluster.as_ref().map(|c| format!(" of {c}"));
+    format!(
+        "{} {}{}",
+        origin.kind.as_str(),
+        origin.object,
+        of.unwrap_or_default()
+    )
+}
+
+/// Each once, in order.
+fn objects(rules: &[Rule]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for rule in rules {
+        let object = object(&rule.origin);
+        if !found.contains(&object) {
+            found.push(object);
+        }
+    }
+    found
+}
+
+fn labels(labels: &Labels) -> String {
+    let pairs: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    pairs.join(",")
+}
+
+/// A policy, and which of the callers it asks for.
+fn policy_words(policy: &TrafficPolicy) -> String {
+    let with = if policy.caller_labels.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", labels(&policy.caller_labels))
+    };
+    format!("{}{with}", object(&policy.origin))
+}
+
+/// What of these callers' rules travels with exports: that is only said for everybody.
+fn published(held: &Held, callers: Callers<'_>) -> Vec<String> {
+    if callers.is_some() {
+        return Vec::new();
+    }
+    let own = held.said.published.map(|format| format!("format {format}"));
+    let from = |(cluster, format): (&String, &u32)| format!("from {cluster}, format {format}");
+    own.into_iter()
+        .chain(held.said.received.iter().map(from))
+        .collect()
+}
+
+fn table(found: &[Held]) -> Table {
+    let mut table = Table::new(&[
+        "SERVICE",
+        "CALLERS",
+        "FROM",
+        ">RULES",
+        "POLICY",
+        "PUBLISHED",
+    ]);
+    for held in found {
+        for callers in callers(&held.routes) {
+            let rules = rules(&held.routes, callers).map_or(&[][..], |t| &t.rules);
+            let policies = policies(&held.routes, callers);
+            let policies: Vec<_> = policies.into_iter().map(policy_words).collect();
+            table.row([
+                held.said.service.clone(),
+                callers.map_or("all", Namespace::as_str).to_owned(),
+                or_dash(objects(rules).join(", ")),
+                rules.len().to_string(),
+                or_dash(policies.join(", ")),
+                or_dash(published(held, callers).join("; ")),
+            ]);
+        }
+    }
+    table
+}
+
+fn as_json(held: &Held) -> Value {
+    let line = |callers: Callers<'_>| {
+        let table = rules(&held.routes, callers);
+        let rules = table.map_or(&[][..], |t| &t.rules);
+        let policies = policies(&held.routes, callers);
+        json!({
+            "callers": callers.map(Namespace::as_str),
+            "from": objects(rules),
+            "rules": rules.iter().map(|r| json!({
+                "origin": r.origin.to_string(),
+                "cluster": r.origin.cluster.as_ref().map(ClusterName::as_str),
+                "when": r.when.words(),
+                "then": r.then.words(),
+            })).collect::<Vec<_>>(),
+            "otherwise": table.map(|t| t.otherwise.words()),
+            "policies": policies.into_iter().map(policy_words).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "service": held.said.service,
+        "published_format": held.said.published,
+        "received_formats": held.said.received,
+        "callers": callers(&held.routes).into_iter().map(line).collect::<Vec<_>>(),
+        "routes": held.routes,
+    })
+}
+
+/// Every rule in order, then how the endpoints are called.
+fn described(held: &Held) -> String {
+    let service = &held.said.service;
+    let mut lines = Vec::new();
+    let routes = &held.routes;
+    let tables = routes.of_callers.iter().map(|(n, t)| (Some(n), t));
+    for (callers, table) in tables.chain(routes.of_all.iter().map(|t| (None, t))) {
+        let whose = match callers {
+            Some(namespace) => format!("callers in namespace {namespace}"),
+            None if routes.of_callers.is_empty() => "all callers".to_owned(),
+            None => "all other callers".to_owned(),
+        };
+        lines.push(format!(
+            "rules for calls to {service}, for {whose}, in order"
+        ));
+        for rule in &table.rules {
+            lines.push(format!("  {}", rule.origin));
+            let when = rule.when.words();
+            let when = match when.as_slice() {
+                [] => "every request".to_owned(),
+                [..] => when.join("; "),
+            };
+            lines.push(format!("    when  {when}"));
+            let then = rule.then.words();
+            let word = |i: usize| if i == 0 { "then" } else { "    " };
+            let said = then.iter().enumerate();
+            lines.extend(said.map(|(i, words)| format!("    {}  {words}", word(i))));
+        }
+        lines.push(format!("  otherwise {}", table.otherwise.words()));
+        lines.push(String::new());
+    }
+    if !routes.traffic.is_empty() {
+        lines.push("how its endpoints are called: the first that is for a caller holds".to_owned());
+        for policy in &routes.traffic {
+            policy_lines(policy, &mut lines);
+        }
+        lines.push(String::new());
+    }
+    lines.push(match published(held, None).as_slice() {
+        [] => "not published".to_owned(),
+        said => format!("published: {}", said.join("; ")),
+    });
+    lines.join("\n")
+}
+
+fn policy_lines(policy: &TrafficPolicy, lines: &mut Vec<String>) {
+    let namespace = policy.namespace.as_ref();
+    let whose = match (namespace, policy.caller_labels.is_empty()) {
+        (None, true) => "all callers".to_owned(),
+        (None, false) => format!("callers with {}", labels(&policy.caller_labels)),
+        (Some(n), true) => format!("callers in namespace {n}"),
+        (Some(n), false) => {
+            let with = labels(&policy.caller_labels);
+            format!("callers in namespace {n} with {with}")
+        }
+    };
+    lines.push(format!("  {}, for {whose}", object(&policy.origin)));
+    settings_lines(&policy.settings, "    ", lines);
+    for (name, subset) in &policy.subsets {
+        let of = or_dash(labels(&subset.labels));
+        lines.push(format!("    subset {name}: {of}"));
+        settings_lines(&subset.settings, "      ", lines);
+    }
+}
+
+fn settings_lines(settings: &PerPort, indent: &str, lines: &mut Vec<String>) {
+    let all = settings.all.words();
+    lines.extend(all.into_iter().map(|words| format!("{indent}{words}")));
+    for (port, settings) in &settings.ports {
+        let words = settings.words();
+        let words = match words.as_slice() {
+            [] => "as proxies do by themselves".to_owned(),
+            [..] => words.join("; "),
+        };
+        lines.push(format!("{indent}port {port}: {words}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(routes: &Value, published: Option<u32>) -> Held {
+        read(v1::ServiceRoutes {
+            revision: 3,
+            service: "shop/cart".to_owned(),
+            json: routes.to_string(),
+            published,
+            received: [("east".to_owned(), 1)].into(),
+        })
+        .unwrap()
+    }
+
+    fn origin(kind: &str, rule: &str, cluster: Option<&str>) -> Value {
+        json!({"kind": kind, "object": "shop/cart", "rule": rule, "cluster": cluster})
+    }
+
+    fn example() -> Value {
+        let backend = |name: &str, weight: u32| {
+            json!({"weight": weight, "to": {"service": {
+                "service": format!("shop/{name}"), "port": 80, "subset": null}}})
+        };
+        let split = json!({"to": {"backends": [backend("cart", 9), backend("canary", 1)]}});
+        let closed = json!({"to": {"direct": {"status": 503, "body": null}}});
+        json!({
+            "of_callers": {"web": {"otherwise": "not-found", "rules": [
+                {"origin": origin("VirtualService", "http[0]", None), "when": {"method": {"exact": "GET"}}, "then": split},
+                {"origin": origin("VirtualService", "http[1]", None), "when": {}, "then": closed},
+            ]}},
+            "of_all": {"otherwise": "service", "rules": [
+                {"origin": origin("HTTPRoute", "rules[0]", Some("east")), "when": {}, "then": split},
+            ]},
+            "traffic": [
+                {"origin": origin("DestinationRule", "", None), "namespace": "web", "caller_labels": {"app": "batch"},
+                 "settings": {"all": {"balance": "random"}}},
+                {"origin": origin("DestinationRule", "", Some("east")),
+                 "settings": {"all": {"balance": "round-robin"}, "ports": {"81": {}}},
+                 "subsets": {"v2": {"labels": {"version": "v2"}, "settings": {"all": {"balance": "random"}}}}},
+            ],
+        })
+    }
+
+    #[test]
+    fn each_service_and_callers_have_a_line_with_whose_the_rules_are() {
+        let shown = table(&[held(&example(), None)]).render();
+        let expected = "\
+SERVICE    CALLERS  FROM                         RULES  POLICY                                                                            PUBLISHED
+shop/cart  web      VirtualService shop/cart         2  DestinationRule shop/cart (app=batch), DestinationRule shop/cart of east          -
+shop/cart  all      HTTPRoute shop/cart of east      1  DestinationRule shop/cart of east                                                 from east, format 1";
+        let squeeze = |text: &str| {
+            let line = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
+            text.lines().map(line).collect::<Vec<_>>()
+        };
+        assert_eq!(squeeze(&shown), squeeze(expected));
+        let own = table(&[held(&example(), Some(1))]).render();
+        assert!(own.contains("format 1; from east, format 1"), "{own}");
+    }
+
+    #[test]
+    fn a_named_service_is_told_rule_by_rule() {
+        let expected = "\
+rules for calls to shop/cart, for callers in namespace web, in order
+  VirtualService shop/cart http[0]
+    when  the method is \"GET\"
+    then  sends on
+          90.0 % to shop/cart:80
+          10.0 % to shop/canary:80
+  VirtualService shop/cart http[1]
+    when  every request
+    then  answers 503
+  otherwise 404
+
+rules for calls to shop/cart, for all other callers, in order
+  HTTPRoute shop/cart rules[0] of east
+    when  every request
+    then  sends on
+          90.0 % to shop/cart:80
+          10.0 % to shop/canary:80
+  otherwise it goes to the service
+
+how its endpoints are called: the first that is for a caller holds
+  DestinationRule shop/cart, for callers in namespace web with app=batch
+    endpoints are drawn by weight alone
+  DestinationRule shop/cart of east, for all callers
+    endpoints take turns
+    port 81: as proxies do by themselves
+    subset v2: version=v2
+      endpoints are drawn by weight alone
+
+published: from east, format 1";
+        assert_eq!(described(&held(&example(), None)), expected);
+        let json = as_json(&held(&example(), None));
+        assert_eq!(
+            json["callers"][0]["rules"][0]["when"][0],
+            "the method is \"GET\""
+        );
+        assert_eq!(json["callers"][1]["rules"][0]["cluster"], "east");
+        assert_eq!(
+            json["routes"]["of_all"]["rules"][0]["origin"]["kind"],
+            "HTTPRoute"
+        );
+    }
+
+    #[test]
+    fn a_service_with_a_policy_alone_has_a_line_too() {
+        let policy = json!({"of_callers": {}, "of_all": null, "traffic": [
+            {"origin": origin("DestinationRule", "", None), "settings": {"all": {}}}]});
+        let mut held = held(&policy, None);
+        held.said.received.clear();
+        let shown = table(std::slice::from_ref(&held)).render();
+        let last: Vec<_> = shown.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(
+            last,
+            [
+                "shop/cart",
+                "all",
+                "-",
+                "0",
+                "DestinationRule",
+                "shop/cart",
+                "-"
+            ]
+        );
+        assert!(described(&held).ends_with("not published"));
+    }
+}
