@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::object::At;
 
 /// Lines kept of one object: a file has 1 MiB at most, and nobody writes objects of so many lines.
-const MAX_LINES: usize = 20_000;
+const MAX_LINES: usize = 10_000;
+/// Longest path that is kept: the names of no kind's fields come near, and a name may be as long as a file.
+const MAX_PATH: usize = 512;
 /// Fields inside of fields that are looked into: no kind has half as many.
 const MAX_DEPTH: usize = 64;
 
@@ -79,12 +81,13 @@ fn gather(
     depth: usize,
     found: &mut BTreeMap<String, u64>,
 ) {
-    if found.len() >= MAX_LINES || depth == 0 {
+    let path = at.to_string();
+    if found.len() >= MAX_LINES || depth == 0 || path.len() > MAX_PATH {
         return;
     }
     let line = spot.line;
     if line != around {
-        found.insert(at.to_string(), before.saturating_add(line));
+        found.insert(path, before.saturating_add(line));
     }
     let (around, depth) = ((line, before), depth - 1);
     for (name, spot) in &spot.fields {
@@ -150,6 +153,14 @@ mod tests {
         let lines = Lines::of(&spot(1, vec![("spec", spot(1, vec![], many))], vec![]), 0);
         assert_eq!(lines.0.len(), MAX_LINES);
         assert_eq!(lines.line("spec[29999]"), Some(1));
+        let name = "x".repeat(MAX_PATH);
+        let long = spot(
+            2,
+            vec![(&name, spot(3, vec![("a", leaf(4))], vec![]))],
+            vec![],
+        );
+        let lines = Lines::of(&spot(1, vec![("spec", long)], vec![]), 0);
+        assert_eq!(lines.line(&format!("spec.{name}.a")), Some(2));
         let deep = (1..1_000).fold(leaf(1_000), |inner, n| {
             spot(1_000 - n, vec![("a", inner)], vec![])
         });

@@ -21,6 +21,10 @@ use tradewind_policy::{Object, World};
 use super::AdminInput;
 use crate::source::YamlModel;
 
+/// Longest object that is handed out, as JSON: a file has 1 MiB, but anchors may make more of it. Half of what `tradewind` takes in one
+/// message; lines take less than the rest.
+const MAX_OBJECT_BYTES: usize = 8 << 20;
+
 /// Everything: the world first, then services, objects, and what could not be read.
 pub(super) fn parts(
     input: &AdminInput,
@@ -80,7 +84,7 @@ impl Held {
         }
         let index = index.checked_sub(self.names.len())?;
         if let Some(held) = self.yaml.policy.get(index) {
-            return Some(Part::Object(object(held)));
+            return Some(object(held));
         }
         let index = index.checked_sub(self.yaml.policy.len())?;
         let problem = self.yaml.problems.get(index)?;
@@ -110,19 +114,28 @@ impl Held {
     }
 }
 
-fn object(object: &Object) -> PolicyObject {
+fn object(object: &Object) -> Part {
+    let json = object.value.to_string();
+    if json.len() > MAX_OBJECT_BYTES {
+        return Part::Problem(PolicyProblem {
+            place: object.place.clone(),
+            text: format!(
+                "{object} takes more than {MAX_OBJECT_BYTES} bytes as JSON, so it is not looked at here; split it"
+            ),
+        });
+    }
     let line = |(path, line): (&str, u64)| PolicyLine {
         path: path.to_owned(),
         line,
     };
-    PolicyObject {
+    Part::Object(PolicyObject {
         place: object.place.clone(),
         api_version: object.api_version.clone(),
         kind: object.kind.clone(),
         name: object.name.to_string(),
-        json: object.value.to_string(),
+        json,
         lines: object.lines.iter().map(line).collect(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -183,5 +196,24 @@ mod tests {
         assert_eq!(read, value);
         assert_eq!(problem.text, "broken");
         assert_eq!(held.part(4), None);
+    }
+
+    #[test]
+    fn an_object_that_no_message_holds_is_told_of_instead() {
+        let value = serde_json::json!({
+            "apiVersion": "split.smi-spec.io/v1alpha4",
+            "kind": "TrafficSplit",
+            "metadata": {"name": "a", "namespace": "shop"},
+            "spec": "x".repeat(MAX_OBJECT_BYTES),
+        });
+        let Part::Problem(problem) = object(&Object::new("a.yaml:3", value).unwrap()) else {
+            panic!("it is handed out");
+        };
+        assert_eq!(problem.place, "a.yaml:3");
+        assert!(
+            problem
+                .text
+                .starts_with("TrafficSplit shop/a takes more than")
+        );
     }
 }
