@@ -161,6 +161,13 @@ spec:
   - matches: [{path: {type: PathPrefix, value: /pay}}]
     timeouts: {request: 2s}
     backendRefs: [{name: payments, port: 80}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: payments, namespace: shop}
+spec:
+  host: payments
+  trafficPolicy: {loadBalancer: {simple: RANDOM}}
 ";
 
 #[tokio::test]
@@ -248,8 +255,8 @@ async fn rules_are_shown(federation: &Federation) {
         output.stdout.lines().skip(1).map(line).collect::<Vec<_>>()
     };
     let expected = [
-        "shop/payments web VirtualService web/payments 1 - -",
-        "shop/payments all HTTPRoute shop/payments of east 1 - from east, format 1",
+        "shop/payments web VirtualService web/payments 1 DestinationRule shop/payments of east -",
+        "shop/payments all HTTPRoute shop/payments of east 1 DestinationRule shop/payments of east from east, format 1",
     ];
     let listed = until("the rules have travelled", USUAL, || async {
         let listed = federation.cli(WEST, &["routes"]).await.good();
@@ -263,7 +270,8 @@ async fn rules_are_shown(federation: &Federation) {
     .await;
     assert_eq!(listed, expected);
     let there = federation.cli(EAST, &["routes"]).await.good();
-    let expected = "shop/payments all HTTPRoute shop/payments 1 - format 1";
+    let expected =
+        "shop/payments all HTTPRoute shop/payments 1 DestinationRule shop/payments format 1";
     assert_eq!(lines(&there), [expected]);
 
     let named = federation.cli(WEST, &["routes", "shop/payments"]).await;
@@ -277,6 +285,8 @@ async fn rules_are_shown(federation: &Federation) {
         "100.0 % to shop/payments:80",
         "within 2000 ms",
         "otherwise 404",
+        "DestinationRule shop/payments of east, for all callers",
+        "endpoints are drawn by weight alone",
         "published: from east, format 1",
     ] {
         assert!(named.contains(words), "{words}: {named}");

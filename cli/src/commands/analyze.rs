@@ -56,6 +56,12 @@ pub async fn run(context: Context, args: Analyze) -> Outcome {
         if args.paths.is_empty() {
             Judged::new(&live.objects, &live.world, live.problems)
         } else {
+            let unread = live.problems.len();
+            if unread > 0 {
+                context.printer.warn(format_args!(
+                    "{unread} things in the controller's own files are not read and not counted here; `tradewind analyze --live` lists them"
+                ));
+            }
             Judged::with_files(&live, files)
         }
     } else {
