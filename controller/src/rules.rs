@@ -8,7 +8,12 @@ pub mod producers;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tradewind_api::{ServiceName, model::Service, route::Routes, store::PublishedRules};
+use tradewind_api::{
+    ClusterName, ServiceName,
+    model::{Cluster, Service},
+    route::Routes,
+    store::PublishedRules,
+};
 use tradewind_policy::{Object, Policy, World, compile};
 
 use producers::Offers;
@@ -32,18 +37,21 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Looks at what there is now.
+    /// Looks at what there is now: objects, services and clusters, and what other clusters publish.
     pub fn look(
         &mut self,
         objects: &[Object],
-        services: &BTreeMap<ServiceName, Arc<Service>>,
+        (services, clusters): (
+            &BTreeMap<ServiceName, Arc<Service>>,
+            &BTreeMap<ClusterName, Arc<Cluster>>,
+        ),
         offers: Offers,
     ) {
         if objects.is_empty() && offers.is_empty() {
             *self = Self::default();
             return;
         }
-        let world = world(services);
+        let world = world(services, clusters);
         let same = objects == self.objects && world == self.world;
         if same && offers == self.offers {
             return;
@@ -110,13 +118,21 @@ impl Rules {
     }
 }
 
-/// The services as rules refer to them.
-fn world(services: &BTreeMap<ServiceName, Arc<Service>>) -> World {
+/// What rules refer to: services with their ports, which labels their endpoints have, and regions. Endpoints that come and go change
+/// it only with the last one, or the first one, that has some labels.
+pub fn world(
+    services: &BTreeMap<ServiceName, Arc<Service>>,
+    clusters: &BTreeMap<ClusterName, Arc<Cluster>>,
+) -> World {
     let mut world = World::default();
     for service in services.values() {
         let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
         world.services.insert(service.name.clone(), ports.collect());
+        let labels = service.endpoints.iter().map(|e| e.labels.clone());
+        world.labels.insert(service.name.clone(), labels.collect());
     }
+    let regions = clusters.values().map(|c| c.region.to_string());
+    world.regions = Some(regions.collect());
     world
 }
 
@@ -164,13 +180,13 @@ mod tests {
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let one = [split("one", "cart")];
-        rules.look(&one, &services, Offers::new());
+        rules.look(&one, (&services, &BTreeMap::new()), Offers::new());
         assert_eq!(rules.routes().len(), 1);
         assert_eq!(rules.problems().len(), 1, "nobody knows the backend yet");
         let before = Arc::clone(&rules.routes()[&cart]);
 
         services.extend([service("shop/pay", 80)]);
-        rules.look(&one, &services, Offers::new());
+        rules.look(&one, (&services, &BTreeMap::new()), Offers::new());
         assert!(rules.problems().is_empty(), "{:?}", rules.problems());
         let known = Arc::clone(&rules.routes()[&cart]);
         assert_ne!(before, known);
@@ -178,13 +194,48 @@ mod tests {
         services.extend([service("shop/other", 80)]);
         rules.look(
             &[split("one", "cart"), split("two", "other")],
-            &services,
+            (&services, &BTreeMap::new()),
             Offers::new(),
         );
         assert!(Arc::ptr_eq(&known, &rules.routes()[&cart]));
         assert_eq!(rules.routes().len(), 2);
-        rules.look(&[], &services, Offers::new());
+        rules.look(&[], (&services, &BTreeMap::new()), Offers::new());
         assert!(rules.routes().is_empty());
+    }
+
+    #[test]
+    fn a_subset_nobody_is_in_is_told_until_somebody_is() {
+        let value = serde_json::json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "DestinationRule",
+            "metadata": { "name": "cart", "namespace": "shop" },
+            "spec": {
+                "host": "cart",
+                "subsets": [{ "name": "v2", "labels": { "version": "v2" } }],
+            },
+        });
+        let objects = [Object::new("a.yaml:1", value).unwrap()];
+        let (name, cart) = service("shop/cart", 80);
+        let mut rules = Rules::default();
+        let mut look = |cart: Service| {
+            let services: BTreeMap<_, _> = [(name.clone(), Arc::new(cart))].into();
+            rules.look(&objects, (&services, &BTreeMap::new()), Offers::new());
+            (
+                rules.problems().to_vec(),
+                rules.routes()[&name].traffic.len(),
+            )
+        };
+        let (problems, policies) = look(Service::clone(&cart));
+        assert_eq!((problems.len(), policies), (1, 1));
+        assert!(problems[0].contains("TW0226"), "{problems:?}");
+        let endpoint = serde_json::json!({
+            "id": "abcdefghijklm", "cluster": "west", "region": "r", "weight": 100,
+            "health": "healthy", "identity": "spiffe://west.mesh.internal/ns/shop/sa/cart",
+            "ports": [80], "labels": { "version": "v2" },
+        });
+        let mut with = Service::clone(&cart);
+        with.endpoints = vec![serde_json::from_value(endpoint).unwrap()];
+        assert_eq!(look(with), (vec![], 1));
     }
 
     #[test]
@@ -205,9 +256,9 @@ mod tests {
         let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut rules = Rules::default();
-        rules.look(&[object(1)], &services, Offers::new());
+        rules.look(&[object(1)], (&services, &BTreeMap::new()), Offers::new());
         let before = Arc::clone(&rules.routes()[&cart]);
-        rules.look(&[object(300)], &services, Offers::new());
+        rules.look(&[object(300)], (&services, &BTreeMap::new()), Offers::new());
         assert!(Arc::ptr_eq(&before, &rules.routes()[&cart]));
         let last = rules.problems().last().unwrap();
         assert!(
@@ -215,7 +266,7 @@ mod tests {
             "{last}"
         );
         let mut new = Rules::default();
-        new.look(&[object(300)], &services, Offers::new());
+        new.look(&[object(300)], (&services, &BTreeMap::new()), Offers::new());
         assert!(new.routes().is_empty());
     }
 }
