@@ -6,7 +6,10 @@
 
 pub mod producers;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tradewind_api::{
     ClusterName, ServiceName,
@@ -16,7 +19,7 @@ use tradewind_api::{
 };
 use tradewind_policy::{Object, Policy, World, compile};
 
-use producers::Offers;
+use producers::{Offer, Offers};
 
 /// Most bytes that one service's rules may take as they travel: a few thousand rules. Sixteen times as much is what a proxy
 /// takes in one message, and one that it does not take would hold up everything else that it is to know.
@@ -32,7 +35,27 @@ pub struct Rules {
     findings: Vec<String>,
     offers: Offers,
     published: BTreeMap<ServiceName, Arc<PublishedRules>>,
+    /// What was made of each service's, so that only what changed is made again.
+    told: BTreeMap<ServiceName, Told>,
+    merged: BTreeMap<ServiceName, Merged>,
     routes: BTreeMap<ServiceName, Arc<Routes>>,
+    problems: Vec<String>,
+}
+
+/// What is published of a service's own rules.
+#[derive(Clone, Debug)]
+struct Told {
+    own: Arc<Routes>,
+    rules: Option<Arc<PublishedRules>>,
+    problems: Vec<String>,
+}
+
+/// What its own and the others' rules for a service make together.
+#[derive(Clone, Debug)]
+struct Merged {
+    own: Option<Arc<Routes>>,
+    offered: Vec<Offer>,
+    routes: Option<Arc<Routes>>,
     problems: Vec<String>,
 }
 
@@ -56,12 +79,13 @@ impl Rules {
         if same && offers == self.offers {
             return;
         }
+        let services_changed = !world.services.keys().eq(self.world.services.keys());
         if !same {
             (self.objects, self.world) = (objects.to_vec(), world);
             self.compile();
         }
         self.offers = offers;
-        self.merge();
+        self.merge(services_changed);
     }
 
     fn compile(&mut self) {
@@ -82,24 +106,72 @@ impl Rules {
             };
             self.own.extend(kept.map(|routes| (name, routes)));
         }
-        self.published = producers::published(&self.own, &self.published, &mut self.findings);
+        self.publish();
     }
 
-    fn merge(&mut self) {
-        let before = std::mem::take(&mut self.routes);
-        let mut problems = self.findings.clone();
+    /// Only what changed is written out again: most rules do not, when one does.
+    fn publish(&mut self) {
+        let before = std::mem::take(&mut self.told);
+        let mut published = BTreeMap::new();
+        for (name, own) in &self.own {
+            let told = match before.get(name) {
+                Some(told) if Arc::ptr_eq(&told.own, own) => told.clone(),
+                _ => {
+                    let one = [(name.clone(), Arc::clone(own))].into();
+                    let mut problems = Vec::new();
+                    let mut rules = producers::published(&one, &self.published, &mut problems);
+                    Told {
+                        own: Arc::clone(own),
+                        rules: rules.remove(name),
+                        problems,
+                    }
+                }
+            };
+            self.findings.extend(told.problems.iter().cloned());
+            published.extend(told.rules.clone().map(|rules| (name.clone(), rules)));
+            self.told.insert(name.clone(), told);
+        }
+        self.published = published;
+    }
+
+    fn merge(&mut self, known_services_changed: bool) {
+        let before = std::mem::take(&mut self.merged);
+        self.routes = BTreeMap::new();
+        self.problems = self.findings.clone();
         let is_known = |name: &ServiceName| self.world.services.contains_key(name);
-        let names = self.own.keys().chain(self.offers.keys());
-        for name in names.collect::<std::collections::BTreeSet<_>>() {
+        let names: BTreeSet<_> = self.own.keys().chain(self.offers.keys()).collect();
+        for name in names {
             let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
             let own = self.own.get(name);
-            let merged = producers::merged(name, own, offered, is_known, &mut problems);
-            let Some(now) = merged else { continue };
-            let same = before.get(name).filter(|b| **b == now);
-            let kept = same.map_or(now, Arc::clone);
-            self.routes.insert(name.clone(), kept);
+            let last = before.get(name);
+            let same = last.filter(|m| {
+                let own_is = match (&m.own, own) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    (a, b) => a.is_none() && b.is_none(),
+                };
+                own_is && m.offered == offered && !known_services_changed
+            });
+            let merged = same.cloned().unwrap_or_else(|| {
+                let mut problems = Vec::new();
+                let now = producers::merged(name, own, offered, is_known, &mut problems);
+                let last = last.and_then(|l| l.routes.as_ref());
+                let routes = match (now, last) {
+                    (Some(now), Some(last)) if *last == now => Some(Arc::clone(last)),
+                    (now, _) => now,
+                };
+                Merged {
+                    own: own.cloned(),
+                    offered: offered.to_vec(),
+                    routes,
+                    problems,
+                }
+            });
+            self.problems.extend(merged.problems.iter().cloned());
+            let routes = merged.routes.clone();
+            self.routes
+                .extend(routes.map(|routes| (name.clone(), routes)));
+            self.merged.insert(name.clone(), merged);
         }
-        self.problems = problems;
     }
 
     /// By the service that is called.
