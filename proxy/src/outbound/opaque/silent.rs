@@ -28,8 +28,8 @@ use super::{
 };
 use crate::{standard::Flags, telemetry::Notes};
 
-/// A client that has said nothing, and whom only a name would lead anywhere, has this long to ask for one: whoever waits for a server's
-/// first words learns by then that there are none.
+/// A client that has said nothing, and whom only a name or a request would lead anywhere, has this long for it: whoever waits for a
+/// server's first words learns by then that there are none.
 const LATE_WORDS_DEADLINE: Duration = Duration::from_secs(10);
 /// What a server that speaks first may say before the client is asked to take it.
 const FIRST_WORDS: usize = 16 << 10;
@@ -45,7 +45,9 @@ pub(in crate::outbound) async fn server_first(
     drain: drain::Watch,
 ) -> Option<(Detected, Client)> {
     let rules = outbound.stream_rules(service);
-    let mut ready = outbound.ready(&stream, service, &rules, &drain).await?;
+    let mut ready = outbound
+        .ready(&stream, service, (&rules, detects), &drain)
+        .await?;
     if let Some(Ready { opened, .. }) = &mut ready {
         let mut words = BytesMut::with_capacity(FIRST_WORDS);
         let mut stopping = drain.clone();
@@ -108,13 +110,14 @@ impl Ready {
 }
 
 impl Outbound {
-    /// Has a tunnel ready for a silent client, as the rules say of one that asks for no name. Where only a name would lead anywhere there is
-    /// nobody who could speak first: no tunnel, once the client has said something. None where it is over.
+    /// Has a tunnel ready for a silent client, as the rules say of one that asks for no name. Where that leads nowhere there is nobody who
+    /// could speak first, but the client may still ask for a name that somebody has, or make a request: no tunnel, once it has said
+    /// something. None where it is over.
     async fn ready(
         &self,
         stream: &TcpStream,
         service: &ServicePortRef,
-        rules: &StreamRules,
+        (rules, detects): (&StreamRules, bool),
         drain: &drain::Watch,
     ) -> Option<Option<Ready>> {
         let mut notes = self.connection_notes(service, stream);
@@ -139,7 +142,7 @@ impl Outbound {
         let mut stopping = drain.clone();
         let spoke = async {
             let waiting = timeout(LATE_WORDS_DEADLINE, stream.readable());
-            rules.ask_for_name() && waiting.await.is_ok()
+            (detects || rules.ask_for_name()) && waiting.await.is_ok()
         };
         tokio::select! {
             biased;
