@@ -20,7 +20,8 @@ What a rule answers itself carries `tradewind-error`: `no-rule` (404: there are 
 Rules for streams say to whom a connection goes, once, before anything of it was sent; connections that are open keep what they have. Whether a connection is HTTP is found in its first bytes, unless its
 service's port says what it is, so a request is never subject to a rule for streams. A TLSRoute's `hostnames` and a VirtualService's `sniHosts` are the server name that the client's TLS asks for: `*.` stands for one
 or more labels, and a client that asks for none, or speaks no TLS, meets none of them. A caller's proxy waits for the client's first bytes only where rules for the port that was called ask for a name, and then for 200 ms; whoever has said
-nothing by then may be waiting for the server, and meets what asks for no name. For TLS that a proxy passes on, GEP-1294 leaves open what `hostnames` of a mesh's route are; here they are what they are at a gateway.
+nothing by then may be waiting for the server, and meets what asks for no name; where that leads nowhere it is reset after ten seconds more of silence. GEP-1294 advises meshes
+to read nothing into a route's `hostnames` until that is specified; a TLSRoute has nothing else to match by, so here its names are what they are at a gateway.
 
 A stream that meets no rule goes on to the service that was called, but for the Gateway API: once a TCPRoute or TLSRoute is for a port, or for all, a connection to it that none of them takes is closed. A connection
 to a backend that is none, or of a rule whose weights sum to nothing, is closed too. The client sees a reset, and the proxy counts it among the tunnels that failed and writes down `no-rule` or `no-backend`.
