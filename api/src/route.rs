@@ -1,4 +1,4 @@
-//! The one route model: what callers' proxies do with a request to a service, whoever wrote it down and in whose words.
+//! The one route model: what callers' proxies do with a request or a stream to a service, whoever wrote it down and in whose words.
 //! Gateway API routes, Istio's VirtualService and SMI's TrafficSplit are compiled into it.
 //!
 //! A rule has one match: what people write as several matches of one rule are several rules that share an action. Rules
@@ -8,6 +8,7 @@
 //! the rules of that service and keeps the last ones: a condition that is not understood must not be left out.
 
 mod retry;
+mod stream;
 mod words;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -19,6 +20,7 @@ use crate::{
     traffic::{Labels, TrafficPolicy},
 };
 pub use retry::{Retry, RetryOn};
+pub use stream::{StreamBackend, StreamMatch, StreamOtherwise, StreamRule, StreamTable, Streams};
 
 /// The version of this model. It is raised with every field that older readers would refuse.
 pub const FORMAT: u16 = 1;
@@ -38,6 +40,12 @@ pub enum Kind {
     /// Gateway API.
     #[serde(rename = "GRPCRoute")]
     GrpcRoute,
+    /// Gateway API.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+    /// Gateway API.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
     /// Istio.
     VirtualService,
     /// SMI.
@@ -52,6 +60,8 @@ impl Kind {
         match self {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::VirtualService => "VirtualService",
             Self::TrafficSplit => "TrafficSplit",
             Self::DestinationRule => "DestinationRule",
@@ -94,6 +104,9 @@ pub struct Routes {
     /// How its endpoints are called, strongest first: the first that is for a caller holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<Arc<TrafficPolicy>>,
+    /// Where connections go whose bytes are no HTTP.
+    #[serde(default, skip_serializing_if = "Streams::is_empty")]
+    pub streams: Streams,
 }
 
 impl Routes {

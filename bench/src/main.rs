@@ -16,6 +16,7 @@ mod gateway;
 mod load;
 mod node;
 mod peers;
+mod policy;
 mod programs;
 mod proto;
 mod proxy;
@@ -45,6 +46,8 @@ enum What {
     Store(store::StoreArguments),
     /// What a large federation costs.
     Scale(scale::ScaleArguments),
+    /// What rules for many services cost, and how long a change of one takes to every proxy.
+    Policy(policy::PolicyArguments),
     /// The gateway against Envoy, HAProxy and nginx.
     Gateway(Box<gateway::GatewayArguments>),
     /// A pair of local proxies against pairs of Envoy and of HAProxy.
@@ -83,6 +86,7 @@ async fn run(what: What) -> ExitCode {
     let done = match what {
         What::Store(arguments) => store::run(arguments).await,
         What::Scale(arguments) => scale::run(&arguments),
+        What::Policy(arguments) => policy::run(arguments).await,
         What::Node(arguments) => node::run(arguments).await.map(|()| String::new()),
         What::Proxy(arguments) => proxy::run(*arguments).await,
         What::ProxyApp(arguments) => proxy::app(arguments).await.map(|()| String::new()),

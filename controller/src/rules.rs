@@ -6,12 +6,20 @@
 
 pub mod producers;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use tradewind_api::{ServiceName, model::Service, route::Routes, store::PublishedRules};
+use tradewind_api::{
+    ClusterName, ServiceName,
+    model::{Cluster, Service},
+    route::Routes,
+    store::PublishedRules,
+};
 use tradewind_policy::{Object, Policy, World, compile};
 
-use producers::Offers;
+use producers::{Offer, Offers};
 
 /// Most bytes that one service's rules may take as they travel: a few thousand rules. Sixteen times as much is what a proxy
 /// takes in one message, and one that it does not take would hold up everything else that it is to know.
@@ -27,33 +35,57 @@ pub struct Rules {
     findings: Vec<String>,
     offers: Offers,
     published: BTreeMap<ServiceName, Arc<PublishedRules>>,
+    /// What was made of each service's, so that only what changed is made again.
+    told: BTreeMap<ServiceName, Told>,
+    merged: BTreeMap<ServiceName, Merged>,
     routes: BTreeMap<ServiceName, Arc<Routes>>,
     problems: Vec<String>,
 }
 
+/// What is published of a service's own rules.
+#[derive(Clone, Debug)]
+struct Told {
+    own: Arc<Routes>,
+    rules: Option<Arc<PublishedRules>>,
+    problems: Vec<String>,
+}
+
+/// What its own and the others' rules for a service make together.
+#[derive(Clone, Debug)]
+struct Merged {
+    own: Option<Arc<Routes>>,
+    offered: Vec<Offer>,
+    routes: Option<Arc<Routes>>,
+    problems: Vec<String>,
+}
+
 impl Rules {
-    /// Looks at what there is now.
+    /// Looks at what there is now: objects, services and clusters, and what other clusters publish.
     pub fn look(
         &mut self,
         objects: &[Object],
-        services: &BTreeMap<ServiceName, Arc<Service>>,
+        (services, clusters): (
+            &BTreeMap<ServiceName, Arc<Service>>,
+            &BTreeMap<ClusterName, Arc<Cluster>>,
+        ),
         offers: Offers,
     ) {
         if objects.is_empty() && offers.is_empty() {
             *self = Self::default();
             return;
         }
-        let world = world(services);
+        let world = world(services, clusters);
         let same = objects == self.objects && world == self.world;
         if same && offers == self.offers {
             return;
         }
+        let services_changed = !world.services.keys().eq(self.world.services.keys());
         if !same {
             (self.objects, self.world) = (objects.to_vec(), world);
             self.compile();
         }
         self.offers = offers;
-        self.merge();
+        self.merge(services_changed);
     }
 
     fn compile(&mut self) {
@@ -74,24 +106,72 @@ impl Rules {
             };
             self.own.extend(kept.map(|routes| (name, routes)));
         }
-        self.published = producers::published(&self.own, &self.published, &mut self.findings);
+        self.publish();
     }
 
-    fn merge(&mut self) {
-        let before = std::mem::take(&mut self.routes);
-        let mut problems = self.findings.clone();
+    /// Only what changed is written out again: most rules do not, when one does.
+    fn publish(&mut self) {
+        let before = std::mem::take(&mut self.told);
+        let mut published = BTreeMap::new();
+        for (name, own) in &self.own {
+            let told = match before.get(name) {
+                Some(told) if Arc::ptr_eq(&told.own, own) => told.clone(),
+                _ => {
+                    let one = [(name.clone(), Arc::clone(own))].into();
+                    let mut problems = Vec::new();
+                    let mut rules = producers::published(&one, &self.published, &mut problems);
+                    Told {
+                        own: Arc::clone(own),
+                        rules: rules.remove(name),
+                        problems,
+                    }
+                }
+            };
+            self.findings.extend(told.problems.iter().cloned());
+            published.extend(told.rules.clone().map(|rules| (name.clone(), rules)));
+            self.told.insert(name.clone(), told);
+        }
+        self.published = published;
+    }
+
+    fn merge(&mut self, known_services_changed: bool) {
+        let before = std::mem::take(&mut self.merged);
+        self.routes = BTreeMap::new();
+        self.problems = self.findings.clone();
         let is_known = |name: &ServiceName| self.world.services.contains_key(name);
-        let names = self.own.keys().chain(self.offers.keys());
-        for name in names.collect::<std::collections::BTreeSet<_>>() {
+        let names: BTreeSet<_> = self.own.keys().chain(self.offers.keys()).collect();
+        for name in names {
             let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
             let own = self.own.get(name);
-            let merged = producers::merged(name, own, offered, is_known, &mut problems);
-            let Some(now) = merged else { continue };
-            let same = before.get(name).filter(|b| **b == now);
-            let kept = same.map_or(now, Arc::clone);
-            self.routes.insert(name.clone(), kept);
+            let last = before.get(name);
+            let same = last.filter(|m| {
+                let own_is = match (&m.own, own) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    (a, b) => a.is_none() && b.is_none(),
+                };
+                own_is && m.offered == offered && !known_services_changed
+            });
+            let merged = same.cloned().unwrap_or_else(|| {
+                let mut problems = Vec::new();
+                let now = producers::merged(name, own, offered, is_known, &mut problems);
+                let last = last.and_then(|l| l.routes.as_ref());
+                let routes = match (now, last) {
+                    (Some(now), Some(last)) if *last == now => Some(Arc::clone(last)),
+                    (now, _) => now,
+                };
+                Merged {
+                    own: own.cloned(),
+                    offered: offered.to_vec(),
+                    routes,
+                    problems,
+                }
+            });
+            self.problems.extend(merged.problems.iter().cloned());
+            let routes = merged.routes.clone();
+            self.routes
+                .extend(routes.map(|routes| (name.clone(), routes)));
+            self.merged.insert(name.clone(), merged);
         }
-        self.problems = problems;
     }
 
     /// By the service that is called.
@@ -110,13 +190,21 @@ impl Rules {
     }
 }
 
-/// The services as rules refer to them.
-fn world(services: &BTreeMap<ServiceName, Arc<Service>>) -> World {
+/// What rules refer to: services with their ports, which labels their endpoints have, and regions. Endpoints that come and go change
+/// it only with the last one, or the first one, that has some labels.
+pub fn world(
+    services: &BTreeMap<ServiceName, Arc<Service>>,
+    clusters: &BTreeMap<ClusterName, Arc<Cluster>>,
+) -> World {
     let mut world = World::default();
     for service in services.values() {
         let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
         world.services.insert(service.name.clone(), ports.collect());
+        let labels = service.endpoints.iter().map(|e| e.labels.clone());
+        world.labels.insert(service.name.clone(), labels.collect());
     }
+    let regions = clusters.values().map(|c| c.region.to_string());
+    world.regions = Some(regions.collect());
     world
 }
 
@@ -164,13 +252,13 @@ mod tests {
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let one = [split("one", "cart")];
-        rules.look(&one, &services, Offers::new());
+        rules.look(&one, (&services, &BTreeMap::new()), Offers::new());
         assert_eq!(rules.routes().len(), 1);
         assert_eq!(rules.problems().len(), 1, "nobody knows the backend yet");
         let before = Arc::clone(&rules.routes()[&cart]);
 
         services.extend([service("shop/pay", 80)]);
-        rules.look(&one, &services, Offers::new());
+        rules.look(&one, (&services, &BTreeMap::new()), Offers::new());
         assert!(rules.problems().is_empty(), "{:?}", rules.problems());
         let known = Arc::clone(&rules.routes()[&cart]);
         assert_ne!(before, known);
@@ -178,13 +266,48 @@ mod tests {
         services.extend([service("shop/other", 80)]);
         rules.look(
             &[split("one", "cart"), split("two", "other")],
-            &services,
+            (&services, &BTreeMap::new()),
             Offers::new(),
         );
         assert!(Arc::ptr_eq(&known, &rules.routes()[&cart]));
         assert_eq!(rules.routes().len(), 2);
-        rules.look(&[], &services, Offers::new());
+        rules.look(&[], (&services, &BTreeMap::new()), Offers::new());
         assert!(rules.routes().is_empty());
+    }
+
+    #[test]
+    fn a_subset_nobody_is_in_is_told_until_somebody_is() {
+        let value = serde_json::json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "DestinationRule",
+            "metadata": { "name": "cart", "namespace": "shop" },
+            "spec": {
+                "host": "cart",
+                "subsets": [{ "name": "v2", "labels": { "version": "v2" } }],
+            },
+        });
+        let objects = [Object::new("a.yaml:1", value).unwrap()];
+        let (name, cart) = service("shop/cart", 80);
+        let mut rules = Rules::default();
+        let mut look = |cart: Service| {
+            let services: BTreeMap<_, _> = [(name.clone(), Arc::new(cart))].into();
+            rules.look(&objects, (&services, &BTreeMap::new()), Offers::new());
+            (
+                rules.problems().to_vec(),
+                rules.routes()[&name].traffic.len(),
+            )
+        };
+        let (problems, policies) = look(Service::clone(&cart));
+        assert_eq!((problems.len(), policies), (1, 1));
+        assert!(problems[0].contains("TW0226"), "{problems:?}");
+        let endpoint = serde_json::json!({
+            "id": "abcdefghijklm", "cluster": "west", "region": "r", "weight": 100,
+            "health": "healthy", "identity": "spiffe://west.mesh.internal/ns/shop/sa/cart",
+            "ports": [80], "labels": { "version": "v2" },
+        });
+        let mut with = Service::clone(&cart);
+        with.endpoints = vec![serde_json::from_value(endpoint).unwrap()];
+        assert_eq!(look(with), (vec![], 1));
     }
 
     #[test]
@@ -205,9 +328,9 @@ mod tests {
         let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut rules = Rules::default();
-        rules.look(&[object(1)], &services, Offers::new());
+        rules.look(&[object(1)], (&services, &BTreeMap::new()), Offers::new());
         let before = Arc::clone(&rules.routes()[&cart]);
-        rules.look(&[object(300)], &services, Offers::new());
+        rules.look(&[object(300)], (&services, &BTreeMap::new()), Offers::new());
         assert!(Arc::ptr_eq(&before, &rules.routes()[&cart]));
         let last = rules.problems().last().unwrap();
         assert!(
@@ -215,7 +338,7 @@ mod tests {
             "{last}"
         );
         let mut new = Rules::default();
-        new.look(&[object(300)], &services, Offers::new());
+        new.look(&[object(300)], (&services, &BTreeMap::new()), Offers::new());
         assert!(new.routes().is_empty());
     }
 }

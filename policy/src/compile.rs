@@ -1,6 +1,9 @@
 //! All objects into what holds for each service. Where several objects have rules for the same service and callers, Gateway
 //! API's go before Istio's and those before SMI's. Routes of the Gateway API are one list, by the precedence that it states; of the
-//! others one object holds, the oldest that names the service. Whatever does not hold is reported.
+//! others one object holds, the oldest that names the service. Whatever does not hold is reported. Rules for streams are merged
+//! by themselves, in the same way.
+
+mod streams;
 
 use std::{
     cmp::Reverse,
@@ -10,12 +13,12 @@ use std::{
 
 use tradewind_api::{
     Namespace, ServiceName,
-    route::{FieldMatch, Match, PathIs, PathMatch, Routes, Rule, Table, Text},
+    route::{FieldMatch, Match, Origin, PathIs, PathMatch, Routes, Rule, Table, Text},
     traffic::TrafficPolicy,
 };
 
 use crate::{
-    draft::{Api, Callers, Draft},
+    draft::{Api, Callers, Draft, Drafts},
     fields,
     finding::{Code, Finding},
     gateway_api, istio,
@@ -59,7 +62,7 @@ pub fn compile(objects: &[Object], services: &World) -> Policy {
         .collect();
     let mut findings = Vec::new();
     world.traffic = traffic_of(&objects, &world, &mut findings);
-    let mut drafts = Vec::new();
+    let mut drafts = Drafts::default();
     for (index, object) in objects.iter().enumerate() {
         let Some(kind) = known(object) else { continue };
         let mut report = Report::new(object, &mut findings);
@@ -69,21 +72,43 @@ pub fn compile(objects: &[Object], services: &World) -> Policy {
             None => (&serde_json::Value::Null, At::default()),
         };
         fields::check(spec, kind.fields(), &at, &mut report);
-        drafts.extend(match kind {
-            Known::HttpRoute => gateway_api::http_route(object, index, &world, &mut report),
-            Known::GrpcRoute => gateway_api::grpc_route(object, index, &world, &mut report),
-            Known::VirtualService => istio::virtual_service(object, index, &world, &mut report),
-            Known::TrafficSplit => smi::traffic_split(object, index, &groups, &world, &mut report),
-            Known::ReferenceGrant | Known::HttpRouteGroup | Known::DestinationRule => Vec::new(),
-        });
+        let read = read(object, index, kind, (&groups, &world), &mut report);
+        drafts.requests.extend(read.requests);
+        drafts.streams.extend(read.streams);
     }
-    let mut routes = merge(&objects, drafts, &mut findings);
+    let mut routes = merge(&objects, drafts.requests, &mut findings);
+    streams::merge(&objects, drafts.streams, &mut routes, &mut findings);
     for (service, traffic) in world.traffic {
         routes.entry(service).or_default().traffic = traffic;
     }
     findings.sort();
     findings.dedup();
     Policy { routes, findings }
+}
+
+/// What one object says by itself.
+fn read(
+    object: &Object,
+    index: usize,
+    kind: Known,
+    (groups, world): (&[&Object], &World),
+    report: &mut Report<'_>,
+) -> Drafts {
+    match kind {
+        Known::HttpRoute => {
+            Drafts::of_requests(gateway_api::http_route(object, index, world, report))
+        }
+        Known::GrpcRoute => {
+            Drafts::of_requests(gateway_api::grpc_route(object, index, world, report))
+        }
+        Known::TcpRoute => Drafts::of_streams(gateway_api::tcp_route(object, index, world, report)),
+        Known::TlsRoute => Drafts::of_streams(gateway_api::tls_route(object, index, world, report)),
+        Known::VirtualService => istio::virtual_service(object, index, world, report),
+        Known::TrafficSplit => {
+            Drafts::of_requests(smi::traffic_split(object, index, groups, world, report))
+        }
+        Known::ReferenceGrant | Known::HttpRouteGroup | Known::DestinationRule => Drafts::default(),
+    }
 }
 
 /// What DestinationRules make, before the routes that refer to their subsets.
@@ -116,19 +141,8 @@ fn merge(
     drafts: Vec<Draft>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<ServiceName, Routes> {
-    let mut by_key: BTreeMap<Key, Vec<Draft>> = BTreeMap::new();
-    for draft in drafts {
-        let namespaces: Vec<_> = match &draft.callers {
-            Callers::All => vec![None],
-            Callers::Of(namespaces) => namespaces.iter().cloned().map(Some).collect(),
-        };
-        for namespace in namespaces {
-            let key = (draft.service.clone(), namespace);
-            by_key.entry(key).or_default().push(draft.clone());
-        }
-    }
     let mut routes: BTreeMap<ServiceName, Routes> = BTreeMap::new();
-    for ((service, callers), drafts) in by_key {
+    for ((service, callers), drafts) in by_key(drafts) {
         let Some(table) = table(objects, &service, drafts, findings) else {
             continue;
         };
@@ -141,13 +155,53 @@ fn merge(
     routes
 }
 
+/// Who has rules for whose calls to what.
+fn by_key<R: Clone, O: Copy>(drafts: Vec<Draft<R, O>>) -> BTreeMap<Key, Vec<Draft<R, O>>> {
+    let mut by_key: BTreeMap<Key, Vec<Draft<R, O>>> = BTreeMap::new();
+    for draft in drafts {
+        let namespaces: Vec<_> = match &draft.callers {
+            Callers::All => vec![None],
+            Callers::Of(namespaces) => namespaces.iter().cloned().map(Some).collect(),
+        };
+        for namespace in namespaces {
+            let key = (draft.service.clone(), namespace);
+            by_key.entry(key).or_default().push(draft.clone());
+        }
+    }
+    by_key
+}
+
 /// The table of one service and its callers.
 fn table(
     objects: &[&Object],
     service: &ServiceName,
-    mut drafts: Vec<Draft>,
+    drafts: Vec<Draft>,
     findings: &mut Vec<Finding>,
 ) -> Option<Table> {
+    let on = format!("service {service}");
+    let (rules, otherwise) = held(objects, &on, drafts, findings)?;
+    let origin = |rule: &Rule| rule.origin.clone();
+    let covers = |a: &Rule, b: &Rule| covers(&a.when, &b.when);
+    let takes = format!("a request for {on}");
+    shadows(objects, &takes, &rules, (origin, covers), findings);
+    unasked(objects, service, &rules, findings);
+    Some(Table {
+        rules: rules.into_iter().map(|(_, rule)| rule).collect(),
+        otherwise,
+    })
+}
+
+/// Rules, each with its object.
+type Held<R> = Vec<(usize, R)>;
+
+/// The rules that hold for one service and its callers, in order, and what becomes of what they do not match. Those that do not hold are
+/// told that they have no effect on `what`.
+fn held<R, O: Copy>(
+    objects: &[&Object],
+    what: &str,
+    mut drafts: Vec<Draft<R, O>>,
+    findings: &mut Vec<Finding>,
+) -> Option<(Held<R>, O)> {
     // Objects are in the order of their age, so the index is it.
     drafts.sort_by_key(|d| (d.api, d.by_pattern, d.object));
     let first = drafts.first()?;
@@ -162,7 +216,7 @@ fn table(
         };
         if told.insert(draft.object) {
             let text = format!(
-                "has no effect on service {service}: {winner} ({}) goes before it",
+                "has no effect on {what}: {winner} ({}) goes before it",
                 winner.place
             );
             Report::new(object, findings).say(Code::Superseded, &At::default(), text);
@@ -180,43 +234,34 @@ fn table(
         // Stable: within one route the order of its rules stays.
         rules.sort_by_key(|(rank, object, _)| (Reverse(*rank), *object));
     }
-    let rules: Vec<_> = rules
-        .into_iter()
-        .map(|(_, object, rule)| (object, rule))
-        .collect();
-    shadows(objects, service, &rules, findings);
-    unasked(objects, service, &rules, findings);
-    Some(Table {
-        rules: rules.into_iter().map(|(_, rule)| rule).collect(),
-        otherwise,
-    })
+    let rules = rules.into_iter().map(|(_, object, rule)| (object, rule));
+    Some((rules.collect(), otherwise))
 }
 
 /// Rules of one service that are compared with each other: what they cost is the square of it.
 const MAX_COMPARED: usize = 1_000;
 
-/// Reports rules that are never asked: each one that another before it takes all the requests of.
-fn shadows(
+/// Reports rules that are never asked: each one that another before it takes everything of, which is called `what`.
+fn shadows<R>(
     objects: &[&Object],
-    service: &ServiceName,
-    rules: &[(usize, Rule)],
+    what: &str,
+    rules: &[(usize, R)],
+    (origin, covers): (impl Fn(&R) -> Origin, impl Fn(&R, &R) -> bool),
     findings: &mut Vec<Finding>,
 ) {
     let mut told = BTreeSet::new();
     for (i, (object, rule)) in rules.iter().take(MAX_COMPARED).enumerate() {
-        let before = rules
-            .iter()
-            .take(i)
-            .find(|(_, b)| covers(&b.when, &rule.when));
+        let before = rules.iter().take(i).find(|(_, b)| covers(b, rule));
         let (Some((_, before)), Some(object)) = (before, objects.get(*object)) else {
             continue;
         };
+        let (origin, before) = (origin(rule), origin(before));
+        let text = format!(
+            "{} never takes {what}: {before} takes them all",
+            origin.rule
+        );
         // One of several matches of a rule says it for all.
-        if told.insert((&rule.origin, &before.origin)) {
-            let text = format!(
-                "{} never takes a request for service {service}: {} takes them all",
-                rule.origin.rule, before.origin
-            );
+        if told.insert((origin, before)) {
             Report::new(object, findings).say(Code::Shadowed, &At::spec(), text);
         }
     }

@@ -9,13 +9,22 @@ use crate::{
 const HEAD: &str = "# Traffic policy: kinds and their fields
 
 A controller reads these objects from its `--manifests` directory and gives its cluster's proxies the rules for calls to each service; what is wrong or without effect stands in `tradewind status`.
-`tradewind analyze` says the same of files before anybody acts on them, `tradewind analyze --live` of what a running cluster has, and both together what the files would change. `tradewind routes` shows what holds. Rules hold for HTTP/1, HTTP/2, gRPC and WebSocket calls of callers with a proxy in this cluster, wherever the backends are.
-A proxy keeps its rules while no controller answers.
+`tradewind analyze` says the same of files before anybody acts on them, `tradewind analyze --live` of what a running cluster has, and both together what the files would change. `tradewind routes` shows what holds. Rules hold for HTTP/1, HTTP/2, gRPC and WebSocket calls of callers with a proxy in this cluster, wherever the backends are,
+and those of TCPRoute, TLSRoute and VirtualService's `tcp` and `tls` for their connections whose bytes are no HTTP. A proxy keeps its rules while no controller answers.
 
 DestinationRules say how a service's endpoints are called: how one is picked, how much is asked at once, when one is left alone, which are near, and which of them are a subset that a
 VirtualService may name. A request for a subset that no rule for its caller defines, or that no endpoint is in, is answered with 503.
 
 What a rule answers itself carries `tradewind-error`: `no-rule` (404: there are rules, and none for this request), `no-backend` (500), `fault`, `timeout` (504).
+
+Rules for streams say to whom a connection goes, once, before anything of it was sent; connections that are open keep what they have. Whether a connection is HTTP is found in its first bytes, unless its
+service's port says what it is, so a request is never subject to a rule for streams. A TLSRoute's `hostnames` and a VirtualService's `sniHosts` are the server name that the client's TLS asks for: `*.` stands for one
+or more labels, and a client that asks for none, or speaks no TLS, meets none of them. A caller's proxy waits for the client's first bytes only where rules for the port that was called ask for a name, and then for 200 ms; whoever has said
+nothing by then may be waiting for the server, and meets what asks for no name; where that leads nowhere it is reset after ten seconds more of silence. GEP-1294 advises meshes
+to read nothing into a route's `hostnames` until that is specified; a TLSRoute has nothing else to match by, so here its names are what they are at a gateway.
+
+A stream that meets no rule goes on to the service that was called, but for the Gateway API: once a TCPRoute or TLSRoute is for a port, or for all, a connection to it that none of them takes is closed. A connection
+to a backend that is none, or of a rule whose weights sum to nothing, is closed too. The client sees a reset, and the proxy counts it among the tunnels that failed and writes down `no-rule` or `no-backend`.
 
 Retries that a rule asks for come out of the same budget as all others: a fifth of the calls to a service, or what a DestinationRule's `retryBudget` says.
 
@@ -24,7 +33,8 @@ Every field of every kind that is read is either acted on or reported, by its pa
 Rules hold for a service and its callers. Where several objects have rules for the same ones, Gateway API's go before Istio's and those before SMI's. Gateway API's
 routes are one list, by the precedence that it states; of the others one object holds: one that names the service before one that means it by a `*`, then the oldest, then by
 namespace and name. Rules for callers of one namespace (a Gateway API route in another namespace than its parent's, a VirtualService with `exportTo`) go before those for
-everybody. What does not hold is reported.
+everybody. What does not hold is reported. Rules for streams are a list of their own, by the same order: of Gateway API's routes a whole server name goes before one with a star, of those the longer goes first, and
+routes without names, every TCPRoute among them, come last; in a VirtualService all of `tls` goes before `tcp`. A service may have its rules for requests from one API and those for streams from another.
 
 Of DestinationRules one holds for a service and a caller, as a whole. One in the service's namespace is for the callers of the namespaces in `exportTo`, or for everybody; one in another namespace is for
 callers of its own namespace alone, and goes before it. Of those in one namespace, one that names the service goes before one that means it by a `*` (and a longer pattern before a shorter), then

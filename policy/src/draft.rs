@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tradewind_api::{
     Namespace, ServiceName,
-    route::{Backend, BackendRef, Otherwise, Rule},
+    route::{Backend, BackendRef, Otherwise, Rule, StreamBackend, StreamOtherwise, StreamRule},
 };
 
 /// Whose rules win where several APIs have some for the same service and callers. Smaller is stronger.
@@ -28,9 +28,10 @@ pub(crate) enum Callers {
 }
 
 /// How strong a rule of the Gateway API is among those of all routes for one parent; greater comes first.
+/// Of a stream's rule the server name stands for the path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    /// Exact before prefix before expression.
+    /// Exact before prefix before expression; of a server name: whole before one with a star before none.
     pub(crate) path: u8,
     /// Characters of it.
     pub(crate) path_length: usize,
@@ -39,9 +40,9 @@ pub(crate) struct Rank {
     pub(crate) query: usize,
 }
 
-/// See the module.
+/// See the module. Of requests where nothing else is said.
 #[derive(Clone, Debug)]
-pub(crate) struct Draft {
+pub(crate) struct Draft<R = Rule, O = Otherwise> {
     pub(crate) api: Api,
     /// Index of the object among those that were read.
     pub(crate) object: usize,
@@ -49,9 +50,35 @@ pub(crate) struct Draft {
     pub(crate) callers: Callers,
     /// Its host was a pattern, so that one that names the service is stronger.
     pub(crate) by_pattern: bool,
-    pub(crate) otherwise: Otherwise,
+    pub(crate) otherwise: O,
     /// In the object's order.
-    pub(crate) rules: Vec<(Rank, Rule)>,
+    pub(crate) rules: Vec<(Rank, R)>,
+}
+
+/// The same of streams.
+pub(crate) type StreamDraft = Draft<StreamRule, StreamOtherwise>;
+
+/// What one object makes.
+#[derive(Debug, Default)]
+pub(crate) struct Drafts {
+    pub(crate) requests: Vec<Draft>,
+    pub(crate) streams: Vec<StreamDraft>,
+}
+
+impl Drafts {
+    pub(crate) fn of_requests(requests: Vec<Draft>) -> Self {
+        Self {
+            requests,
+            streams: Vec::new(),
+        }
+    }
+
+    pub(crate) fn of_streams(streams: Vec<StreamDraft>) -> Self {
+        Self {
+            requests: Vec::new(),
+            streams,
+        }
+    }
 }
 
 /// Weights in lowest terms, so that 90 to 10 is 9 to 1 whoever says so.
@@ -62,6 +89,15 @@ pub(crate) fn in_lowest_terms(backends: &mut [Backend]) {
             backend.weight /= common;
         }
     }
+}
+
+/// What a stream's backend has of a request's.
+pub(crate) fn of_stream(backends: Vec<Backend>) -> Vec<StreamBackend> {
+    let of_one = |b: Backend| StreamBackend {
+        to: b.to,
+        weight: b.weight,
+    };
+    backends.into_iter().map(of_one).collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {

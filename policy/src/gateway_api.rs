@@ -7,15 +7,17 @@ pub(crate) mod fields;
 mod filters;
 mod grpc_route;
 mod http_route;
+mod stream_route;
 mod types;
 
 use tradewind_api::{
     Namespace, ServiceName,
-    route::{Action, Direct, Match, Origin, Otherwise, PathIs, Rule, To},
+    route::{Action, Direct, Kind, Match, Origin, Otherwise, PathIs, Rule, To},
 };
 
 pub(crate) use grpc_route::grpc_route;
 pub(crate) use http_route::http_route;
+pub(crate) use stream_route::{tcp_route, tls_route};
 use types::ParentRef;
 
 use crate::{
@@ -54,6 +56,10 @@ struct Made {
 /// A rule's name and its place among the rules.
 type Named<'a> = (Option<&'a String>, usize);
 
+fn name_of((name, index): Named<'_>) -> String {
+    name.cloned().unwrap_or_else(|| format!("rules[{index}]"))
+}
+
 /// A rule as one for each of its matches; for everything where it has none.
 fn for_each_match<M>(
     (name, index): Named<'_>,
@@ -71,7 +77,7 @@ fn for_each_match<M>(
     if whens.is_empty() {
         whens.push(Match::default());
     }
-    let name = name.cloned().unwrap_or_else(|| format!("rules[{index}]"));
+    let name = name_of((name, index));
     let then = std::sync::Arc::new(action);
     let made = |when| Made {
         name: name.clone(),
@@ -92,49 +98,69 @@ impl Reader<'_> {
         &self,
         parents: &[ParentRef],
         index: usize,
-        kind: tradewind_api::route::Kind,
+        kind: Kind,
         made: &[Made],
         report: &mut Report<'_>,
     ) -> Vec<Draft> {
+        let rule = |m: &Made, port: Option<u16>| {
+            let when = Match {
+                port: port.or(m.when.port),
+                ..m.when.clone()
+            };
+            let rule = Rule {
+                origin: self.origin(kind, &m.name),
+                when,
+                then: std::sync::Arc::clone(&m.then),
+            };
+            (m.rank, rule)
+        };
+        self.drafts(parents, index, Otherwise::NotFound, report, |port| {
+            made.iter().map(|m| rule(m, port)).collect()
+        })
+    }
+
+    /// What each parent that is a service has, with the rules for it or for its port. A route in its namespace is the producer's and for
+    /// everybody, another one a consumer's and for the callers of its own.
+    fn drafts<R, O: Copy>(
+        &self,
+        parents: &[ParentRef],
+        index: usize,
+        otherwise: O,
+        report: &mut Report<'_>,
+        rules: impl Fn(Option<u16>) -> Vec<(Rank, R)>,
+    ) -> Vec<Draft<R, O>> {
         let at = At::spec().field("parentRefs");
         let mut drafts = Vec::new();
         for (i, parent) in parents.iter().enumerate() {
             let Some((service, port)) = self.parent(parent, &at.index(i), report) else {
                 continue;
             };
-            let producer = service.namespace == *self.namespace();
-            let rule = |m: &Made| {
-                let when = Match {
-                    port: port.or(m.when.port),
-                    ..m.when.clone()
-                };
-                let rule = Rule {
-                    origin: Origin {
-                        kind,
-                        object: self.object.name.clone(),
-                        rule: m.name.clone(),
-                        cluster: None,
-                    },
-                    when,
-                    then: std::sync::Arc::clone(&m.then),
-                };
-                (m.rank, rule)
+            let callers = if service.namespace == *self.namespace() {
+                Callers::All
+            } else {
+                Callers::Of([self.namespace().clone()].into())
             };
             drafts.push(Draft {
                 api: Api::Gateway,
                 object: index,
                 service,
-                callers: if producer {
-                    Callers::All
-                } else {
-                    Callers::Of([self.namespace().clone()].into())
-                },
+                callers,
                 by_pattern: false,
-                otherwise: Otherwise::NotFound,
-                rules: made.iter().map(rule).collect(),
+                otherwise,
+                rules: rules(port),
             });
         }
         drafts
+    }
+
+    /// Where a rule stands.
+    fn origin(&self, kind: Kind, rule: &str) -> Origin {
+        Origin {
+            kind,
+            object: self.object.name.clone(),
+            rule: rule.to_owned(),
+            cluster: None,
+        }
     }
 
     /// The service that a parent is, and the port where it says one.

@@ -6,6 +6,7 @@ mod fault;
 pub(crate) mod fields;
 mod http;
 mod scope;
+mod stream;
 mod types;
 mod virtual_service;
 

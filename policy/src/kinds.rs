@@ -10,6 +10,10 @@ pub(crate) enum Known {
     /// Gateway API.
     GrpcRoute,
     /// Gateway API.
+    TcpRoute,
+    /// Gateway API.
+    TlsRoute,
+    /// Gateway API.
     ReferenceGrant,
     /// Istio.
     VirtualService,
@@ -23,9 +27,11 @@ pub(crate) enum Known {
 
 impl Known {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
         Self::ReferenceGrant,
         Self::VirtualService,
         Self::DestinationRule,
@@ -38,6 +44,8 @@ impl Known {
         match self {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
@@ -48,7 +56,11 @@ impl Known {
 
     pub(crate) const fn group(self) -> &'static str {
         match self {
-            Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => "gateway.networking.k8s.io",
+            Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TcpRoute
+            | Self::TlsRoute
+            | Self::ReferenceGrant => "gateway.networking.k8s.io",
             Self::VirtualService | Self::DestinationRule => "networking.istio.io",
             Self::TrafficSplit => "split.smi-spec.io",
             Self::HttpRouteGroup => "specs.smi-spec.io",
@@ -59,6 +71,8 @@ impl Known {
         match self {
             Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::GrpcRoute => &["v1"],
+            Self::TcpRoute => &["v1", "v1alpha2"],
+            Self::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Self::VirtualService | Self::DestinationRule => &["v1", "v1beta1", "v1alpha3"],
             Self::TrafficSplit | Self::HttpRouteGroup => {
                 &["v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"]
@@ -71,6 +85,8 @@ impl Known {
         match self {
             Self::HttpRoute => gateway_api::fields::HTTP_ROUTE,
             Self::GrpcRoute => gateway_api::fields::GRPC_ROUTE,
+            Self::TcpRoute => gateway_api::fields::TCP_ROUTE,
+            Self::TlsRoute => gateway_api::fields::TLS_ROUTE,
             Self::ReferenceGrant => gateway_api::fields::REFERENCE_GRANT,
             Self::VirtualService => istio::fields::VIRTUAL_SERVICE,
             Self::DestinationRule => istio::destination_rule::fields::DESTINATION_RULE,

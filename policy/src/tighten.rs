@@ -2,13 +2,14 @@
 //! but not more. Pure.
 //!
 //! A bound holds where all of the producer's rules that send calls on state it; of several the widest. For settings of endpoints
-//! it is the producer's for the same port, and the same subset where he has one.
+//! it is the producer's for the same port, and the same subset where he has one. Of streams nothing is bounded: their rules say where
+//! they go, and that is for consumers to say.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
     ServiceName,
-    route::{Retry, Routes, Rule, Table, To},
+    route::{Retry, Routes, Rule, StreamRule, Streams, Table, To},
     traffic::{PerPort, Pool, RetryBudget, Settings, TrafficPolicy},
 };
 
@@ -40,11 +41,19 @@ pub fn producers(service: &ServiceName, routes: &Routes) -> Option<Routes> {
     let own =
         |t: &&Arc<TrafficPolicy>| is_for_all(t) && t.origin.object.namespace == service.namespace;
     let traffic: Vec<_> = routes.traffic.iter().filter(own).cloned().collect();
-    (of_all.is_some() || !traffic.is_empty()).then_some(Routes {
+    let own = |r: &StreamRule| r.origin.object.namespace == service.namespace;
+    let of_all_streams = routes.streams.of_all.clone();
+    let streams = Streams {
+        of_callers: BTreeMap::new(),
+        of_all: of_all_streams.filter(|t| t.rules.iter().all(own)),
+    };
+    let said = Routes {
         of_callers: BTreeMap::new(),
         of_all,
         traffic,
-    })
+        streams,
+    };
+    (said != Routes::default()).then_some(said)
 }
 
 /// Whether all rules of a table are of the service's own namespace.
@@ -199,7 +208,10 @@ fn settings_within(own: &Arc<Settings>, theirs: &Settings) -> Arc<Settings> {
 mod tests {
     use tradewind_api::{
         Namespace,
-        route::{Action, Kind, Match, Origin, Otherwise, Timeouts},
+        route::{
+            Action, Kind, Match, Origin, Otherwise, StreamMatch, StreamOtherwise, StreamTable,
+            Timeouts,
+        },
         traffic::{Outlier, Subset},
     };
 
@@ -322,11 +334,13 @@ mod tests {
                 Arc::clone(&for_all),
                 Arc::new(stray.clone()),
             ],
+            ..Routes::default()
         };
         let expected = Routes {
             of_callers: BTreeMap::new(),
             of_all: Some(own),
             traffic: vec![for_all],
+            ..Routes::default()
         };
         assert_eq!(producers(&cart(), &all), Some(expected));
         let none = Routes {
@@ -335,6 +349,42 @@ mod tests {
             ..Routes::default()
         };
         assert_eq!(producers(&cart(), &none), None);
+    }
+
+    #[test]
+    fn of_streams_the_producers_word_is_what_its_namespace_says_to_everybody_and_nothing_is_bounded()
+     {
+        let rule = |object: &str| StreamRule {
+            origin: origin(Kind::TcpRoute, object),
+            when: StreamMatch::default(),
+            to: Vec::new(),
+        };
+        let table = |objects: &[&str]| {
+            Some(Arc::new(StreamTable {
+                rules: objects.iter().map(|o| rule(o)).collect(),
+                otherwise: StreamOtherwise::Closed,
+            }))
+        };
+        let of = |of_all, of_front: Option<_>| Routes {
+            streams: Streams {
+                of_all,
+                of_callers: of_front.map(|t| (front(), t)).into_iter().collect(),
+            },
+            ..Routes::default()
+        };
+        let own = table(&["shop/cart"]);
+        let all = of(own.clone(), table(&["front/cart"]));
+        assert_eq!(producers(&cart(), &all), Some(of(own, None)));
+        assert_eq!(
+            producers(&cart(), &of(table(&["shop/cart", "front/cart"]), None)),
+            None
+        );
+        assert_eq!(producers(&cart(), &of(None, table(&["shop/cart"]))), None);
+        let consumers = of(None, table(&["front/cart"]));
+        assert_eq!(
+            tighten(&cart(), &consumers, &all),
+            (consumers.clone(), vec![])
+        );
     }
 
     fn policy(namespace: Option<Namespace>, settings: PerPort) -> TrafficPolicy {

@@ -72,6 +72,30 @@ pub(crate) fn header_name(name: &str, at: &At, report: &mut Report<'_>) -> Optio
     Some(name)
 }
 
+/// Longest label of a DNS name, and longest name (RFC 1035 section 2.3.4).
+const MAX_LABEL: usize = 63;
+const MAX_NAME: usize = 253;
+
+/// A server name that TLS clients ask for, in lower case: a whole one, or one with `*.` in front. An address is none (RFC 6066).
+pub(crate) fn server_name(text: &str, at: &At, report: &mut Report<'_>) -> Option<String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_label = |label: &str| {
+        let inside = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+        (1..=MAX_LABEL).contains(&label.len())
+            && label.bytes().all(inside)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_one = name.len() <= MAX_NAME
+        && name.split('.').all(is_label)
+        && name.parse::<std::net::Ipv4Addr>().is_err();
+    if !is_one {
+        report.invalid(at, text, "a host name, or one with *. in front");
+        return None;
+    }
+    Some(text.to_ascii_lowercase())
+}
+
 /// A header field.
 pub(crate) fn header(
     name: &str,

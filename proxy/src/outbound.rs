@@ -22,6 +22,7 @@ mod patience;
 mod route;
 mod rules;
 mod status;
+mod streams;
 mod upgrade;
 
 #[cfg(test)]

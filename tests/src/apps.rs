@@ -4,7 +4,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -88,6 +91,26 @@ async fn remember(
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     }
     Ok(response)
+}
+
+/// HTTP/1.1 that answers everything with its name, under a status that the test may change at any time.
+pub fn with_status(listener: TcpListener, name: &'static str, status: Arc<AtomicU16>) {
+    task::spawn("test http app", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let status = Arc::clone(&status);
+            let service = service_fn(move |_: Request<Incoming>| {
+                let mut response = Response::new(Full::new(Bytes::from_static(name.as_bytes())));
+                let now = StatusCode::from_u16(status.load(Ordering::SeqCst));
+                *response.status_mut() = now.expect("a status");
+                std::future::ready(Ok::<_, Infallible>(response))
+            });
+            task::spawn("test http connection", async move {
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                drop(served.await);
+            });
+        }
+    });
 }
 
 /// HTTP/2 in clear, with prior knowledge: says who is here.

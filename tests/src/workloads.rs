@@ -37,15 +37,20 @@ impl Workload {
 impl Federation {
     /// A workload of `service` (namespace/name:port) with a process of its own that answers "<name> from <cluster>/<n>".
     pub async fn workload(&self, number: usize, n: u8, service: &str) -> Workload {
+        self.workload_with(number, n, service, &[]).await
+    }
+
+    /// The same whose proxy has more flags.
+    pub async fn workload_with(
+        &self,
+        number: usize,
+        n: u8,
+        service: &str,
+        more: &[&str],
+    ) -> Workload {
         let (app, app_addr) = self.app(number, n, service).await;
-        let mut workload = self
-            .serve(
-                number,
-                n,
-                &format!("{service}={app_addr},check=http:/healthz"),
-                &[],
-            )
-            .await;
+        let spec = format!("{service}={app_addr},check=http:/healthz");
+        let mut workload = self.serve(number, n, &spec, more).await;
         workload.app = Some(app);
         workload
     }

@@ -1,4 +1,4 @@
-//! Which rule a request meets, and what that makes of it: the route model (`tradewind_api::route`), ready to be asked. Proxies
+//! Which rule a request or a stream meets, and what that makes of it: the route model (`tradewind_api::route`), ready to be asked. Proxies
 //! decide by it, and `explain` asks the same functions. Pure: of (rules, request), with dice as an argument.
 //!
 //! Owns the compiled expressions of one table. A rule that cannot be compiled matches nothing; whoever made the table reports it.
@@ -6,6 +6,7 @@
 mod cors;
 mod edit;
 mod matcher;
+pub mod stream;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -175,11 +176,16 @@ impl fmt::Display for CompiledRule {
 
 /// The index of the backend that a number drawn uniformly over u64 falls on, each with its weight's share; none where the weights sum to nothing.
 pub fn pick(backends: &[Backend], drawn: u64) -> Option<usize> {
-    let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    pick_by(backends.iter().map(|b| b.weight), drawn)
+}
+
+/// The same of weights alone.
+fn pick_by(weights: impl Iterator<Item = u32> + Clone, drawn: u64) -> Option<usize> {
+    let total: u64 = weights.clone().map(u64::from).sum();
     // The top of a product with a uniform number is uniform over 0..total, without a division and without its bias.
     let mut left = u64::try_from((u128::from(drawn) * u128::from(total)) >> 64).unwrap_or(u64::MAX);
-    for (index, backend) in backends.iter().enumerate() {
-        match left.checked_sub(u64::from(backend.weight)) {
+    for (index, weight) in weights.enumerate() {
+        match left.checked_sub(u64::from(weight)) {
             None => return Some(index),
             Some(rest) => left = rest,
         }

@@ -12,8 +12,8 @@ const BINARY: &str = "tradewind-bench";
 const PROFILE: &str = "dist";
 /// The product's own.
 const PRODUCT: &str = "tradewind";
-/// The benchmark that needs it.
-const PROXY: &str = "proxy";
+/// The benchmarks that need it.
+const OF_PROCESSES: [&str; 2] = ["proxy", "policy"];
 
 /// Runs the benchmark `words` begin with; the other words are its own.
 pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
@@ -29,8 +29,8 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
 fn start(root: &Path, words: &[&str]) -> Result<(), String> {
     let cargo = Cargo::new(root);
     let program = cargo.build(PROFILE, BINARY, false)?;
-    if words.first() == Some(&PROXY) {
-        // It measures whole processes of the product, found beside it.
+    if words.first().is_some_and(|w| OF_PROCESSES.contains(w)) {
+        // They measure whole processes of the product, found beside it.
         cargo.build(PROFILE, PRODUCT, false)?;
     }
     let target = program.ancestors().nth(2).unwrap_or(root);

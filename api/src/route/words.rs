@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 use super::{
     Abort, Action, BackendRef, Cors, Edits, Fault, FieldMatch, HeaderEdits, MILLION, Match,
     Millionths, Mirror, Otherwise, PathEdit, PathIs, Redirect, RedirectPort, Retry, RetryOn,
-    Rewrite, Text, Timeouts, To,
+    Rewrite, StreamMatch, StreamOtherwise, StreamRule, Text, Timeouts, To,
 };
+use crate::{id::Namespace, traffic::Labels};
 
 fn percent(share: Millionths) -> String {
     format!("{} %", f64::from(share) * 100.0 / f64::from(MILLION))
@@ -23,6 +24,61 @@ impl Otherwise {
             Self::Service => "it goes to the service",
         }
     }
+}
+
+impl StreamOtherwise {
+    /// What becomes of a stream that no rule matches.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Closed => "closed, if a rule is for its port; else it goes to the service",
+            Self::Service => "it goes to the service",
+        }
+    }
+}
+
+impl StreamMatch {
+    /// What must hold, a sentence each; none where every stream will do.
+    pub fn words(&self) -> Vec<String> {
+        let Self {
+            port,
+            sni,
+            caller_namespace,
+            caller_labels,
+        } = self;
+        let mut words = Vec::new();
+        words.extend(port.map(|p| format!("the port is {p}")));
+        if !sni.is_empty() {
+            words.push(format!("the server name is {}", sni.join(" or ")));
+        }
+        callers(caller_namespace.as_ref(), caller_labels, &mut words);
+        words
+    }
+}
+
+impl StreamRule {
+    /// What becomes of a stream, a sentence each.
+    pub fn words(&self) -> Vec<String> {
+        let backends = || self.to.iter().filter(|b| b.weight > 0);
+        if backends().next().is_none() {
+            return vec!["closes it: no backend has a weight".to_owned()];
+        }
+        let all: u64 = backends().map(|b| u64::from(b.weight)).sum();
+        let mut words = vec!["sends on".to_owned()];
+        words.extend(backends().map(|b| share(b.weight, all, &b.to)));
+        words
+    }
+}
+
+fn callers(namespace: Option<&Namespace>, labels: &Labels, words: &mut Vec<String>) {
+    words.extend(namespace.map(|n| format!("the caller is in namespace {n}")));
+    for (key, value) in labels {
+        words.push(format!("the caller's label {key} is {value:?}"));
+    }
+}
+
+fn share(weight: u32, all: u64, to: &BackendRef) -> String {
+    let share = f64::from(weight) * 100.0 / (all.max(1) as f64);
+    format!("{share:.1} % to {}", to.words(None))
 }
 
 impl Match {
@@ -54,11 +110,7 @@ impl Match {
         }
         words.extend(headers.iter().map(|f| field("header", f)));
         words.extend(query.iter().map(|f| field("query parameter", f)));
-        let namespace = caller_namespace.as_ref();
-        words.extend(namespace.map(|n| format!("the caller is in namespace {n}")));
-        for (key, value) in caller_labels {
-            words.push(format!("the caller's label {key} is {value:?}"));
-        }
+        callers(caller_namespace.as_ref(), caller_labels, &mut words);
         words
     }
 }
@@ -182,8 +234,7 @@ impl Action {
             To::Backends(backends) => {
                 let all: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
                 for backend in backends.iter().filter(|b| b.weight > 0) {
-                    let share = f64::from(backend.weight) * 100.0 / (all.max(1) as f64);
-                    words.push(format!("{share:.1} % to {}", backend.to.words(None)));
+                    words.push(share(backend.weight, all, &backend.to));
                     let its = edits_words(&backend.edits);
                     words.extend(its.into_iter().map(|w| format!("  for those, {w}")));
                 }
@@ -413,6 +464,31 @@ mod tests {
             "permits pages whose origin is \"https://shop\", with credentials",
         ];
         assert_eq!(action.words(), expected);
+    }
+
+    #[test]
+    fn rules_for_streams_are_told_too() {
+        let rule: StreamRule = serde_json::from_value(serde_json::json!({
+            "origin": {"kind": "TLSRoute", "object": "shop/db", "rule": "rules[0]", "cluster": null},
+            "when": {"port": 5432, "sni": ["a.example", "*.b.example"], "caller_namespace": "web",
+                     "caller_labels": {"app": "batch"}},
+            "to": [{"to": backend("shop/a", 3).to, "weight": 3}, {"to": {"broken": "why"}, "weight": 1}],
+        }))
+        .unwrap();
+        let expected = [
+            "the port is 5432",
+            "the server name is a.example or *.b.example",
+            "the caller is in namespace web",
+            "the caller's label app is \"batch\"",
+        ];
+        assert_eq!(rule.when.words(), expected);
+        let expected = ["sends on", "75.0 % to shop/a:80", "25.0 % to nobody: why"];
+        assert_eq!(rule.words(), expected);
+        let closed = StreamRule {
+            to: Vec::new(),
+            ..rule
+        };
+        assert_eq!(closed.words(), ["closes it: no backend has a weight"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tradewind_api::{
     ClusterName, Namespace, ServiceName,
     proto::v1,
-    route::{Origin, Routes, Rule, Table as Rules},
+    route::{Origin, Routes, Rule, StreamRule, StreamTable, Table},
     traffic::{Labels, PerPort, TrafficPolicy},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     admin::{Admin, Where},
     exit::{Exit, Failure, Outcome},
     output::{Format, Listing, Output},
-    table::{Table, or_dash},
+    table::{self, or_dash},
 };
 
 /// `tradewind routes shop/cart`
@@ -84,22 +84,78 @@ type Callers<'a> = Option<&'a Namespace>;
 /// All that something is said for, everybody else last.
 fn callers(routes: &Routes) -> Vec<Callers<'_>> {
     let by_policy = routes.traffic.iter().filter_map(|p| p.namespace.as_ref());
-    let mut named: Vec<&Namespace> = routes.of_callers.keys().chain(by_policy).collect();
+    let by_rules = routes
+        .of_callers
+        .keys()
+        .chain(routes.streams.of_callers.keys());
+    let mut named: Vec<&Namespace> = by_rules.chain(by_policy).collect();
     named.sort_unstable();
     named.dedup();
-    let for_all = routes.of_all.is_some() || routes.traffic.iter().any(|p| p.namespace.is_none());
+    let for_all = routes.of_all.is_some()
+        || routes.streams.of_all.is_some()
+        || routes.traffic.iter().any(|p| p.namespace.is_none());
     let named = named.into_iter().map(Some);
     named.chain(for_all.then_some(None)).collect()
 }
 
-/// The rules that hold for them.
-fn rules<'a>(routes: &'a Routes, callers: Callers<'_>) -> Option<&'a Rules> {
-    let of_all = routes.of_all.as_ref();
-    let found = match callers {
-        Some(namespace) => routes.for_caller(namespace),
-        None => of_all,
+/// One rule in words.
+#[derive(Debug)]
+struct Said<'a> {
+    origin: &'a Origin,
+    when: Vec<String>,
+    then: Vec<String>,
+}
+
+/// Rules in order, and what becomes of what none of them is for.
+#[derive(Debug)]
+struct Rules<'a> {
+    what: &'static str,
+    every: &'static str,
+    rules: Vec<Said<'a>>,
+    otherwise: &'static str,
+}
+
+impl<'a> Rules<'a> {
+    fn of_calls(table: &'a Table) -> Self {
+        let said = |rule: &'a Rule| Said {
+            origin: &rule.origin,
+            when: rule.when.words(),
+            then: rule.then.words(),
+        };
+        Self {
+            what: "calls",
+            every: "every request",
+            rules: table.rules.iter().map(said).collect(),
+            otherwise: table.otherwise.words(),
+        }
+    }
+
+    fn of_streams(table: &'a StreamTable) -> Self {
+        let said = |rule: &'a StreamRule| Said {
+            origin: &rule.origin,
+            when: rule.when.words(),
+            then: rule.words(),
+        };
+        Self {
+            what: "connections",
+            every: "every connection",
+            rules: table.rules.iter().map(said).collect(),
+            otherwise: table.otherwise.words(),
+        }
+    }
+}
+
+/// The rules that hold for them: for their requests, and for connections whose bytes are no HTTP.
+fn rules<'a>(routes: &'a Routes, callers: Callers<'_>) -> [Option<Rules<'a>>; 2] {
+    let streams = &routes.streams;
+    let (calls, streams) = match callers {
+        Some(namespace) => (routes.for_caller(namespace), streams.for_caller(namespace)),
+        None => (routes.of_all.as_ref(), streams.of_all.as_ref()),
     };
-    found.map(|table| &**table)
+    [
+        calls.map(|t| Rules::of_calls(t)),
+        streams.map(|t| Rules::of_streams(t)),
+    ]
 }
 
 /// The policies that may hold for them, strongest first: up to the first that asks for no label.
@@ -128,10 +184,10 @@ fn object(origin: &Origin) -> String {
 }
 
 /// Each once, in order.
-fn objects(rules: &[Rule]) -> Vec<String> {
+fn objects(rules: &[Option<Rules<'_>>; 2]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
-    for rule in rules {
-        let object = object(&rule.origin);
+    for rule in rules.iter().flatten().flat_map(|r| &r.rules) {
+        let object = object(rule.origin);
         if !found.contains(&object) {
             found.push(object);
         }
@@ -166,8 +222,8 @@ fn published(held: &Held, callers: Callers<'_>) -> Vec<String> {
         .collect()
 }
 
-fn table(found: &[Held]) -> Table {
-    let mut table = Table::new(&[
+fn table(found: &[Held]) -> table::Table {
+    let mut table = table::Table::new(&[
         "SERVICE",
         "CALLERS",
         "FROM",
@@ -177,14 +233,15 @@ fn table(found: &[Held]) -> Table {
     ]);
     for held in found {
         for callers in callers(&held.routes) {
-            let rules = rules(&held.routes, callers).map_or(&[][..], |t| &t.rules);
+            let rules = rules(&held.routes, callers);
+            let count: usize = rules.iter().flatten().map(|r| r.rules.len()).sum();
             let policies = policies(&held.routes, callers);
             let policies: Vec<_> = policies.into_iter().map(policy_words).collect();
             table.row([
                 held.said.service.clone(),
                 callers.map_or("all", Namespace::as_str).to_owned(),
-                or_dash(objects(rules).join(", ")),
-                rules.len().to_string(),
+                or_dash(objects(&rules).join(", ")),
+                count.to_string(),
                 or_dash(policies.join(", ")),
                 or_dash(published(held, callers).join("; ")),
             ]);
@@ -193,21 +250,35 @@ fn table(found: &[Held]) -> Table {
     table
 }
 
+fn rules_json(rules: Option<&Rules<'_>>) -> Value {
+    let Some(rules) = rules else {
+        return Value::Null;
+    };
+    let rule = |rule: &Said<'_>| {
+        json!({
+            "origin": rule.origin.to_string(),
+            "cluster": rule.origin.cluster.as_ref().map(ClusterName::as_str),
+            "when": rule.when,
+            "then": rule.then,
+        })
+    };
+    json!({
+        "rules": rules.rules.iter().map(rule).collect::<Vec<_>>(),
+        "otherwise": rules.otherwise,
+    })
+}
+
 fn as_json(held: &Held) -> Value {
     let line = |callers: Callers<'_>| {
-        let table = rules(&held.routes, callers);
-        let rules = table.map_or(&[][..], |t| &t.rules);
+        let rules = rules(&held.routes, callers);
+        let from = objects(&rules);
+        let [calls, streams] = &rules;
         let policies = policies(&held.routes, callers);
         json!({
             "callers": callers.map(Namespace::as_str),
-            "from": objects(rules),
-            "rules": rules.iter().map(|r| json!({
-                "origin": r.origin.to_string(),
-                "cluster": r.origin.cluster.as_ref().map(ClusterName::as_str),
-                "when": r.when.words(),
-                "then": r.then.words(),
-            })).collect::<Vec<_>>(),
-            "otherwise": table.map(|t| t.otherwise.words()),
+            "from": from,
+            "calls": rules_json(calls.as_ref()),
+            "connections": rules_json(streams.as_ref()),
             "policies": policies.into_iter().map(policy_words).collect::<Vec<_>>(),
         })
     };
@@ -225,31 +296,27 @@ fn described(held: &Held) -> String {
     let service = &held.said.service;
     let mut lines = Vec::new();
     let routes = &held.routes;
-    let tables = routes.of_callers.iter().map(|(n, t)| (Some(n), t));
-    for (callers, table) in tables.chain(routes.of_all.iter().map(|t| (None, t))) {
-        let whose = match callers {
-            Some(namespace) => format!("callers in namespace {namespace}"),
-            None if routes.of_callers.is_empty() => "all callers".to_owned(),
-            None => "all other callers".to_owned(),
-        };
-        lines.push(format!(
-            "rules for calls to {service}, for {whose}, in order"
-        ));
-        for rule in &table.rules {
-            lines.push(format!("  {}", rule.origin));
-            let when = rule.when.words();
-            let when = match when.as_slice() {
-                [] => "every request".to_owned(),
-                [..] => when.join("; "),
-            };
-            lines.push(format!("    when  {when}"));
-            let then = rule.then.words();
-            let word = |i: usize| if i == 0 { "then" } else { "    " };
-            let said = then.iter().enumerate();
-            lines.extend(said.map(|(i, words)| format!("    {}  {words}", word(i))));
-        }
-        lines.push(format!("  otherwise {}", table.otherwise.words()));
-        lines.push(String::new());
+    let calls = routes.of_callers.iter().map(|(n, t)| (Some(n), t));
+    let calls = calls.chain(routes.of_all.iter().map(|t| (None, t)));
+    for (callers, table) in calls {
+        let others = !routes.of_callers.is_empty();
+        rules_lines(
+            service,
+            (callers, others),
+            &Rules::of_calls(table),
+            &mut lines,
+        );
+    }
+    let streams = &routes.streams;
+    let tables = streams.of_callers.iter().map(|(n, t)| (Some(n), t));
+    for (callers, table) in tables.chain(streams.of_all.iter().map(|t| (None, t))) {
+        let others = !streams.of_callers.is_empty();
+        rules_lines(
+            service,
+            (callers, others),
+            &Rules::of_streams(table),
+            &mut lines,
+        );
     }
     if !routes.traffic.is_empty() {
         lines.push("how its endpoints are called: the first that is for a caller holds".to_owned());
@@ -263,6 +330,36 @@ fn described(held: &Held) -> String {
         said => format!("published: {}", said.join("; ")),
     });
     lines.join("\n")
+}
+
+fn rules_lines(
+    service: &str,
+    (callers, has_others): (Callers<'_>, bool),
+    rules: &Rules<'_>,
+    lines: &mut Vec<String>,
+) {
+    let whose = match callers {
+        Some(namespace) => format!("callers in namespace {namespace}"),
+        None if has_others => "all other callers".to_owned(),
+        None => "all callers".to_owned(),
+    };
+    let (what, every) = (rules.what, rules.every);
+    lines.push(format!(
+        "rules for {what} to {service}, for {whose}, in order"
+    ));
+    for rule in &rules.rules {
+        lines.push(format!("  {}", rule.origin));
+        let when = match rule.when.as_slice() {
+            [] => every.to_owned(),
+            when => when.join("; "),
+        };
+        lines.push(format!("    when  {when}"));
+        let word = |i: usize| if i == 0 { "then" } else { "    " };
+        let said = rule.then.iter().enumerate();
+        lines.extend(said.map(|(i, words)| format!("    {}  {words}", word(i))));
+    }
+    lines.push(format!("  otherwise {}", rules.otherwise));
+    lines.push(String::new());
 }
 
 fn policy_lines(policy: &TrafficPolicy, lines: &mut Vec<String>) {
@@ -393,14 +490,40 @@ published: from east, format 1";
         assert_eq!(described(&held(&example(), None)), expected);
         let json = as_json(&held(&example(), None));
         assert_eq!(
-            json["callers"][0]["rules"][0]["when"][0],
+            json["callers"][0]["calls"]["rules"][0]["when"][0],
             "the method is \"GET\""
         );
-        assert_eq!(json["callers"][1]["rules"][0]["cluster"], "east");
+        assert_eq!(json["callers"][1]["calls"]["rules"][0]["cluster"], "east");
         assert_eq!(
             json["routes"]["of_all"]["rules"][0]["origin"]["kind"],
             "HTTPRoute"
         );
+    }
+
+    #[test]
+    fn rules_for_connections_alone_have_a_line_and_words() {
+        let streams = json!({"of_callers": {}, "of_all": null, "streams": {"of_all": {
+            "otherwise": "closed",
+            "rules": [{"origin": origin("TCPRoute", "rules[0]", Some("east")), "when": {"port": 80},
+                "to": [{"weight": 1, "to": {"service": {"service": "shop/v2", "port": 81, "subset": null}}}]}],
+        }}});
+        let held = held(&streams, None);
+        let shown = table(std::slice::from_ref(&held)).render();
+        assert!(shown.contains("TCPRoute shop/cart of east"), "{shown}");
+        let expected = "\
+rules for connections to shop/cart, for all callers, in order
+  TCPRoute shop/cart rules[0] of east
+    when  the port is 80
+    then  sends on
+          100.0 % to shop/v2:81
+  otherwise closed, if a rule is for its port; else it goes to the service
+
+published: from east, format 1";
+        assert_eq!(described(&held), expected);
+        let json = as_json(&held);
+        assert_eq!(json["callers"][0]["calls"], Value::Null);
+        let rules = &json["callers"][0]["connections"]["rules"];
+        assert_eq!(rules[0]["when"][0], "the port is 80");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tradewind_api::{
 use tradewind_policy::{Object, World};
 
 use super::AdminInput;
-use crate::source::YamlModel;
+use crate::{rules, source::YamlModel};
 
 /// Longest object that is handed out, as JSON: a file has 1 MiB, but anchors may make more of it. Half of what `tradewind` takes in one
 /// message; lines take less than the rest.
@@ -37,20 +37,6 @@ pub(super) fn parts(
     stream::iter(parts.map(|part| Ok(PolicyPart { part: Some(part) })))
 }
 
-/// The services as rules refer to them, with what labels their endpoints have, and where clusters are.
-fn world(snapshot: &Snapshot) -> World {
-    let regions = snapshot.clusters.values().map(|c| c.region.to_string());
-    let mut world = World::default();
-    world.regions = Some(regions.collect());
-    for service in snapshot.services.values() {
-        let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
-        world.services.insert(service.name.clone(), ports.collect());
-        let labels = service.endpoints.iter().map(|e| e.labels.clone());
-        world.labels.insert(service.name.clone(), labels.collect());
-    }
-    world
-}
-
 struct Held {
     revision: u64,
     world: World,
@@ -61,7 +47,7 @@ struct Held {
 
 impl Held {
     fn new(snapshot: &Snapshot, yaml: Arc<YamlModel>) -> Self {
-        let world = world(snapshot);
+        let world = rules::world(&snapshot.services, &snapshot.clusters);
         Self {
             revision: snapshot.revision.0,
             names: world.services.keys().cloned().collect(),

@@ -90,7 +90,11 @@ fn received(
 ) -> BTreeMap<String, u32> {
     let tables = routes.of_callers.values().chain(&routes.of_all);
     let rules = tables.flat_map(|t| &t.rules).map(|r| &r.origin);
-    let origins = rules.chain(routes.traffic.iter().map(|p| &p.origin));
+    let streams = &routes.streams;
+    let tables = streams.of_callers.values().chain(&streams.of_all);
+    let streams = tables.flat_map(|t| &t.rules).map(|r| &r.origin);
+    let policies = routes.traffic.iter().map(|p| &p.origin);
+    let origins = rules.chain(streams).chain(policies);
     let clusters = origins.filter_map(|o| o.cluster.as_ref());
     // What was published until a moment ago holds for a moment longer.
     clusters
@@ -142,7 +146,7 @@ mod tests {
         let routes = Routes {
             of_callers: [("web".parse().unwrap(), table(&[None]))].into(),
             of_all: Some(table(&[Some("east"), Some("south"), Some("east")])),
-            traffic: Vec::new(),
+            ..Routes::default()
         };
         let cart = "shop/cart".parse().unwrap();
         snapshot.routes.insert(cart, Arc::new(routes));

@@ -245,7 +245,8 @@ impl Follower {
         };
         let mut snapshot = compile::compile(&input, &previous);
         let offers = offers(catalog, &self.own.cluster);
-        rules.look(&yaml.policy, &snapshot.services, offers);
+        let known = (&snapshot.services, &snapshot.clusters);
+        rules.look(&yaml.policy, known, offers);
         snapshot.routes = rules.routes().clone();
         local.rules = rules.published().clone();
         local.problems.extend(rules.problems().iter().cloned());

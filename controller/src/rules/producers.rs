@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
     ClusterName, ServiceName,
-    route::{BackendRef, FORMAT, Routes, Table, To},
+    route::{BackendRef, FORMAT, Routes, StreamTable, Streams, Table, To},
     store::PublishedRules,
 };
 use tradewind_federation::{Catalog, catalog::MAX_RULES_BYTES};
@@ -110,10 +110,15 @@ pub fn merged(
         } else {
             here.traffic
         },
+        streams: Streams {
+            of_callers: BTreeMap::new(),
+            of_all: here.streams.of_all.or(theirs.streams.of_all),
+        },
     };
     let (mut routes, changed) = tighten(service, own, &producer);
     problems.extend(changed);
     routes.of_all = routes.of_all.or(producer.of_all);
+    routes.streams.of_all = routes.streams.of_all.or(producer.streams.of_all);
     for policy in producer.traffic {
         if !routes.traffic.contains(&policy) {
             routes.traffic.push(policy);
@@ -169,6 +174,10 @@ fn read(service: &ServiceName, offer: &Offer) -> Result<Routes, String> {
             .iter_mut()
             .for_each(|r| mark(&mut r.origin.cluster));
     }
+    if let Some(table) = &mut routes.streams.of_all {
+        let rules = &mut Arc::make_mut(table).rules;
+        rules.iter_mut().for_each(|r| mark(&mut r.origin.cluster));
+    }
     for policy in &mut routes.traffic {
         mark(&mut Arc::make_mut(policy).origin.cluster);
     }
@@ -189,6 +198,14 @@ fn missing(
             ));
         }
     }
+    let of_all = routes.streams.of_all.iter();
+    for (origin, backend) in of_all.flat_map(|t| stream_backends(t)) {
+        if !is_known(backend) {
+            problems.push(format!(
+                "{origin} sends streams of {service} to {backend}, which is not known here: its share is closed until a cluster exports it"
+            ));
+        }
+    }
 }
 
 /// Those of other clusters' rules.
@@ -199,11 +216,25 @@ fn backends(table: &Table) -> impl Iterator<Item = (String, &ServiceName)> {
             To::Backends(all) => all.as_slice(),
             To::Redirect(_) | To::Direct(_) => &[],
         };
-        all.iter().filter_map(|backend| match &backend.to {
-            BackendRef::Service { service, .. } => Some((rule.origin.to_string(), service)),
-            BackendRef::Broken(_) => None,
-        })
+        let services = all.iter().filter_map(|backend| service_of(&backend.to));
+        services.map(|service| (rule.origin.to_string(), service))
     })
+}
+
+/// The same of rules for streams.
+fn stream_backends(table: &StreamTable) -> impl Iterator<Item = (String, &ServiceName)> {
+    let theirs = table.rules.iter().filter(|r| r.origin.cluster.is_some());
+    theirs.flat_map(|rule| {
+        let services = rule.to.iter().filter_map(|backend| service_of(&backend.to));
+        services.map(|service| (rule.origin.to_string(), service))
+    })
+}
+
+fn service_of(backend: &BackendRef) -> Option<&ServiceName> {
+    match backend {
+        BackendRef::Service { service, .. } => Some(service),
+        BackendRef::Broken(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The watched directory: every file's last good content, and the task that looks for changes.
 //!
-//! Owns what was read. It polls (twice a second, by size and time), which needs no kernel watch and works on
-//! every file system. A file that breaks keeps what it said before; only a file that is removed takes it away.
+//! Owns what was read. The kernel says when to look; besides it looks twice a second, by size and time, which works on every
+//! file system. A file that breaks keeps what it said before; only a file that is removed takes it away.
 
 use std::{
     collections::BTreeMap,
@@ -12,13 +12,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::{mpsc, watch};
 use tradewind_runtime::{drain, task};
 
 use super::yaml::{Parsed, Problem, YamlModel, assemble, parse};
 
-/// How often the directory is looked at: half a second is below what a person notices.
+/// How often the directory is looked at when the kernel says nothing: half a second is below what a person notices.
 const POLL: Duration = Duration::from_millis(500);
+/// Least time between two looks: whoever writes many files at once is read a few times, not once for each.
+const SPACING: Duration = Duration::from_millis(10);
 /// Files read; whoever has more keeps them in Kubernetes.
 const MAX_FILES: usize = 2_000;
 /// Largest file read: a mebibyte of YAML is tens of thousands of lines.
@@ -143,7 +146,12 @@ impl Manifests {
     /// Looks again and again until the drain, and tells `out` of every change.
     pub async fn run(mut self, out: watch::Sender<Arc<YamlModel>>, mut drain: drain::Observer) {
         let mut first = true;
+        let (told, mut changes) = mpsc::channel(1);
+        let mut watcher = None;
         loop {
+            if watcher.is_none() {
+                watcher = kernel_watch(&self.root, told.clone());
+            }
             let looked = task::spawn_blocking(move || {
                 let changed = self.poll();
                 (self, changed)
@@ -177,8 +185,40 @@ impl Manifests {
             tokio::select! {
                 biased;
                 () = drain.triggered() => return,
+                Some(()) = changes.recv() => {}
                 () = tokio::time::sleep(POLL) => {}
             }
+            tokio::select! {
+                biased;
+                () = drain.triggered() => return,
+                () = tokio::time::sleep(SPACING) => {}
+            }
+            if !self.listed || self.trouble.is_some() {
+                // What is watched may be another directory than the one that is there now.
+                watcher = None;
+            }
+        }
+    }
+}
+
+/// Has the kernel tell of changes. Without, the directory is looked at all the same.
+fn kernel_watch(root: &Path, told: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let tell = move |event: notify::Result<notify::Event>| {
+        let reads = |kind: EventKind| matches!(kind, EventKind::Access(_));
+        if !event.is_ok_and(|e| reads(e.kind)) {
+            // Where one waits to be heard already, that one says it all.
+            let _heard = told.try_send(()).is_ok();
+        }
+    };
+    let watched = notify::recommended_watcher(tell).and_then(|mut watcher| {
+        watcher.watch(root, RecursiveMode::Recursive)?;
+        Ok(watcher)
+    });
+    match watched {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::debug!(directory = %root.display(), %error, "the kernel does not tell of changes here; they are looked for twice a second");
+            None
         }
     }
 }

@@ -5,6 +5,7 @@ mod destination_rule;
 mod every_field;
 mod one_intent;
 mod order;
+mod streams;
 mod traffic;
 
 use serde_json::Value;

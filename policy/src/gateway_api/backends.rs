@@ -2,19 +2,33 @@
 
 use tradewind_api::{
     ServiceName,
-    route::{Backend, BackendRef as To, Edits},
+    route::{Backend, BackendRef as To, Edits, StreamBackend},
 };
 
 use super::{
     Reader,
-    types::{BackendRef, ObjectRef},
+    types::{BackendRef, ObjectRef, StreamBackendRef},
 };
 use crate::{
-    draft::{in_lowest_terms, service},
+    draft::{in_lowest_terms, of_stream, service},
     finding::Code,
     object::{At, Report},
     world::service_kind,
 };
+
+/// Says so where nobody has a share.
+fn weighed(mut backends: Vec<Backend>, at: &At, report: &mut Report<'_>) -> Vec<Backend> {
+    if backends.iter().all(|b| b.weight == 0) {
+        let text = if backends.is_empty() {
+            "there is no backend"
+        } else {
+            "the weights sum to nothing"
+        };
+        report.say(Code::NoWeight, at, text);
+    }
+    in_lowest_terms(&mut backends);
+    backends
+}
 
 impl Reader<'_> {
     /// A rule's backends. Those that cannot be called keep their share, which is answered with 500.
@@ -25,21 +39,26 @@ impl Reader<'_> {
         report: &mut Report<'_>,
     ) -> Vec<Backend> {
         let at = at.field("backendRefs");
-        let mut backends: Vec<_> = refs
-            .iter()
-            .enumerate()
-            .map(|(i, backend)| self.backend(backend, &at.index(i), report))
-            .collect();
-        if backends.iter().all(|b| b.weight == 0) {
-            let text = if backends.is_empty() {
-                "there is no backend"
-            } else {
-                "the weights sum to nothing"
-            };
-            report.say(Code::NoWeight, &at, text);
-        }
-        in_lowest_terms(&mut backends);
-        backends
+        let all = refs.iter().enumerate();
+        let backends = all.map(|(i, backend)| self.backend(backend, &at.index(i), report));
+        weighed(backends.collect(), &at, report)
+    }
+
+    /// The same of a rule for streams, which nothing can be changed about.
+    pub(super) fn stream_backends(
+        &self,
+        refs: &[StreamBackendRef],
+        at: &At,
+        report: &mut Report<'_>,
+    ) -> Vec<StreamBackend> {
+        let at = at.field("backendRefs");
+        let all = refs.iter().enumerate();
+        let backends = all.map(|(i, backend)| Backend {
+            to: self.reference(&backend.to, &at.index(i), report),
+            weight: backend.weight.unwrap_or(1),
+            edits: Edits::default(),
+        });
+        of_stream(weighed(backends.collect(), &at, report))
     }
 
     fn backend(&self, backend: &BackendRef, at: &At, report: &mut Report<'_>) -> Backend {

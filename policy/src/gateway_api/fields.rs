@@ -201,6 +201,36 @@ pub(crate) const GRPC_ROUTE: &[Field] = &[
     ),
 ];
 
+const STREAM_RULES: Field = list(
+    "rules",
+    &[
+        honoured("name"),
+        list(
+            "backendRefs",
+            &[
+                honoured("group"),
+                honoured("kind"),
+                honoured("namespace"),
+                honoured("name"),
+                honoured("port"),
+                honoured("weight"),
+            ],
+        ),
+    ],
+);
+
+/// TCPRoute's `spec`.
+pub(crate) const TCP_ROUTE: &[Field] =
+    &[list("parentRefs", PARENT), DEFAULT_GATEWAYS, STREAM_RULES];
+
+/// TLSRoute's `spec`. Its host names are what the client asks for, not what the parent is called.
+pub(crate) const TLS_ROUTE: &[Field] = &[
+    list("parentRefs", PARENT),
+    honoured("hostnames"),
+    DEFAULT_GATEWAYS,
+    STREAM_RULES,
+];
+
 /// ReferenceGrant's `spec`.
 pub(crate) const REFERENCE_GRANT: &[Field] = &[
     list(

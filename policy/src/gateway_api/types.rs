@@ -197,3 +197,26 @@ pub(super) struct MethodMatch {
     pub(super) service: Option<String>,
     pub(super) method: Option<String>,
 }
+
+/// TCPRoute and TLSRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct StreamRouteSpec {
+    pub(super) parent_refs: Vec<ParentRef>,
+    pub(super) hostnames: Vec<String>,
+    pub(super) rules: Vec<StreamRule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct StreamRule {
+    pub(super) name: Option<String>,
+    pub(super) backend_refs: Vec<StreamBackendRef>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamBackendRef {
+    #[serde(flatten)]
+    pub(super) to: ObjectRef,
+    pub(super) weight: Option<u32>,
+}

@@ -38,7 +38,46 @@ const MATCH: &[Field] = &[
 
 const AS_THE_BALANCER: &str = "endpoints that were not tried yet go first, and other localities serve where the near ones cannot";
 
-const NO_STREAMS: &str = "rules hold for HTTP, and connections go to the service itself";
+const NO_SUBNETS: &str =
+    "streams are told apart by the service that they are for, and none meets the match";
+
+const NO_SOURCES: &str =
+    "a caller's own proxy sees no other address than its own, and no stream meets the match";
+
+const STREAM_ROUTE: Field = list(
+    "route",
+    &[object("destination", DESTINATION), honoured("weight")],
+);
+
+const TLS: &[Field] = &[
+    list(
+        "match",
+        &[
+            honoured("sniHosts"),
+            reported("destinationSubnets", NO_SUBNETS),
+            honoured("port"),
+            honoured("sourceLabels"),
+            honoured("gateways"),
+            honoured("sourceNamespace"),
+        ],
+    ),
+    STREAM_ROUTE,
+];
+
+const TCP: &[Field] = &[
+    list(
+        "match",
+        &[
+            reported("destinationSubnets", NO_SUBNETS),
+            honoured("port"),
+            reported("sourceSubnet", NO_SOURCES),
+            honoured("sourceLabels"),
+            honoured("gateways"),
+            honoured("sourceNamespace"),
+        ],
+    ),
+    STREAM_ROUTE,
+];
 
 const ROUTE: &[Field] = &[
     honoured("name"),
@@ -146,7 +185,7 @@ pub(crate) const VIRTUAL_SERVICE: &[Field] = &[
     honoured("hosts"),
     honoured("gateways"),
     list("http", ROUTE),
-    reported("tls", NO_STREAMS),
-    reported("tcp", NO_STREAMS),
+    list("tls", TLS),
+    list("tcp", TCP),
     honoured("exportTo"),
 ];

@@ -162,7 +162,12 @@ impl Reader<'_> {
         To::Backends(backends)
     }
 
-    fn destination(&self, to: &Destination, at: &At, report: &mut Report<'_>) -> BackendRef {
+    pub(super) fn destination(
+        &self,
+        to: &Destination,
+        at: &At,
+        report: &mut Report<'_>,
+    ) -> BackendRef {
         let subset = to.subset.as_ref().filter(|s| !s.is_empty());
         let found = hosts::service(&to.host, &self.object.name.namespace)
             .ok_or_else(|| format!("{:?} is no service", to.host))

@@ -11,6 +11,8 @@ pub(super) struct Spec {
     pub(super) hosts: Vec<String>,
     pub(super) gateways: Vec<String>,
     pub(super) http: Vec<HttpRoute>,
+    pub(super) tls: Vec<StreamRoute>,
+    pub(super) tcp: Vec<StreamRoute>,
     pub(super) export_to: Vec<String>,
 }
 
@@ -198,4 +200,26 @@ pub(super) struct CorsPolicy {
     pub(super) max_age: Option<String>,
     pub(super) allow_credentials: Option<bool>,
     pub(super) unmatched_preflights: Option<String>,
+}
+
+/// A rule of `tls` or of `tcp`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct StreamRoute {
+    #[serde(rename = "match")]
+    pub(super) matches: Vec<L4Match>,
+    pub(super) route: Vec<RouteDestination>,
+}
+
+/// What both match by; a rule of `tcp` has no names, and one of `tls` no address that streams come from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct L4Match {
+    pub(super) sni_hosts: Vec<String>,
+    pub(super) destination_subnets: Option<serde::de::IgnoredAny>,
+    pub(super) source_subnet: Option<serde::de::IgnoredAny>,
+    pub(super) port: Option<u16>,
+    pub(super) source_labels: BTreeMap<String, String>,
+    pub(super) source_namespace: Option<String>,
+    pub(super) gateways: Vec<String>,
 }

@@ -2,12 +2,12 @@
 
 use tradewind_api::{
     ServiceName,
-    route::{Kind, Origin, Otherwise, Rule},
+    route::{Kind, Origin, Otherwise, Rule, StreamOtherwise, StreamRule},
 };
 
 use super::{http::Reader, scope, types::Spec};
 use crate::{
-    draft::{Api, Draft, Rank},
+    draft::{Api, Callers, Draft, Drafts, Rank},
     finding::Code,
     object::{At, Object, Report},
     world::World,
@@ -22,51 +22,79 @@ pub(crate) fn virtual_service(
     index: usize,
     world: &World,
     report: &mut Report<'_>,
-) -> Vec<Draft> {
+) -> Drafts {
     let Some(spec) = object.spec::<Spec>(report) else {
-        return Vec::new();
+        return Drafts::default();
     };
     if !spec.gateways.is_empty() && !spec.gateways.iter().any(|g| g == MESH) {
         let text = "it holds for gateways at the edge alone, and those are not served; add mesh for calls inside";
         report.say(Code::UnsupportedField, &At::spec().field("gateways"), text);
-        return Vec::new();
+        return Drafts::default();
     }
     let callers = scope::callers(&spec.export_to, object, report);
     let services = services(&spec, object, world, report);
-    if spec.http.is_empty() {
-        return Vec::new();
-    }
     let reader = Reader {
         object,
         world,
         callers: &callers,
     };
-    let rules = reader.rules(&spec.http, report);
-    let rule = |(name, when, then): &super::http::Made| {
-        let rule = Rule {
-            origin: Origin {
-                kind: Kind::VirtualService,
-                object: object.name.clone(),
-                rule: name.clone(),
-                cluster: None,
-            },
+    let whose = Whose {
+        index,
+        services: &services,
+        callers: &callers,
+    };
+    let origin = |rule: &String| Origin {
+        kind: Kind::VirtualService,
+        object: object.name.clone(),
+        rule: rule.clone(),
+        cluster: None,
+    };
+    let mut drafts = Drafts::default();
+    if !spec.http.is_empty() {
+        let rules = reader.rules(&spec.http, report);
+        let rule = |(name, when, then): &super::http::Made| Rule {
+            origin: origin(name),
             when: when.clone(),
             then: std::sync::Arc::clone(then),
         };
-        (Rank::default(), rule)
-    };
-    services
-        .into_iter()
-        .map(|(service, by_pattern)| Draft {
+        let rules: Vec<_> = rules.iter().map(rule).collect();
+        drafts.requests = whose.drafts(Otherwise::NotFound, &rules);
+    }
+    if !spec.tls.is_empty() || !spec.tcp.is_empty() {
+        let rules = reader.streams(&spec.tls, &spec.tcp, report);
+        let rule = |(name, when, to): super::stream::Made| StreamRule {
+            origin: origin(&name),
+            when,
+            to,
+        };
+        let rules: Vec<_> = rules.into_iter().map(rule).collect();
+        drafts.streams = whose.drafts(StreamOtherwise::Service, &rules);
+    }
+    drafts
+}
+
+/// Whom an object's rules are for.
+struct Whose<'a> {
+    index: usize,
+    /// Each with whether a pattern alone means it.
+    services: &'a [(ServiceName, bool)],
+    callers: &'a Callers,
+}
+
+impl Whose<'_> {
+    /// The same rules for each of the services, in the object's order.
+    fn drafts<R: Clone, O: Copy>(&self, otherwise: O, rules: &[R]) -> Vec<Draft<R, O>> {
+        let draft = |(service, by_pattern): &(ServiceName, bool)| Draft {
             api: Api::Istio,
-            object: index,
-            service,
-            callers: callers.clone(),
-            by_pattern,
-            otherwise: Otherwise::NotFound,
-            rules: rules.iter().map(rule).collect(),
-        })
-        .collect()
+            object: self.index,
+            service: service.clone(),
+            callers: self.callers.clone(),
+            by_pattern: *by_pattern,
+            otherwise,
+            rules: rules.iter().map(|r| (Rank::default(), r.clone())).collect(),
+        };
+        self.services.iter().map(draft).collect()
+    }
 }
 
 /// The services that its hosts mean, and which of them by a pattern alone.

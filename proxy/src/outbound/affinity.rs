@@ -4,11 +4,13 @@
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Request,
     header::{COOKIE, SET_COOKIE},
 };
 use tradewind_api::traffic::{Balance, Cookie, HashKey};
 use tradewind_transport::{balance::hash, route::parameter};
+
+use crate::telemetry::Ends;
 
 /// What is known of a call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +21,17 @@ pub(super) struct Traits<'a> {
     pub(super) query: Option<&'a str>,
     /// Where the application calls from.
     pub(super) from: Option<IpAddr>,
+}
+
+impl<'a> Traits<'a> {
+    /// Of a request that came from there.
+    pub(super) fn of<B>(request: &'a Request<B>, from: Option<Ends>) -> Self {
+        Self {
+            headers: Some(request.headers()),
+            query: request.uri().query(),
+            from: from.map(|f| f.remote.ip()),
+        }
+    }
 }
 
 /// What a call is held by.

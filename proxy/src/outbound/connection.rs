@@ -4,7 +4,6 @@
 
 use std::{convert::Infallible, rc::Rc, time::Duration};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, rt::Executor, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -79,15 +78,7 @@ pub(super) async fn serve(
     let deadline = match protocol {
         AppProtocol::Detect => DETECT_DEADLINE,
         AppProtocol::Http1 | AppProtocol::Http2 => SILENT_HTTP_DEADLINE,
-        AppProtocol::Tcp => {
-            return opaque::serve(
-                &outbound,
-                Prefixed::new(Bytes::new(), stream),
-                &target,
-                drain,
-            )
-            .await;
-        }
+        AppProtocol::Tcp => return opaque::declared(&outbound, stream, &target, drain).await,
     };
     let mut stopping = drain.clone();
     let found = tokio::select! {
@@ -108,7 +99,9 @@ pub(super) async fn serve(
         (Detected::Http1, _) => http1(outbound, Prefixed::new(first, stream), target, drain).await,
         (Detected::Http2, _) => http2(outbound, Prefixed::new(first, stream), target, drain).await,
         (Detected::Opaque, AppProtocol::Detect) if first.is_empty() => {
-            match opaque::server_first(&outbound, stream, &target, drain.clone()).await {
+            match opaque::silent::server_first(&outbound, stream, &target, true, drain.clone())
+                .await
+            {
                 Some((Detected::Http1, client)) => http1(outbound, client, target, drain).await,
                 Some((Detected::Http2, client)) => http2(outbound, client, target, drain).await,
                 Some((Detected::Opaque, client)) => {

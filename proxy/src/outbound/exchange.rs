@@ -1,6 +1,6 @@
 //! One request: from the application's head to the head of a response, over as many attempts as are safe or wanted.
 
-use std::{net::IpAddr, rc::Rc};
+use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ struct Arrived {
     started: u64,
     form: Form,
     /// Where the application calls from.
-    from: Option<IpAddr>,
+    from: Option<Ends>,
 }
 
 /// A request that somebody is to answer.
@@ -74,7 +74,7 @@ impl Outbound {
             account,
             started,
             form,
-            from: client.map(|c| c.remote.ip()),
+            from: client,
         };
         let mut response = match ruled {
             Ruled::Own(own) => self.answer(own, called, form, &mut arrived.account),
@@ -144,11 +144,7 @@ impl Outbound {
                 return refusal;
             }
         };
-        let traits = Traits {
-            headers: Some(head.headers()),
-            query: head.uri().query(),
-            from,
-        };
+        let traits = Traits::of(&head, from);
         let affinity = Affinity::of(&route.settings.balance, traits, || self.balancer.random());
         if let Some(backend) = &backend {
             backend.prepare(&mut head);

@@ -8,8 +8,15 @@ use tradewind_transport::hbone::headers;
 
 use super::{body::OutBody, route::Target};
 
-/// gRPC's code for "try again later", which stands for a missing answer (the protocol's own mapping of 503).
-const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+/// What gRPC calls an answer of ours: a method that no rule is for is one that nobody has (the protocol's own mapping of 404), what took too
+/// long passed its deadline, and all else may be better later (its mapping of 503).
+const fn grpc_status(status: StatusCode) -> HeaderValue {
+    HeaderValue::from_static(match status {
+        StatusCode::NOT_FOUND => "12",
+        StatusCode::GATEWAY_TIMEOUT => "4",
+        _ => "14",
+    })
+}
 const GRPC: &str = "application/grpc";
 /// A header cannot carry more of an explanation than fits a line.
 const MAX_GRPC_MESSAGE: usize = 1024;
@@ -86,7 +93,7 @@ impl Failure<'_> {
         fields.insert(headers::ERROR, HeaderValue::from_static(self.reason));
         if form == Form::Grpc {
             fields.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
-            fields.insert("grpc-status", GRPC_UNAVAILABLE);
+            fields.insert("grpc-status", grpc_status(self.status));
             fields.insert("grpc-message", grpc_message(&text));
         } else {
             fields.insert(

@@ -1,26 +1,24 @@
 //! Connections whose bytes are not looked at: a tunnel to one endpoint, then bytes both ways.
 //!
 //! Until the tunnel stands nothing of the client's was sent, so every endpoint may be tried. Afterwards nothing can be
-//! tried again: an abort on either side is an abort on the other.
+//! tried again: an abort on either side is an abort on the other. To whom the tunnel leads is for the rules to say, before it is opened.
+
+pub(super) mod silent;
 
 use std::{rc::Rc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::Instant,
-};
+use bytes::Bytes;
+use tokio::{net::TcpStream, time::Instant};
 use tradewind_api::id::ServicePortRef;
 use tradewind_runtime::drain;
 use tradewind_transport::{
     balance::detector::Failure,
-    detect::{Detected, detect},
     hbone::{Tunnel, TunnelError},
     prefixed::Prefixed,
     relay::{End, Side, relay_io_counted},
 };
 
+use self::silent::server_first;
 use super::{
     Outbound,
     affinity::{Affinity, Traits},
@@ -28,8 +26,9 @@ use super::{
     breaker::{Permit, Takes},
     connection::Client,
     failure::Tries,
-    metrics::Outcome,
+    metrics::{Dropped, Outcome},
     route::{Blame, Callee, InFlight, Route, Target},
+    streams::{Heard, Nowhere, StreamRules, name_of},
 };
 use crate::{
     standard::{Flags, LiveTunnel, Pair, Reporter},
@@ -38,8 +37,6 @@ use crate::{
 
 /// A client that began to speak has this long to say enough.
 const DETECT_DEADLINE: Duration = Duration::from_millis(200);
-/// What a server that speaks first may say before the client is asked to take it.
-const FIRST_WORDS: usize = 16 << 10;
 
 /// Why no tunnel could be opened.
 #[derive(Debug)]
@@ -70,6 +67,17 @@ impl Outbound {
             notes.for_service(service, Ends::of(client));
         }
         notes
+    }
+
+    /// That the rules lead nowhere.
+    fn no_way(&self, service: &ServicePortRef, nowhere: Nowhere) -> NoTunnel {
+        NoTunnel {
+            reason: nowhere.reason,
+            what: nowhere.why,
+            tries: Tries::default(),
+            pair: self.pair_with_nobody(service),
+            flags: Flags::NoRoute,
+        }
     }
 
     /// Opens a tunnel to the best endpoint that takes one.
@@ -184,24 +192,80 @@ impl Outbound {
     }
 }
 
-/// Serves a client whose first bytes are known, or who is to be heard only by the endpoint.
+/// Serves a client whose first bytes are known.
 pub(super) async fn serve(
     outbound: &Rc<Outbound>,
     client: Client,
     service: &ServicePortRef,
     drain: drain::Watch,
 ) {
+    let rules = outbound.stream_rules(service);
+    let (mut client, mut name) = (client, None);
+    if rules.ask_for_name() {
+        match name_of(client, Instant::now() + DETECT_DEADLINE).await {
+            Ok((told, heard)) => (client, name) = (told, heard.name()),
+            Err(error) => return gone(outbound, &error),
+        }
+    }
+    serve_as(outbound, client, service, (&rules, name.as_deref()), drain).await;
+}
+
+/// Serves a client of a port that is declared to be no HTTP. Nobody waits for its first bytes, unless rules ask for a name in them.
+pub(super) async fn declared(
+    outbound: &Rc<Outbound>,
+    stream: TcpStream,
+    service: &ServicePortRef,
+    drain: drain::Watch,
+) {
+    let rules = outbound.stream_rules(service);
+    let mut client = Prefixed::new(Bytes::new(), stream);
+    let mut name = None;
+    if rules.ask_for_name() {
+        match name_of(client, Instant::now() + DETECT_DEADLINE).await {
+            Ok((silent, Heard::Silence)) => {
+                let (_, stream) = silent.into_parts();
+                // It is no HTTP whatever the client says later, so nothing comes back.
+                drop(server_first(outbound, stream, service, false, drain).await);
+                return;
+            }
+            Ok((told, heard)) => (client, name) = (told, heard.name()),
+            Err(error) => return gone(outbound, &error),
+        }
+    }
+    serve_as(outbound, client, service, (&rules, name.as_deref()), drain).await;
+}
+
+/// Serves one as the rules say of the name that it asks for.
+async fn serve_as(
+    outbound: &Rc<Outbound>,
+    client: Client,
+    service: &ServicePortRef,
+    (rules, name): (&StreamRules, Option<&str>),
+    drain: drain::Watch,
+) {
     let mut notes = outbound.connection_notes(service, client.get_ref());
-    match outbound
-        .tunnel(service.into(), from(client.get_ref()), &mut notes)
-        .await
-    {
+    let to = match rules.follow(rules.decide(name), outbound.balancer.random()) {
+        Ok(to) => to,
+        Err(nowhere) => {
+            let error = outbound.no_way(service, nowhere);
+            return give_up(outbound, client.get_ref(), service, (&error, notes));
+        }
+    };
+    let opened = outbound
+        .tunnel(to.callee(), from(client.get_ref()), &mut notes)
+        .await;
+    match opened {
         Ok(opened) => {
             let live = opened.pair.tunnel(Flags::None).noting(notes);
-            join(outbound, client, (opened, live), service, drain).await;
+            join(outbound, client, (opened, live), &to.service, drain).await;
         }
-        Err(error) => give_up(outbound, client.get_ref(), service, (&error, notes)),
+        Err(error) => give_up(outbound, client.get_ref(), &to.service, (&error, notes)),
     }
+}
+
+fn gone(outbound: &Outbound, error: &std::io::Error) {
+    outbound.metrics.dropped(Dropped::cut);
+    tracing::debug!(%error, "client gone before it was served");
 }
 
 /// Nobody takes it: the client sees a reset, which no protocol mistakes for an answer.
@@ -269,72 +333,4 @@ pub(super) fn told(live: &mut LiveTunnel, end: Option<End>) -> Outcome {
         None => live.ended(Flags::None, Some("drained")),
     }
     Outcome::broken
-}
-
-/// For a client that stayed silent: opens the tunnel, and sees who speaks first. When the server does it is a server-first
-/// protocol and is served here. When the client does after all, nothing was sent yet: its first bytes decide as usual, and
-/// the tunnel is given back unused.
-pub(super) async fn server_first(
-    outbound: &Rc<Outbound>,
-    mut stream: TcpStream,
-    service: &ServicePortRef,
-    drain: drain::Watch,
-) -> Option<(Detected, Client)> {
-    let mut notes = outbound.connection_notes(service, &stream);
-    let mut opened = match outbound
-        .tunnel(service.into(), from(&stream), &mut notes)
-        .await
-    {
-        Ok(opened) => opened,
-        Err(error) => {
-            give_up(outbound, &stream, service, (&error, notes));
-            return None;
-        }
-    };
-    let mut words = BytesMut::with_capacity(FIRST_WORDS);
-    let mut stopping = drain.clone();
-    let heard = tokio::select! {
-        biased;
-        read = opened.tunnel.read_buf(&mut words) => Some(read),
-        // Readable, or closed: either way the client comes first.
-        _ = stream.readable() => None,
-        () = stopping.forced() => return None,
-    };
-    drop(stopping);
-    match heard {
-        Some(read) => {
-            let live = opened.pair.tunnel(Flags::None).noting(notes);
-            live.count(Side::B, words.len() as u64);
-            let passed = match read {
-                Ok(_) => stream.write_all(&words).await,
-                Err(e) => Err(e),
-            };
-            if passed.is_err() {
-                abort(&stream);
-                return None;
-            }
-            // A server that closed without a word is seen again by the relay, at once.
-            join(
-                outbound,
-                Prefixed::new(Bytes::new(), stream),
-                (opened, live),
-                service,
-                drain,
-            )
-            .await;
-            None
-        }
-        None => {
-            let found = detect(&mut stream, Instant::now() + DETECT_DEADLINE)
-                .await
-                .ok()?;
-            let client = Prefixed::new(found.1, stream);
-            if found.0 == Detected::Opaque {
-                let live = opened.pair.tunnel(Flags::None).noting(notes);
-                join(outbound, client, (opened, live), service, drain).await;
-                return None;
-            }
-            Some((found.0, client))
-        }
-    }
 }

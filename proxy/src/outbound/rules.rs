@@ -234,6 +234,14 @@ impl Backend {
 }
 
 impl Outbound {
+    /// The namespace of this proxy's own workload. Without a certificate it does not know yet who it is; nobody would take its call
+    /// either.
+    pub(super) fn caller(&self) -> Option<Namespace> {
+        let own = self.svid.current()?;
+        let (namespace, _) = own.id.account()?;
+        Namespace::new(namespace).ok()
+    }
+
     /// What the rules say of a request to `service`, after the delay that they may want; and what its answer, whosever it is, tells
     /// browsers.
     pub(super) async fn ruled(
@@ -246,12 +254,7 @@ impl Outbound {
         if routes.is_none() {
             return as_called;
         }
-        // Without a certificate it does not know yet who it is; nobody would take its call either.
-        let caller = self.svid.current().and_then(|own| {
-            let (namespace, _) = own.id.account()?;
-            Namespace::new(namespace).ok()
-        });
-        let Some(caller) = caller else {
+        let Some(caller) = self.caller() else {
             return as_called;
         };
         let Some(table) = self.rules.of(&service.service, routes.as_ref(), &caller) else {

@@ -23,6 +23,7 @@ mod peer;
 mod protocols;
 mod rules;
 mod silence;
+mod streams;
 mod telemetry;
 mod traffic;
 mod world;

@@ -26,7 +26,7 @@ use super::{
     convert, detach,
     failure::{Form, Tries},
     metrics::Outcome,
-    opaque::{self, Opened},
+    opaque::{self, NoTunnel, Opened},
     route::{Callee, Target},
     rules::{Backend, Ruled},
 };
@@ -58,21 +58,10 @@ pub(super) async fn exchange(
         service,
         subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
     };
-    let call = Traits {
-        headers: Some(request.headers()),
-        query: request.uri().query(),
-        from: from.map(|f| f.remote.ip()),
-    };
+    let call = Traits::of(&request, from);
     let opened = match outbound.tunnel(to, call, &mut account.notes).await {
         Ok(opened) => opened,
-        Err(e) => {
-            outbound.metrics.tunnel(service, None, Outcome::failed);
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            account.between(&e.pair);
-            let refusal = outbound.refuse(service, status, e.reason, e.what, e.tries, form);
-            account.refused(&refusal, e.flags);
-            return refusal;
-        }
+        Err(error) => return not_opened(outbound, service, error, (form, account)),
     };
     account.between(&opened.pair);
     let client = hyper::upgrade::on(&mut request);
@@ -144,6 +133,28 @@ pub(super) async fn exchange(
             .tunnel(&service, Some(target.cluster()), outcome);
     });
     response.map(|_| OutBody::Own(None))
+}
+
+/// The answer where no endpoint took the connection.
+fn not_opened(
+    outbound: &Outbound,
+    service: &ServicePortRef,
+    error: NoTunnel,
+    (form, mut account): (Form, Account),
+) -> Response<OutBody> {
+    outbound.metrics.tunnel(service, None, Outcome::failed);
+    account.between(&error.pair);
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let NoTunnel {
+        reason,
+        what,
+        tries,
+        flags,
+        ..
+    } = error;
+    let refusal = outbound.refuse(service, status, reason, what, tries, form);
+    account.refused(&refusal, flags);
+    refusal
 }
 
 /// Makes a response's fields what the application is to see.

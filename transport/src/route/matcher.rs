@@ -11,7 +11,7 @@ use tradewind_api::{
 
 use super::Call;
 
-/// The part of a request that a rule is about.
+/// The part of a request, or of a stream, that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The service's port.
@@ -28,6 +28,8 @@ pub enum Part {
     Header(String),
     /// A query parameter.
     Query(String),
+    /// The server name that a TLS client asks for.
+    ServerName,
     /// The caller's namespace.
     CallerNamespace,
     /// One of the caller's labels.
@@ -44,6 +46,7 @@ impl fmt::Display for Part {
             Self::Authority => f.write_str("authority"),
             Self::Header(name) => write!(f, "header {name}"),
             Self::Query(name) => write!(f, "query parameter {name}"),
+            Self::ServerName => f.write_str("server name"),
             Self::CallerNamespace => f.write_str("caller's namespace"),
             Self::CallerLabel(name) => write!(f, "caller's label {name}"),
         }

@@ -201,6 +201,63 @@ fn consumers_send_calls_where_they_like_within_the_producers_time() {
     assert!(Arc::ptr_eq(&routes.unwrap(), &own[&cart()]), "{problems:?}");
 }
 
+/// A TCPRoute for `shop/cart` in a namespace.
+fn tcp_route(namespace: &str, backend: &str) -> Object {
+    let value = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "TCPRoute",
+        "metadata": { "name": "cart", "namespace": namespace },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "cart", "namespace": "shop" }],
+            "rules": [{ "backendRefs": [{ "name": backend, "namespace": namespace, "port": 80 }] }],
+        },
+    });
+    Object::new("cart.yaml:1", value).unwrap()
+}
+
+#[test]
+fn rules_for_streams_travel_with_the_others_and_name_their_cluster() {
+    let rules = publish(&[tcp_route("shop", "canary"), route("shop", "cart", None)]);
+    let (routes, problems) = held(None, &[offer("east", 1, &rules)], &BOTH);
+    assert!(problems.is_empty(), "{problems:?}");
+    let routes = routes.unwrap();
+    assert!(routes.of_all.is_some());
+    let origin = |routes: &Routes| {
+        let table = routes.streams.of_all.as_ref().unwrap();
+        table.rules[0].origin.to_string()
+    };
+    assert_eq!(origin(&routes), "TCPRoute shop/cart rules[0] of east");
+    let (_, problems) = held(None, &[offer("east", 1, &rules)], &["shop/cart"]);
+    assert!(
+        problems[0].contains("of east sends streams of shop/cart to shop/canary"),
+        "{problems:?}"
+    );
+
+    // Beside what the own cluster says of requests alone; its own word for streams goes before.
+    let own = rules_of(&[route("shop", "cart", None)]);
+    let (routes, problems) = held(own.get(&cart()), &[offer("east", 1, &rules)], &BOTH);
+    assert!(problems.is_empty(), "{problems:?}");
+    let routes = routes.unwrap();
+    assert_eq!(routes.of_all, own[&cart()].of_all);
+    assert_eq!(origin(&routes), "TCPRoute shop/cart rules[0] of east");
+    let own = rules_of(&[tcp_route("shop", "cart")]);
+    let (routes, _) = held(own.get(&cart()), &[offer("east", 1, &rules)], &BOTH);
+    assert_eq!(origin(&routes.unwrap()), "TCPRoute shop/cart rules[0]");
+
+    // What is for one namespace is none of the exporter's to say.
+    let mut said: Routes = serde_json::from_str(&rules.json).unwrap();
+    let table = said.streams.of_all.take().unwrap();
+    let front = Namespace::new("front").unwrap();
+    said.streams.of_callers.insert(front, table);
+    let bad = Arc::new(PublishedRules {
+        format: FORMAT,
+        json: serde_json::to_string(&said).unwrap(),
+    });
+    let (routes, problems) = held(None, &[offer("east", 1, &bad)], &BOTH);
+    assert_eq!(routes, None);
+    assert!(problems[0].contains("not for everybody"), "{problems:?}");
+}
+
 #[test]
 fn what_is_too_long_to_publish_leaves_what_was_told_before() {
     let before: BTreeMap<_, _> = [(cart(), publish(&[route("shop", "cart", None)]))].into();

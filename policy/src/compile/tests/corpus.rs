@@ -7,8 +7,22 @@ pub(super) fn of(kind: Known) -> Vec<String> {
     let texts: &[&str] = match kind {
         Known::HttpRoute => &[HTTP_ROUTE, HTTP_ROUTE_REDIRECT, HTTP_ROUTE_CONSUMER],
         Known::GrpcRoute => &[GRPC_ROUTE, GRPC_ROUTE_CONSUMER],
+        Known::TcpRoute => &[TCP_ROUTE, TCP_ROUTE_CONSUMER],
+        Known::TlsRoute => {
+            let as_tls = |text: &str| {
+                let hostnames = "spec:\n  hostnames: ['*.example.com', a.example.com]";
+                let text = text.replace("TCPRoute", "TLSRoute");
+                text.replacen("spec:", hostnames, 1)
+            };
+            return [TCP_ROUTE, TCP_ROUTE_CONSUMER].map(as_tls).into();
+        }
         Known::ReferenceGrant => &[REFERENCE_GRANT],
-        Known::VirtualService => &[VIRTUAL_SERVICE, VIRTUAL_SERVICE_EDGE, VIRTUAL_SERVICE_OLD],
+        Known::VirtualService => &[
+            VIRTUAL_SERVICE,
+            VIRTUAL_SERVICE_EDGE,
+            VIRTUAL_SERVICE_OLD,
+            VIRTUAL_SERVICE_STREAMS,
+        ],
         Known::DestinationRule => {
             let exported = [DESTINATION_RULE_EXPORTED.to_owned()];
             return SECTIONS
@@ -281,6 +295,42 @@ spec:
   - {group: '', kind: Service, name: v1}
 ";
 
+const TCP_ROUTE: &str = r"
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: cart, port: 80}
+  - {group: '', kind: Service, name: two, sectionName: admin}
+  rules:
+  - name: all of it
+    backendRefs:
+    - {group: multicluster.x-k8s.io, kind: ServiceImport, namespace: shop, name: v1, port: 80, weight: 9}
+    - {name: two, port: 81, weight: 2}
+";
+
+const TCP_ROUTE_CONSUMER: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: cart, namespace: front}
+spec:
+  parentRefs:
+  - {group: '', kind: Service, namespace: shop, name: cart}
+  rules:
+  - backendRefs:
+    - {namespace: far, name: v1, port: 80}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: all, namespace: far}
+spec:
+  from:
+  - {group: gateway.networking.k8s.io, kind: TCPRoute, namespace: front}
+  to:
+  - {group: '', kind: Service}
+";
+
 const REFERENCE_GRANT: &str = r"
 apiVersion: gateway.networking.k8s.io/v1beta1
 kind: ReferenceGrant
@@ -415,6 +465,31 @@ spec:
     corsPolicy: {allowOrigin: ['*']}
     route:
     - destination: {host: v1}
+";
+
+const VIRTUAL_SERVICE_STREAMS: &str = r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart]
+  http:
+  - route:
+    - destination: {host: v1}
+  tls:
+  - match:
+    - {sniHosts: [a.example.com, '*.example.org'], port: 80, sourceLabels: {app: web}, sourceNamespace: front}
+    - {sniHosts: ['*'], gateways: [edge]}
+    route:
+    - {destination: {host: two, subset: blue, port: {number: 81}}, weight: 9}
+    - {destination: {host: v2}, weight: 2}
+  tcp:
+  - match:
+    - {port: 80, sourceLabels: {app: web}, sourceNamespace: front}
+    - {gateways: [edge]}
+    route:
+    - {destination: {host: two, subset: blue, port: {number: 81}}, weight: 9}
+    - {destination: {host: v2}, weight: 2}
 ";
 
 const TRAFFIC_SPLIT: &str = r"

@@ -79,13 +79,13 @@ async fn outside_answer(
 }
 
 /// Captures what comes to its address as if it had been meant for another.
-struct Capturing {
-    address: SocketAddr,
+pub(super) struct Capturing {
+    pub(super) address: SocketAddr,
     _proxy: Running,
 }
 
 impl Capturing {
-    async fn start(world: &World, unknown: Unknown, meant: SocketAddr) -> Self {
+    pub(super) async fn start(world: &World, unknown: Unknown, meant: SocketAddr) -> Self {
         let proxy = world.proxy().await;
         let snapshot = Arc::clone(&world.control.snapshot.borrow());
         let captured = Rc::new(Captured {

@@ -33,6 +33,8 @@ pub(super) enum Act {
     EchoLater,
     /// This status, and nothing else.
     Status(u16),
+    /// Of a tunnel: the application speaks first.
+    Greet,
     /// `tradewind-unprocessed`.
     Unprocessed,
     /// Its application broke off.
@@ -212,7 +214,8 @@ async fn stream(
                 }
             }
         }
-        Act::Echo | Act::EchoLater => tunnel(respond, body, ok).await,
+        Act::Echo | Act::EchoLater => tunnel(respond, body, ok, "").await,
+        Act::Greet => tunnel(respond, body, ok, GREETING).await,
         Act::Status(status) => {
             let response = ok.status(status).body(()).unwrap();
             drop(respond.send_response(response, true));
@@ -248,13 +251,18 @@ async fn stream(
     }
 }
 
-/// An application behind a tunnel: `hello` greets first; a WebSocket handshake is accepted; everything else comes back.
+/// What an application says that speaks first.
+pub(super) const GREETING: &str = "220 ready\r\n";
+
+/// An application behind a tunnel: says its greeting; a WebSocket handshake is accepted; everything else comes back.
 async fn tunnel(
     mut respond: SendResponse<Bytes>,
     mut body: RecvStream,
     ok: http::response::Builder,
+    greeting: &'static str,
 ) {
     let mut send = respond.send_response(ok.body(()).unwrap(), false).unwrap();
+    let _ = forward(&mut send, Bytes::from_static(greeting.as_bytes())).await;
     let mut head = BytesMut::new();
     let mut http = None;
     while let Some(chunk) = body.data().await {

@@ -68,7 +68,7 @@ impl World {
         self.routes(routes);
     }
 
-    fn routes(&self, routes: Routes) {
+    pub(super) fn routes(&self, routes: Routes) {
         self.change(|s| {
             s.routes
                 .insert("shop/payments".parse().unwrap(), Arc::new(routes));
@@ -76,7 +76,7 @@ impl World {
     }
 
     /// A second service with one endpoint, which is the peer at that address.
-    fn canary(&self, address: SocketAddr) {
+    pub(super) fn canary(&self, address: SocketAddr) {
         self.endpoint("canary", "west", address);
         self.change(|s| {
             let stable: ServiceName = "shop/payments".parse().unwrap();
@@ -436,19 +436,18 @@ async fn a_callers_namespace_has_rules_of_its_own() {
         two.world.routes(Routes {
             of_callers: [(namespace("other"), table("shop/payments"))].into(),
             of_all: Some(table("shop/canary")),
-            traffic: Vec::new(),
+            ..Routes::default()
         });
         assert_eq!(by(&two.get("/").await), "canary");
         two.world.routes(Routes {
             of_callers: [(namespace("shop"), table("shop/payments"))].into(),
             of_all: Some(table("shop/canary")),
-            traffic: Vec::new(),
+            ..Routes::default()
         });
         assert_eq!(by(&two.get("/").await), "stable");
         two.world.routes(Routes {
             of_callers: [(namespace("other"), table("shop/canary"))].into(),
-            of_all: None,
-            traffic: Vec::new(),
+            ..Routes::default()
         });
         assert_eq!(
             by(&two.get("/").await),
