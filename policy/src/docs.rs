@@ -15,7 +15,11 @@ and those of TCPRoute, TLSRoute and VirtualService's `tcp` and `tls` for their c
 DestinationRules say how a service's endpoints are called: how one is picked, how much is asked at once, when one is left alone, which are near, and which of them are a subset that a
 VirtualService may name. A request for a subset that no rule for its caller defines, or that no endpoint is in, is answered with 503.
 
-What a rule answers itself carries `tradewind-error`: `no-rule` (404: there are rules, and none for this request), `no-backend` (500), `fault`, `timeout` (504).
+What a rule answers itself carries `tradewind-error`: `no-rule` (404: there are rules, and none for this request), `no-backend` (500), `fault`, `timeout` (504), `unknown-subset` and `no-endpoint` (503: a subset that nobody defines, or that nobody is in), `overflow` (503: a traffic policy allows no more at once).
+gRPC callers get the status that stands for it: UNIMPLEMENTED for `no-rule`, DEADLINE_EXCEEDED for `timeout`, else UNAVAILABLE. A connection whose bytes are no HTTP is closed instead.
+
+What objects of a service's own namespace say for everybody is published with the service's export, and holds for callers in every cluster (its producer's rules; of several exporters the oldest export's). Another cluster's own rules go before it, but allow
+no more than it does, where all of the producer's rules state a bound: time, time of a try, tries; and of its traffic policy connections, pending and active requests, retries, time to connect and ejection for answers. `tradewind routes` shows whose rules hold.
 
 Rules for streams say to whom a connection goes, once, before anything of it was sent; connections that are open keep what they have. Whether a connection is HTTP is found in its first bytes, unless its
 service's port says what it is, so a request is never subject to a rule for streams. A TLSRoute's `hostnames` and a VirtualService's `sniHosts` are the server name that the client's TLS asks for: `*.` stands for one

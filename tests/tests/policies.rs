@@ -17,7 +17,12 @@ use std::{
 
 use http::Request;
 use http_body_util::Empty;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpStream,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tradewind_api::proto::discovery::{
     DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
@@ -545,6 +550,66 @@ spec:
         }
     })
     .await;
+}
+
+/// What a server says first.
+async fn greeting(address: SocketAddr) -> Result<String, String> {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| e.to_string())?;
+    let mut words = vec![0; 16];
+    let read = timeout(USUAL, stream.read(&mut words)).await;
+    let read = read
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
+    words.truncate(read);
+    String::from_utf8(words).map_err(|e| e.to_string())
+}
+
+#[tokio::test]
+async fn a_stream_whose_server_speaks_first_is_routed_to_another_clusters_service() {
+    let (federation, manifests) = federation(WEST).await;
+    let mut workloads = Vec::new();
+    for (n, name) in [(1, "old"), (2, "new")] {
+        let app = federation.addr(EAST, host::WORKLOADS + n, 8080);
+        apps::server_first(apps::bind(app).await, name);
+        let service = format!("shop/{name}");
+        let spec = format!("{service}:5432={app},protocol=tcp");
+        workloads.push(federation.serve(EAST, n, &spec, &[]).await);
+        federation.export(EAST, &service).await;
+        federation.sees(WEST, &service, 1).await;
+    }
+    let (_caller, address) = federation.caller(WEST, 0, "shop/old:5432").await;
+    let says = async |wanted: &str| {
+        until(&format!("the greeting {wanted:?}"), USUAL, || async {
+            match greeting(address).await? {
+                said if said == wanted => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    };
+    says("old").await;
+    let open = TcpStream::connect(address).await.unwrap();
+    write(
+        &manifests,
+        "
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: old}]
+  rules: [{backendRefs: [{name: new, port: 5432}]}]
+",
+    );
+    says("new").await;
+    // What was open stays where it was.
+    let mut open = open;
+    let mut words = [0; 3];
+    open.read_exact(&mut words).await.unwrap();
+    assert_eq!(&words, b"old");
+    fs::remove_file(manifests.join("policy.yaml")).unwrap();
+    says("old").await;
 }
 
 #[tokio::test]
