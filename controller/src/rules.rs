@@ -25,6 +25,9 @@ use producers::{Offer, Offers};
 /// takes in one message, and one that it does not take would hold up everything else that it is to know.
 const MAX_BYTES: usize = 4 << 20;
 
+type Services = BTreeMap<ServiceName, Arc<Service>>;
+type Clusters = BTreeMap<ClusterName, Arc<Cluster>>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Rules {
@@ -64,10 +67,7 @@ impl Rules {
     pub fn look(
         &mut self,
         objects: &[Object],
-        (services, clusters): (
-            &BTreeMap<ServiceName, Arc<Service>>,
-            &BTreeMap<ClusterName, Arc<Cluster>>,
-        ),
+        (services, clusters): (&Services, &Clusters),
         offers: Offers,
     ) {
         if objects.is_empty() && offers.is_empty() {
@@ -192,10 +192,7 @@ impl Rules {
 
 /// What rules refer to: services with their ports, which labels their endpoints have, and regions. Endpoints that come and go change
 /// it only with the last one, or the first one, that has some labels.
-pub fn world(
-    services: &BTreeMap<ServiceName, Arc<Service>>,
-    clusters: &BTreeMap<ClusterName, Arc<Cluster>>,
-) -> World {
+pub fn world(services: &Services, clusters: &Clusters) -> World {
     let mut world = World::default();
     for service in services.values() {
         let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
