@@ -4,6 +4,7 @@
 //! It travels with the rules of the service, as JSON, and is refused whole by whoever meets a field that he does not know.
 //! What a setting leaves out is what proxies do by themselves.
 
+mod valid;
 mod words;
 
 use std::{collections::BTreeMap, sync::Arc};

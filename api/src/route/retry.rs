@@ -16,9 +16,10 @@ pub struct Retry {
     pub codes: BTreeSet<u16>,
     /// At least so long after the failure, ms; later ones wait longer.
     pub backoff_ms: Option<u64>,
-    /// Whether other localities than that of the first try are asked; none as the balancer has it.
+    /// Whether endpoints of another cluster or zone than the last try's are asked first, where there are some; else they are asked as the
+    /// balancer has it.
     pub other_localities: Option<bool>,
-    /// Whether an endpoint that failed is asked again only when no other is left; none as the balancer has it.
+    /// False: an endpoint whose answer was not taken may be asked again at once. Else only when no other is left.
     pub other_endpoints: Option<bool>,
 }
 

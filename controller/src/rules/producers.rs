@@ -13,6 +13,9 @@ use tradewind_api::{
 use tradewind_federation::{Catalog, catalog::MAX_RULES_BYTES};
 use tradewind_policy::{producers, tighten};
 
+/// Copies that another cluster may have made of each request: it is this cluster's callers that send them.
+const MAX_MIRRORS: usize = 4;
+
 /// One exporter's rules for a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
@@ -165,6 +168,16 @@ fn read(service: &ServiceName, offer: &Offer) -> Result<Routes, String> {
     let mut routes = producers(service, &said).unwrap_or_default();
     if routes != said {
         return Err("they are not of its own namespace, or not for everybody".to_owned());
+    }
+    let copies = |t: &Arc<Table>| t.rules.iter().map(|r| r.then.mirrors.len()).max();
+    if routes.of_all.as_ref().and_then(copies) > Some(MAX_MIRRORS) {
+        return Err(format!(
+            "a request would be copied to more than {MAX_MIRRORS} places"
+        ));
+    }
+    let wrong = routes.traffic.iter().find_map(|t| t.validate().err());
+    if let Some(why) = wrong {
+        return Err(format!("a policy cannot be acted on: {why}"));
     }
     let mark = |cluster: &mut Option<ClusterName>| *cluster = Some(offer.cluster.clone());
     if let Some(table) = &mut routes.of_all {

@@ -36,8 +36,6 @@ const MATCH: &[Field] = &[
     inert("statPrefix"),
 ];
 
-const AS_THE_BALANCER: &str = "endpoints that were not tried yet go first, and other localities serve where the near ones cannot";
-
 const NO_SUBNETS: &str =
     "streams are told apart by the service that they are for, and none meets the match";
 
@@ -125,8 +123,8 @@ const ROUTE: &[Field] = &[
             honoured("attempts"),
             honoured("perTryTimeout"),
             honoured("retryOn"),
-            reported("retryRemoteLocalities", AS_THE_BALANCER),
-            reported("retryIgnorePreviousHosts", AS_THE_BALANCER),
+            honoured("retryRemoteLocalities"),
+            honoured("retryIgnorePreviousHosts"),
             honoured("backoff"),
         ],
     ),

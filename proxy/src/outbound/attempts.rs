@@ -113,10 +113,25 @@ impl Attempts {
         }
     }
 
-    /// Notes an answer that is not taken; its endpoint is left out from now on.
-    pub(super) fn declined(&mut self, target: &Target, why: &str) {
+    /// Notes an answer that is not taken; its endpoint is left out from now on, unless the rule says that it need not be.
+    pub(super) fn declined(&mut self, target: &Target, why: &str, leaves: bool) {
         self.tries.add(target, &why);
-        self.except.push(target.endpoint.id.clone());
+        if leaves {
+            self.except.push(target.endpoint.id.clone());
+        }
+    }
+
+    /// Leaves out who is where that one is, if anybody else is left.
+    pub(super) fn leave_place(&mut self, route: &Route, target: &Target) {
+        let place = |t: &Target| (t.cluster().clone(), t.endpoint.zone.clone());
+        let own = place(target);
+        let left = route.targets.iter();
+        let left = left.filter(|t| !self.except.contains(&t.endpoint.id));
+        let (near, others): (Vec<_>, Vec<_>) = left.partition(|t| place(t) == own);
+        if !others.is_empty() {
+            let near = near.iter().map(|t| t.endpoint.id.clone());
+            self.except.extend(near);
+        }
     }
 
     /// Notes a failed attempt; its endpoint is left out from now on unless only its session had ended.

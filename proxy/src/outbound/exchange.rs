@@ -205,7 +205,7 @@ impl Outbound {
                     retrying = room;
                     let why = format!("answered {}", response.status());
                     account.notes.failed(cause, &why);
-                    attempts.declined(&target, &why);
+                    attempts.declined(&target, &why, patience.leaves_endpoints());
                     self.back_off(patience).await;
                     cause
                 }
@@ -237,6 +237,9 @@ impl Outbound {
                     failed.cause
                 }
             };
+            if patience.leaves_places() {
+                attempts.leave_place(&route, &target);
+            }
             self.metrics.retry(&route.service, target.cluster(), cause);
         }
         self.unanswered(&route.service, attempts, maybe_processed, asking)

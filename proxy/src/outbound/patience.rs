@@ -88,6 +88,16 @@ impl Patience {
         }
     }
 
+    /// Whether a retry goes to another endpoint as long as there is one.
+    pub(super) fn leaves_endpoints(&self) -> bool {
+        self.retry.as_ref().and_then(|r| r.other_endpoints) != Some(false)
+    }
+
+    /// Whether a retry goes to another place, if there is one.
+    pub(super) fn leaves_places(&self) -> bool {
+        self.retry.as_ref().and_then(|r| r.other_localities) == Some(true)
+    }
+
     fn left(&self) -> Option<&Retry> {
         self.retry.as_ref().filter(|r| self.retries < r.attempts)
     }

@@ -144,6 +144,10 @@ fn the_oldest_exports_word_holds_and_what_cannot_be_read_is_left() {
         routes.of_callers.insert(front, table);
         routes
     };
+    let backends = r#""to":{"backends":"#;
+    let mirror = r#"{"to":{"broken":"x"},"share":1}"#;
+    let mirrors = format!(r#""mirrors":[{}],{backends}"#, [mirror; 5].join(","));
+    let policy = r#""traffic":[{"origin":{"kind":"DestinationRule","object":"shop/cart","rule":"","cluster":null},"settings":{"all":{"pool":{"connect_timeout_ms":0}}}}],"of_all""#;
     for (json, why) in [
         (text.replace("\"rules\"", "\"rulez\""), "they are no rules"),
         (
@@ -151,6 +155,12 @@ fn the_oldest_exports_word_holds_and_what_cannot_be_read_is_left() {
             "not of its own namespace",
         ),
         (serde_json::to_string(&front).unwrap(), "not for everybody"),
+        (
+            text.replace(r#""mirrors":[],"#, "")
+                .replace(backends, &mirrors),
+            "copied to more than 4 places",
+        ),
+        (text.replace("\"of_all\"", policy), "no time to connect"),
     ] {
         assert_ne!(json, *text);
         let bad = Arc::new(PublishedRules {

@@ -498,6 +498,54 @@ async fn retries_are_as_many_at_once_as_a_policy_says() {
 }
 
 #[tokio::test]
+async fn a_retry_goes_to_another_place_or_the_same_endpoint_where_a_rule_says_so() {
+    on_one_thread(async {
+        let three = Three::new().await;
+        let away = Peer::start(&three.world, "away", "central").await;
+        three.world.endpoint("away", "central", away.address);
+        let with = |other_localities, other_endpoints| {
+            let mut again = to_subset(None);
+            again.retry = Some(Retry {
+                attempts: 1,
+                on: [RetryOn::ServerError].into(),
+                codes: [].into(),
+                backoff_ms: None,
+                other_localities,
+                other_endpoints,
+            });
+            let by_user = policy(hash(HashKey::Header("x-user".into())));
+            three.world.policies(vec![by_user], Some(rule(again)));
+        };
+        let mut client = three.client().await;
+        let request = || Request::get("/").header("x-user", "ann");
+        with(None, None);
+        let (_, home, _) = ask(&mut client, request()).await;
+        let at = NAMES.iter().position(|n| *n == home).unwrap();
+        let fails = || three.peers[at].then([Act::Status(503)]);
+        fails();
+        let (status, by, _) = ask(&mut client, request()).await;
+        assert_eq!(status, 200);
+        assert!(
+            NAMES.contains(&by.as_str()) && by != home,
+            "another one near: {by}"
+        );
+        with(Some(true), None);
+        fails();
+        let (status, by, _) = ask(&mut client, request()).await;
+        assert_eq!((status, by.as_str()), (200, "away"));
+        with(None, Some(false));
+        fails();
+        let (status, by, _) = ask(&mut client, request()).await;
+        assert_eq!(
+            (status, by),
+            (200, home),
+            "the key leads to it, and it may be asked again"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_a_region_cannot_serve_goes_where_a_policy_says() {
     on_one_thread(async {
         let world = World::new();
