@@ -17,7 +17,7 @@ use tradewind_api::{
     route::Routes,
     store::PublishedRules,
 };
-use tradewind_policy::{Object, Policy, World, compile};
+use tradewind_policy::{Compiler, Object, Policy, World};
 
 use producers::{Offer, Offers};
 
@@ -33,6 +33,7 @@ type Clusters = BTreeMap<ClusterName, Arc<Cluster>>;
 pub struct Rules {
     objects: Vec<Object>,
     world: World,
+    compiler: Compiler,
     /// What the own cluster's objects say, and what is wrong in them.
     own: BTreeMap<ServiceName, Arc<Routes>>,
     findings: Vec<String>,
@@ -89,7 +90,7 @@ impl Rules {
     }
 
     fn compile(&mut self) {
-        let Policy { routes, findings } = compile(&self.objects, &self.world);
+        let Policy { routes, findings } = self.compiler.compile(&self.objects, &self.world);
         let before = std::mem::take(&mut self.own);
         self.findings = findings.iter().map(ToString::to_string).collect();
         for (name, routes) in routes {

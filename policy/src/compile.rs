@@ -7,7 +7,7 @@ mod streams;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -24,7 +24,8 @@ use crate::{
     gateway_api, istio,
     kinds::Known,
     object::{At, Object, Report},
-    smi, traffic,
+    smi,
+    traffic::{self, TrafficDraft},
     world::{Grant, World},
 };
 
@@ -45,26 +46,97 @@ pub fn is_known(api_version: &str, kind: &str) -> bool {
 /// Compiles. Objects of kinds that are not known here are other people's. The same objects make the same, in whatever order
 /// they come.
 pub fn compile(objects: &[Object], services: &World) -> Policy {
-    let mut objects: Vec<&Object> = objects.iter().collect();
-    objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
-    let known = |o: &&Object| Known::of(&o.api_version, &o.kind);
-    let mut world = services.clone();
-    let of_kind = |kind| move |o: &&&Object| known(o) == Some(kind);
-    world.grants = objects
-        .iter()
-        .filter(of_kind(Known::ReferenceGrant))
-        .map(|o| Grant::read(o))
-        .collect();
-    let groups: Vec<&Object> = objects
-        .iter()
-        .filter(of_kind(Known::HttpRouteGroup))
-        .copied()
-        .collect();
-    let mut findings = Vec::new();
-    world.traffic = traffic_of(&objects, &world, &mut findings);
-    let mut drafts = Drafts::default();
-    for (index, object) in objects.iter().enumerate() {
-        let Some(kind) = known(object) else { continue };
+    Compiler::default().compile(objects, services)
+}
+
+/// Compiles again and again, and reads again only those objects that changed, as long as what objects refer to is the same. What it
+/// makes is what [`compile`] makes.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    /// What was referred to the last time.
+    world: World,
+    groups: Vec<Object>,
+    /// What each object made then.
+    read: HashMap<Id, Read>,
+    ruled: HashMap<Id, Ruled>,
+}
+
+/// Tells objects apart.
+type Id = (String, ServiceName, String);
+
+fn id(object: &Object) -> Id {
+    let kind = format!("{}/{}", object.api_version, object.kind);
+    (kind, object.name.clone(), object.place.clone())
+}
+
+/// What one object said by itself.
+#[derive(Debug)]
+struct Read {
+    object: Object,
+    drafts: Drafts,
+    findings: Vec<Finding>,
+}
+
+/// The same of a DestinationRule.
+#[derive(Debug)]
+struct Ruled {
+    object: Object,
+    drafts: Vec<TrafficDraft>,
+    findings: Vec<Finding>,
+}
+
+impl Compiler {
+    /// Compiles what there is now.
+    pub fn compile(&mut self, objects: &[Object], services: &World) -> Policy {
+        let mut objects: Vec<&Object> = objects.iter().collect();
+        objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
+        let of_kind = |kind| move |o: &&&Object| known(o) == Some(kind);
+        if !self.world.is_of_the_same(services) {
+            self.world = services.clone();
+            self.read.clear();
+            self.ruled.clear();
+        }
+        let mut findings = Vec::new();
+        let grants = objects.iter().filter(of_kind(Known::ReferenceGrant));
+        let grants: Vec<_> = grants.map(|o| Grant::read(o)).collect();
+        let groups = objects.iter().filter(of_kind(Known::HttpRouteGroup));
+        let groups: Vec<Object> = groups.map(|o| Object::clone(o)).collect();
+        let traffic = self.traffic(&objects, &mut findings);
+        let refer = (&self.world.grants, &self.world.traffic, &self.groups);
+        if refer != (&grants, &traffic, &groups) {
+            (self.world.grants, self.world.traffic, self.groups) = (grants, traffic, groups);
+            self.read.clear();
+        }
+        let mut drafts = Drafts::default();
+        let mut before = std::mem::take(&mut self.read);
+        for (index, object) in objects.iter().enumerate() {
+            let Some(kind) = known(object) else { continue };
+            let id = id(object);
+            let same = before.remove(&id).filter(|r| r.object == **object);
+            let mut read = same.unwrap_or_else(|| self.read(object, kind));
+            read.drafts.are_of(index);
+            findings.extend(read.findings.iter().cloned());
+            drafts.requests.extend(read.drafts.requests.iter().cloned());
+            drafts.streams.extend(read.drafts.streams.iter().cloned());
+            self.read.insert(id, read);
+        }
+        let mut routes = merge(&objects, drafts.requests, &mut findings);
+        streams::merge(&objects, drafts.streams, &mut routes, &mut findings);
+        for (service, traffic) in &self.world.traffic {
+            routes
+                .entry(service.clone())
+                .or_default()
+                .traffic
+                .clone_from(traffic);
+        }
+        findings.sort();
+        findings.dedup();
+        Policy { routes, findings }
+    }
+
+    /// What one object says by itself.
+    fn read(&self, object: &Object, kind: Known) -> Read {
+        let mut findings = Vec::new();
         let mut report = Report::new(object, &mut findings);
         // SMI's groups had no spec at first.
         let (spec, at) = match object.value.get("spec") {
@@ -72,18 +144,50 @@ pub fn compile(objects: &[Object], services: &World) -> Policy {
             None => (&serde_json::Value::Null, At::default()),
         };
         fields::check(spec, kind.fields(), &at, &mut report);
-        let read = read(object, index, kind, (&groups, &world), &mut report);
-        drafts.requests.extend(read.requests);
-        drafts.streams.extend(read.streams);
+        let groups: Vec<&Object> = self.groups.iter().collect();
+        let drafts = read(object, 0, kind, (&groups, &self.world), &mut report);
+        Read {
+            object: object.clone(),
+            drafts,
+            findings,
+        }
     }
-    let mut routes = merge(&objects, drafts.requests, &mut findings);
-    streams::merge(&objects, drafts.streams, &mut routes, &mut findings);
-    for (service, traffic) in world.traffic {
-        routes.entry(service).or_default().traffic = traffic;
+
+    /// What DestinationRules make, before the routes that refer to their subsets.
+    fn traffic(
+        &mut self,
+        objects: &[&Object],
+        findings: &mut Vec<Finding>,
+    ) -> BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>> {
+        let mut drafts = Vec::new();
+        let mut before = std::mem::take(&mut self.ruled);
+        for (index, object) in objects.iter().enumerate() {
+            if known(object) != Some(Known::DestinationRule) {
+                continue;
+            }
+            let id = id(object);
+            let same = before.remove(&id).filter(|r| r.object == **object);
+            let mut ruled = same.unwrap_or_else(|| {
+                let mut findings = Vec::new();
+                let mut report = Report::new(object, &mut findings);
+                let drafts = istio::destination_rule(object, 0, &self.world, &mut report);
+                Ruled {
+                    object: Object::clone(object),
+                    drafts,
+                    findings,
+                }
+            });
+            ruled.drafts.iter_mut().for_each(|d| d.object = index);
+            findings.extend(ruled.findings.iter().cloned());
+            drafts.extend(ruled.drafts.iter().cloned());
+            self.ruled.insert(id, ruled);
+        }
+        traffic::merge(objects, drafts, findings)
     }
-    findings.sort();
-    findings.dedup();
-    Policy { routes, findings }
+}
+
+fn known(object: &Object) -> Option<Known> {
+    Known::of(&object.api_version, &object.kind)
 }
 
 /// What one object says by itself.
@@ -109,22 +213,6 @@ fn read(
         }
         Known::ReferenceGrant | Known::HttpRouteGroup | Known::DestinationRule => Drafts::default(),
     }
-}
-
-/// What DestinationRules make, before the routes that refer to their subsets.
-fn traffic_of(
-    objects: &[&Object],
-    world: &World,
-    findings: &mut Vec<Finding>,
-) -> BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>> {
-    let mut drafts = Vec::new();
-    for (index, object) in objects.iter().enumerate() {
-        if Known::of(&object.api_version, &object.kind) == Some(Known::DestinationRule) {
-            let mut report = Report::new(object, findings);
-            drafts.extend(istio::destination_rule(object, index, world, &mut report));
-        }
-    }
-    traffic::merge(objects, drafts, findings)
 }
 
 /// Oldest first; those of files have no age and come last, by name.

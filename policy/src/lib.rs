@@ -24,7 +24,7 @@ mod traffic;
 mod values;
 mod world;
 
-pub use compile::{Policy, compile, is_known};
+pub use compile::{Compiler, Policy, compile, is_known};
 pub use docs::fields_as_markdown;
 pub use finding::{Code, Finding, Severity};
 pub use lines::{Lines, Spot};

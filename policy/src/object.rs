@@ -1,7 +1,7 @@
 //! An object as it was written, before its kind is looked into: its name, where it stands, and whom to tell what is wrong
 //! with it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,8 +32,8 @@ pub struct Object {
     pub name: ServiceName,
     /// RFC 3339, where it came from an API server; those compare as text.
     pub created: Option<String>,
-    /// All of it.
-    pub value: Value,
+    /// All of it. Objects are handed around and compared a lot, and change seldom.
+    pub value: Arc<Value>,
 }
 
 impl Object {
@@ -50,7 +50,7 @@ impl Object {
             kind: text(&value, "kind").ok_or("kind is missing")?,
             name: ServiceName::new(&namespace, &name).map_err(|e| format!("metadata: {e}"))?,
             created: text(&metadata, "creationTimestamp"),
-            value,
+            value: Arc::new(value),
         })
     }
 

@@ -31,6 +31,12 @@ pub struct World {
 }
 
 impl World {
+    /// Whether services, their labels and regions are the same.
+    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
+        (&self.services, &self.labels, &self.regions)
+            == (&other.services, &other.labels, &other.regions)
+    }
+
     /// Services with unnamed ports, for tests and files alone.
     pub fn of<'a>(services: impl IntoIterator<Item = (&'a ServiceName, &'a [u16])>) -> Self {
         let ports = |p: &[u16]| p.iter().map(|p| (String::new(), *p)).collect();

@@ -59,7 +59,9 @@ fn honoured(
 fn without(object: &Object, pointer: &str) -> Object {
     let mut object = object.clone();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
-    let parent = object.value.pointer_mut(parent).unwrap();
+    let parent = Arc::make_mut(&mut object.value)
+        .pointer_mut(parent)
+        .unwrap();
     parent.as_object_mut().unwrap().remove(key).unwrap();
     object
 }

@@ -332,3 +332,45 @@ proptest! {
         prop_assert_eq!(told(&policy), told(&sorted));
     }
 }
+
+#[test]
+fn whoever_compiles_again_and_again_makes_what_one_does_who_begins_anew() {
+    let mut all = Vec::new();
+    for kind in Known::ALL {
+        for (n, text) in corpus::of(kind).iter().enumerate() {
+            for mut object in objects(text) {
+                object.place = format!("{}-{n}.yaml:1", object.kind);
+                all.push(object);
+            }
+        }
+    }
+    let mut compiler = Compiler::default();
+    let mut check = |objects: &[Object], world: &World| {
+        let again = compiler.compile(objects, world);
+        assert_eq!(again, compile(objects, world));
+    };
+    let mut world = world();
+    check(&all, &world);
+    check(&all, &world);
+    // Each object goes and comes back; one that others refer to changes what they make.
+    for index in 0..all.len() {
+        let gone = all.remove(index);
+        check(&all, &world);
+        all.insert(index, gone);
+        check(&all, &world);
+        let spec = Arc::make_mut(&mut all[index].value)
+            .get_mut("spec")
+            .map(std::mem::take);
+        check(&all, &world);
+        if let Some(spec) = spec {
+            Arc::make_mut(&mut all[index].value)["spec"] = spec;
+        }
+    }
+    all.reverse();
+    check(&all, &world);
+    let first = world.services.keys().next().unwrap().clone();
+    world.services.remove(&first);
+    check(&all, &world);
+    world.regions = Some(["eu".to_owned()].into());
+    check(&all, &world);
+}
