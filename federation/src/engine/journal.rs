@@ -352,9 +352,11 @@ impl View {
             return Err(self.corrupt(format!("segment {number} of the journal is missing")));
         }
         let mut at = 0;
+        let mut begins_behind_a_gap = None;
         for segment in self.segments.all() {
             let bytes = segment.read_whole()?;
-            at = self.replay_one(segment.number, &bytes, &mut truncate)?;
+            let gap = &mut begins_behind_a_gap;
+            at = self.replay_one(segment.number, &bytes, (&mut truncate, gap))?;
             let rest = bytes.get(at..).unwrap_or_default();
             if record::any_in(rest, segment.number) {
                 let what = "a record of the journal before it is damaged".to_owned();
@@ -364,6 +366,15 @@ impl View {
             // room: then the next record begins another segment. Nothing is changed here, whoever refuses it may look at it.
             if bytes.len() < SEGMENT_BYTES || rest.iter().any(|b| *b != 0) {
                 at = SEGMENT_BYTES;
+            }
+        }
+        if let Some((end, first)) = begins_behind_a_gap {
+            // What lay below is gone there, and the mark that it was purged with it: the record of the purge is here, behind entries
+            // that it left. Where it is not, entries are missing.
+            let purged = self.purged.is_some_and(|p| p.index + 1 >= first);
+            if !purged {
+                let what = format!("the journal goes on with log entry {first}");
+                return Err(EngineError::Corrupt { index: end, what });
             }
         }
         self.last = self.read_last()?;
@@ -378,13 +389,18 @@ impl View {
         &mut self,
         segment: u64,
         bytes: &[u8],
-        truncate: &mut impl FnMut(u64) -> Result<(), EngineError>,
+        (truncate, gap): (
+            &mut impl FnMut(u64) -> Result<(), EngineError>,
+            &mut Option<(u64, u64)>,
+        ),
     ) -> Result<usize, EngineError> {
         let mut at = 0;
         let record = |at| record::parse(bytes.get(at..)?, segment);
         while let Some(found) = record(at) {
             match (found.kind, found.numbers()) {
-                (Kind::Entries, _) => self.replay_entries(segment, at + HEADER, found.body)?,
+                (Kind::Entries, _) => {
+                    self.replay_entries((segment, at + HEADER), found.body, gap)?;
+                }
                 (Kind::Truncated, [Some(index), ..]) => {
                     truncate(index)?;
                     self.places.truncate_from(index);
@@ -403,9 +419,9 @@ impl View {
 
     fn replay_entries(
         &mut self,
-        segment: u64,
-        start: usize,
+        (segment, start): (u64, usize),
         body: &[u8],
+        gap: &mut Option<(u64, u64)>,
     ) -> Result<(), EngineError> {
         for found in record::entries(body) {
             let framed =
@@ -415,7 +431,10 @@ impl View {
             };
             let next = self.places.range().end;
             // The first one here may lie below as well: it was moved there, and a crash kept it here.
-            if index != next && !(self.places.is_empty() && index < next) {
+            let begins = self.places.is_empty();
+            if begins && index > next && gap.is_none() {
+                *gap = Some((next, index));
+            } else if index != next && !(begins && index < next) {
                 return Err(self.corrupt(format!("the journal goes on with log entry {index}")));
             }
             let place = Place::new(segment, start + at, length);

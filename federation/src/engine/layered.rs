@@ -343,6 +343,53 @@ mod tests {
         }
     }
 
+    /// A process that is killed while it purges: what lay below is gone, the mark of it is not there, and the journal's record of it
+    /// stands behind the entries that it left.
+    #[test]
+    fn a_purge_of_which_only_the_removal_came_to_the_disk_is_taken_from_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
+        for index in 0..4 {
+            log.append_sync(&[large(index)]).unwrap();
+        }
+        log.settle().unwrap();
+        for index in 4..6 {
+            log.append_sync(&[large(index)]).unwrap();
+        }
+        log.shared.journal.purge_to(log_id(1, 1, 3)).unwrap();
+        log.shared.sled.truncate_from(2).unwrap();
+        drop(log);
+        let log = Layered::reopen(dir.path()).unwrap();
+        assert_eq!(log.purged().unwrap(), Some(log_id(1, 1, 3)));
+        assert_eq!(read(&log), [4, 5]);
+        log.append_sync(&[large(6)]).unwrap();
+        drop(log);
+        let log = Layered::reopen(dir.path()).unwrap();
+        assert_eq!(read(&log), [4, 5, 6]);
+    }
+
+    #[test]
+    fn entries_that_are_missing_below_are_told_unless_they_were_purged() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Layered::reopen(dir.path()).unwrap();
+        for index in 0..4 {
+            log.append_sync(&[large(index)]).unwrap();
+        }
+        log.settle().unwrap();
+        for index in 4..6 {
+            log.append_sync(&[large(index)]).unwrap();
+        }
+        // One short of what is missing.
+        log.shared.journal.purge_to(log_id(1, 1, 2)).unwrap();
+        log.shared.sled.truncate_from(2).unwrap();
+        drop(log);
+        let error = Layered::reopen(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("log entry 2 is corrupt: the journal goes on with log entry 4"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn what_outlives_the_journal_is_found_below_it() {
         let dir = tempfile::tempdir().unwrap();
