@@ -357,20 +357,26 @@ spec:
     }
 }
 
-#[tokio::test]
-async fn an_endpoint_of_another_cluster_that_answers_with_errors_is_left_alone_until_it_is_well() {
-    let (federation, manifests) = federation(WEST).await;
-    let statuses = [Arc::new(AtomicU16::new(200)), Arc::new(AtomicU16::new(200))];
+/// Two endpoints in the east, of which one answers under a status that the test may change.
+async fn sick_and_well(federation: &Federation, status: u16) -> (Arc<AtomicU16>, Vec<Workload>) {
+    let sick = Arc::new(AtomicU16::new(status));
+    let well = Arc::new(AtomicU16::new(200));
     let mut workloads = Vec::new();
-    for (n, name) in [(1, "sick"), (2, "well")] {
+    for (n, name, status) in [(1, "sick", &sick), (2, "well", &well)] {
         let app = federation.addr(EAST, host::WORKLOADS + n, 8080);
-        let status = Arc::clone(&statuses[usize::from(n) - 1]);
-        apps::with_status(apps::bind(app).await, name, status);
+        apps::with_status(apps::bind(app).await, name, Arc::clone(status));
         let spec = format!("{SERVICE}={app}");
         workloads.push(federation.serve(EAST, n, &spec, &[]).await);
     }
     federation.export(EAST, "shop/payments").await;
     federation.sees(WEST, "shop/payments", 2).await;
+    (sick, workloads)
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_cluster_that_answers_with_errors_is_left_alone_until_it_is_well() {
+    let (federation, manifests) = federation(WEST).await;
+    let (sick, _workloads) = sick_and_well(&federation, 200).await;
     let (_caller, address) = federation.caller(WEST, 0, SERVICE).await;
     write(
         &manifests,
@@ -396,7 +402,7 @@ spec:
         }
     })
     .await;
-    statuses[0].store(503, Ordering::SeqCst);
+    sick.store(503, Ordering::SeqCst);
     let mut failed = 0;
     let mut in_a_row = 0;
     while in_a_row < 20 {
@@ -412,7 +418,7 @@ spec:
     let labels = ["shop/payments:80", "errors"];
     let ejected = metrics::total(admin, "tradewind_outbound_ejections", &labels).await;
     assert_eq!(ejected.unwrap(), 1.0);
-    statuses[0].store(200, Ordering::SeqCst);
+    sick.store(200, Ordering::SeqCst);
     until_answered(address, "it to be called again", |a| {
         assert_eq!(a.status, 200);
         a.text() == "sick"
@@ -423,17 +429,7 @@ spec:
 #[tokio::test]
 async fn faults_and_retries_by_a_rule_hold_for_another_clusters_service() {
     let (federation, manifests) = federation(WEST).await;
-    let statuses = [Arc::new(AtomicU16::new(503)), Arc::new(AtomicU16::new(200))];
-    let mut workloads = Vec::new();
-    for (n, name) in [(1, "sick"), (2, "well")] {
-        let app = federation.addr(EAST, host::WORKLOADS + n, 8080);
-        let status = Arc::clone(&statuses[usize::from(n) - 1]);
-        apps::with_status(apps::bind(app).await, name, status);
-        let spec = format!("{SERVICE}={app}");
-        workloads.push(federation.serve(EAST, n, &spec, &[]).await);
-    }
-    federation.export(EAST, "shop/payments").await;
-    federation.sees(WEST, "shop/payments", 2).await;
+    let (_sick, _workloads) = sick_and_well(&federation, 503).await;
     let (_caller, address) = federation.caller(WEST, 0, SERVICE).await;
     write(
         &manifests,

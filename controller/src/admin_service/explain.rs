@@ -14,7 +14,7 @@ use tradewind_api::{
     model::{Cluster, Endpoint, Service},
     proto::v1::{ExplainRequest, ExplainResponse, ExplainedEndpoint, ExplainedTier},
     snapshot::Snapshot,
-    traffic::{Labels, PerPort, Settings, TrafficPolicy, has_labels},
+    traffic::{Labels, Locality, PerPort, Settings, TrafficPolicy, has_labels},
 };
 use tradewind_transport::balance::tiers::{Candidate, Choice, Extra, Extras, Here, choose_by};
 
@@ -302,15 +302,19 @@ fn answer(
         from_zone: from.zone.map(ToString::to_string).unwrap_or_default(),
         revision: snapshot.revision.0,
         endpoints: endpoints.collect(),
-        tiers: tiers(&choice, &shown),
+        tiers: tiers(&choice, &called.settings.locality, &shown),
         ..ExplainResponse::default()
     }
 }
 
-fn tiers(choice: &Choice, shown: &[(&Endpoint, &Cluster)]) -> Vec<ExplainedTier> {
+fn tiers(
+    choice: &Choice,
+    locality: &Locality,
+    shown: &[(&Endpoint, &Cluster)],
+) -> Vec<ExplainedTier> {
     let member = |i: &usize| shown.get(*i).map(|(e, _)| e.id.to_string());
     let tier = |t: &tradewind_transport::balance::tiers::Tier| ExplainedTier {
-        distance: t.distance.to_string(),
+        distance: t.distance.named(locality).to_string(),
         share: t.share,
         members: t.members.iter().filter_map(member).collect(),
     };

@@ -343,10 +343,9 @@ mod tests {
         }
     }
 
-    /// A process that is killed while it purges: what lay below is gone, the mark of it is not there, and the journal's record of it
-    /// stands behind the entries that it left.
-    #[test]
-    fn a_purge_of_which_only_the_removal_came_to_the_disk_is_taken_from_the_journal() {
+    /// Where a process was killed that purged: of the four entries below the last two are gone, the mark of it is not there, and the
+    /// journal's record that it purged up to `upto` stands behind the two entries that lie in it.
+    fn killed_while_it_purged(upto: u64) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let log = Layered::reopen(dir.path()).unwrap();
         for index in 0..4 {
@@ -356,9 +355,14 @@ mod tests {
         for index in 4..6 {
             log.append_sync(&[large(index)]).unwrap();
         }
-        log.shared.journal.purge_to(log_id(1, 1, 3)).unwrap();
+        log.shared.journal.purge_to(log_id(1, 1, upto)).unwrap();
         log.shared.sled.truncate_from(2).unwrap();
-        drop(log);
+        dir
+    }
+
+    #[test]
+    fn a_purge_of_which_only_the_removal_came_to_the_disk_is_taken_from_the_journal() {
+        let dir = killed_while_it_purged(3);
         let log = Layered::reopen(dir.path()).unwrap();
         assert_eq!(log.purged().unwrap(), Some(log_id(1, 1, 3)));
         assert_eq!(read(&log), [4, 5]);
@@ -370,19 +374,8 @@ mod tests {
 
     #[test]
     fn entries_that_are_missing_below_are_told_unless_they_were_purged() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = Layered::reopen(dir.path()).unwrap();
-        for index in 0..4 {
-            log.append_sync(&[large(index)]).unwrap();
-        }
-        log.settle().unwrap();
-        for index in 4..6 {
-            log.append_sync(&[large(index)]).unwrap();
-        }
         // One short of what is missing.
-        log.shared.journal.purge_to(log_id(1, 1, 2)).unwrap();
-        log.shared.sled.truncate_from(2).unwrap();
-        drop(log);
+        let dir = killed_while_it_purged(2);
         let error = Layered::reopen(dir.path()).unwrap_err().to_string();
         assert!(
             error.contains("log entry 2 is corrupt: the journal goes on with log entry 4"),

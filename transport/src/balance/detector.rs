@@ -185,11 +185,6 @@ impl Detector {
         self.answers.eject(outlier, now)
     }
 
-    /// No rule is about its answers any more.
-    pub const fn forget_answers(&mut self) {
-        self.answers = Answers::new();
-    }
-
     /// Books a failure. Returns for how long it is ejected, when this failure is what ejects it.
     pub fn failed(&mut self, failure: Failure, now: Micros) -> Option<Micros> {
         self.failed_after(failure, failure.strikes(), now)
@@ -397,9 +392,6 @@ mod tests {
         assert_eq!(d.standing(until - 1), out);
         assert_eq!(d.standing(until), Standing::Closed);
         assert_eq!(d.answers_until(until), None);
-        let (mut d, _) = out_for_answers(7);
-        d.forget_answers();
-        assert_eq!(d.standing(8), Standing::Closed, "the rule is gone");
     }
 
     #[test]

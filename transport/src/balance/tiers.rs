@@ -316,7 +316,7 @@ pub fn choose_by(
         .filter(|(_, group)| !group.members.is_empty())
         .map(|(distance, group)| Tier {
             distance,
-            // What it carries, for now.
+            // What it could carry; what it gets is shared out below.
             share: f64::min(1.0, OVERPROVISION * group.usable / group.total),
             members: group.members,
         })

@@ -48,7 +48,8 @@ impl Balancer {
                     .filter_map(|i| route.targets.get(*i))
                     .map(|t| t.endpoint.id.as_str())
                     .collect();
-                json!({ "distance": t.distance.to_string(), "share": t.share, "members": members })
+                let distance = t.distance.named(&route.settings.locality).to_string();
+                json!({ "distance": distance, "share": t.share, "members": members })
             })
             .collect();
         let verdicts = choice.map(|c| c.verdicts).unwrap_or_default();
