@@ -17,6 +17,7 @@ use tradewind_transport::hbone::RecvBody;
 use super::{
     balancer::Balancer,
     breaker::Permit,
+    patience::OUT_OF_TIME,
     route::{Blame, InFlight, Route, Target},
 };
 use crate::standard::{Account, Flags};
@@ -84,7 +85,7 @@ impl Body for OutBody {
                 {
                     peer.until = None;
                     peer.account.cut(Flags::Timeout);
-                    return Poll::Ready(Some(Err("the time that a rule gives it is over".into())));
+                    return Poll::Ready(Some(Err(OUT_OF_TIME.into())));
                 }
                 let polled = Pin::new(&mut peer.body).poll_frame(cx);
                 let ended = peer.body.is_end_stream();

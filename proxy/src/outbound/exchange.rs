@@ -17,7 +17,7 @@ use super::{
     convert,
     failure::{Failure, Form, Tries},
     mirror::Tee,
-    patience::Patience,
+    patience::{OUT_OF_TIME, Patience},
     route::{Callee, InFlight, NoRoute, Route, Target},
     rules::{Backend, Own, Ruled},
 };
@@ -139,8 +139,9 @@ impl Outbound {
             Ok(permit) => permit,
             Err(overflow) => {
                 account.between(&self.pair_with_nobody(service));
-                let refusal = self.overflowed(&route, overflow, form);
-                account.refused(&refusal, Flags::UpstreamOverflow);
+                let over = patience.is_over(Instant::now());
+                let (refusal, flags) = self.not_admitted(&route, overflow, over, form);
+                account.refused(&refusal, flags);
                 return refusal;
             }
         };
@@ -259,7 +260,7 @@ impl Outbound {
             (
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout",
-                "the time that a rule gives it is over",
+                OUT_OF_TIME,
                 Flags::Timeout,
             )
         } else if maybe_processed {
@@ -371,12 +372,25 @@ impl Outbound {
         room.map(Some)
     }
 
-    /// The answer where as much is under way as may be.
-    fn overflowed(&self, route: &Route, overflow: Overflow, form: Form) -> Response<OutBody> {
-        let what = self.overflow(route, overflow);
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    /// The answer where as much is under way as may be, or where a rule's time was over before there was room.
+    fn not_admitted(
+        &self,
+        route: &Route,
+        overflow: Overflow,
+        over: bool,
+        form: Form,
+    ) -> (Response<OutBody>, Flags) {
+        let (status, reason, what, flags) = if over {
+            let what = OUT_OF_TIME.to_owned();
+            (StatusCode::GATEWAY_TIMEOUT, "timeout", what, Flags::Timeout)
+        } else {
+            let what = self.overflow(route, overflow);
+            let flags = Flags::UpstreamOverflow;
+            (StatusCode::SERVICE_UNAVAILABLE, "overflow", what, flags)
+        };
         let tries = Tries::default();
-        self.refuse(&route.service, unavailable, "overflow", what, tries, form)
+        let refusal = self.refuse(&route.service, status, reason, what, tries, form);
+        (refusal, flags)
     }
 
     /// Counts it, and says it.

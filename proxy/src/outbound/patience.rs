@@ -12,6 +12,9 @@ use super::attempts::{Failed, Safe};
 /// A later try waits twice as long as the one before it, and no longer than this many times the first.
 const MAX_BACKOFF_TIMES: u32 = 10;
 
+/// What is said where a rule's time was not enough.
+pub(super) const OUT_OF_TIME: &str = "the time that a rule gives it is over";
+
 /// What is left of one request's.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {

@@ -367,6 +367,40 @@ async fn a_breaker_turns_away_what_is_too_much_at_once_and_closes_again() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_connection_longer_than_a_rule_allows_is_told_that_its_time_is_over() {
+    on_one_thread(async {
+        let world = World::new();
+        let peer = Peer::start(&world, "a", "west").await;
+        world.endpoint("a", "west", peer.address);
+        let proxy = world.proxy().await;
+        let one = policy(Settings {
+            pool: Pool {
+                connections: Some(1),
+                ..Pool::default()
+            },
+            ..Settings::default()
+        });
+        world.policies(vec![one.clone()], None);
+        peer.then([Act::EchoLater]);
+        let first = held(proxy.address);
+        until("the first arrives", || peer.seen.get() == 1).await;
+        let mut hurried = to_subset(None);
+        hurried.timeouts.whole_ms = Some(50);
+        world.policies(vec![one], Some(rule(hurried)));
+        let mut client = Client::connect(proxy.address).await;
+        let (status, _, head) = ask(&mut client, Request::get("/")).await;
+        assert_eq!(
+            (status, &head.headers()["tradewind-error"]),
+            (504, &"timeout".parse().unwrap())
+        );
+        assert_eq!(world.count("tradewind_outbound_overflows_total"), 0);
+        peer.go.notify_one();
+        assert_eq!(first.await.unwrap().0, StatusCode::OK);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_answers_with_errors_is_left_alone_for_its_time() {
     on_one_thread(async {
         let world = World::new();
