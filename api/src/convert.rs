@@ -171,6 +171,11 @@ impl From<&Endpoint> for v1::Endpoint {
             hostname: e.hostname.clone().unwrap_or_default(),
             ports: e.ports.iter().map(|p| u32::from(*p)).collect(),
             labels: e.labels.clone(),
+            targets: e
+                .targets
+                .iter()
+                .map(|(from, to)| (u32::from(*from), u32::from(*to)))
+                .collect(),
         }
     }
 }
@@ -194,6 +199,11 @@ impl TryFrom<v1::Endpoint> for Endpoint {
                 .map(|p| port("endpoint port", p))
                 .collect::<Result<_, _>>()?,
             labels: e.labels,
+            targets: e
+                .targets
+                .into_iter()
+                .map(|(from, to)| Ok((port("endpoint port", from)?, port("application port", to)?)))
+                .collect::<Result<_, ConvertError>>()?,
         })
     }
 }
@@ -209,6 +219,7 @@ impl From<&Service> for v1::Service {
             }
             .into(),
             clusterset_ips: s.clusterset_ips.iter().map(ToString::to_string).collect(),
+            cluster_ips: s.cluster_ips.iter().map(ToString::to_string).collect(),
             ports: s.ports.iter().map(Into::into).collect(),
             exported_by: s.exported_by.iter().map(ToString::to_string).collect(),
             endpoints: s.endpoints.iter().map(Into::into).collect(),
@@ -232,11 +243,8 @@ impl TryFrom<v1::Service> for Service {
                     });
                 }
             },
-            clusterset_ips: s
-                .clusterset_ips
-                .into_iter()
-                .map(|ip| ip.parse::<IpAddr>().map_err(|_| ConvertError::Ip(ip)))
-                .collect::<Result<_, _>>()?,
+            clusterset_ips: ips(s.clusterset_ips)?,
+            cluster_ips: ips(s.cluster_ips)?,
             ports: s
                 .ports
                 .into_iter()
@@ -259,6 +267,13 @@ impl TryFrom<v1::Service> for Service {
                 .collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn ips(texts: Vec<String>) -> Result<Vec<IpAddr>, ConvertError> {
+    let parsed = texts
+        .into_iter()
+        .map(|ip| ip.parse().map_err(|_| ConvertError::Ip(ip)));
+    parsed.collect()
 }
 
 impl From<&SealedPort> for v1::SealedPort {
@@ -422,6 +437,7 @@ mod tests {
             name: "shop/payments".parse().unwrap(),
             kind: ServiceKind::ClusterSetIp,
             clusterset_ips: vec!["240.1.0.1".parse().unwrap()],
+            cluster_ips: vec!["10.96.0.1".parse().unwrap()],
             ports: vec![ServicePort {
                 name: "http".into(),
                 port: 80,
@@ -442,6 +458,7 @@ mod tests {
                 hostname: None,
                 labels: [("version".to_owned(), "v2".to_owned())].into(),
                 ports: vec![80],
+                targets: Default::default(),
             }],
             seals: vec![SealedPort {
                 cluster: ClusterName::new("east").unwrap(),

@@ -127,7 +127,13 @@ pub struct Endpoint {
     /// Its workload's labels: subsets are chosen by them.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// Where its application listens, by service port. Only in its own cluster, and only where its proxy learns it from the controller.
+    #[serde(default, skip_serializing_if = "Targets::is_empty")]
+    pub targets: Targets,
 }
+
+/// Ports of an application, by the service port that leads to each.
+pub type Targets = std::collections::BTreeMap<u16, u16>;
 
 /// One service as one cluster sees it: the merge of all exports, or a local service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +144,9 @@ pub struct Service {
     pub kind: ServiceKind,
     /// Its stable address in the whole clusterset (at most one IPv4 and one IPv6); empty when headless or only local.
     pub clusterset_ips: Vec<std::net::IpAddr>,
+    /// The addresses that it has in the reader's own cluster alone, as its API server gave them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_ips: Vec<std::net::IpAddr>,
     /// United ports, sorted by number.
     pub ports: Vec<ServicePort>,
     /// Who exports it; empty for a service that is only local.

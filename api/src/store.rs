@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ClusterName, Domain, EndpointId, Network, NodeId, Region, ServiceName, Zone},
+    mcs::ExportSpec,
     model::{ClusterState, Health, ServiceKind, ServicePort},
     traffic::Labels,
 };
@@ -26,7 +27,8 @@ use crate::{
 /// | 3 | keys for sealed names, writes that go to the leader together |
 /// | 4 | transfers of the lead in the audit log |
 /// | 5 | labels of endpoints, rules that are published with an export |
-pub const LEVEL: u16 = 5;
+/// | 6 | what the Multi-Cluster Services API passes on of a Service |
+pub const LEVEL: u16 = 6;
 
 /// What a record that names no level was written by.
 const fn first_level() -> u16 {
@@ -66,6 +68,9 @@ pub struct Export {
     /// What its callers everywhere do with requests, as the exporter says. Since level 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Arc<PublishedRules>>,
+    /// What a ServiceImport says of it; none where it is exported by a cluster that is not Kubernetes. Since level 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Arc<ExportSpec>>,
 }
 
 /// An exporter's rules for the calls of everybody. The store does not look into them, so that a member which knows less of rules
@@ -319,6 +324,7 @@ impl Command {
             | Self::RemoveExport(_)
             | Self::PutToken(_)
             | Self::RevokeToken(_) => 1,
+            Self::PutExport(export) if export.spec.is_some() => SPEC,
             Self::PutExport(export) if export.rules.is_some() => RULES,
             Self::PutExport(export) => with_labels(export.endpoints.values()),
             Self::PatchExport { upsert, .. } => with_labels(upsert.values()),
@@ -345,6 +351,8 @@ fn with_labels<'a>(mut endpoints: impl Iterator<Item = &'a EndpointSummary>) -> 
 pub const LABELS: u16 = 5;
 /// The level from which on exports have rules.
 pub const RULES: u16 = 5;
+/// From this level on exports carry what the Multi-Cluster Services API passes on.
+pub const SPEC: u16 = 6;
 
 /// A command as it stands in the log: who asked, and when the leader took it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

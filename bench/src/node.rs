@@ -203,6 +203,7 @@ fn put(request: PutRequest) -> Result<Command, Status> {
         }],
         endpoints: BTreeMap::from([(endpoint_id()?, endpoint)]),
         rules: None,
+        spec: None,
     }))
 }
 

@@ -282,6 +282,7 @@ fn offer(
         }],
         endpoints: all,
         rules: None,
+        spec: None,
     };
     Ok(stamped(&cluster(number)?, Command::PutExport(export)))
 }

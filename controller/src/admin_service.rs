@@ -363,9 +363,11 @@ impl Admin for AdminService {
     ) -> Result<Response<ExportResponse>, Status> {
         let (actor, asked) = self.operator_as(request)?;
         let name = service_name(&asked.service)?;
-        if let Some(place) = self.0.yaml.borrow().exports.get(&name) {
-            let sentence =
-                format!("the export of {name} is asked for by a ServiceExport at {place}");
+        if let Some(by) = self.0.yaml.borrow().exports.get(&name) {
+            let sentence = format!(
+                "the export of {name} is asked for by a ServiceExport at {}",
+                by.place
+            );
             return Err(refuse(
                 Code::FailedPrecondition,
                 sentence,

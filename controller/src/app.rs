@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tradewind_api::ClusterName;
 use tradewind_ca::StoredError;
 use tradewind_federation::{Store, StoreError};
+use tradewind_kubernetes::{Client, ClientError};
 use tradewind_runtime::{
     AdminBound, AdminServer, BindError, Blocker, LogHandle, Readiness, Rng, SharedClock, TaskSet,
     drain, files::FileError,
@@ -99,6 +100,9 @@ pub enum BuildError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The way to the API server.
+    #[error(transparent)]
+    Kubernetes(#[from] ClientError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -125,6 +129,7 @@ impl BuildError {
             ),
             Self::Certificate(_) => "see that this host's clock is right".into(),
             Self::Manifests { .. } => "make the directory, or start without --manifests".into(),
+            Self::Kubernetes(_) => "name a kubeconfig that works with --kubeconfig, or start without --kubernetes".into(),
             Self::Store(StoreError::File(_)) => {
                 "while other clusters hold the store, `tradewind store rejoin` brings this node back under a new id".into()
             }
@@ -195,6 +200,10 @@ impl Controller {
                 cause,
             })?;
         }
+        let kubernetes = match &config.kubernetes {
+            Some(place) => Some(Client::new(place).await?),
+            None => None,
+        };
         let socket = config.socket_path();
         let listen = ListenConfig {
             tcp: config.listen,
@@ -220,7 +229,7 @@ impl Controller {
             listeners: readiness.blocker("listeners"),
         };
         let certificate = readiness.blocker("certificate");
-        let parts = Parts::open(files, clock, rng).await?;
+        let parts = Parts::open(files, clock, rng, kubernetes).await?;
         drop(certificate);
         Ok(Bound {
             config,

@@ -10,7 +10,7 @@ use std::{
 
 use tradewind_api::{
     ClusterName, EndpointId, Revision, ServiceName, SpiffeId,
-    model::{Cluster, Endpoint, Service, ServicePort},
+    model::{Cluster, Endpoint, Service, ServicePort, Targets},
     seal::Phase,
     snapshot::{Snapshot, Trust},
     store::{ClusterRecord, EndpointSummary},
@@ -266,6 +266,7 @@ fn service(input: &Input<'_>, name: &ServiceName, before: Option<&Arc<Service>>)
         name: name.clone(),
         kind,
         clusterset_ips: ips,
+        cluster_ips: local.map(|l| l.cluster_ips.clone()).unwrap_or_default(),
         ports,
         exported_by,
         endpoints: endpoints.into_values().collect(),
@@ -296,6 +297,7 @@ fn here(own: &Own, id: &EndpointId, endpoint: &LocalEndpoint) -> Endpoint {
         hostname: endpoint.hostname.clone(),
         labels: endpoint.labels.clone(),
         ports: endpoint.ports.clone(),
+        targets: endpoint.targets.clone(),
     }
 }
 
@@ -324,6 +326,7 @@ fn remote(
         hostname: summary.hostname.clone(),
         labels: summary.labels.clone(),
         ports: summary.ports.clone(),
+        targets: Targets::new(),
     })
 }
 

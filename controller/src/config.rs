@@ -27,6 +27,8 @@ pub struct ControllerConfig {
     pub admin_listen: SocketAddr,
     /// Directory of Kubernetes YAML to watch, if any.
     pub manifests: Option<PathBuf>,
+    /// The API server whose Services and other objects are this cluster's, if it has one. Then no directory is watched.
+    pub kubernetes: Option<tradewind_kubernetes::Place>,
     /// The unix socket for local callers; `controller.sock` in the data directory unless told.
     pub socket: Option<PathBuf>,
     /// How long calls in flight may take once the process is asked to stop.
@@ -43,6 +45,7 @@ impl ControllerConfig {
             listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
             admin_listen: (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into(),
             manifests: None,
+            kubernetes: None,
             socket: None,
             drain_deadline: DEFAULT_DRAIN_DEADLINE,
             witness: false,

@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use tradewind_api::ServiceName;
 use tradewind_runtime::files::{FileError, atomic_write};
 
+use crate::source::Asked;
+
 const FILE: &str = "exports.json";
 const VERSION: u32 = 1;
 /// As many as the store takes of one cluster.
@@ -162,7 +164,7 @@ pub fn without(intents: &Intents, service: &ServiceName) -> Intents {
 /// Brings the times of what files want up to date: new ones are noted, those no longer wanted are forgotten.
 pub fn with_files<'a>(
     intents: &Intents,
-    files: impl IntoIterator<Item = &'a ServiceName>,
+    files: impl IntoIterator<Item = (&'a ServiceName, &'a Asked)>,
     now_ms: u64,
 ) -> Intents {
     let mut after: Intents = intents
@@ -170,12 +172,16 @@ pub fn with_files<'a>(
         .filter(|(_, i)| i.by_command)
         .map(|(n, i)| (n.clone(), *i))
         .collect();
-    for service in files {
+    for (service, asked) in files {
         let known = intents.get(service).copied();
-        let intent = known.unwrap_or(Intent {
+        let mut intent = known.unwrap_or(Intent {
             created_at_ms: now_ms,
             by_command: false,
         });
+        // Where a wish says itself how old it is, its word stands: one that is made anew is younger.
+        if let Some(created_at_ms) = asked.created_at_ms.filter(|_| !intent.by_command) {
+            intent.created_at_ms = created_at_ms;
+        }
         after.insert(service.clone(), intent);
     }
     after
@@ -196,13 +202,34 @@ mod tests {
         let (pay, order) = (name("shop/payments"), name("shop/orders"));
         assert!(exports.update(|i| with(i, &pay, 5)).unwrap());
         assert!(!exports.update(|i| with(i, &pay, 9)).unwrap());
-        assert!(exports.update(|i| with_files(i, [&order], 7)).unwrap());
-        assert!(!exports.update(|i| with_files(i, [&order], 8)).unwrap());
+        let mut asked = Asked {
+            place: "a.yaml:1".into(),
+            created_at_ms: None,
+        };
+        assert!(
+            exports
+                .update(|i| with_files(i, [(&order, &asked)], 7))
+                .unwrap()
+        );
+        assert!(
+            !exports
+                .update(|i| with_files(i, [(&order, &asked)], 8))
+                .unwrap()
+        );
 
         let again = Exports::open(dir.path()).unwrap();
         assert_eq!(again.current(), exports.current());
         assert_eq!(again.current()[&pay].created_at_ms, 5);
         assert_eq!(again.current()[&order].created_at_ms, 7);
+        // A wish that says itself how old it is, and one that was made anew under its name.
+        for created in [3, 20] {
+            asked.created_at_ms = Some(created);
+            again
+                .update(|i| with_files(i, [(&order, &asked), (&pay, &asked)], 9))
+                .unwrap();
+            assert_eq!(again.current()[&order].created_at_ms, created);
+            assert_eq!(again.current()[&pay].created_at_ms, 5, "by command");
+        }
         again.update(|i| with_files(i, [], 9)).unwrap();
         assert_eq!(again.current().keys().collect::<Vec<_>>(), [&pay]);
         again.update(|i| without(i, &pay)).unwrap();

@@ -20,6 +20,7 @@ pub mod identity_service;
 pub mod init;
 pub mod join;
 pub mod local;
+pub mod mcs;
 pub mod offline;
 pub mod publish;
 pub mod raft_net;

@@ -3,11 +3,12 @@
 //! A file says more about a service than a registration does (its kind, its port names), so its word stands where the
 //! two differ. Endpoints of both are kept.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tradewind_api::{
     ClusterName, Domain, EndpointId, Namespace, Network, Region, ServiceName, SpiffeId, Zone,
-    model::{AppProtocol, Health, ServiceKind, ServicePort},
+    mcs::ExportSpec,
+    model::{AppProtocol, Health, ServiceKind, ServicePort, Targets},
     store::PublishedRules,
     traffic::Labels,
 };
@@ -67,6 +68,8 @@ pub struct LocalEndpoint {
     pub ports: Vec<u16>,
     /// Its workload's labels.
     pub labels: Labels,
+    /// Where its application listens, by service port, where its proxy is to learn that.
+    pub targets: Targets,
 }
 
 /// One service in this cluster.
@@ -78,6 +81,10 @@ pub struct LocalService {
     pub ports: Vec<ServicePort>,
     /// Its endpoints.
     pub endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    /// The addresses that this cluster gave it.
+    pub cluster_ips: Vec<IpAddr>,
+    /// What its export passes on for imports.
+    pub spec: Option<Arc<ExportSpec>>,
 }
 
 /// What this cluster runs.
@@ -111,6 +118,8 @@ pub fn merge(registered: &Registered, yaml: &YamlModel, own: &Own) -> LocalModel
                 kind: ServiceKind::ClusterSetIp,
                 ports: Vec::new(),
                 endpoints: BTreeMap::new(),
+                cluster_ips: Vec::new(),
+                spec: None,
             });
         add_port(
             service,
@@ -134,6 +143,7 @@ fn from_registration(endpoint: &RegisteredEndpoint) -> LocalEndpoint {
         hostname: endpoint.hostname.clone(),
         labels: endpoint.labels.clone(),
         ports: vec![endpoint.port],
+        targets: Targets::new(),
     }
 }
 
@@ -181,8 +191,9 @@ fn from_yaml(service: &YamlService, own: &Own, problems: &mut Vec<String>) -> Lo
                     identity,
                     address: endpoint.address.clone(),
                     hostname: endpoint.hostname.clone(),
-                    labels: Labels::new(),
+                    labels: endpoint.labels.clone(),
                     ports: endpoint.ports.clone(),
+                    targets: endpoint.targets.clone(),
                 };
                 endpoints.insert(id, local);
             }
@@ -196,6 +207,8 @@ fn from_yaml(service: &YamlService, own: &Own, problems: &mut Vec<String>) -> Lo
         kind: service.kind,
         ports: service.ports.clone(),
         endpoints,
+        cluster_ips: service.cluster_ips.clone(),
+        spec: service.spec.clone(),
     }
 }
 

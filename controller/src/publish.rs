@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tradewind_api::{
     EndpointId, ServiceName,
     model::ServiceKind,
-    store::{Command, EndpointSummary, Export, LABELS, RULES},
+    store::{Command, EndpointSummary, Export, LABELS, RULES, SPEC},
     traffic::Labels,
 };
 use tradewind_federation::{
@@ -41,6 +41,8 @@ pub struct Tell {
     pub labels: bool,
     /// The rules for their service: likewise.
     pub rules: bool,
+    /// What a ServiceImport says of it: likewise.
+    pub spec: bool,
 }
 
 /// What may be told, as the catalog stands.
@@ -49,6 +51,7 @@ pub fn tell(catalog: &Catalog, own: &Own) -> Tell {
         addresses: shares_network(catalog, own),
         labels: catalog.level >= LABELS,
         rules: catalog.level >= RULES,
+        spec: catalog.level >= SPEC,
     }
 }
 
@@ -76,6 +79,7 @@ pub fn desired(
                 ports: service.ports.clone(),
                 endpoints: summaries(service, own, tell),
                 rules,
+                spec: service.spec.clone().filter(|_| tell.spec),
             },
             (None, Some(before)) if intent.by_command => Export {
                 created_at_ms: intent.created_at_ms,
@@ -90,11 +94,12 @@ pub fn desired(
                 ports: Vec::new(),
                 endpoints: BTreeMap::new(),
                 rules,
+                spec: None,
             },
             (None, _) => continue,
         };
-        // Without ports nobody could call it: it is told once it has some.
-        if !export.ports.is_empty() {
+        // Without ports nobody could call it: it is told once it has some. Those of other protocols stand in imports alone.
+        if !export.ports.is_empty() || export.spec.is_some() {
             desired.insert(name.clone(), export);
         }
     }
@@ -214,7 +219,8 @@ pub fn plan(published: &Desired, desired: &Desired) -> Vec<Command> {
 }
 
 fn same_shape(a: &Export, b: &Export) -> bool {
-    (a.created_at_ms, a.kind, &a.ports, &a.rules) == (b.created_at_ms, b.kind, &b.ports, &b.rules)
+    let shape = |e: &Export| (e.created_at_ms, e.kind);
+    shape(a) == shape(b) && a.ports == b.ports && a.rules == b.rules && a.spec == b.spec
 }
 
 fn change(before: &Export, after: &Export) -> Command {

@@ -222,6 +222,7 @@ mod tests {
             name: name.clone(),
             kind: ServiceKind::ClusterSetIp,
             clusterset_ips: vec![],
+            cluster_ips: Vec::new(),
             ports: vec![ServicePort {
                 name: "http".into(),
                 port,

@@ -43,6 +43,7 @@ fn service(
         name: name.parse().unwrap(),
         kind,
         clusterset_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        cluster_ips: Vec::new(),
         ports: ports
             .iter()
             .map(|(name, port)| ServicePort {
@@ -73,6 +74,7 @@ fn endpoint(id: &str, host: Option<&str>, address: Option<&str>, health: Health)
         hostname: host.map(str::to_owned),
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![5432],
+        targets: Default::default(),
     }
 }
 

@@ -45,6 +45,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         name,
         kind: ServiceKind::ClusterSetIp,
         clusterset_ips: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        cluster_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "http".into(),
             port: 80,

@@ -34,6 +34,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
             name: name.clone(),
             kind: ServiceKind::ClusterSetIp,
             clusterset_ips: vec![],
+            cluster_ips: Vec::new(),
             ports: vec![ServicePort {
                 name: "http".into(),
                 port: *port,
@@ -77,6 +78,7 @@ pub(crate) fn endpoint(
         hostname: None,
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![port],
+        targets: Default::default(),
     };
     let service = s.services.get_mut(&service.parse().unwrap()).unwrap();
     Arc::make_mut(service).endpoints.push(endpoint);

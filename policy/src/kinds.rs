@@ -54,6 +54,21 @@ impl Known {
         }
     }
 
+    /// Its name in paths.
+    pub(crate) const fn plural(self) -> &'static str {
+        match self {
+            Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
+            Self::TcpRoute => "tcproutes",
+            Self::TlsRoute => "tlsroutes",
+            Self::ReferenceGrant => "referencegrants",
+            Self::VirtualService => "virtualservices",
+            Self::DestinationRule => "destinationrules",
+            Self::TrafficSplit => "trafficsplits",
+            Self::HttpRouteGroup => "httproutegroups",
+        }
+    }
+
     pub(crate) const fn group(self) -> &'static str {
         match self {
             Self::HttpRoute
@@ -102,4 +117,28 @@ impl Known {
             .into_iter()
             .find(|k| k.kind() == kind && k.group() == group && k.versions().contains(&version))
     }
+}
+
+/// A kind, and where an API server serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchedKind {
+    /// Its API group.
+    pub group: &'static str,
+    /// Versions that are read, best first.
+    pub versions: &'static [&'static str],
+    /// Its name.
+    pub kind: &'static str,
+    /// Its name in paths.
+    pub plural: &'static str,
+}
+
+/// All kinds that are read here.
+pub fn watched_kinds() -> Vec<WatchedKind> {
+    let of = |known: Known| WatchedKind {
+        group: known.group(),
+        versions: known.versions(),
+        kind: known.kind(),
+        plural: known.plural(),
+    };
+    Known::ALL.into_iter().map(of).collect()
 }

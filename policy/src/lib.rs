@@ -27,6 +27,7 @@ mod world;
 pub use compile::{Compiler, Policy, compile, is_known};
 pub use docs::fields_as_markdown;
 pub use finding::{Code, Finding, Severity};
+pub use kinds::{WatchedKind, watched_kinds};
 pub use lines::{Lines, Spot};
 pub use object::Object;
 pub use tighten::{producers, tighten};

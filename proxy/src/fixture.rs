@@ -32,6 +32,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
             name: name.clone(),
             kind: ServiceKind::ClusterSetIp,
             clusterset_ips: vec![],
+            cluster_ips: Vec::new(),
             ports: vec![ServicePort {
                 name: "http".into(),
                 port: *port,

@@ -284,6 +284,7 @@ mod tests {
             hostname: None,
             labels: BTreeMap::new(),
             ports: vec![80],
+            targets: Default::default(),
         });
         assert!(known(&snapshot, &one));
         let more = fronted(&[

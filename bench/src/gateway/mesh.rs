@@ -108,11 +108,13 @@ fn snapshot(backend: SocketAddr) -> Result<Snapshot, String> {
         hostname: None,
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![PORT],
+        targets: Default::default(),
     };
     let exported = Service {
         name: service.clone(),
         kind: ServiceKind::ClusterSetIp,
         clusterset_ips: vec![],
+        cluster_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "tls".into(),
             port: PORT,

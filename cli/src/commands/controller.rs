@@ -39,6 +39,25 @@ pub struct Controller {
     /// Directory of Kubernetes YAML (Service, EndpointSlice, ServiceExport) to watch
     #[arg(long, env = "TRADEWIND_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
+    /// Take Services, ServiceExports and rules from the cluster's API server
+    #[arg(long, env = "TRADEWIND_KUBERNETES", conflicts_with = "manifests")]
+    kubernetes: bool,
+    /// The kubeconfig that leads to it [default: the Pod's own account, else as kubectl finds it]
+    #[arg(
+        long,
+        env = "TRADEWIND_KUBECONFIG",
+        value_name = "FILE",
+        requires = "kubernetes"
+    )]
+    kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context [default: its current one]
+    #[arg(
+        long,
+        env = "TRADEWIND_CONTEXT",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    context: Option<String>,
     /// Unix socket for this host [default: controller.sock in the data directory]
     #[arg(long, env = "TRADEWIND_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -58,6 +77,10 @@ pub async fn run(args: Controller) -> Outcome {
         listen: args.listen,
         admin_listen: args.admin_listen,
         manifests: args.manifests,
+        kubernetes: args.kubernetes.then_some(tradewind_kubernetes::Place {
+            kubeconfig: args.kubeconfig,
+            context: args.context,
+        }),
         socket: args.socket,
         drain_deadline: args.drain_deadline,
         witness: false,

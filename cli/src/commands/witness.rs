@@ -93,6 +93,7 @@ pub async fn run(context: Context, args: Witness) -> Outcome {
         listen: args.listen,
         admin_listen: args.admin_listen,
         manifests: None,
+        kubernetes: None,
         socket: args.socket,
         drain_deadline: args.drain_deadline,
         witness: true,

@@ -138,6 +138,7 @@ mod tests {
             name: name.clone(),
             kind: ServiceKind::ClusterSetIp,
             clusterset_ips: Vec::new(),
+            cluster_ips: Vec::new(),
             ports: vec![tradewind_api::model::ServicePort {
                 name: "http".to_owned(),
                 port: 80,

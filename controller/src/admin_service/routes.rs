@@ -136,6 +136,7 @@ mod tests {
                 name: name.clone(),
                 kind: ServiceKind::ClusterSetIp,
                 clusterset_ips: Vec::new(),
+                cluster_ips: Vec::new(),
                 ports: Vec::new(),
                 exported_by: [].into(),
                 endpoints: Vec::new(),

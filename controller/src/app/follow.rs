@@ -349,14 +349,15 @@ impl Follower {
     async fn note_file_exports(&self, yaml: &YamlModel) {
         let intents = self.exports.current();
         let now_ms = self.clock.unix_ms();
-        let wanted: Vec<_> = yaml.exports.keys().cloned().collect();
+        let wanted = yaml.exports.clone();
         let after = with_files(&intents, &wanted, now_ms);
         if after == *intents {
             return;
         }
-        for (service, place) in &yaml.exports {
+        for (service, asked) in &yaml.exports {
             if !intents.contains_key(service) {
-                self.exports.asked(service, &format!("manifest {place}"));
+                self.exports
+                    .asked(service, &format!("manifest {}", asked.place));
             }
         }
         for service in intents.keys().filter(|s| !after.contains_key(*s)) {

@@ -4,6 +4,7 @@
 
 mod reach;
 mod seals;
+mod sources;
 
 use std::{
     path::{Path, PathBuf},
@@ -23,6 +24,7 @@ use tradewind_api::{
 };
 use tradewind_ca::{AuthorityKey, Issuer, Root};
 use tradewind_federation::{Budget, Store, StoreConfig, Timing};
+use tradewind_kubernetes::Client;
 use tradewind_runtime::{
     AdminState, Blocker, LogHandle, MetricsRegistry, Readiness, Rng, SharedClock, TaskSet, drain,
 };
@@ -32,9 +34,13 @@ use tradewind_transport::{
     trust::{TrustCell, TrustError, sha256},
 };
 
+use self::sources::Sources;
 use super::{
-    BuildError, IDENTITIES_FILE, follow::Follower, identity::KeepCertificate,
-    introduce::Introducer, meters::Meters,
+    BuildError, IDENTITIES_FILE,
+    follow::Follower,
+    identity::KeepCertificate,
+    introduce::{Introduced, Introducer},
+    meters::Meters,
 };
 use crate::{
     admin_service::{AdminInput, AdminService},
@@ -53,7 +59,6 @@ use crate::{
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
     seals::node_key,
     server::Access,
-    source::{Manifests, YamlModel},
 };
 
 /// What lies in the data directory, read and found good.
@@ -156,6 +161,7 @@ pub(super) struct Parts {
     certificate: KeepCertificate,
     peers: Peers,
     rng: Rng,
+    kubernetes: Option<Client>,
 }
 
 impl Parts {
@@ -164,6 +170,7 @@ impl Parts {
         files: Files,
         clock: SharedClock,
         mut rng: Rng,
+        kubernetes: Option<Client>,
     ) -> Result<Self, BuildError> {
         let node = files.data_dir.node().clone();
         let (own, trust, metrics) = (files.own, files.trust, files.metrics);
@@ -220,27 +227,8 @@ impl Parts {
             certificate,
             peers,
             rng,
+            kubernetes,
         })
-    }
-}
-
-fn read_manifests(
-    config: &ControllerConfig,
-    out: watch::Sender<Arc<YamlModel>>,
-    tasks: &mut TaskSet,
-    drain: &drain::Watch,
-) {
-    match &config.manifests {
-        Some(directory) => {
-            let manifests = Manifests::new(directory.clone());
-            tasks.spawn("manifests", manifests.run(out, drain.observer()));
-        }
-        None => {
-            out.send_replace(Arc::new(YamlModel {
-                read: true,
-                ..YamlModel::default()
-            }));
-        }
     }
 }
 
@@ -248,7 +236,7 @@ fn read_manifests(
 pub(super) struct Wired {
     pub(super) routes: Routes,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    yaml: watch::Receiver<Arc<YamlModel>>,
+    sources: Sources,
 }
 
 impl Parts {
@@ -280,13 +268,13 @@ impl Parts {
             self.registry.start(tasks);
         }
         let registered = self.registry.watch();
-        let (yaml_tx, yaml) = watch::channel(Arc::new(YamlModel::default()));
         let (local_tx, local) = watch::channel(Arc::new(LocalModel::default()));
         // Empty, and so not pushed, until the first one is compiled.
         let (snapshot_tx, snapshots) = watch::channel(Arc::new(Snapshot::default()));
         let (leases_tx, leases) = watch::channel(Arc::new(Leases::default()));
         let (introduced_tx, introduced) = watch::channel(None);
-        read_manifests(config, yaml_tx, tasks, drain);
+        let sources = sources::start(config, self.kubernetes.as_ref(), &self.clock, tasks, drain);
+        let yaml = sources.yaml.clone();
         let seals = self.keep_seals(tasks, drain);
         let seals_seen = seals.clone();
         let reach = self.reach(leases.clone(), tasks, drain);
@@ -315,21 +303,15 @@ impl Parts {
             meters: Meters::register(&self.metrics),
         };
         tasks.spawn("compile", follower.run(store_blocker, drain.observer()));
-        tasks.spawn(
-            "certificate",
-            self.certificate
-                .clone()
-                .run(self.svid.clone(), drain.observer()),
-        );
-        let introducer = Introducer {
-            store: self.store.clone(),
-            peers: self.peers.clone(),
-            node_id: self.node_id,
-            rng: self.rng.fork(),
-            told: introduced_tx,
-        };
-        tasks.spawn("introduce", introducer.run(drain.observer()));
+        self.keep_identity(introduced_tx, tasks, drain);
         let publishing = self.publish(local.clone(), registered.clone(), tasks, drain);
+        self.write_mcs(
+            &sources,
+            snapshots.clone(),
+            publishing.clone(),
+            tasks,
+            drain,
+        );
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
             access: access.clone(),
@@ -337,7 +319,7 @@ impl Parts {
             root_sha256: sha256(self.issuer.root_der()),
             exports: self.exports.clone(),
             local,
-            yaml: yaml.clone(),
+            yaml,
             registered,
             snapshots: snapshots.clone(),
             leases,
@@ -356,8 +338,31 @@ impl Parts {
         Wired {
             routes,
             snapshots,
-            yaml,
+            sources,
         }
+    }
+
+    /// Starts what renews the own certificate, and what asks others whom to believe.
+    fn keep_identity(
+        &mut self,
+        introduced_tx: watch::Sender<Option<Arc<Introduced>>>,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) {
+        tasks.spawn(
+            "certificate",
+            self.certificate
+                .clone()
+                .run(self.svid.clone(), drain.observer()),
+        );
+        let introducer = Introducer {
+            store: self.store.clone(),
+            peers: self.peers.clone(),
+            node_id: self.node_id,
+            rng: self.rng.fork(),
+            told: introduced_tx,
+        };
+        tasks.spawn("introduce", introducer.run(drain.observer()));
     }
 
     /// Starts what tells the federation; the receiver holds what it could not be told.
@@ -464,14 +469,16 @@ impl Parts {
             "listen": config.listen,
             "admin_listen": config.admin_listen,
             "manifests": config.manifests,
+            "kubernetes": config.kubernetes.as_ref().map(|p| json!({"kubeconfig": p.kubeconfig, "context": p.context})),
             "socket": config.socket_path(),
             "node": self.data_dir.lock().unwrap_or_else(PoisonError::into_inner).node(),
         });
-        let (store, snapshots, yaml) = (
+        let (store, snapshots, sources) = (
             self.store.clone(),
             wired.snapshots.clone(),
-            wired.yaml.clone(),
+            wired.sources.clone(),
         );
+        let api_server = self.kubernetes.as_ref().map(|c| c.server().to_owned());
         let registered = self.registry.watch();
         AdminState {
             readiness,
@@ -483,7 +490,11 @@ impl Parts {
                 json!({
                     "store": store.status(),
                     "registered": **registered.borrow(),
-                    "problems": yaml.borrow().problems,
+                    "problems": sources.yaml.borrow().problems,
+                    "api_server": api_server.as_ref().map(|server| {
+                        let contact = sources.contact.borrow();
+                        json!({"server": server, "answered_ms": contact.answered_ms, "trouble": contact.trouble})
+                    }),
                     "snapshot": **snapshots.borrow(),
                 })
             }),

@@ -98,6 +98,7 @@ fn export(health: Health) -> Export {
         }],
         endpoints: [(EndpointId::new("remote").unwrap(), summary)].into(),
         rules: None,
+        spec: None,
     }
 }
 

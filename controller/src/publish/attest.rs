@@ -125,6 +125,7 @@ mod tests {
             ports: vec![],
             endpoints: BTreeMap::new(),
             rules: None,
+            spec: None,
         };
         let all = |exports: &[Export]| -> Desired {
             let named = exports.iter().map(|e| (e.service.clone(), e.clone()));

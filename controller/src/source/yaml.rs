@@ -6,13 +6,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tradewind_api::{
     ServiceName, Zone,
-    model::{AppProtocol, Health, ServiceKind, ServicePort},
+    mcs::ExportSpec,
+    model::{AppProtocol, Health, ServiceKind, ServicePort, Targets},
+    traffic::Labels,
 };
 use tradewind_policy::{Lines, Spot, is_known};
 
@@ -80,6 +84,21 @@ pub struct YamlService {
     pub identity: Option<String>,
     /// Its endpoints, in the order of the files.
     pub endpoints: Vec<YamlEndpoint>,
+    /// The addresses that this cluster gave it, where calls to them are the mesh's.
+    pub cluster_ips: Vec<IpAddr>,
+    /// What its export passes on for imports; none from files.
+    pub spec: Option<Arc<ExportSpec>>,
+    /// The wish to export it, where it came with the Service.
+    pub asked: Option<Asked>,
+}
+
+/// A wish to export a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Whose: `file:line`, or an object's kind and name.
+    pub place: String,
+    /// Since when, Unix ms, where it says so itself.
+    pub created_at_ms: Option<u64>,
 }
 
 /// An EndpointSlice.
@@ -99,7 +118,7 @@ pub struct Slice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
     /// The pod's address.
-    pub ip: std::net::IpAddr,
+    pub ip: IpAddr,
     /// What its conditions say.
     pub health: Health,
     /// Its name in a headless service.
@@ -123,6 +142,10 @@ pub struct YamlEndpoint {
     pub identity: Option<String>,
     /// Service ports it serves, sorted.
     pub ports: Vec<u16>,
+    /// Its workload's labels; none from files.
+    pub labels: Labels,
+    /// Where its application listens, by service port, where its proxy is to learn that.
+    pub targets: Targets,
 }
 
 /// What one file holds.
@@ -140,9 +163,9 @@ pub struct YamlModel {
     /// The files were looked at, or there are none to look at. Until then nothing may be concluded from what is missing.
     pub read: bool,
     /// Services with their endpoints.
-    pub services: BTreeMap<ServiceName, YamlService>,
-    /// Services that a ServiceExport names, with its place.
-    pub exports: BTreeMap<ServiceName, String>,
+    pub services: BTreeMap<ServiceName, Arc<YamlService>>,
+    /// Services that a ServiceExport names.
+    pub exports: BTreeMap<ServiceName, Asked>,
     /// Routes and what belongs to them, as they were written.
     pub policy: Vec<tradewind_policy::Object>,
     /// What is broken or not supported anywhere.
@@ -340,14 +363,15 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
                         continue;
                     }
                     places.insert(service.name.clone(), place.clone());
-                    model.services.insert(service.name.clone(), service.clone());
+                    let service = Arc::new(service.clone());
+                    model.services.insert(service.name.clone(), service);
                 }
                 Object::Slice(slice) => slices.push((place, slice)),
                 Object::Export(name) => {
-                    model
-                        .exports
-                        .entry(name.clone())
-                        .or_insert_with(|| place.clone());
+                    model.exports.entry(name.clone()).or_insert_with(|| Asked {
+                        place: place.clone(),
+                        created_at_ms: None,
+                    });
                 }
                 Object::Policy(object) => model.policy.push(object.clone()),
             }
@@ -355,7 +379,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
     }
     for (place, slice) in slices {
         match model.services.get_mut(&slice.service) {
-            Some(service) => add_slice(service, slice),
+            Some(service) => add_slice(Arc::make_mut(service), slice),
             None => model.problems.push(Problem {
                 place: place.clone(),
                 text: format!(
@@ -386,6 +410,8 @@ fn add_slice(service: &mut YamlService, slice: &Slice) {
             zone: endpoint.zone.clone(),
             identity: slice.identity.clone(),
             ports: ports.clone(),
+            labels: Labels::new(),
+            targets: Targets::new(),
         };
         // Several slices may carry one pod, each with ports of its own.
         match service

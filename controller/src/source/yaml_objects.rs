@@ -209,6 +209,9 @@ pub(super) fn service(
         ports,
         identity,
         endpoints: Vec::new(),
+        cluster_ips: Vec::new(),
+        spec: None,
+        asked: None,
     }))
 }
 

@@ -70,6 +70,7 @@ impl Node {
             listen: address.parse().unwrap(),
             admin_listen: "127.0.0.1:0".parse().unwrap(),
             manifests: Some(manifests),
+            kubernetes: None,
             ..ControllerConfig::new(dir.clone())
         };
         let bound = Controller::build(config, clock::system(), Rng::from_entropy(), None)

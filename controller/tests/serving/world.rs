@@ -66,6 +66,7 @@ pub(crate) fn service(name: &str, port: u16) -> (ServiceName, Arc<Service>) {
         name: name.clone(),
         kind: ServiceKind::ClusterSetIp,
         clusterset_ips: vec![],
+        cluster_ips: Vec::new(),
         ports: vec![port],
         exported_by: [ClusterName::new("west").unwrap()].into(),
         endpoints: vec![],

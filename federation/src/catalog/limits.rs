@@ -17,6 +17,8 @@ pub const MAX_ENDPOINTS_PER_EXPORT: usize = 5_000;
 pub const MAX_RULES_BYTES: usize = 64 << 10;
 /// Bytes of the rules of all exports of one cluster.
 pub const MAX_RULES_BYTES_PER_CLUSTER: usize = 16 << 20;
+/// Bytes of what one export passes on for imports, labels and annotations included: far above what people write, and every member keeps it.
+pub const MAX_SPEC_BYTES: usize = 16 << 10;
 /// Ports of one export; Kubernetes services rarely pass a dozen.
 pub const MAX_PORTS_PER_EXPORT: usize = 256;
 /// Exported services in the whole federation: below the 65,534 addresses of the clusterset's /16.
@@ -139,6 +141,20 @@ pub(super) fn check_export(e: &Export) -> Result<(), Refusal> {
     }
     if let Some(rules) = &e.rules {
         at_most("rules of one export", rules.json.len(), MAX_RULES_BYTES)?;
+    }
+    if let Some(spec) = &e.spec {
+        at_most(
+            "ports of one export",
+            spec.ports.len(),
+            MAX_PORTS_PER_EXPORT,
+        )?;
+        at_most(
+            "what one export passes on",
+            spec.text_bytes(),
+            MAX_SPEC_BYTES,
+        )?;
+        // A dual-stack Service has both.
+        at_most("address families of one export", spec.ip_families.len(), 2)?;
     }
     e.endpoints.values().try_for_each(check_endpoint)
 }

@@ -77,6 +77,7 @@ pub(crate) fn export(s: &str, created_at_ms: u64, ports: Vec<ServicePort>) -> Ex
         ports,
         endpoints: BTreeMap::new(),
         rules: None,
+        spec: None,
     }
 }
 

@@ -377,6 +377,7 @@ fn export(key: &Key, value: Value) -> Command {
         }],
         endpoints: BTreeMap::new(),
         rules: None,
+        spec: None,
     })
 }
 

@@ -350,6 +350,7 @@ impl Federation {
             }],
             endpoints,
             rules: None,
+            spec: None,
         })
     }
 

@@ -17,10 +17,11 @@ use openraft::{
 };
 use tradewind_api::{
     EndpointId, ServiceName,
+    mcs::{ExportSpec, IpFamily, Protocol, SpecPort},
     model::ClusterState,
     store::{
-        AuditEntry, Blob, ClusterRecord, Command, EndpointSummary, LEVEL, Outcome, PublishedRules,
-        Stamped, Voting,
+        AuditEntry, Blob, ClusterRecord, Command, EndpointSummary, Export, LEVEL, Outcome,
+        PublishedRules, Stamped, Voting,
     },
 };
 
@@ -334,7 +335,6 @@ fn level_5() -> Vec<Command> {
 
 #[test]
 fn entries_of_level_5_are_written_as_ever_and_apply() {
-    assert_eq!(LEVEL, 5, "a new level needs golden files of its own");
     let commands: Vec<Stamped> = level_5().into_iter().map(|c| asked(c, None)).collect();
     let catalog = applied(&commands);
     let service: ServiceName = "shop/payments".parse().unwrap();
@@ -351,6 +351,51 @@ fn entries_of_level_5_are_written_as_ever_and_apply() {
         assert_eq!(command.level(), 5, "an older member would lose some of it");
     }
     compare(5, entries(commands));
+}
+
+/// What level 6 brought: what imports say of a service.
+fn level_6() -> Command {
+    let port = |name: &str, protocol, port| SpecPort {
+        name: name.to_owned(),
+        protocol,
+        app_protocol: Some("http".to_owned()),
+        port,
+    };
+    let spec = ExportSpec {
+        ports: vec![
+            port("http", Protocol::Tcp, 80),
+            port("dns", Protocol::Udp, 53),
+        ],
+        client_ip_affinity_s: Some(10),
+        internal_traffic_policy: Some("Cluster".to_owned()),
+        traffic_distribution: Some("PreferClose".to_owned()),
+        ip_families: vec![IpFamily::V4, IpFamily::V6],
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+        annotations: [("c".to_owned(), "d".to_owned())].into(),
+    };
+    let Some(Command::PutExport(export)) = level_5().into_iter().next() else {
+        panic!("the first of level 5 is an export");
+    };
+    Command::PutExport(Export {
+        spec: Some(Arc::new(spec)),
+        ..export
+    })
+}
+
+#[test]
+fn entries_of_level_6_are_written_as_ever_and_apply() {
+    assert_eq!(LEVEL, 6, "a new level needs golden files of its own");
+    let commands = vec![asked(level_6(), None)];
+    let catalog = applied(&commands);
+    let service: ServiceName = "shop/payments".parse().unwrap();
+    let export = catalog.export(&service, &name("west")).unwrap();
+    assert_eq!(export.spec.as_ref().unwrap().ports.len(), 2);
+    assert_eq!(
+        level_6().level(),
+        6,
+        "an older member would lose some of it"
+    );
+    compare(6, entries(commands));
 }
 
 #[test]

@@ -359,5 +359,6 @@ pub(super) fn export(service: &str, port: u16) -> Command {
         }],
         endpoints: BTreeMap::new(),
         rules: None,
+        spec: None,
     })
 }

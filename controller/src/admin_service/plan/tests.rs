@@ -38,6 +38,7 @@ fn endpoint(n: usize, cluster: &str, weight: u32, health: Health) -> Endpoint {
         hostname: None,
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![80, 81],
+        targets: Default::default(),
     }
 }
 
@@ -65,6 +66,7 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
         name: "shop/payments".parse().unwrap(),
         kind: ServiceKind::ClusterSetIp,
         clusterset_ips: Vec::new(),
+        cluster_ips: Vec::new(),
         ports: vec![port(80), port(81)],
         exported_by: snapshot.clusters.keys().cloned().collect(),
         endpoints,

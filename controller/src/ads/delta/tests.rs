@@ -18,6 +18,7 @@ fn service(name: &str, exported_by: &[&str]) -> (ServiceName, Arc<Service>) {
         name: name.clone(),
         kind: ServiceKind::ClusterSetIp,
         clusterset_ips: vec![],
+        cluster_ips: Vec::new(),
         ports: vec![],
         exported_by: exported_by
             .iter()

@@ -381,6 +381,7 @@ mod tests {
             hostname: None,
             labels: traffic::Labels::new(),
             ports: vec![80],
+            targets: Default::default(),
         }
     }
 

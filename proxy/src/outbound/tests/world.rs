@@ -94,6 +94,7 @@ impl World {
             name: "shop/payments".parse().unwrap(),
             kind: ServiceKind::ClusterSetIp,
             clusterset_ips: vec![],
+            cluster_ips: Vec::new(),
             ports: vec![ServicePort {
                 name: String::new(),
                 port: 80,
@@ -169,6 +170,7 @@ impl World {
             hostname: None,
             labels: tradewind_api::traffic::Labels::new(),
             ports: vec![80],
+            targets: Default::default(),
         };
         self.change_service(|s| s.endpoints.push(endpoint));
     }

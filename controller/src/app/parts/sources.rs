@@ -1,0 +1,104 @@
+//! Starts whatever tells of this cluster's own services: a directory of manifests, or its API server.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tradewind_api::snapshot::Snapshot;
+use tradewind_kubernetes::{Client, watch as watchers};
+use tradewind_runtime::{SharedClock, TaskSet, drain};
+
+use super::Parts;
+use crate::{
+    config::ControllerConfig,
+    mcs,
+    source::{
+        Manifests, YamlModel,
+        kubernetes::{self, Told, View},
+    },
+};
+
+/// What the sources tell.
+#[derive(Clone, Debug)]
+pub(super) struct Sources {
+    /// Services, exports and rules.
+    pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
+    /// What of the API server's objects imports are made from; stays empty without one.
+    pub(super) view: watch::Receiver<Arc<View>>,
+    /// How the API server is; stays empty without one.
+    pub(super) contact: watch::Receiver<watchers::Contact>,
+}
+
+/// Starts them.
+pub(super) fn start(
+    config: &ControllerConfig,
+    client: Option<&Client>,
+    clock: &SharedClock,
+    tasks: &mut TaskSet,
+    drain: &drain::Watch,
+) -> Sources {
+    let (model, yaml) = watch::channel(Arc::new(YamlModel::default()));
+    let (view_tx, view) = watch::channel(Arc::new(View::default()));
+    let (contact_tx, contact) = watch::channel(watchers::Contact::default());
+    match (client, &config.manifests) {
+        (Some(client), _) => {
+            let (out, changes) = mpsc::channel(watchers::QUEUE);
+            watchers::start(client, kubernetes::rule_kinds(), &out, tasks, drain);
+            let told = Told {
+                model,
+                view: view_tx,
+            };
+            tasks.spawn(
+                "kubernetes",
+                kubernetes::run(changes, told, drain.observer()),
+            );
+            let probe = watchers::probe(
+                client.clone(),
+                Arc::clone(clock),
+                contact_tx,
+                drain.observer(),
+            );
+            tasks.spawn("probe the API server", probe);
+        }
+        (None, Some(directory)) => {
+            let manifests = Manifests::new(directory.clone());
+            tasks.spawn("manifests", manifests.run(model, drain.observer()));
+        }
+        (None, None) => {
+            model.send_replace(Arc::new(YamlModel {
+                read: true,
+                ..YamlModel::default()
+            }));
+        }
+    }
+    Sources {
+        yaml,
+        view,
+        contact,
+    }
+}
+
+impl Parts {
+    /// Starts what tells the API server, where there is one.
+    pub(super) fn write_mcs(
+        &self,
+        sources: &Sources,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        troubles: watch::Receiver<Arc<Vec<String>>>,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) {
+        let Some(client) = self.kubernetes.clone() else {
+            return;
+        };
+        let writer = mcs::Writer {
+            own: self.own.clone(),
+            client,
+            view: sources.view.clone(),
+            store: self.store.clone(),
+            snapshots,
+            troubles,
+            clock: Arc::clone(&self.clock),
+        };
+        tasks.spawn("imports", writer.run(drain.observer()));
+    }
+}

@@ -1,0 +1,113 @@
+//! The API server of this cluster as a source: its watchers' changes into the local model's terms.
+//!
+//! Owns all that is known of its objects and what was made of each. [`model`] decides, purely; the task here takes changes as they come and
+//! tells of them together. While the API server is away what was known last stands.
+
+pub mod model;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tradewind_kubernetes::{
+    Kind, Objects,
+    managed::Resource,
+    objects::{Change, Touched},
+    watch::Served,
+};
+use tradewind_runtime::drain;
+
+use super::YamlModel;
+pub use model::{Exported, Model, View};
+
+/// Changes that are taken together when they have come together: a rolling update of a large service is a few steps and not hundreds.
+const SPACING: Duration = Duration::from_millis(20);
+/// As long as the first lists have not come nothing is told, so more may be taken at a time.
+const BATCH: usize = 4_096;
+
+/// The kinds of rules that are watched: all that `policy` reads.
+pub fn rule_kinds() -> Vec<Served> {
+    let of = |kind: tradewind_policy::WatchedKind| Served {
+        group: kind.group,
+        versions: kind.versions,
+        kind: kind.kind,
+        plural: kind.plural,
+    };
+    tradewind_policy::watched_kinds()
+        .into_iter()
+        .map(of)
+        .collect()
+}
+
+/// Where it tells what it knows.
+#[derive(Debug)]
+pub struct Told {
+    /// Services, exports and rules.
+    pub model: watch::Sender<Arc<YamlModel>>,
+    /// What is exported and into which namespaces: for whoever writes imports.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// Takes changes until the drain.
+pub async fn run(mut changes: mpsc::Receiver<Change>, told: Told, mut drain: drain::Observer) {
+    let kinds: Vec<Kind> = [
+        Kind::Namespace,
+        Kind::Service,
+        Kind::Slice,
+        Kind::Pod,
+        Kind::Export,
+    ]
+    .into_iter()
+    .chain(rule_kinds().iter().map(Served::rule))
+    .collect();
+    let (mut objects, mut model) = (Objects::default(), Model::default());
+    let mut read = false;
+    let mut batch = Vec::new();
+    loop {
+        let taken = tokio::select! {
+            biased;
+            () = drain.triggered() => return,
+            taken = changes.recv_many(&mut batch, BATCH) => taken,
+        };
+        if taken == 0 {
+            return;
+        }
+        let mut touched = Touched::default();
+        take(&mut objects, &mut batch, &mut touched);
+        let until = Instant::now() + SPACING;
+        // What comes together is told together.
+        while let Ok(Some(change)) = tokio::time::timeout_at(until, changes.recv()).await {
+            batch.push(change);
+            take(&mut objects, &mut batch, &mut touched);
+        }
+        if touched.is_empty() {
+            continue;
+        }
+        model.update(&objects, &touched);
+        read = read || kinds.iter().all(|kind| objects.has_listed(kind));
+        if read {
+            told.model.send_replace(Arc::new(model.told()));
+        }
+        let written = Resource::ALL.map(Kind::Owned);
+        if read && written.iter().all(|kind| objects.has_listed(kind)) {
+            let view = model.view(&objects);
+            told.view.send_if_modified(|current| {
+                let new = **current != view;
+                if new {
+                    *current = Arc::new(view);
+                }
+                new
+            });
+        }
+    }
+}
+
+fn take(objects: &mut Objects, batch: &mut Vec<Change>, touched: &mut Touched) {
+    for change in batch.drain(..) {
+        let one = objects.take(change);
+        touched.services.extend(one.services);
+        touched.others |= one.others;
+    }
+}
