@@ -102,9 +102,16 @@ impl Compiler {
         let groups = objects.iter().filter(of_kind(Known::HttpRouteGroup));
         let groups: Vec<Object> = groups.map(|o| Object::clone(o)).collect();
         let traffic = self.traffic(&objects, &mut findings);
-        let refer = (&self.world.grants, &self.world.traffic, &self.groups);
-        if refer != (&grants, &traffic, &groups) {
-            (self.world.grants, self.world.traffic, self.groups) = (grants, traffic, groups);
+        let services = objects.iter().filter(of_kind(Known::VirtualService));
+        let services: Vec<&Object> = services.copied().collect();
+        let delegates = istio::delegates(&services, &mut findings);
+        let refer = (
+            (&self.world.grants, &self.world.traffic),
+            (&self.world.delegates, &self.groups),
+        );
+        if refer != ((&grants, &traffic), (&delegates, &groups)) {
+            (self.world.grants, self.world.traffic) = (grants, traffic);
+            (self.world.delegates, self.groups) = (delegates, groups);
             self.read.clear();
         }
         let mut drafts = Drafts::default();

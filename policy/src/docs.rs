@@ -40,6 +40,10 @@ namespace and name. Rules for callers of one namespace (a Gateway API route in a
 everybody. What does not hold is reported. Rules for streams are a list of their own, by the same order: of Gateway API's routes a whole server name goes before one with a star, of those the longer goes first, and
 routes without names, every TCPRoute among them, come last; in a VirtualService all of `tls` goes before `tcp`. A service may have its rules for requests from one API and those for streams from another.
 
+A VirtualService's rule may be made of those of another one, its `delegate`, which has no hosts, no gateways and rules of `http` alone, and is exported to the namespace of the one that names it (the root). A request must meet both: each match of the delegate's
+rule is put together with each of the root's that it does not contradict (one that asks for less, such as a shorter prefix, contradicts it, and so does every expression beside another text), and a rule with a match that contradicts all of them is left out. What becomes of a request is what the
+delegate's rule says, and where that is silent what the root's does; short names of services mean those of the namespace of whoever wrote them. A rule whose delegate is missing is left out, and its requests meet the next one. A delegate does not delegate.
+
 Of DestinationRules one holds for a service and a caller, as a whole. One in the service's namespace is for the callers of the namespaces in `exportTo`, or for everybody; one in another namespace is for
 callers of its own namespace alone, and goes before it. Of those in one namespace, one that names the service goes before one that means it by a `*` (and a longer pattern before a shorter), then
 one with a `workloadSelector`, which is for callers of its own namespace with these labels, before one for all, then one for callers of one namespace before one for everybody, then the oldest.

@@ -48,6 +48,8 @@ pub enum Code {
     ParentNotFound,
     /// A subset that no rule defines.
     SubsetNotFound,
+    /// A VirtualService to delegate to that is none, or not for whoever names it.
+    DelegateNotFound,
     /// Weights that sum to nothing.
     NoWeight,
     /// A rule behind one that takes all of its requests.
@@ -64,11 +66,15 @@ pub enum Code {
     IdleFailover,
     /// A setting that cannot act.
     IdleSetting,
+    /// Rules to delegate to that nobody delegates to.
+    IdleDelegate,
+    /// A rule that no request of the rule which delegates to it meets.
+    Contradiction,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::UnknownField,
         Self::UnsupportedField,
@@ -78,6 +84,7 @@ impl Code {
         Self::NotGranted,
         Self::ParentNotFound,
         Self::SubsetNotFound,
+        Self::DelegateNotFound,
         Self::NoWeight,
         Self::Shadowed,
         Self::Superseded,
@@ -86,6 +93,8 @@ impl Code {
         Self::EmptySubset,
         Self::IdleFailover,
         Self::IdleSetting,
+        Self::IdleDelegate,
+        Self::Contradiction,
     ];
 
     /// The code as it is printed; it never changes its meaning.
@@ -100,6 +109,7 @@ impl Code {
             Self::NotGranted => "TW0212",
             Self::ParentNotFound => "TW0213",
             Self::SubsetNotFound => "TW0214",
+            Self::DelegateNotFound => "TW0215",
             Self::NoWeight => "TW0221",
             Self::Shadowed => "TW0222",
             Self::Superseded => "TW0223",
@@ -108,6 +118,8 @@ impl Code {
             Self::EmptySubset => "TW0226",
             Self::IdleFailover => "TW0227",
             Self::IdleSetting => "TW0228",
+            Self::IdleDelegate => "TW0229",
+            Self::Contradiction => "TW0230",
         }
     }
 
@@ -120,6 +132,7 @@ impl Code {
             | Self::BackendNotFound
             | Self::NotGranted
             | Self::SubsetNotFound
+            | Self::DelegateNotFound
             | Self::NoWeight => Severity::Error,
             Self::UnknownField
             | Self::UnsupportedField
@@ -130,7 +143,9 @@ impl Code {
             | Self::IdleCors
             | Self::EmptySubset
             | Self::IdleFailover
-            | Self::IdleSetting => Severity::Warning,
+            | Self::IdleSetting
+            | Self::IdleDelegate
+            | Self::Contradiction => Severity::Warning,
         }
     }
 
@@ -154,6 +169,9 @@ impl Code {
             Self::SubsetNotFound => {
                 "define it in a DestinationRule for the host; until then its share is answered with 503"
             }
+            Self::DelegateNotFound => {
+                "define a VirtualService of that name without hosts, for the namespace of the one that names it; until then the rule is left out"
+            }
             Self::NoWeight => {
                 "give at least one a weight; until then a route's requests are answered with 500, and a locality's callers go to the nearest"
             }
@@ -168,6 +186,12 @@ impl Code {
             }
             Self::IdleFailover => "name regions that there are, and two different ones",
             Self::IdleSetting => "give it what it needs to act, or remove it",
+            Self::IdleDelegate => {
+                "name it in a rule's delegate in a VirtualService with hosts, or give it hosts"
+            }
+            Self::Contradiction => {
+                "ask for no less than the rule that delegates to it; until then it is left out there"
+            }
         }
     }
 }

@@ -137,6 +137,11 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// For what is found in another object that this one refers to.
+    pub(crate) fn on<'b>(&'b mut self, object: &'b Object) -> Report<'b> {
+        Report::new(object, self.findings)
+    }
+
     /// Adds a finding.
     pub(crate) fn say(&mut self, code: Code, at: &At, text: impl Into<String>) {
         if self.said == MAX_FINDINGS {

@@ -26,6 +26,8 @@ pub struct World {
     pub regions: Option<BTreeSet<String>>,
     /// ReferenceGrants.
     pub(crate) grants: Vec<Grant>,
+    /// VirtualServices without hosts, whose rules others delegate to.
+    pub(crate) delegates: BTreeMap<ServiceName, Object>,
     /// What DestinationRules make.
     pub(crate) traffic: BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>>,
 }

@@ -1,6 +1,7 @@
 //! What objects make: each field by itself, the order of rules, for whom they hold, and one intent in three languages.
 
 mod corpus;
+mod delegates;
 mod destination_rule;
 mod every_field;
 mod one_intent;

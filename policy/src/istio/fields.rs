@@ -107,7 +107,7 @@ const ROUTE: &[Field] = &[
             object("body", &[honoured("string"), honoured("bytes")]),
         ],
     ),
-    reported("delegate", "requests of the rule are answered with 500"),
+    object("delegate", &[honoured("name"), honoured("namespace")]),
     object(
         "rewrite",
         &[

@@ -6,13 +6,15 @@ use data_encoding::BASE64_NOPAD;
 use tradewind_api::{
     Namespace,
     route::{
-        Action, Backend, BackendRef, Direct, Edits, FieldMatch, HeaderEdits, Match, Mirror,
-        PathEdit, PathIs, PathMatch, Redirect, RedirectPort, Retry, RetryOn, Rewrite, Text, To,
+        Action, Backend, BackendRef, Direct, Edits, FieldMatch, HeaderEdits, Match, Millionths,
+        Mirror, PathEdit, PathIs, PathMatch, Redirect, RedirectPort, Retry, RetryOn, Rewrite, Text,
+        To,
     },
 };
 
 use super::{
     cors,
+    delegate::{Delegates, Root},
     fault::{fault, share},
     types::{self, Destination, HeaderOperations, HttpRoute, Percent, StringMatch},
     virtual_service::MESH,
@@ -52,6 +54,7 @@ impl Reader<'_> {
     /// In order; each of several matches is a rule.
     pub(super) fn rules(&self, routes: &[HttpRoute], report: &mut Report<'_>) -> Vec<Made> {
         let mut made = Vec::new();
+        let mut delegates = Delegates::default();
         for (i, route) in routes.iter().enumerate() {
             let at = At::spec().field("http").index(i);
             let name = if route.name.is_empty() {
@@ -59,6 +62,15 @@ impl Reader<'_> {
             } else {
                 route.name.clone()
             };
+            if let Some(delegate) = &route.delegate {
+                let root = Root {
+                    route,
+                    name: &name,
+                    at: &at,
+                };
+                delegates.rules(self, &root, delegate, report, &mut made);
+                continue;
+            }
             let then = Arc::new(self.action(route, &at, report));
             if route.matches.is_empty() {
                 made.push((name.clone(), Match::default(), Arc::clone(&then)));
@@ -74,10 +86,25 @@ impl Reader<'_> {
         made
     }
 
-    fn action(&self, route: &HttpRoute, at: &At, report: &mut Report<'_>) -> Action {
+    pub(super) fn action(&self, route: &HttpRoute, at: &At, report: &mut Report<'_>) -> Action {
         let mut action = Action::new(self.to(route, at, report));
-        let in_headers = at.field("headers");
-        action.edits = edits(&route.headers, &in_headers, report);
+        self.settings(route, at, &mut action, report);
+        action.mirrors.extend(self.mirror(route, at, report));
+        action.mirrors.extend(self.mirrors(route, at, report));
+        action
+    }
+
+    /// All but who answers, and copies.
+    pub(super) fn settings(
+        &self,
+        route: &HttpRoute,
+        at: &At,
+        action: &mut Action,
+        report: &mut Report<'_>,
+    ) {
+        if let Some(headers) = &route.headers {
+            action.edits = edits(headers, &at.field("headers"), report);
+        }
         if let Some(rewrite) = &route.rewrite {
             action.rewrite = self::rewrite(rewrite, &at.field("rewrite"), report);
         }
@@ -89,54 +116,54 @@ impl Reader<'_> {
             action.retry = Some(retry(retries, &at, report));
         }
         check_timeouts(action.timeouts, &at.field("retries"), report);
-        action.fault = fault(&route.fault, &at.field("fault"), report);
-        if let Some(mirror) = &route.mirror {
-            let percent = route
-                .mirror_percentage
-                .or(route.mirror_percent.map(|p| Percent { value: p.into() }));
-            action.mirrors.push(Mirror {
-                to: self.destination(mirror, &at.field("mirror"), report),
-                share: share(percent),
-            });
-        }
-        for (i, mirror) in route.mirrors.iter().enumerate() {
-            let at = at.field("mirrors").index(i).field("destination");
-            action.mirrors.push(Mirror {
-                to: self.destination(&mirror.destination, &at, report),
-                share: share(mirror.percentage),
-            });
+        if let Some(doc) = &route.fault {
+            action.fault = fault(doc, &at.field("fault"), report);
         }
         let in_cors = at.field("corsPolicy");
         action.cors = route
             .cors_policy
             .as_ref()
             .map(|c| cors::policy(c, &in_cors, report));
-        action
     }
 
-    fn to(&self, route: &HttpRoute, at: &At, report: &mut Report<'_>) -> To {
-        if route.delegate.is_some() {
-            return To::Direct(Direct {
-                status: 500,
-                body: None,
+    /// Where `mirror` has a rule's copies go.
+    pub(super) fn mirror(
+        &self,
+        route: &HttpRoute,
+        at: &At,
+        report: &mut Report<'_>,
+    ) -> Option<Mirror> {
+        let mirror = route.mirror.as_ref()?;
+        Some(Mirror {
+            to: self.destination(mirror, &at.field("mirror"), report),
+            share: mirror_share(route, None),
+        })
+    }
+
+    /// Where `mirrors` does.
+    pub(super) fn mirrors(
+        &self,
+        route: &HttpRoute,
+        at: &At,
+        report: &mut Report<'_>,
+    ) -> Vec<Mirror> {
+        let mut all = Vec::new();
+        for (i, mirror) in route.mirrors.iter().enumerate() {
+            let at = at.field("mirrors").index(i).field("destination");
+            all.push(Mirror {
+                to: self.destination(&mirror.destination, &at, report),
+                share: share(mirror.percentage),
             });
         }
+        all
+    }
+
+    pub(super) fn to(&self, route: &HttpRoute, at: &At, report: &mut Report<'_>) -> To {
         if let Some(redirect) = &route.redirect {
             return To::Redirect(self::redirect(redirect, &at.field("redirect"), report));
         }
-        if let Some(direct) = &route.direct_response {
-            if !(200..600).contains(&direct.status) {
-                let at = at.field("directResponse").field("status");
-                report.invalid(&at, &direct.status.to_string(), "a status from 200 to 599");
-            }
-            return To::Direct(Direct {
-                status: direct.status,
-                body: body(
-                    &direct.body,
-                    &at.field("directResponse").field("body"),
-                    report,
-                ),
-            });
+        if let Some(answer) = &route.direct_response {
+            return To::Direct(direct(answer, &at.field("directResponse"), report));
         }
         let at = at.field("route");
         // One destination alone has all of the requests, whatever its weight says.
@@ -195,7 +222,14 @@ impl Reader<'_> {
     }
 }
 
-fn when(m: &types::Match, at: &At, report: &mut Report<'_>) -> Match {
+/// What a rule's `mirror` gets. Both ways to say it are looked for in the rule, then in the one that delegates to it.
+pub(super) fn mirror_share(route: &HttpRoute, root: Option<&HttpRoute>) -> Millionths {
+    let either = |f: fn(&HttpRoute) -> Option<Percent>| f(route).or_else(|| root.and_then(f));
+    let whole = |r: &HttpRoute| r.mirror_percent.map(|p| Percent { value: p.into() });
+    share(either(|r| r.mirror_percentage).or_else(|| either(whole)))
+}
+
+pub(super) fn when(m: &types::Match, at: &At, report: &mut Report<'_>) -> Match {
     let mut whole = |t: &Option<StringMatch>, key: &str| {
         let t = t.as_ref()?;
         text(t, &at.field(key), report)
@@ -378,6 +412,18 @@ fn redirect(doc: &types::Redirect, at: &At, report: &mut Report<'_>) -> Redirect
         host: doc.authority.clone(),
         port,
         path: whole.or(doc.prefix_rewrite.clone().map(PathEdit::Matched)),
+    }
+}
+
+/// An answer of the proxy's own.
+pub(super) fn direct(doc: &types::DirectResponse, at: &At, report: &mut Report<'_>) -> Direct {
+    if !(200..600).contains(&doc.status) {
+        let at = at.field("status");
+        report.invalid(&at, &doc.status.to_string(), "a status from 200 to 599");
+    }
+    Direct {
+        status: doc.status,
+        body: body(&doc.body, &at.field("body"), report),
     }
 }
 

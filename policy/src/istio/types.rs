@@ -25,17 +25,25 @@ pub(super) struct HttpRoute {
     pub(super) route: Vec<RouteDestination>,
     pub(super) redirect: Option<Redirect>,
     pub(super) direct_response: Option<DirectResponse>,
-    pub(super) delegate: Option<serde::de::IgnoredAny>,
+    pub(super) delegate: Option<Delegate>,
     pub(super) rewrite: Option<Rewrite>,
     pub(super) timeout: Option<String>,
     pub(super) retries: Option<Retries>,
-    pub(super) fault: Fault,
+    pub(super) fault: Option<Fault>,
     pub(super) mirror: Option<Destination>,
     pub(super) mirror_percent: Option<u32>,
     pub(super) mirror_percentage: Option<Percent>,
     pub(super) mirrors: Vec<MirrorPolicy>,
     pub(super) cors_policy: Option<CorsPolicy>,
-    pub(super) headers: Headers,
+    pub(super) headers: Option<Headers>,
+}
+
+/// Whose rules a rule is made of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Delegate {
+    pub(super) name: String,
+    pub(super) namespace: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

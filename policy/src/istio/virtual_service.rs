@@ -5,7 +5,7 @@ use tradewind_api::{
     route::{Kind, Origin, Otherwise, Rule, StreamOtherwise, StreamRule},
 };
 
-use super::{http::Reader, scope, types::Spec};
+use super::{delegate, http::Reader, scope, types::Spec};
 use crate::{
     draft::{Api, Callers, Draft, Drafts, Rank},
     finding::Code,
@@ -26,6 +26,10 @@ pub(crate) fn virtual_service(
     let Some(spec) = object.spec::<Spec>(report) else {
         return Drafts::default();
     };
+    if spec.hosts.is_empty() {
+        delegate::check(&spec, object, world, report);
+        return Drafts::default();
+    }
     if !spec.gateways.is_empty() && !spec.gateways.iter().any(|g| g == MESH) {
         let text = "it holds for gateways at the edge alone, and those are not served; add mesh for calls inside";
         report.say(Code::UnsupportedField, &At::spec().field("gateways"), text);

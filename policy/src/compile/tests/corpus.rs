@@ -22,6 +22,7 @@ pub(super) fn of(kind: Known) -> Vec<String> {
             VIRTUAL_SERVICE_EDGE,
             VIRTUAL_SERVICE_OLD,
             VIRTUAL_SERVICE_STREAMS,
+            VIRTUAL_SERVICE_ROOT,
         ],
         Known::DestinationRule => {
             let exported = [DESTINATION_RULE_EXPORTED.to_owned()];
@@ -85,6 +86,23 @@ const SECTIONS: [&str; 10] = [
     "loadBalancer: {warmup: {duration: 30s, minimumPercent: 5, aggression: 2}, localityLbSetting: {distribute: [{from: eu/a/*, to: {eu/a: 80, us/*: 20}}]}}",
     "loadBalancer: {warmupDurationSecs: 30s, localityLbSetting: {failoverPriority: [version]}}",
 ];
+
+const VIRTUAL_SERVICE_ROOT: &str = r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: root, namespace: shop}
+spec:
+  hosts: [cart]
+  http:
+  - delegate: {name: leaf, namespace: front}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: leaf, namespace: front}
+spec:
+  http:
+  - route: [{destination: {host: v1}}]
+";
 
 const HTTP_ROUTE: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
