@@ -25,6 +25,7 @@ use crate::{
     kinds::Known,
     object::{At, Object, Report},
     smi,
+    status::RouteStatus,
     traffic::{self, TrafficDraft},
     world::{Grant, World},
 };
@@ -36,6 +37,8 @@ pub struct Policy {
     pub routes: BTreeMap<ServiceName, Routes>,
     /// What is wrong or without effect, by place.
     pub findings: Vec<Finding>,
+    /// What each route of Gateway API is told of itself, by kind, namespace and name.
+    pub statuses: Vec<Arc<RouteStatus>>,
 }
 
 /// Whether objects of this kind are read here.
@@ -47,6 +50,11 @@ pub fn is_known(api_version: &str, kind: &str) -> bool {
 /// they come.
 pub fn compile(objects: &[Object], services: &World) -> Policy {
     Compiler::default().compile(objects, services)
+}
+
+/// What Gateway API's routes among the objects are told of themselves, by kind, namespace and name; of what [`compile`] makes of them.
+pub fn statuses(objects: &[Object], services: &World) -> Vec<Arc<RouteStatus>> {
+    compile(objects, services).statuses
 }
 
 /// Compiles again and again, and reads again only those objects that changed, as long as what objects refer to is the same. What it
@@ -75,6 +83,7 @@ struct Read {
     object: Object,
     drafts: Drafts,
     findings: Vec<Finding>,
+    status: Option<Arc<RouteStatus>>,
 }
 
 /// The same of a DestinationRule.
@@ -115,6 +124,7 @@ impl Compiler {
             self.read.clear();
         }
         let mut drafts = Drafts::default();
+        let mut statuses = Vec::new();
         let mut before = std::mem::take(&mut self.read);
         for (index, object) in objects.iter().enumerate() {
             let Some(kind) = known(object) else { continue };
@@ -125,6 +135,7 @@ impl Compiler {
             findings.extend(read.findings.iter().cloned());
             drafts.requests.extend(read.drafts.requests.iter().cloned());
             drafts.streams.extend(read.drafts.streams.iter().cloned());
+            statuses.extend(read.status.clone());
             self.read.insert(id, read);
         }
         let mut routes = merge(&objects, drafts.requests, &mut findings);
@@ -138,7 +149,12 @@ impl Compiler {
         }
         findings.sort();
         findings.dedup();
-        Policy { routes, findings }
+        statuses.sort_by(|a, b| a.key().cmp(&b.key()));
+        Policy {
+            routes,
+            findings,
+            statuses,
+        }
     }
 
     /// What one object says by itself.
@@ -153,10 +169,12 @@ impl Compiler {
         fields::check(spec, kind.fields(), &at, &mut report);
         let groups: Vec<&Object> = self.groups.iter().collect();
         let drafts = read(object, 0, kind, (&groups, &self.world), &mut report);
+        let status = report.facts.status(object, kind);
         Read {
             object: object.clone(),
             drafts,
             findings,
+            status: status.map(Arc::new),
         }
     }
 

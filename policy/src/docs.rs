@@ -44,6 +44,10 @@ A VirtualService's rule may be made of those of another one, its `delegate`, whi
 rule is put together with each of the root's that it does not contradict (one that asks for less, such as a shorter prefix, contradicts it, and so does every expression beside another text), and a rule with a match that contradicts all of them is left out. What becomes of a request is what the
 delegate's rule says, and where that is silent what the root's does; short names of services mean those of the namespace of whoever wrote them. A rule whose delegate is missing is left out, and its requests meet the next one. A delegate does not delegate.
 
+Gateway API's routes have a `status` of each parent that is a Service or a ServiceImport (`tradewind analyze -o json` shows it), by the API's conditions: `Accepted`, `ResolvedRefs`, `PartiallyInvalid`. A rule with a value that is none is left out whole, and its requests meet the next
+rule; one with a filter that is not served, or with URLRewrite beside RequestRedirect, answers 500, so that nothing passes by what it guards. A route whose rules are all left out is not accepted, and it is as if there were none. A backend that cannot be called keeps its share, and the route
+is accepted. `Pending` is never said, since what is told was read; `UnsupportedProtocol` neither, since every protocol is carried.
+
 Of DestinationRules one holds for a service and a caller, as a whole. One in the service's namespace is for the callers of the namespaces in `exportTo`, or for everybody; one in another namespace is for
 callers of its own namespace alone, and goes before it. Of those in one namespace, one that names the service goes before one that means it by a `*` (and a longer pattern before a shorter), then
 one with a `workloadSelector`, which is for callers of its own namespace with these labels, before one for all, then one for callers of one namespace before one for everybody, then the oldest.

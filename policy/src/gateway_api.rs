@@ -18,17 +18,20 @@ use tradewind_api::{
 pub(crate) use grpc_route::grpc_route;
 pub(crate) use http_route::http_route;
 pub(crate) use stream_route::{tcp_route, tls_route};
-use types::ParentRef;
 
 use crate::{
     draft::{Api, Callers, Draft, Rank},
     finding::Code,
     object::{At, Object, Report},
+    status::ParentReference as ParentRef,
     world::{World, service_kind},
 };
 
 /// The group of the API's own kinds, which references have when they say none.
 const GROUP: &str = "gateway.networking.k8s.io";
+
+/// The kind that parents have when they say none.
+const GATEWAY: &str = "Gateway";
 
 /// What the answer is where a route cannot be followed, as the API has it.
 fn answers_500() -> To {
@@ -36,6 +39,27 @@ fn answers_500() -> To {
         status: 500,
         body: None,
     })
+}
+
+/// A route's `spec`. Where it is none, its parents are told so as far as they can be read.
+fn spec<T: serde::de::DeserializeOwned>(object: &Object, report: &mut Report<'_>) -> Option<T> {
+    let spec = object.spec::<T>(report);
+    if spec.is_none() {
+        let parents = object.value.pointer("/spec/parentRefs");
+        for parent in parents.and_then(|p| p.as_array()).into_iter().flatten() {
+            if let Ok(parent) = serde_json::from_value::<ParentRef>(parent.clone())
+                && is_service(&parent)
+            {
+                report.facts.parent(parent, None);
+            }
+        }
+    }
+    spec
+}
+
+fn is_service(parent: &ParentRef) -> bool {
+    let group = parent.group.as_deref().unwrap_or(GROUP);
+    service_kind(group, parent.kind.as_deref().unwrap_or(GATEWAY)).is_some()
 }
 
 /// Reads one kind's objects.
@@ -76,6 +100,9 @@ fn for_each_match<M>(
         .collect();
     if whens.is_empty() {
         whens.push(Match::default());
+    }
+    if report.facts.drops_rule() {
+        return Vec::new();
     }
     let name = name_of((name, index));
     let then = std::sync::Arc::new(action);
@@ -129,12 +156,17 @@ impl Reader<'_> {
         report: &mut Report<'_>,
         rules: impl Fn(Option<u16>) -> Vec<(Rank, R)>,
     ) -> Vec<Draft<R, O>> {
+        report.facts.no_rule();
         let at = At::spec().field("parentRefs");
         let mut drafts = Vec::new();
         for (i, parent) in parents.iter().enumerate() {
             let Some((service, port)) = self.parent(parent, &at.index(i), report) else {
                 continue;
             };
+            let rules = rules(port);
+            if rules.is_empty() && report.facts.explain_no_rules() {
+                continue;
+            }
             let callers = if service.namespace == *self.namespace() {
                 Callers::All
             } else {
@@ -147,7 +179,7 @@ impl Reader<'_> {
                 callers,
                 by_pattern: false,
                 otherwise,
-                rules: rules(port),
+                rules,
             });
         }
         drafts
@@ -170,9 +202,8 @@ impl Reader<'_> {
         at: &At,
         report: &mut Report<'_>,
     ) -> Option<(ServiceName, Option<u16>)> {
-        let group = parent.group.as_deref().unwrap_or(GROUP);
-        let kind = parent.kind.as_deref().unwrap_or("Gateway");
-        if service_kind(group, kind).is_none() {
+        if !is_service(parent) {
+            let kind = parent.kind.as_deref().unwrap_or(GATEWAY);
             let text = format!(
                 "a parent of kind {kind} is not served: only a Service, or a ServiceImport of multicluster.x-k8s.io, is"
             );
@@ -183,27 +214,52 @@ impl Reader<'_> {
             .namespace
             .as_deref()
             .unwrap_or(self.namespace().as_str());
-        let service = match ServiceName::new(namespace, &parent.name) {
-            Ok(service) => service,
-            Err(error) => {
-                report.say(Code::InvalidValue, at, error.to_string());
-                return None;
+        let found = ServiceName::new(namespace, &parent.name)
+            .map_err(|e| (Code::InvalidValue, at.clone(), e.to_string()))
+            .and_then(|service| {
+                let port = self.parents_port(parent, &service, at)?;
+                Ok((service, port))
+            });
+        match found {
+            Ok(found) => {
+                report.facts.parent(parent.clone(), None);
+                Some(found)
             }
-        };
-        let Some(ports) = self.world.services.get(&service) else {
-            let text = format!("there is no service {service}");
-            report.say(Code::ParentNotFound, at, text);
-            return None;
-        };
-        let Some(section) = &parent.section_name else {
-            return Some((service, parent.port));
-        };
-        match ports.iter().find(|(name, _)| name == section) {
-            Some((_, port)) => Some((service, Some(*port))),
-            None => {
-                let text = format!("service {service} has no port named {section}");
-                report.say(Code::ParentNotFound, &at.field("sectionName"), text);
+            Err((code, at, text)) => {
+                report.facts.parent(parent.clone(), Some(text.clone()));
+                report.say(code, &at, text);
                 None
+            }
+        }
+    }
+
+    /// The port of the parent that is meant, where one is; or what is missing.
+    fn parents_port(
+        &self,
+        parent: &ParentRef,
+        service: &ServiceName,
+        at: &At,
+    ) -> Result<Option<u16>, (Code, At, String)> {
+        let missing = |at: At, text: String| Err((Code::ParentNotFound, at, text));
+        let Some(ports) = self.world.services.get(service) else {
+            return missing(at.clone(), format!("there is no service {service}"));
+        };
+        let number = |(_, port): &(String, u16)| parent.port.is_none_or(|p| p == *port);
+        if let Some(port) = parent.port
+            && !ports.iter().any(number)
+        {
+            let text = format!("service {service} has no port {port}");
+            return missing(at.field("port"), text);
+        }
+        let Some(section) = &parent.section_name else {
+            return Ok(parent.port);
+        };
+        // A name and a number must mean the same port.
+        match ports.iter().find(|p| p.0 == *section && number(p)) {
+            Some((_, port)) => Ok(Some(*port)),
+            None => {
+                let text = format!("service {service} has no such port named {section}");
+                missing(at.field("sectionName"), text)
             }
         }
     }

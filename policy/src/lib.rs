@@ -19,16 +19,20 @@ mod kinds;
 mod lines;
 mod object;
 mod smi;
+mod status;
 mod tighten;
 mod traffic;
 mod values;
 mod world;
 
-pub use compile::{Compiler, Policy, compile, is_known};
+pub use compile::{Compiler, Policy, compile, is_known, statuses};
 pub use docs::fields_as_markdown;
 pub use finding::{Code, Finding, Severity};
 pub use kinds::{WatchedKind, watched_kinds};
 pub use lines::{Lines, Spot};
 pub use object::Object;
+pub use status::{
+    CONTROLLER_NAME, Condition, ConditionKind, ParentReference, ParentStatus, Reason, RouteStatus,
+};
 pub use tighten::{producers, tighten};
 pub use world::{Ports, World};

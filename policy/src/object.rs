@@ -10,6 +10,7 @@ use tradewind_api::ServiceName;
 use crate::{
     finding::{Code, Finding},
     lines::Lines,
+    status::{Facts, Reason},
 };
 
 /// Findings kept of one object: whoever has a hundred mends the first ones first.
@@ -75,7 +76,9 @@ impl Object {
         match serde_json::from_value(spec) {
             Ok(spec) => Some(spec),
             Err(error) => {
-                report.say(Code::Malformed, &At::spec(), error.to_string());
+                let text = error.to_string();
+                report.facts.unread(format!("spec: {text}"));
+                report.say(Code::Malformed, &At::spec(), text);
                 None
             }
         }
@@ -126,6 +129,8 @@ pub(crate) struct Report<'a> {
     object: &'a Object,
     findings: &'a mut Vec<Finding>,
     said: usize,
+    /// What a route is told of itself.
+    pub(crate) facts: Facts,
 }
 
 impl<'a> Report<'a> {
@@ -134,6 +139,7 @@ impl<'a> Report<'a> {
             object,
             findings,
             said: 0,
+            facts: Facts::default(),
         }
     }
 
@@ -144,6 +150,26 @@ impl<'a> Report<'a> {
 
     /// Adds a finding.
     pub(crate) fn say(&mut self, code: Code, at: &At, text: impl Into<String>) {
+        let text = text.into();
+        if matches!(code, Code::InvalidValue | Code::BrokenExpression) {
+            self.facts.bad_value(at, &text);
+        }
+        self.add(code, at, text);
+    }
+
+    /// Says that a filter of a rule is not served.
+    pub(crate) fn unserved(&mut self, at: &At, text: String) {
+        self.facts.bad_filter(at, &text);
+        self.add(Code::InvalidValue, at, text);
+    }
+
+    /// Says that what a rule refers to cannot be called.
+    pub(crate) fn unresolved(&mut self, (code, reason): (Code, Reason), at: &At, text: &str) {
+        self.facts.bad_ref(reason, at, text);
+        self.add(code, at, text.to_owned());
+    }
+
+    fn add(&mut self, code: Code, at: &At, text: String) {
         if self.said == MAX_FINDINGS {
             return;
         }
@@ -153,7 +179,7 @@ impl<'a> Report<'a> {
             code,
             object: self.object.to_string(),
             path: at.0.clone(),
-            text: text.into(),
+            text,
         });
     }
 

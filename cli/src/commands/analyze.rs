@@ -4,11 +4,13 @@
 mod compare;
 mod live;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
 use tradewind_controller::source::{self, Problem, YamlModel};
-use tradewind_policy::{Finding, Object, Severity, World, compile, fields_as_markdown};
+use tradewind_policy::{
+    Finding, Object, RouteStatus, Severity, World, compile, fields_as_markdown,
+};
 
 use super::Context;
 use crate::{
@@ -86,6 +88,8 @@ struct Judged {
     services: usize,
     unread: Vec<Problem>,
     findings: Vec<Finding>,
+    /// What Gateway API's routes are told of themselves.
+    statuses: Vec<Arc<RouteStatus>>,
     /// What becomes of each finding, and behind them those that would be gone; none where nothing was compared.
     marked: Option<Vec<(Change, Finding)>>,
 }
@@ -98,6 +102,7 @@ impl Judged {
             services: policy.routes.len(),
             unread,
             findings: policy.findings,
+            statuses: policy.statuses,
             marked: None,
         }
     }
@@ -163,6 +168,7 @@ impl Judged {
             "warnings": self.count(Severity::Warning),
             "unread": unread.map(|p| json!({"place": p.place, "code": UNREAD, "text": p.text})).collect::<Vec<_>>(),
             "findings": self.findings_json(),
+            "statuses": self.statuses.iter().map(|s| json!(**s)).collect::<Vec<_>>(),
         });
         if let (Some(_), Some(fields)) = (&self.marked, json.as_object_mut()) {
             let gone: Vec<_> = self.of(Change::Gone).collect();
@@ -307,5 +313,26 @@ mod tests {
 
         let same = Judged::with_files(&live("gone"), files("gone")).listing();
         assert_eq!(same.json["findings"][0]["change"], "as it was");
+    }
+
+    #[test]
+    fn routes_are_shown_what_they_would_be_told() {
+        let value = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r", "namespace": "shop"},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "cart"}],
+                "rules": [{"backendRefs": [{"name": "gone", "port": 80}]}],
+            },
+        });
+        let route = Object::new("f.yaml:1", value).unwrap();
+        let shown = Judged::new(&[route], &live("cart").world, Vec::new()).listing();
+        let told = &shown.json["statuses"][0];
+        assert_eq!(told["name"], "r");
+        let conditions = &told["parents"][0]["conditions"];
+        assert_eq!(conditions[0]["reason"], "Accepted");
+        assert_eq!(conditions[1]["reason"], "BackendNotFound");
+        let split = Judged::new(&live("cart").objects, &live("cart").world, Vec::new());
+        assert_eq!(split.listing().json["statuses"], json!([]));
     }
 }

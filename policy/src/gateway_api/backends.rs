@@ -13,6 +13,7 @@ use crate::{
     draft::{in_lowest_terms, of_stream, service},
     finding::Code,
     object::{At, Report},
+    status::Reason,
     world::service_kind,
 };
 
@@ -82,7 +83,11 @@ impl Reader<'_> {
                     );
                 }
                 // Reported by its own field, which must be there.
-                other => to = To::Broken(format!("filter {other} does not work on a backend")),
+                other => {
+                    let text = format!("filter {other} does not work on a backend");
+                    report.facts.bad_filter(&at, &text);
+                    to = To::Broken(text);
+                }
             }
         }
         Backend {
@@ -94,8 +99,8 @@ impl Reader<'_> {
 
     /// A service, or why it cannot be called.
     pub(super) fn reference(&self, to: &ObjectRef, at: &At, report: &mut Report<'_>) -> To {
-        let mut broken = |code, text: String| {
-            report.say(code, at, text.clone());
+        let mut broken = |code, reason, text: String| {
+            report.unresolved((code, reason), at, &text);
             To::Broken(text)
         };
         let group = to.group.as_deref().unwrap_or("");
@@ -105,22 +110,25 @@ impl Reader<'_> {
             let text = format!(
                 "a backend of kind {kind} cannot be called: only a Service, or a ServiceImport of multicluster.x-k8s.io, can"
             );
-            return broken(Code::InvalidValue, text);
+            return broken(Code::InvalidValue, Reason::InvalidKind, text);
         };
         let namespace = to.namespace.as_deref();
         let namespace = namespace.unwrap_or(self.namespace().as_str());
         let name = match ServiceName::new(namespace, &to.name) {
             Ok(name) => name,
-            Err(error) => return broken(Code::InvalidValue, error.to_string()),
+            Err(error) => {
+                let text = error.to_string();
+                return broken(Code::InvalidValue, Reason::BackendNotFound, text);
+            }
         };
         let from = (self.object.kind.as_str(), self.namespace());
         if !self.world.grants(from, (to_kind, &name)) {
             let text = format!("no ReferenceGrant in {namespace} lets it refer to service {name}");
-            return broken(Code::NotGranted, text);
+            return broken(Code::NotGranted, Reason::RefNotPermitted, text);
         }
         match self.world.port_of(&name, to.port) {
             Ok(port) => service(name, port, None),
-            Err(text) => broken(Code::BackendNotFound, text),
+            Err(text) => broken(Code::BackendNotFound, Reason::BackendNotFound, text),
         }
     }
 }

@@ -9,7 +9,6 @@ use super::{
     types::{CorsFilter, Filter, HeaderFilter, MirrorFilter, PathModifier, RedirectFilter},
 };
 use crate::{
-    finding::Code,
     object::{At, Report},
     values::{header, header_name, header_names, methods},
 };
@@ -24,6 +23,8 @@ impl Reader<'_> {
         at: &At,
         report: &mut Report<'_>,
     ) {
+        let has = |kind: &str| filters.iter().position(|f| f.kind == kind);
+        let clash = has("RequestRedirect").and(has("URLRewrite"));
         for (i, filter) in filters.iter().enumerate() {
             let at = at.field("filters").index(i);
             let served = match filter.kind.as_str() {
@@ -81,9 +82,14 @@ impl Reader<'_> {
                     "filter {} is not served, or its settings are missing; requests of the rule are answered with 500",
                     filter.kind
                 );
-                report.say(Code::InvalidValue, &at.field("type"), text);
+                report.unserved(&at.field("type"), text);
                 action.to = answers_500();
             }
+        }
+        if let Some(i) = clash {
+            let text = "URLRewrite does not go together with RequestRedirect; requests of the rule are answered with 500";
+            report.unserved(&at.field("filters").index(i), text.to_owned());
+            action.to = answers_500();
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     filters::escaped,
     for_each_match,
     http_route::header_matches,
+    spec,
     types::{GrpcMatch, GrpcRouteSpec, GrpcRule, MethodMatch},
 };
 use crate::{
@@ -24,7 +25,7 @@ pub(crate) fn grpc_route(
     report: &mut Report<'_>,
 ) -> Vec<Draft> {
     let reader = Reader { object, world };
-    let Some(spec) = object.spec::<GrpcRouteSpec>(report) else {
+    let Some(spec) = spec::<GrpcRouteSpec>(object, report) else {
         return Vec::new();
     };
     let at = At::spec().field("rules");
@@ -32,6 +33,7 @@ pub(crate) fn grpc_route(
     let rules = spec.rules.as_deref().unwrap_or(&whole);
     let mut made = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
+        report.facts.rule();
         let at = at.index(i);
         let to = reader.backends(&rule.backend_refs, &at, report);
         let mut action = Action::new(To::Backends(to));

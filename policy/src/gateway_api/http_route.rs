@@ -5,7 +5,7 @@ use tradewind_api::route::{
 };
 
 use super::{
-    Made, Reader, for_each_match,
+    Made, Reader, for_each_match, spec,
     types::{HttpMatch, HttpRouteSpec, HttpRule, Retry as RetryDoc, ValueMatch},
 };
 use crate::{
@@ -27,7 +27,7 @@ pub(crate) fn http_route(
     report: &mut Report<'_>,
 ) -> Vec<Draft> {
     let reader = Reader { object, world };
-    let Some(spec) = object.spec::<HttpRouteSpec>(report) else {
+    let Some(spec) = spec::<HttpRouteSpec>(object, report) else {
         return Vec::new();
     };
     let at = At::spec().field("rules");
@@ -35,6 +35,7 @@ pub(crate) fn http_route(
     let rules = spec.rules.as_deref().unwrap_or(&whole);
     let mut made = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
+        report.facts.rule();
         made.extend(reader.http_rule(rule, i, &at.index(i), report));
     }
     reader.attach(&spec.parent_refs, index, Kind::HttpRoute, &made, report)

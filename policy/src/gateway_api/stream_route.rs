@@ -5,7 +5,7 @@
 
 use tradewind_api::route::{Kind, StreamMatch, StreamOtherwise, StreamRule};
 
-use super::{Reader, name_of, types::StreamRouteSpec};
+use super::{Reader, name_of, spec, types::StreamRouteSpec};
 use crate::{
     draft::{Rank, StreamDraft},
     finding::Code,
@@ -21,7 +21,7 @@ pub(crate) fn tcp_route(
     world: &World,
     report: &mut Report<'_>,
 ) -> Vec<StreamDraft> {
-    let Some(mut spec) = object.spec::<StreamRouteSpec>(report) else {
+    let Some(mut spec) = spec::<StreamRouteSpec>(object, report) else {
         return Vec::new();
     };
     // It has none, whatever somebody wrote.
@@ -36,7 +36,7 @@ pub(crate) fn tls_route(
     world: &World,
     report: &mut Report<'_>,
 ) -> Vec<StreamDraft> {
-    let Some(spec) = object.spec::<StreamRouteSpec>(report) else {
+    let Some(spec) = spec::<StreamRouteSpec>(object, report) else {
         return Vec::new();
     };
     Reader { object, world }.stream_route(&spec, index, Kind::TlsRoute, report)
@@ -53,10 +53,17 @@ impl Reader<'_> {
         let names = by_rank(&spec.hostnames, report);
         let at = At::spec().field("rules");
         if spec.rules.is_empty() {
-            report.say(Code::InvalidValue, &at, "at least one rule is expected");
+            let text = "at least one rule is expected";
+            report.facts.unusable(format!("{at}: {text}"));
+            report.say(Code::InvalidValue, &at, text);
         }
         let mut made = Vec::new();
+        if names.is_empty() {
+            let text = "none of its host names is one";
+            report.facts.unusable(format!("spec.hostnames: {text}"));
+        }
         for (i, rule) in spec.rules.iter().enumerate() {
+            report.facts.rule();
             let to = self.stream_backends(&rule.backend_refs, &at.index(i), report);
             let origin = self.origin(kind, &name_of((rule.name.as_ref(), i)));
             for (rank, sni) in &names {

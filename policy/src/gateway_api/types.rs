@@ -2,16 +2,7 @@
 
 use serde::Deserialize;
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ParentRef {
-    pub(super) group: Option<String>,
-    pub(super) kind: Option<String>,
-    pub(super) namespace: Option<String>,
-    pub(super) name: String,
-    pub(super) section_name: Option<String>,
-    pub(super) port: Option<u16>,
-}
+use crate::status::ParentReference as ParentRef;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

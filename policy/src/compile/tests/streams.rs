@@ -274,9 +274,10 @@ fn what_is_wrong_with_a_route_is_told_by_its_path() {
     // A name that is none takes nothing, and a route without one takes all.
     let rules = |name: &str| {
         let policy = compiled(&good.replace("a.example.com", name));
-        streams_of(&policy, "shop/cart").rules.len()
+        let is_there = !policy.routes.is_empty();
+        is_there.then(|| streams_of(&policy, "shop/cart").rules.len())
     };
-    assert_eq!((rules("_"), rules("a..b")), (1, 0));
+    assert_eq!((rules("_"), rules("a..b")), (Some(1), None));
     // Names are TLSRoute's alone.
     let policy = compiled(&good.replace("TLSRoute", "TCPRoute"));
     assert_eq!(found(&policy), [(Code::UnknownField, "spec.hostnames")]);
