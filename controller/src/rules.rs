@@ -17,7 +17,7 @@ use tradewind_api::{
     route::Routes,
     store::PublishedRules,
 };
-use tradewind_policy::{Compiler, Object, Policy, World};
+use tradewind_policy::{Compiler, Object, Policy, RouteStatus, World};
 
 use producers::{Offer, Offers};
 
@@ -37,6 +37,8 @@ pub struct Rules {
     /// What the own cluster's objects say, and what is wrong in them.
     own: BTreeMap<ServiceName, Arc<Routes>>,
     findings: Vec<String>,
+    /// What Gateway API's routes among the objects are told of themselves.
+    statuses: Vec<Arc<RouteStatus>>,
     offers: Offers,
     published: BTreeMap<ServiceName, Arc<PublishedRules>>,
     /// What was made of each service's, so that only what changed is made again.
@@ -90,7 +92,12 @@ impl Rules {
     }
 
     fn compile(&mut self) {
-        let Policy { routes, findings } = self.compiler.compile(&self.objects, &self.world);
+        let Policy {
+            routes,
+            findings,
+            statuses,
+        } = self.compiler.compile(&self.objects, &self.world);
+        self.statuses = statuses;
         let before = std::mem::take(&mut self.own);
         self.findings = findings.iter().map(ToString::to_string).collect();
         for (name, routes) in routes {
@@ -185,6 +192,12 @@ impl Rules {
         &self.published
     }
 
+    /// What Gateway API's routes among the objects are told of themselves, by kind, namespace and name, as their rules were compiled; for
+    /// whoever writes it into them.
+    pub fn statuses(&self) -> &[Arc<RouteStatus>] {
+        &self.statuses
+    }
+
     /// What is wrong or without effect.
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -215,6 +228,7 @@ fn is_too_large(routes: &Routes) -> bool {
 mod tests {
     use super::*;
     use tradewind_api::model::{AppProtocol, ServiceKind, ServicePort};
+    use tradewind_policy::Reason;
 
     fn service(name: &str, port: u16) -> (ServiceName, Arc<Service>) {
         let name: ServiceName = name.parse().unwrap();
@@ -272,6 +286,38 @@ mod tests {
         assert_eq!(rules.routes().len(), 2);
         rules.look(&[], (&services, &BTreeMap::new()), Offers::new());
         assert!(rules.routes().is_empty());
+    }
+
+    #[test]
+    fn routes_are_told_of_themselves_as_their_rules_change() {
+        let value = serde_json::json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": { "name": "r", "namespace": "shop", "generation": 3 },
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": "cart" }],
+                "rules": [{ "backendRefs": [{ "name": "pay", "port": 80 }] }],
+            },
+        });
+        let objects = [Object::new("a.yaml:1", value).unwrap()];
+        let mut rules = Rules::default();
+        let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
+        let mut reasons = |services: &BTreeMap<_, _>, objects: &[Object]| {
+            rules.look(objects, (services, &BTreeMap::new()), Offers::new());
+            let all = rules.statuses().iter().flat_map(|s| s.parents.clone());
+            let conditions = all.flat_map(|p| p.conditions);
+            conditions.map(|c| c.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            reasons(&services, &objects),
+            [Reason::Accepted, Reason::BackendNotFound]
+        );
+        services.extend([service("shop/pay", 80)]);
+        assert_eq!(
+            reasons(&services, &objects),
+            [Reason::Accepted, Reason::ResolvedRefs]
+        );
+        assert!(reasons(&services, &[]).is_empty());
     }
 
     #[test]
