@@ -103,6 +103,9 @@ struct RequestArgs {
     /// One of its header fields; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", conflicts_with = "proxy")]
     headers: Vec<Field>,
+    /// The server name that its TLS asks for, of a connection whose bytes are no HTTP [default: none]
+    #[arg(long, value_name = "NAME", conflicts_with = "proxy")]
+    sni: Option<String>,
 }
 
 /// `x-canary: yes`
@@ -128,8 +131,10 @@ pub async fn run(context: Context, args: Explain) -> Outcome {
     };
     let json = explained["explained"].clone();
     if args.output.format == Format::Table {
-        if let Some(rules) = rules(&args.to, &explained["rules"]) {
-            context.printer.data(rules);
+        for (field, of) in [("rules", OF_REQUESTS), ("streams", OF_STREAMS)] {
+            if let Some(rules) = rules((&args.to, of), &explained[field]) {
+                context.printer.data(rules);
+            }
         }
         context.printer.data(head(&args.to, &json));
     }
@@ -172,6 +177,7 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
             })
             .collect(),
         subset: part(args.subset.clone()),
+        server_name: part(args.request.sni.clone()),
     };
     let found = admin
         .call(request, async |mut c, r| c.explain(r).await)
@@ -184,16 +190,8 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
             "region": found.from_region,
             "zone": (!found.from_zone.is_empty()).then_some(&found.from_zone),
         },
-        "rules": found.rules.iter().map(|r| json!({
-            "origin": (!r.origin.is_empty()).then_some(&r.origin),
-            "decides": r.decides,
-            "verdict": r.verdict,
-            "backends": r.backends.iter().map(|b| json!({
-                "service": b.service,
-                "subset": (!b.subset.is_empty()).then_some(&b.subset),
-                "share": b.share,
-            })).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
+        "rules": as_json(&found.rules),
+        "streams": as_json(&found.streams),
         "explained": {
             "service": args.to.to_string(),
             "subset": args.subset,
@@ -215,6 +213,22 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
             })).collect::<Vec<_>>(),
         },
     }))
+}
+
+fn as_json(rules: &[v1::ExplainedRule]) -> Vec<Value> {
+    let rule = |r: &v1::ExplainedRule| {
+        json!({
+            "origin": (!r.origin.is_empty()).then_some(&r.origin),
+            "decides": r.decides,
+            "verdict": r.verdict,
+            "backends": r.backends.iter().map(|b| json!({
+                "service": b.service,
+                "subset": (!b.subset.is_empty()).then_some(&b.subset),
+                "share": b.share,
+            })).collect::<Vec<_>>(),
+        })
+    };
+    rules.iter().map(rule).collect()
 }
 
 /// What the proxy's threads say of the service. They learn apart; where they differ, the first one's word is shown and how
@@ -299,10 +313,15 @@ fn texts_of(list: &Value) -> impl Iterator<Item = &str> {
         .filter_map(Value::as_str)
 }
 
-/// What each rule says of the request, in order; none where there are no rules.
-fn rules(to: &ServicePortRef, rules: &Value) -> Option<String> {
+/// What rules are for, where they are shown.
+const OF_REQUESTS: &str = "rules for";
+/// The same of what is no HTTP.
+const OF_STREAMS: &str = "rules for connections whose bytes are no HTTP, to";
+
+/// What each rule says of the request or the connection, in order; none where there are no rules.
+fn rules((to, of): (&ServicePortRef, &str), rules: &Value) -> Option<String> {
     let rules = rules.as_array().filter(|r| !r.is_empty())?;
-    let mut lines = vec![format!("rules for {to}, in order")];
+    let mut lines = vec![format!("{of} {to}, in order")];
     for rule in rules {
         let text = |field: &str| rule[field].as_str().unwrap_or_default();
         let origin = match text("origin") {
@@ -418,7 +437,7 @@ mod tests {
             {"origin": "HTTPRoute shop/a rules[1]", "decides": true, "verdict": "sends on", "backends": [
                 {"service": "shop/payments:80", "share": 0.9}, {"service": "shop/canary:80", "share": 0.1}]},
         ]);
-        let shown = rules(&to, &said).unwrap();
+        let shown = rules((&to, OF_REQUESTS), &said).unwrap();
         let expected = "rules for shop/payments:80, in order
      HTTPRoute shop/a rules[0]: the path does not match
   => HTTPRoute shop/a rules[1]: sends on
@@ -426,7 +445,11 @@ mod tests {
         10.0 % to shop/canary:80
 ";
         assert_eq!(shown, expected);
-        assert!(rules(&to, &json!([])).is_none());
+        let of_streams = rules((&to, OF_STREAMS), &said).unwrap();
+        let expected =
+            "rules for connections whose bytes are no HTTP, to shop/payments:80, in order\n";
+        assert!(of_streams.starts_with(expected), "{of_streams}");
+        assert!(rules((&to, OF_REQUESTS), &json!([])).is_none());
         let field = |text: &str| text.parse::<Field>();
         assert_eq!(field("x-a: b:c"), Ok(Field("x-a".into(), "b:c".into())));
         assert!(field("x-a").is_err());

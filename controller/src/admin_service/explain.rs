@@ -5,6 +5,7 @@
 //! --proxy` asks one.
 
 mod rules;
+mod streams;
 
 use std::sync::Arc;
 
@@ -64,18 +65,21 @@ pub(super) fn explain(
         &from,
         round_trip,
     );
+    // Another cluster's proxies have the rules of their own.
+    let (rules, streams) = if from.cluster.local {
+        let streams = streams::explain(&snapshot, &target, asked)?;
+        (rules::explain(&snapshot, &target, asked)?, streams)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     Ok(ExplainResponse {
         policy: called
             .policy
             .map(|p| p.origin.to_string())
             .unwrap_or_default(),
         settings: called.settings.words(),
-        // Another cluster's proxies have the rules of their own.
-        rules: if from.cluster.local {
-            rules::explain(&snapshot, &target, asked)?
-        } else {
-            Vec::new()
-        },
+        rules,
+        streams,
         ..explained
     })
 }

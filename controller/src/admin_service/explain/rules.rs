@@ -141,12 +141,20 @@ fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
 }
 
 fn backends(action: &Action, called: &ServicePortRef) -> Vec<ExplainedBackend> {
-    let To::Backends(backends) = &action.to else {
-        return Vec::new();
-    };
-    let all: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    match &action.to {
+        To::Backends(backends) => shares(backends.iter().map(|b| (&b.to, b.weight)), called),
+        To::Redirect(_) | To::Direct(_) => Vec::new(),
+    }
+}
+
+/// Backends with their shares; those that cannot be called are left out, and their share with them.
+pub(super) fn shares<'a>(
+    backends: impl Iterator<Item = (&'a BackendRef, u32)> + Clone,
+    called: &ServicePortRef,
+) -> Vec<ExplainedBackend> {
+    let all: u64 = backends.clone().map(|(_, weight)| u64::from(weight)).sum();
     let share = |weight: u32| f64::from(weight) / (all.max(1) as f64);
-    let found = backends.iter().filter_map(|backend| match &backend.to {
+    let found = backends.filter_map(|(to, weight)| match to {
         BackendRef::Service {
             service,
             port,
@@ -157,7 +165,7 @@ fn backends(action: &Action, called: &ServicePortRef) -> Vec<ExplainedBackend> {
                 port: port.unwrap_or(called.port),
             }
             .to_string(),
-            share: share(backend.weight),
+            share: share(weight),
             subset: subset.clone().unwrap_or_default(),
         }),
         BackendRef::Broken(_) => None,
