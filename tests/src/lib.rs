@@ -23,6 +23,7 @@ pub mod federation;
 pub mod gateways;
 pub mod grpc;
 pub mod http;
+pub mod kubernetes;
 pub mod lab;
 pub mod load;
 pub mod metrics;

@@ -26,7 +26,8 @@ usage: cargo xtask <command>
 
 commands:
   test    everything continuous integration runs, stopping at the first failure:
-          tools, format, clippy, tidy, release build, all tests, simulations, the demo
+          tools, format, clippy, tidy, release build, Kubernetes' servers (by Go), all tests,
+          simulations, the demo; --no-kubernetes leaves out what needs those servers
   tidy    the house rules: imports between crates, purity, headers, sizes, links
   faults  [--faults N] [--seed S]: the store of five clusters of real processes
           under N faults (100), with its figures
@@ -56,7 +57,8 @@ fn main() -> ExitCode {
         .collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["test"] => test::run(&root()),
+        ["test"] => test::run(&root(), true),
+        ["test", "--no-kubernetes"] => test::run(&root(), false),
         ["tidy"] => tidy_command(&root()),
         [
             "bench",

@@ -1,13 +1,14 @@
 //! `cargo xtask test`: everything continuous integration runs, step after step, stopping at the first failure.
 //!
-//! Needs a Rust toolchain and a C compiler, names what is missing, and works on a fresh clone. Its last line is the test
+//! Needs a Rust toolchain, a C compiler and Go, names what is missing, and works on a fresh clone. Its last line is the test
 //! runner's closing line, summed over all test binaries.
 
 pub(crate) mod command;
+mod kubernetes;
 mod summary;
 mod tools;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,12 +27,12 @@ const DEMO_DEADLINE: Duration = Duration::from_secs(5 * 60);
 const BINARY_VARIABLE: &str = "TRADEWIND_BIN";
 
 /// Steps of the run, for the headlines.
-const STEPS: usize = 8;
+const STEPS: usize = 9;
 
-/// Runs every step; the exit code says whether all were good.
-pub(crate) fn run(root: &Path) -> ExitCode {
+/// Runs every step, those against Kubernetes only if `kubernetes`; the exit code says whether all were good.
+pub(crate) fn run(root: &Path, kubernetes: bool) -> ExitCode {
     let clock = Stopwatch::start();
-    match steps(root) {
+    match steps(root, kubernetes) {
         Ok(summary) => {
             println!("all {STEPS} steps good in {}", clock.elapsed_text());
             println!("{summary}");
@@ -60,7 +61,7 @@ impl From<String> for Failure {
     }
 }
 
-fn steps(root: &Path) -> Result<Summary, Failure> {
+fn steps(root: &Path, kubernetes: bool) -> Result<Summary, Failure> {
     let cargo = Cargo::new(root);
     step(1, "tools: cc, rustfmt, clippy", || tools::check(&cargo))?;
     step(2, "format: cargo fmt --all --check", || {
@@ -84,11 +85,16 @@ fn steps(root: &Path) -> Result<Summary, Failure> {
     let binary = step(5, "release build: cargo build --release", || {
         cargo.build("release", "tradewind", true)
     })?;
-    let summary = step(6, "tests: cargo test --workspace", || {
-        tests(&cargo, &binary)
+    let testenv = step(
+        6,
+        "Kubernetes: go build in tests/kubernetes/testenv",
+        || testenv(root, &binary, kubernetes),
+    )?;
+    let summary = step(7, "tests: cargo test --workspace", || {
+        tests(&cargo, &binary, testenv.as_deref())
     })?;
-    step(7, "simulations: cargo xtask sim", || sim::quick(root))?;
-    step(8, "demo: tradewind demo --json", || demo(root, &binary))?;
+    step(8, "simulations: cargo xtask sim", || sim::quick(root))?;
+    step(9, "demo: tradewind demo --json", || demo(root, &binary))?;
     Ok(summary)
 }
 
@@ -126,9 +132,24 @@ fn tidy_step(root: &Path) -> Result<(), String> {
     }
 }
 
-fn tests(cargo: &Cargo, binary: &Path) -> Result<Summary, Failure> {
+fn testenv(root: &Path, binary: &Path, wanted: bool) -> Result<Option<PathBuf>, String> {
+    if !wanted {
+        println!("SKIPPED, as told: the tests against Kubernetes will say so too");
+        return Ok(None);
+    }
+    // <target>/release/tradewind.
+    let target = binary.ancestors().nth(2).unwrap_or(root);
+    kubernetes::build(root, target).map(Some)
+}
+
+fn tests(cargo: &Cargo, binary: &Path, testenv: Option<&Path>) -> Result<Summary, Failure> {
     let mut command = cargo.command(&["test", "--workspace", "--no-fail-fast"]);
     command.env(BINARY_VARIABLE, binary);
+    match testenv {
+        Some(testenv) => command.env(kubernetes::VARIABLE, testenv),
+        // An earlier one may lie about; empty says that none is wanted.
+        None => command.env(kubernetes::VARIABLE, ""),
+    };
     let mut summary = Summary::default();
     let status = run_echoing(command, TESTS_DEADLINE, |line| summary.read(line))?;
     if status.success() && summary.is_good() {
