@@ -1,0 +1,63 @@
+// Testenv serves whole Kubernetes control planes on this machine for tests: etcd, kube-apiserver and
+// kube-controller-manager as they are released, one set for each cluster. Nothing in it speaks for them; only kubelets are
+// stood in for, because none can run here (see kubelet.go).
+//
+// This file only picks what one process of it does: it runs itself again for each server, since those keep global state.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+
+	"k8s.io/kubectl/pkg/cmd"
+)
+
+const usage = `usage: testenv serve --clusters NAME,... --dir DIR [flags]
+       testenv kubectl ...
+
+serve prints one line of JSON when all clusters answer, then obeys lines of JSON on stdin:
+  {"command": "stop-api", "cluster": NAME}   kill the cluster's API server and controllers; etcd keeps its objects
+  {"command": "start-api", "cluster": NAME}  start them again at the same address
+  {"command": "exit"}
+Each is answered by one line. It ends when stdin closes or its parent is gone.
+`
+
+// What the binary is told to be by its first argument.
+const (
+	roleServe       = "serve"
+	roleAPIServer   = "apiserver"
+	roleControllers = "controller-manager"
+	roleKubectl     = "kubectl"
+)
+
+func main() {
+	role := ""
+	if len(os.Args) > 1 {
+		role = os.Args[1]
+		os.Args = append(os.Args[:1:1], os.Args[2:]...)
+	}
+	switch role {
+	case roleServe:
+		if err := serve(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+	case roleAPIServer:
+		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
+	case roleControllers:
+		os.Exit(cli.Run(controllers.NewControllerManagerCommand()))
+	case roleKubectl:
+		if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+}

@@ -1,0 +1,171 @@
+// Processes of servers. Each dies with us, whatever way we go, and is waited for: none is ever left behind.
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lines of a log that are shown when its process ended by itself.
+const tailLines = 15
+
+// programs are command lines of servers, without their flags. An empty etcd is the one inside us.
+type programs struct {
+	etcd, apiserver, controllers []string
+}
+
+// findPrograms takes the servers of KUBEBUILDER_ASSETS where that is set, else those inside us.
+func findPrograms() (*programs, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	found := &programs{apiserver: []string{self, roleAPIServer}, controllers: []string{self, roleControllers}}
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		return found, nil
+	}
+	for _, wanted := range []struct {
+		name   string
+		target *[]string
+	}{
+		{"etcd", &found.etcd}, {"kube-apiserver", &found.apiserver}, {"kube-controller-manager", &found.controllers},
+	} {
+		path := filepath.Join(assets, wanted.name)
+		if _, err := os.Stat(path); err == nil {
+			*wanted.target = []string{path}
+		} else if wanted.name != "kube-controller-manager" {
+			return nil, fmt.Errorf("KUBEBUILDER_ASSETS=%s: %w", assets, err)
+		}
+	}
+	return found, nil
+}
+
+// child is a running process.
+type child struct {
+	command *exec.Cmd
+	told    chan struct{}
+	once    sync.Once
+	done    chan struct{}
+}
+
+// Processes ask to be killed when the thread that started them ends, so one thread that never ends starts them all.
+var spawner = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for start := range work {
+			start()
+		}
+	}()
+	return work
+})
+
+// spawn starts a process whose output goes to a log. ended is called when it ends without having been told to.
+func spawn(log string, line []string, ended func(error)) (*child, error) {
+	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	one := &child{command: exec.Command(line[0], line[1:]...), told: make(chan struct{}), done: make(chan struct{})}
+	one.command.Stdout, one.command.Stderr = file, file
+	one.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	spawner() <- func() { started <- one.command.Start() }
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	go func() {
+		err := one.command.Wait()
+		close(one.done)
+		select {
+		case <-one.told:
+		default:
+			ended(fmt.Errorf("ended by itself (%v)\n%s", err, tail(log)))
+		}
+	}()
+	return one, nil
+}
+
+func (c *child) id() int { return c.command.Process.Pid }
+
+// kill ends the process at once and waits for it. What it kept is thrown away, so there is nothing to end in order.
+func (c *child) kill() {
+	if c == nil {
+		return
+	}
+	c.once.Do(func() { close(c.told) })
+	// Fails only when it is gone already.
+	_ = c.command.Process.Kill()
+	<-c.done
+}
+
+func tail(log string) string {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+}
+
+// heldPort is a free TCP port that stays ours: bound but not listening, in a group of sockets that share it. The API
+// server joins that group, and only processes of our user may.
+type heldPort struct {
+	socket, number int
+}
+
+func holdPort(address string) (*heldPort, error) {
+	ip := net.ParseIP(address)
+	family, at := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: [16]byte(ip.To16())})
+	if v4 := ip.To4(); v4 != nil {
+		family, at = unix.AF_INET, &unix.SockaddrInet4{Addr: [4]byte(v4)}
+	}
+	socket, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	held := &heldPort{socket: socket}
+	if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		held.close()
+		return nil, err
+	}
+	if err := unix.Bind(socket, at); err != nil {
+		held.close()
+		return nil, fmt.Errorf("no port at %s: %w", address, err)
+	}
+	bound, err := unix.Getsockname(socket)
+	if err != nil {
+		held.close()
+		return nil, err
+	}
+	switch bound := bound.(type) {
+	case *unix.SockaddrInet4:
+		held.number = bound.Port
+	case *unix.SockaddrInet6:
+		held.number = bound.Port
+	}
+	return held, nil
+}
+
+func (p *heldPort) close() {
+	if p != nil {
+		_ = unix.Close(p.socket)
+	}
+}
+
+// logf tells people; stdout is for programs.
+func logf(format string, values ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", values...)
+}
