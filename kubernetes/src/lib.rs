@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod injection;
 pub mod managed;
 pub mod objects;
 pub mod watch;
