@@ -12,6 +12,7 @@ mod key;
 mod mint;
 pub mod renew;
 pub mod root;
+pub mod serving;
 pub mod stored;
 pub mod token;
 
@@ -19,6 +20,7 @@ pub use authority::AuthorityKey;
 pub use issuer::{DEFAULT_LIFETIME_S, IssueError, Issued, Issuer};
 pub use renew::renew_at_unix_s;
 pub use root::Root;
+pub use serving::{Serving, ServingAuthority};
 pub use stored::StoredError;
 pub use token::{JoinToken, TokenError, WorkloadToken};
 

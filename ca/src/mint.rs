@@ -84,7 +84,7 @@ pub(crate) fn ca_name(what: &str, of: &str) -> Result<DistinguishedName, IssueEr
     Ok(name)
 }
 
-fn params(validity: Validity) -> Result<CertificateParams, IssueError> {
+pub(crate) fn params(validity: Validity) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     let at = |unix_s: u64| date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_s);

@@ -30,6 +30,7 @@ pub mod rules;
 pub mod seals;
 pub mod server;
 pub mod source;
+pub mod webhook;
 
 pub use app::{Bound, BuildError, Controller, RunError};
 pub use config::ControllerConfig;

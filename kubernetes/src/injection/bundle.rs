@@ -5,8 +5,9 @@
 
 use data_encoding::BASE64;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+pub use kube::Client;
 use kube::{
-    Api, Client,
+    Api,
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
