@@ -12,6 +12,7 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt as _, net::TcpListener, time::timeout};
 use tradewind_tests::{
     kubernetes::{Clusters, Wanted},
     wait,
@@ -69,6 +70,7 @@ async fn real_clusters_serve_what_a_mesh_needs_of_them() {
     pods_get_the_place_they_ask_for(&clusters).await;
     tokens_are_reviewed(&clusters).await;
     deleted_pods_go(&clusters).await;
+    webhooks_on_loopback_are_asked(&clusters).await;
 
     let mut processes: BTreeSet<u32> = clusters
         .all()
@@ -195,6 +197,46 @@ async fn deleted_pods_go(clusters: &Clusters) {
         }
     })
     .await;
+}
+
+/// The API server asks an admission webhook on a loopback address, and obeys when that does not answer as it should.
+async fn webhooks_on_loopback_are_asked(clusters: &Clusters) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "asked"},
+        "webhooks": [{
+            "name": "asked.example.com",
+            "clientConfig": {"url": format!("https://{}/", listener.local_addr().unwrap())},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"]}],
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+        }],
+    });
+    clusters.apply("east", &hook.to_string()).await.good();
+    let asked = timeout(SOON, async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap()
+    });
+    // It heeds a new configuration a moment after it took that in, so more than one secret may be needed.
+    let refused = wait::until("a refusal for want of the webhook", SOON, async || {
+        let create = ["create", "secret", "generic", "--dry-run=server", "asked"];
+        let created = clusters.kubectl("east", &create).await;
+        if created.code == 0 {
+            Err(created)
+        } else {
+            Ok(created)
+        }
+    });
+    let (first, refused) = tokio::join!(asked, refused);
+    // The first byte of TLS.
+    assert_eq!(first, Ok(22));
+    assert!(
+        refused.stderr.contains("asked.example.com"),
+        "{}",
+        refused.stderr
+    );
 }
 
 /// While one API server is away the others answer; it comes back at the same address with its objects, and its controllers work.
