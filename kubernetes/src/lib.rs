@@ -15,3 +15,5 @@ pub mod write;
 
 pub use client::{Client, ClientError, Place};
 pub use objects::{Key, Kind, Object, Objects};
+pub mod check;
+pub mod install;

@@ -1,0 +1,439 @@
+//! Puts manifests into a cluster by server-side apply, and takes everything of ours out again.
+//!
+//! Thin: what is applied was rendered before. What is taken out is found by its label, so that what an older version installed goes
+//! with it.
+
+use std::time::Duration;
+
+use http::Uri;
+use k8s_openapi::apimachinery::pkg::version::Info;
+pub use kube::Client;
+use kube::{
+    Api, Config,
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
+    },
+    config::{KubeConfigOptions, Kubeconfig},
+    core::GroupVersionKind,
+};
+use serde_json::Value;
+
+use super::{Manifest, PART_OF};
+
+/// Who owns the fields that are applied.
+const FIELD_MANAGER: &str = "tradewind-install";
+/// How long a connection to the API server may take, and an answer.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Kinds that are installed, or made by the controller, in the order in which they are taken out: first what asks the controller or
+/// routes to it, last what holds rights and places.
+const KINDS: [Kind; 17] = [
+    Kind::new(
+        "admissionregistration.k8s.io",
+        "v1",
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        false,
+    ),
+    Kind::new("apps", "v1", "Deployment", "deployments", true),
+    Kind::new("apps", "v1", "StatefulSet", "statefulsets", true),
+    Kind::new(
+        "policy",
+        "v1",
+        "PodDisruptionBudget",
+        "poddisruptionbudgets",
+        true,
+    ),
+    Kind::new(
+        "networking.k8s.io",
+        "v1",
+        "NetworkPolicy",
+        "networkpolicies",
+        true,
+    ),
+    Kind::new("", "v1", "Service", "services", true),
+    Kind::new(
+        "discovery.k8s.io",
+        "v1",
+        "EndpointSlice",
+        "endpointslices",
+        true,
+    ),
+    Kind::new(
+        "multicluster.x-k8s.io",
+        "v1beta1",
+        "ServiceImport",
+        "serviceimports",
+        true,
+    ),
+    Kind::new(
+        "about.k8s.io",
+        "v1beta1",
+        "ClusterProperty",
+        "clusterproperties",
+        false,
+    ),
+    Kind::new("", "v1", "ConfigMap", "configmaps", true),
+    Kind::new(
+        "rbac.authorization.k8s.io",
+        "v1",
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        false,
+    ),
+    Kind::new(
+        "rbac.authorization.k8s.io",
+        "v1",
+        "ClusterRole",
+        "clusterroles",
+        false,
+    ),
+    Kind::new("", "v1", "ServiceAccount", "serviceaccounts", true),
+    VOLUMES,
+    CRDS,
+    NAMESPACES,
+    Kind::new("coordination.k8s.io", "v1", "Lease", "leases", true),
+];
+const VOLUMES: Kind = Kind::new(
+    "",
+    "v1",
+    "PersistentVolumeClaim",
+    "persistentvolumeclaims",
+    true,
+);
+const CRDS: Kind = Kind::new(
+    "apiextensions.k8s.io",
+    "v1",
+    "CustomResourceDefinition",
+    "customresourcedefinitions",
+    false,
+);
+/// Looked at by checks, never made or removed by us.
+const PODS: Kind = Kind::new("", "v1", "Pod", "pods", true);
+const NAMESPACES: Kind = Kind::new("", "v1", "Namespace", "namespaces", false);
+
+/// A kind of objects and its place in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    namespaced: bool,
+}
+
+impl Kind {
+    const fn new(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        namespaced: bool,
+    ) -> Self {
+        Self {
+            group,
+            version,
+            kind,
+            plural,
+            namespaced,
+        }
+    }
+
+    fn resource(self) -> ApiResource {
+        let kind = GroupVersionKind::gvk(self.group, self.version, self.kind);
+        ApiResource::from_gvk_with_plural(&kind, self.plural)
+    }
+
+    fn of(object: &Value) -> Option<Self> {
+        let kind = object.get("kind")?.as_str()?;
+        KINDS.into_iter().find(|known| known.kind == kind)
+    }
+
+    fn api(self, client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = self.resource();
+        match namespace {
+            Some(namespace) if self.namespaced => {
+                Api::namespaced_with(client.clone(), namespace, &resource)
+            }
+            _ => Api::all_with(client.clone(), &resource),
+        }
+    }
+}
+
+/// Why something could not be done in a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The kubeconfig.
+    #[error("the kubeconfig gives no cluster{}: {source}", context.as_ref().map(|c| format!(" for context {c}")).unwrap_or_default())]
+    Kubeconfig {
+        /// The context asked for.
+        context: Option<String>,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// No client can be made of it.
+    #[error("no client for the API server: {0}")]
+    Client(Box<kube::Error>),
+    /// An object.
+    #[error("{id} was not {what}: {source}")]
+    Object {
+        /// `Kind/name`, or the kind alone.
+        id: String,
+        /// `applied`, `listed`, `removed`.
+        what: &'static str,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// A kind that is none of the chart's.
+    #[error("{0} is of a kind that the chart does not have")]
+    UnknownKind(String),
+}
+
+impl ClusterError {
+    /// Whether nobody answered, as opposed to an answer that was no.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Object { source, .. } | Self::Client(source) => {
+                !matches!(**source, kube::Error::Api(_))
+            }
+            Self::Kubeconfig { .. } | Self::UnknownKind(_) => false,
+        }
+    }
+}
+
+/// An API server, by a kubeconfig's context.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    /// Where it is, for people.
+    pub url: Uri,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// The API server of a context, or of the current one. `KUBECONFIG` is read as kubectl reads it. Does not connect yet.
+    pub async fn of_context(context: Option<&str>) -> Result<Self, ClusterError> {
+        let failed = |source| ClusterError::Kubeconfig {
+            context: context.map(str::to_owned),
+            source: Box::new(source),
+        };
+        let options = KubeConfigOptions {
+            context: context.map(str::to_owned),
+            ..KubeConfigOptions::default()
+        };
+        let file = Kubeconfig::read().map_err(failed)?;
+        let mut config = Config::from_custom_kubeconfig(file, &options)
+            .await
+            .map_err(failed)?;
+        config.connect_timeout = Some(CONNECT_DEADLINE);
+        config.read_timeout = Some(ANSWER_DEADLINE);
+        let url = config.cluster_url.clone();
+        let client = Client::try_from(config).map_err(|e| ClusterError::Client(Box::new(e)))?;
+        Ok(Self { client, url })
+    }
+
+    /// Its version.
+    pub async fn version(&self) -> Result<Info, ClusterError> {
+        let found = self.client.apiserver_version().await;
+        found.map_err(|source| failed("the version", "read", source))
+    }
+
+    /// Applies one object. With `dry_run` the API server checks it and changes nothing.
+    pub async fn apply(&self, manifest: &Manifest, dry_run: bool) -> Result<(), ClusterError> {
+        let id = manifest.id();
+        let kind =
+            Kind::of(&manifest.object).ok_or_else(|| ClusterError::UnknownKind(id.clone()))?;
+        let text = |path: &str| manifest.object.pointer(path).and_then(Value::as_str);
+        let api = kind.api(&self.client, text("/metadata/namespace"));
+        let params = PatchParams {
+            dry_run,
+            ..PatchParams::apply(FIELD_MANAGER).force()
+        };
+        let name = text("/metadata/name").unwrap_or_default();
+        let applied = api
+            .patch(name, &params, &Patch::Apply(&manifest.object))
+            .await;
+        applied
+            .map(|_| ())
+            .map_err(|source| failed(&id, "applied", source))
+    }
+
+    /// Everything that has our label, in the order in which it is to be removed.
+    pub async fn installed(&self, namespace: &str) -> Result<Vec<Installed>, ClusterError> {
+        let mut all = Vec::new();
+        let params = ListParams::default().labels(&format!("{}={}", PART_OF.0, PART_OF.1));
+        for kind in KINDS {
+            let found = match kind.api(&self.client, None).list(&params).await {
+                Ok(found) => found,
+                // The kind is not there: its CRD was never installed, or is gone.
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
+                Err(source) => return Err(failed(kind.kind, "listed", source)),
+            };
+            for object in found {
+                let Some(name) = object.metadata.name else {
+                    continue;
+                };
+                let what = match kind {
+                    VOLUMES => Sort::Volume,
+                    CRDS => Sort::Crd,
+                    NAMESPACES if name != namespace => continue,
+                    _ => Sort::Plain,
+                };
+                all.push(Installed {
+                    kind,
+                    namespace: object.metadata.namespace,
+                    name,
+                    sort: what,
+                });
+            }
+        }
+        // The namespace goes last: it takes with it what is left inside.
+        all.sort_by_key(|found| found.kind == NAMESPACES);
+        Ok(all)
+    }
+
+    /// Removes one object. One that is gone already is as good.
+    pub async fn remove(&self, object: &Installed, dry_run: bool) -> Result<(), ClusterError> {
+        let params = DeleteParams {
+            dry_run,
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
+        let api = object.kind.api(&self.client, object.namespace.as_deref());
+        match api.delete(&object.name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(source) => Err(failed(&object.id(), "removed", source)),
+        }
+    }
+
+    /// An object of the chart as it is there now.
+    pub async fn find(&self, manifest: &Manifest) -> Result<Option<Value>, ClusterError> {
+        let id = manifest.id();
+        let kind =
+            Kind::of(&manifest.object).ok_or_else(|| ClusterError::UnknownKind(id.clone()))?;
+        let text = |path: &str| manifest.object.pointer(path).and_then(Value::as_str);
+        let name = text("/metadata/name").unwrap_or_default();
+        let found = kind
+            .api(&self.client, text("/metadata/namespace"))
+            .get_opt(name)
+            .await;
+        let found = match found {
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            other => other.map_err(|source| failed(&id, "read", source))?,
+        };
+        Ok(found.and_then(|object| serde_json::to_value(object).ok()))
+    }
+
+    /// All objects of a kind of the chart, or all pods, as they are; none where the kind is not served.
+    pub async fn list(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+    ) -> Result<Vec<Value>, ClusterError> {
+        let known = KINDS
+            .into_iter()
+            .chain([PODS])
+            .find(|known| known.kind == kind);
+        let known = known.ok_or_else(|| ClusterError::UnknownKind(kind.to_owned()))?;
+        let found = match known
+            .api(&self.client, namespace)
+            .list(&ListParams::default())
+            .await
+        {
+            Ok(found) => found,
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
+            Err(source) => return Err(failed(kind, "listed", source)),
+        };
+        let values = found.into_iter().map(serde_json::to_value);
+        Ok(values.filter_map(Result::ok).collect())
+    }
+
+    /// Namespaces with a ConfigMap of this name.
+    pub async fn namespaces_with_root(&self, name: &str) -> Result<Vec<String>, ClusterError> {
+        use k8s_openapi::api::core::v1::ConfigMap;
+        let api: Api<ConfigMap> = Api::all(self.client.clone());
+        let params = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = api.list_metadata(&params).await;
+        let found = found.map_err(|source| failed("ConfigMap", "listed", source))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|one| one.metadata.namespace)
+            .collect())
+    }
+
+    /// Whether the caller may do something, by its own word (SelfSubjectAccessReview).
+    pub async fn may(&self, group: &str, resource: &str, verb: &str) -> Result<bool, ClusterError> {
+        use k8s_openapi::api::authorization::v1::{
+            ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+        };
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some(group.to_owned()),
+                    resource: Some(resource.to_owned()),
+                    verb: Some(verb.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let answer = api.create(&kube::api::PostParams::default(), &review).await;
+        let answer = answer.map_err(|source| failed("the access review", "made", source))?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+}
+
+/// What uninstalling does with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// It goes.
+    Plain,
+    /// It goes only when told: others may use the kind.
+    Crd,
+    /// It goes only when told: it holds keys and the store.
+    Volume,
+}
+
+/// An object of ours that is there.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    kind: Kind,
+    namespace: Option<String>,
+    name: String,
+    /// What uninstalling does with it.
+    pub sort: Sort,
+}
+
+impl Installed {
+    /// `Kind/name`, with the namespace where there is one.
+    pub fn id(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{}/{} in {namespace}", self.kind.kind, self.name),
+            None => format!("{}/{}", self.kind.kind, self.name),
+        }
+    }
+
+    /// Whether it is the namespace, which takes all that is in it with it.
+    pub fn is_namespace(&self) -> bool {
+        self.kind == NAMESPACES
+    }
+}
+
+fn failed(id: &str, what: &'static str, source: kube::Error) -> ClusterError {
+    ClusterError::Object {
+        id: id.to_owned(),
+        what,
+        source: Box::new(source),
+    }
+}
