@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        analyze, app, audit, controller, demo, dns, drain, explain, export, gateway, init, join,
-        list, plan, proxy, routes, status, store, token, version, witness,
+        analyze, app, audit, check, controller, demo, dns, drain, explain, export, gateway, init,
+        install, join, list, plan, proxy, routes, status, store, token, version, witness,
     },
     exit::EXIT_CODES,
 };
@@ -69,6 +69,12 @@ pub enum Command {
     Plan(plan::Plan),
     /// Say what is wrong or without effect in files of routes, or in a running cluster's
     Analyze(analyze::Analyze),
+    /// Print the manifests of a Kubernetes cluster, or apply them
+    Install(install::Install),
+    /// Take Tradewind out of a Kubernetes cluster
+    Uninstall(install::Uninstall),
+    /// Say whether a Kubernetes cluster can take Tradewind, or is well with it
+    Check(check::Check),
     /// Show whether the federation is well, or wait until it is
     Status(status::Status),
     /// Look after the federation store

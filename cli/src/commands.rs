@@ -4,6 +4,7 @@
 pub mod analyze;
 pub mod app;
 pub mod audit;
+pub mod check;
 pub mod controller;
 pub mod demo;
 pub mod dns;
@@ -12,6 +13,7 @@ pub mod explain;
 pub mod export;
 pub mod gateway;
 pub mod init;
+pub mod install;
 pub mod join;
 pub mod list;
 pub mod plan;
@@ -61,6 +63,9 @@ pub async fn run(command: Command, context: Context) -> Outcome {
         Command::Explain(args) => explain::run(context, args).await,
         Command::Plan(args) => plan::run(context, args).await,
         Command::Analyze(args) => analyze::run(context, args).await,
+        Command::Install(args) => install::run(context, args).await,
+        Command::Uninstall(args) => install::uninstall(context, args).await,
+        Command::Check(args) => check::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Store(args) => store::run(context, args).await,
         Command::Audit(args) => audit::run(context, args).await,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde_json::json;
 use tradewind_api::{ClusterName, Domain, Network, Region};
-use tradewind_controller::{DataDirError, InitError, InitOptions};
+use tradewind_controller::{DataDir, DataDirError, InitError, InitOptions};
 use tradewind_runtime::{MetricsRegistry, Rng, clock};
 
 use super::{Context, GATEWAY_PORT};
@@ -39,12 +39,25 @@ pub struct Member {
         value_delimiter = ','
     )]
     pub gateway: Vec<String>,
+    /// Do nothing, and end well, where this cluster is in the directory already: for a step that runs at each start
+    #[arg(long)]
+    pub if_needed: bool,
     /// The address in the default of --gateway
     #[arg(long, value_name = "IP", conflicts_with = "gateway")]
     pub address: Option<std::net::IpAddr>,
 }
 
 impl Member {
+    /// Whether nothing is left to be done. Another cluster in the directory is no reason to do nothing.
+    pub fn is_done(&self) -> Result<bool, Failure> {
+        if !self.if_needed {
+            return Ok(false);
+        }
+        let node =
+            DataDir::read_node(&self.data_dir).map_err(|e| Failure::of(data_dir_exit(&e), &e))?;
+        Ok(node.is_some_and(|node| node.cluster == self.cluster && !node.left))
+    }
+
     /// The gateway addresses told, or the one that is likely.
     pub fn gateways(&self) -> Vec<String> {
         if !self.gateway.is_empty() {
@@ -77,6 +90,14 @@ pub struct Init {
 
 /// Founds it.
 pub async fn run(context: Context, args: Init) -> Outcome {
+    if args.member.is_done()? {
+        let cluster = &args.member.cluster;
+        let dir = args.member.data_dir.display();
+        context
+            .printer
+            .done(format_args!("cluster {cluster} is in {dir} already"));
+        return Ok(Exit::Good);
+    }
     let gateways = args.member.gateways();
     let options = InitOptions {
         cluster: args.member.cluster.clone(),

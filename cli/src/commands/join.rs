@@ -39,6 +39,12 @@ pub struct Join {
 /// Joins.
 pub async fn run(context: Context, args: Join) -> Outcome {
     let printer = context.printer;
+    if args.member.is_done()? {
+        let cluster = &args.member.cluster;
+        let dir = args.member.data_dir.display();
+        printer.done(format_args!("cluster {cluster} is in {dir} already"));
+        return Ok(Exit::Good);
+    }
     let gateways = args.member.gateways();
     let address = args.member_address.clone();
     printer.title(format_args!(
