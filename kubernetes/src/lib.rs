@@ -5,8 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod client;
 pub mod injection;
+pub mod install;
 pub mod managed;
 pub mod objects;
 pub mod watch;
@@ -15,5 +17,3 @@ pub mod write;
 
 pub use client::{Client, ClientError, Place};
 pub use objects::{Key, Kind, Object, Objects};
-pub mod check;
-pub mod install;

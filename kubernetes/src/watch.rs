@@ -233,16 +233,24 @@ impl Task {
         }
     }
 
-    async fn served(&self, rule: &Served) -> Result<Option<&'static str>, kube::Error> {
-        for version in rule.versions {
-            let group = format!("{}/{version}", rule.group);
-            match self.client.kube.list_api_group_resources(&group).await {
-                Ok(list) if list.resources.iter().any(|r| r.name == rule.plural) => {
-                    return Ok(Some(version));
-                }
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error),
+    async fn served(&self, kind: &Served) -> Result<Option<&'static str>, kube::Error> {
+        // Asked for by name a group that is not there would be an error.
+        let groups = self.client.kube.list_api_groups().await?.groups;
+        let group = groups.into_iter().find(|g| g.name == kind.group);
+        let offered: Vec<String> = match group {
+            Some(group) => group.versions.into_iter().map(|v| v.version).collect(),
+            None if kind.group.is_empty() => return Ok(kind.versions.first().copied()),
+            None => return Ok(None),
+        };
+        for version in kind
+            .versions
+            .iter()
+            .filter(|v| offered.iter().any(|o| o == *v))
+        {
+            let name = format!("{}/{version}", kind.group);
+            let list = self.client.kube.list_api_group_resources(&name).await?;
+            if list.resources.iter().any(|r| r.name == kind.plural) {
+                return Ok(Some(version));
             }
         }
         Ok(None)

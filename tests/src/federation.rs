@@ -49,6 +49,8 @@ pub struct Federation {
     pub pods: BTreeSet<(usize, u8)>,
     /// Flags that every controller starts with.
     pub controller_flags: Vec<String>,
+    /// A kubeconfig with a context for each cluster, if controllers take their services from API servers.
+    pub kubeconfig: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -171,6 +173,7 @@ impl Federation {
             namespaces: None,
             pods: BTreeSet::new(),
             controller_flags: Vec::new(),
+            kubeconfig: None,
             dir,
         }
     }
@@ -307,9 +310,18 @@ impl Federation {
             &admin,
         ];
         let common = self.controller_flags.iter().map(String::as_str);
+        let kubeconfig = self
+            .kubeconfig
+            .as_ref()
+            .map(|path| path.display().to_string());
+        let context = self.clusters[number].name.clone();
+        let kubernetes = kubeconfig
+            .as_deref()
+            .map(|path| ["--kubernetes", "--kubeconfig", path, "--context", &context]);
         let args: Vec<&str> = args
             .into_iter()
             .chain(common)
+            .chain(kubernetes.into_iter().flatten())
             .chain(more.iter().copied())
             .collect();
         let process = self.process(number, "controller", &args);
