@@ -381,7 +381,8 @@ async fn labels_are_passed_on_when_they_are_exported(lab: &Lab) {
         .imported("east", |i| i["metadata"]["labels"]["a"] == "b")
         .await;
     assert_eq!(import["metadata"]["annotations"]["c"], "d");
-    lab.apply("west", &hello(PLAIN, "spec: {exportedAnnotations: {c: d}}")).await;
+    lab.apply("west", &hello(PLAIN, "spec: {exportedAnnotations: {c: d}}"))
+        .await;
     lab.imported("east", |i| i["metadata"]["labels"].get("a").is_none())
         .await;
 }
