@@ -73,6 +73,14 @@ pub async fn run(context: Context, args: Install) -> Outcome {
         ));
         return Ok(Exit::Good);
     }
+    if !args.dry_run {
+        // The manifests are ahead of the roles: whoever applied them now would get processes that refuse their flags.
+        return Err(Failure::new(
+            Exit::Refused,
+            "installing is not there yet: the controller has no --webhook-listen and the proxy no --identity-token-file",
+        )
+        .hint("look at the manifests without --apply, or have the API server check them with --apply --dry-run"));
+    }
     let cluster = args.target.cluster().await?;
     let name = values.text("cluster.name").unwrap_or_default();
     printer.title(format_args!(
