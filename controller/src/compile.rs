@@ -117,13 +117,10 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
     let services = names
         .into_iter()
         .map(|name| {
-            (
-                name.clone(),
-                reuse(
-                    previous.services.get(name),
-                    service(input, name, previous.services.get(name)),
-                ),
-            )
+            let before = previous.services.get(name);
+            let same = before.filter(|before| is_unchanged(input, name, before));
+            let now = || reuse(before, service(input, name, before));
+            (name.clone(), same.map_or_else(now, Arc::clone))
         })
         .collect();
     let mut clusters: BTreeMap<ClusterName, Arc<Cluster>> = input
@@ -272,6 +269,59 @@ fn service(input: &Input<'_>, name: &ServiceName, before: Option<&Arc<Service>>)
         endpoints: endpoints.into_values().collect(),
         seals,
     }
+}
+
+/// Whether a service that nobody exports is what it was, found out by looking alone: most are, at each step. What this does not say is
+/// compared as a whole.
+fn is_unchanged(input: &Input<'_>, name: &ServiceName, before: &Service) -> bool {
+    let Service {
+        name: _,
+        kind,
+        clusterset_ips,
+        ports,
+        exported_by,
+        endpoints,
+        seals,
+    } = before;
+    let (None, Some(local)) = (
+        input.catalog.exports.get(name),
+        input.local.services.get(name),
+    ) else {
+        return false;
+    };
+    // Ports are sorted, and so is what is compared with, or it is not the same.
+    local.ports.is_sorted_by(|a, b| a.port < b.port)
+        && (*kind, ports) == (local.kind, &local.ports)
+        && clusterset_ips.is_empty()
+        && exported_by.is_empty()
+        && seals.is_empty()
+        && endpoints.len() == local.endpoints.len()
+        && local
+            .endpoints
+            .iter()
+            .zip(endpoints)
+            .all(|((id, now), before)| is_here(input.own, (id, now), before))
+}
+
+/// Whether an endpoint is what [`here`] makes.
+fn is_here(own: &Own, (id, now): (&EndpointId, &LocalEndpoint), before: &Endpoint) -> bool {
+    let LocalEndpoint {
+        zone,
+        weight,
+        health,
+        identity,
+        address,
+        hostname,
+        ports,
+        labels,
+    } = now;
+    before.id == *id
+        && before.cluster == own.cluster
+        && before.region == own.region
+        && (&before.zone, before.weight, before.health) == (zone, *weight, *health)
+        && before.identity == *identity
+        && before.address.as_ref() == Some(address)
+        && (&before.hostname, &before.ports, &before.labels) == (hostname, ports, labels)
 }
 
 /// The federation's word on a port stands; ports that are only here are added, for callers that are only here.

@@ -32,6 +32,8 @@ type Clusters = BTreeMap<ClusterName, Arc<Cluster>>;
 #[derive(Debug, Default)]
 pub struct Rules {
     objects: Vec<Object>,
+    /// What the world was made of.
+    seen: (Services, Clusters),
     world: World,
     compiler: Compiler,
     /// What the own cluster's objects say, and what is wrong in them.
@@ -77,14 +79,21 @@ impl Rules {
             *self = Self::default();
             return;
         }
-        let world = world(services, clusters);
-        let same = objects == self.objects && world == self.world;
+        let (mut same, mut services_changed) = (true, false);
+        if !are_same(&self.seen.0, services) || !are_same(&self.seen.1, clusters) {
+            self.seen = (services.clone(), clusters.clone());
+            let world = world(services, clusters);
+            services_changed = !world.services.keys().eq(self.world.services.keys());
+            same = world == self.world;
+            self.world = world;
+        }
+        if objects != self.objects {
+            (self.objects, same) = (objects.to_vec(), false);
+        }
         if same && offers == self.offers {
             return;
         }
-        let services_changed = !world.services.keys().eq(self.world.services.keys());
         if !same {
-            (self.objects, self.world) = (objects.to_vec(), world);
             self.compile();
         }
         self.offers = offers;
@@ -202,6 +211,12 @@ impl Rules {
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
+}
+
+/// Whether nothing was replaced: what did not change keeps its allocation, so that nothing else needs to be looked at.
+fn are_same<K: PartialEq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
+    let values = || a.values().zip(b.values());
+    a.len() == b.len() && values().all(|(a, b)| Arc::ptr_eq(a, b)) && a.keys().eq(b.keys())
 }
 
 /// What rules refer to: services with their ports, which labels their endpoints have, and regions. Endpoints that come and go change

@@ -3,6 +3,7 @@
 //! others one object holds, the oldest that names the service. Whatever does not hold is reported. Rules for streams are merged
 //! by themselves, in the same way.
 
+mod merged;
 mod streams;
 
 use std::{
@@ -12,13 +13,13 @@ use std::{
 };
 
 use tradewind_api::{
-    Namespace, ServiceName,
-    route::{FieldMatch, Match, Origin, PathIs, PathMatch, Routes, Rule, Table, Text},
+    ServiceName,
+    route::{FieldMatch, Match, Origin, PathIs, PathMatch, Routes, Rule, StreamTable, Table, Text},
     traffic::TrafficPolicy,
 };
 
 use crate::{
-    draft::{Api, Callers, Draft, Drafts},
+    draft::{Api, Draft, Drafts},
     fields,
     finding::{Code, Finding},
     gateway_api, istio,
@@ -29,6 +30,7 @@ use crate::{
     traffic::{self, TrafficDraft},
     world::{Grant, World},
 };
+use merged::Remembered;
 
 /// What objects make together.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,8 +67,13 @@ pub struct Compiler {
     world: World,
     groups: Vec<Object>,
     /// What each object made then.
-    read: HashMap<Id, Read>,
-    ruled: HashMap<Id, Ruled>,
+    read: HashMap<Id, Arc<Read>>,
+    ruled: HashMap<Id, Arc<Ruled>>,
+    /// What all DestinationRules made, in the order of their age.
+    of_ruled: Vec<Arc<Ruled>>,
+    traffic_findings: Vec<Finding>,
+    requests: Remembered<Table>,
+    streams: Remembered<StreamTable>,
 }
 
 /// Tells objects apart.
@@ -114,32 +121,39 @@ impl Compiler {
         let services = objects.iter().filter(of_kind(Known::VirtualService));
         let services: Vec<&Object> = services.copied().collect();
         let delegates = istio::delegates(&services, &mut findings);
-        let refer = (
-            (&self.world.grants, &self.world.traffic),
-            (&self.world.delegates, &self.groups),
-        );
-        if refer != ((&grants, &traffic), (&delegates, &groups)) {
-            (self.world.grants, self.world.traffic) = (grants, traffic);
-            (self.world.delegates, self.groups) = (delegates, groups);
+        let refer = (&self.world.grants, &self.world.delegates, &self.groups);
+        if traffic.is_some() || refer != (&grants, &delegates, &groups) {
+            (self.world.grants, self.world.delegates) = (grants, delegates);
+            self.groups = groups;
+            self.world.traffic = traffic.unwrap_or_else(|| std::mem::take(&mut self.world.traffic));
             self.read.clear();
         }
-        let mut drafts = Drafts::default();
+        let mut reads = Vec::new();
         let mut statuses = Vec::new();
         let mut before = std::mem::take(&mut self.read);
         for (index, object) in objects.iter().enumerate() {
             let Some(kind) = known(object) else { continue };
             let id = id(object);
             let same = before.remove(&id).filter(|r| r.object == **object);
-            let mut read = same.unwrap_or_else(|| self.read(object, kind));
-            read.drafts.are_of(index);
+            let read = same.unwrap_or_else(|| Arc::new(self.read(object, kind)));
             findings.extend(read.findings.iter().cloned());
-            drafts.requests.extend(read.drafts.requests.iter().cloned());
-            drafts.streams.extend(read.drafts.streams.iter().cloned());
             statuses.extend(read.status.clone());
+            reads.push((index, Arc::clone(&read)));
             self.read.insert(id, read);
         }
-        let mut routes = merge(&objects, drafts.requests, &mut findings);
-        streams::merge(&objects, drafts.streams, &mut routes, &mut findings);
+        let mut routes = BTreeMap::new();
+        merge(
+            &mut self.requests,
+            (&objects, &reads),
+            &mut routes,
+            &mut findings,
+        );
+        streams::merge(
+            &mut self.streams,
+            (&objects, &reads),
+            &mut routes,
+            &mut findings,
+        );
         for (service, traffic) in &self.world.traffic {
             routes
                 .entry(service.clone())
@@ -149,7 +163,7 @@ impl Compiler {
         }
         findings.sort();
         findings.dedup();
-        statuses.sort_by(|a, b| a.key().cmp(&b.key()));
+        statuses.sort_by(|a: &Arc<RouteStatus>, b| a.key().cmp(&b.key()));
         Policy {
             routes,
             findings,
@@ -178,13 +192,13 @@ impl Compiler {
         }
     }
 
-    /// What DestinationRules make, before the routes that refer to their subsets.
+    /// What DestinationRules make, before the routes that refer to their subsets; none where that is what they made the last time.
     fn traffic(
         &mut self,
         objects: &[&Object],
         findings: &mut Vec<Finding>,
-    ) -> BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>> {
-        let mut drafts = Vec::new();
+    ) -> Option<BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>>> {
+        let mut all = Vec::new();
         let mut before = std::mem::take(&mut self.ruled);
         for (index, object) in objects.iter().enumerate() {
             if known(object) != Some(Known::DestinationRule) {
@@ -192,22 +206,39 @@ impl Compiler {
             }
             let id = id(object);
             let same = before.remove(&id).filter(|r| r.object == **object);
-            let mut ruled = same.unwrap_or_else(|| {
+            let ruled = same.unwrap_or_else(|| {
                 let mut findings = Vec::new();
                 let mut report = Report::new(object, &mut findings);
                 let drafts = istio::destination_rule(object, 0, &self.world, &mut report);
-                Ruled {
+                Arc::new(Ruled {
                     object: Object::clone(object),
                     drafts,
                     findings,
-                }
+                })
             });
-            ruled.drafts.iter_mut().for_each(|d| d.object = index);
             findings.extend(ruled.findings.iter().cloned());
-            drafts.extend(ruled.drafts.iter().cloned());
+            all.push((index, Arc::clone(&ruled)));
             self.ruled.insert(id, ruled);
         }
-        traffic::merge(objects, drafts, findings)
+        let is_same =
+            |((_, now), last): (&(usize, Arc<Ruled>), &Arc<Ruled>)| Arc::ptr_eq(now, last);
+        let last = &self.of_ruled;
+        let made = if last.len() == all.len() && all.iter().zip(last).all(is_same) {
+            None
+        } else {
+            let of = |(object, ruled): &(usize, Arc<Ruled>)| {
+                let mut drafts = ruled.drafts.clone();
+                drafts.iter_mut().for_each(|d| d.object = *object);
+                drafts
+            };
+            let drafts = all.iter().flat_map(of).collect();
+            self.traffic_findings.clear();
+            let made = traffic::merge(objects, drafts, &mut self.traffic_findings);
+            self.of_ruled = all.into_iter().map(|(_, ruled)| ruled).collect();
+            Some(made)
+        };
+        findings.extend(self.traffic_findings.iter().cloned());
+        made.filter(|made| *made != self.world.traffic)
     }
 }
 
@@ -246,42 +277,25 @@ fn age<'a>(object: &&'a Object) -> (bool, Option<&'a str>, &'a ServiceName) {
     (created.is_none(), created, &object.name)
 }
 
-/// Whose calls to what.
-type Key = (ServiceName, Option<Namespace>);
-
 fn merge(
-    objects: &[&Object],
-    drafts: Vec<Draft>,
+    remembered: &mut Remembered<Table>,
+    (objects, reads): (&[&Object], &[(usize, Arc<Read>)]),
+    routes: &mut BTreeMap<ServiceName, Routes>,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<ServiceName, Routes> {
-    let mut routes: BTreeMap<ServiceName, Routes> = BTreeMap::new();
-    for ((service, callers), drafts) in by_key(drafts) {
-        let Some(table) = table(objects, &service, drafts, findings) else {
-            continue;
-        };
-        let entry = routes.entry(service).or_default();
+) {
+    let make = |service: &ServiceName, drafts, findings: &mut Vec<Finding>| {
+        table(objects, service, drafts, findings)
+    };
+    for ((service, callers), table) in
+        remembered.tables(reads, |r| &r.drafts.requests, make, findings)
+    {
+        let entry = routes.entry(service.clone()).or_default();
+        let table = Arc::clone(table);
         match callers {
-            Some(namespace) => drop(entry.of_callers.insert(namespace, Arc::new(table))),
-            None => entry.of_all = Some(Arc::new(table)),
+            Some(namespace) => drop(entry.of_callers.insert(namespace.clone(), table)),
+            None => entry.of_all = Some(table),
         }
     }
-    routes
-}
-
-/// Who has rules for whose calls to what.
-fn by_key<R: Clone, O: Copy>(drafts: Vec<Draft<R, O>>) -> BTreeMap<Key, Vec<Draft<R, O>>> {
-    let mut by_key: BTreeMap<Key, Vec<Draft<R, O>>> = BTreeMap::new();
-    for draft in drafts {
-        let namespaces: Vec<_> = match &draft.callers {
-            Callers::All => vec![None],
-            Callers::Of(namespaces) => namespaces.iter().cloned().map(Some).collect(),
-        };
-        for namespace in namespaces {
-            let key = (draft.service.clone(), namespace);
-            by_key.entry(key).or_default().push(draft.clone());
-        }
-    }
-    by_key
 }
 
 /// The table of one service and its callers.

@@ -66,12 +66,6 @@ pub(crate) struct Drafts {
 }
 
 impl Drafts {
-    /// Says which of the objects that are read now it is of.
-    pub(crate) fn are_of(&mut self, object: usize) {
-        self.requests.iter_mut().for_each(|d| d.object = object);
-        self.streams.iter_mut().for_each(|d| d.object = object);
-    }
-
     pub(crate) fn of_requests(requests: Vec<Draft>) -> Self {
         Self {
             requests,

@@ -1,17 +1,20 @@
 //! Delta ADS, server side, one stream: requests and encoded snapshots in, responses out. Pure.
 //!
-//! Owns what one client subscribed to, what it holds, and which response of each type it has not answered yet. At most
+//! Owns what one client subscribed to, what it holds, in which names that differs from the last encoding it was compared with, and which response of each type it has not answered yet. At most
 //! one response per type is outstanding. Trust and clusters go before services, and what was removed goes last, so
 //! that a client never looks for something it has not been told of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tradewind_api::proto::{
     CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 
-use super::encode::{Encoded, Entries};
+use super::encode::{Encoded, Entries, Mark};
 
 /// Types one stream may speak of: ours are four, a standard client may ask for some that we do not have.
 const MAX_TYPES: usize = 16;
@@ -55,6 +58,10 @@ struct PerType {
     names: BTreeSet<String>,
     // What the client holds, by what we sent or it told.
     held: BTreeMap<String, String>,
+    // The encoding that it was last compared with; none where what it covers or holds changed since.
+    compared: Option<Mark>,
+    // Names in which what it holds differs from that one: those to send, and those to say are gone.
+    differ: BTreeSet<Arc<str>>,
     // Names to answer for, whether the client is current or not.
     asked: BTreeSet<String>,
     outstanding: Option<String>,
@@ -68,6 +75,45 @@ impl PerType {
 
     fn subscribes(&self) -> bool {
         self.wildcard || !self.names.is_empty()
+    }
+
+    // Compares what the client holds with an encoding: all of it the first time, after that only what changed.
+    fn compare(&mut self, encoded: &Encoded, type_url: &str) {
+        let last = self.compared.replace(encoded.mark().clone());
+        let entries = encoded.entries(type_url);
+        let changed = last.and_then(|mark| encoded.changed_since(&mark, type_url));
+        let Some(changed) = changed else {
+            let all = entries.keys().filter(|name| self.differs(name, entries));
+            let gone = self
+                .held
+                .keys()
+                .filter(|n| !entries.contains_key(n.as_str()));
+            self.differ = all
+                .cloned()
+                .chain(gone.map(|n| n.as_str().into()))
+                .collect();
+            return;
+        };
+        for name in changed {
+            if self.differs(name, entries) {
+                self.differ.insert(Arc::clone(name));
+            } else {
+                self.differ.remove(name);
+            }
+        }
+    }
+
+    fn differs(&self, name: &str, entries: &Entries) -> bool {
+        let held = self.held.get(name).map(String::as_str);
+        match entries.get(name) {
+            Some(entry) => self.covers(name) && held != Some(&*entry.version),
+            None => held.is_some(),
+        }
+    }
+
+    // True if something of this type is newer than what the client holds.
+    fn pending(&self, entries: &Entries) -> bool {
+        self.differ.iter().any(|name| entries.contains_key(name))
     }
 }
 
@@ -108,6 +154,10 @@ impl Stream {
             });
         }
         let state = self.types.entry(request.type_url.clone()).or_default();
+        let says = &request.resource_names_subscribe;
+        if first || !says.is_empty() || !request.resource_names_unsubscribe.is_empty() {
+            state.compared = None;
+        }
         if first {
             state.held = request.initial_resource_versions.into_iter().collect();
             // The legacy form of the wildcard.
@@ -187,15 +237,16 @@ impl Stream {
             let Some(state) = self.types.get_mut(&type_url) else {
                 continue;
             };
+            state.compare(encoded, &type_url);
             if state.outstanding.is_some() {
                 // What hangs on this type waits until the client has it.
-                if pending(state, entries) && type_url != ROUTES_TYPE {
+                if state.pending(entries) && type_url != ROUTES_TYPE {
                     return None;
                 }
                 continue;
             }
             let answer_due = !state.answered && state.subscribes();
-            if !answer_due && state.asked.is_empty() && !pending(state, entries) {
+            if !answer_due && state.asked.is_empty() && !state.pending(entries) {
                 continue;
             }
             let mut response = DeltaDiscoveryResponse {
@@ -203,18 +254,17 @@ impl Stream {
                 ..Default::default()
             };
             let mut size = answer_asked(state, entries, &type_url, &mut response);
-            for (name, entry) in entries {
-                if size >= MAX_RESPONSE_BYTES {
-                    break;
-                }
-                if state.covers(name)
-                    && state.held.get(&**name).map(String::as_str) != Some(&*entry.version)
-                {
-                    state
-                        .held
-                        .insert(name.as_ref().to_owned(), entry.version.as_ref().to_owned());
-                    response.resources.push(entry.resource(&type_url, name));
-                    size += entry.size();
+            let differ = std::mem::take(&mut state.differ);
+            for name in differ {
+                match entries.get(&name) {
+                    Some(entry) if size < MAX_RESPONSE_BYTES => {
+                        let version = entry.version.as_ref().to_owned();
+                        state.held.insert(name.as_ref().to_owned(), version);
+                        response.resources.push(entry.resource(&type_url, &name));
+                        size += entry.size();
+                    }
+                    // The next time, or where what is gone is told.
+                    Some(_) | None => drop(state.differ.insert(name)),
                 }
             }
             state.answered = true;
@@ -233,17 +283,16 @@ impl Stream {
             let Some(state) = self.types.get_mut(&type_url) else {
                 continue;
             };
-            let gone: Vec<String> = state
-                .held
-                .keys()
-                .filter(|name| !entries.contains_key(name.as_str()))
-                .cloned()
-                .collect();
+            state.compare(encoded, &type_url);
+            let is_gone = |name: &&Arc<str>| !entries.contains_key(&***name);
+            let gone = state.differ.iter().filter(is_gone);
+            let gone: Vec<String> = gone.map(|name| name.as_ref().to_owned()).collect();
             if gone.is_empty() {
                 continue;
             }
             for name in &gone {
                 state.held.remove(name);
+                state.differ.remove(name.as_str());
             }
             let response = DeltaDiscoveryResponse {
                 type_url,
@@ -286,13 +335,6 @@ impl Stream {
     }
 }
 
-// True if something of this type is newer than what the client holds.
-fn pending(state: &PerType, entries: &Entries) -> bool {
-    entries.iter().any(|(name, entry)| {
-        state.covers(name) && state.held.get(&**name).map(String::as_str) != Some(&*entry.version)
-    })
-}
-
 // Answers for the names asked for; returns the bytes that took.
 fn answer_asked(
     state: &mut PerType,
@@ -304,6 +346,7 @@ fn answer_asked(
     while size < MAX_RESPONSE_BYTES
         && let Some(name) = state.asked.pop_first()
     {
+        state.differ.remove(name.as_str());
         if let Some(entry) = entries.get(name.as_str()) {
             size += entry.size();
             response.resources.push(entry.resource(type_url, &name));

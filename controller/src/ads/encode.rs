@@ -3,7 +3,10 @@
 //! A version is the hash of a resource's bytes, so it survives a restart of the controller, and a client that
 //! reconnects is sent only what changed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use data_encoding::HEXLOWER;
 use prost::Message;
@@ -82,16 +85,37 @@ fn version(bytes: &[u8]) -> Arc<str> {
 /// Resources of one type by name.
 pub type Entries = BTreeMap<Arc<str>, Arc<Entry>>;
 
+/// Encodings back from which it is still known what changed since: a stream that is further behind compares everything, once.
+const MAX_REMEMBERED: usize = 32;
+
+/// Tells one encoding from every other one, whoever made it, as long as somebody holds it.
+#[derive(Clone, Debug, Default)]
+pub struct Mark(Arc<()>);
+
+impl PartialEq for Mark {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Mark {}
+
+/// Names by type of what is new, another, or gone.
+type Changes = BTreeMap<&'static str, Vec<Arc<str>>>;
+
 /// One snapshot, encoded.
 #[derive(Debug, Default)]
 pub struct Encoded {
     of: Arc<Snapshot>,
-    trust: Entries,
-    clusters: Entries,
-    services: Entries,
-    openings: Entries,
-    routes: Entries,
+    trust: Arc<Entries>,
+    clusters: Arc<Entries>,
+    services: Arc<Entries>,
+    openings: Arc<Entries>,
+    routes: Arc<Entries>,
     nothing: Entries,
+    mark: Mark,
+    /// Those before this one, oldest first, each with what changed after it.
+    before: VecDeque<(Mark, Arc<Changes>)>,
 }
 
 impl Encoded {
@@ -103,6 +127,11 @@ impl Encoded {
     /// The snapshot's revision.
     pub fn revision(&self) -> u64 {
         self.of.revision.0
+    }
+
+    /// What tells it from others.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
     }
 
     /// The resources of a type; none for a type that is not known here.
@@ -117,68 +146,106 @@ impl Encoded {
         }
     }
 
+    /// Names of this type whose resources may be others than in the encoding of that mark; all others are the same. None where that is not
+    /// known.
+    pub fn changed_since(&self, mark: &Mark, type_url: &str) -> Option<Vec<&Arc<str>>> {
+        if *mark == self.mark {
+            return Some(Vec::new());
+        }
+        let from = self.before.iter().position(|(m, _)| m == mark)?;
+        let since = self.before.iter().skip(from);
+        let of_type = since.filter_map(|(_, changes)| changes.get(type_url));
+        Some(of_type.flatten().collect())
+    }
+
     /// The encoding of `snapshot`, taking over what it shares with this one.
     #[must_use]
     pub fn next(&self, snapshot: &Arc<Snapshot>) -> Self {
-        let trust_entry = if Arc::ptr_eq(&self.of.trust, &snapshot.trust) {
-            self.trust.get(TRUST_NAME).map(Arc::clone)
-        } else {
-            None
-        };
-        let trust = trust_entry.unwrap_or_else(|| Entry::of_trust(&snapshot.trust));
+        let mut changes = Changes::new();
+        let mut trust = Arc::clone(&self.trust);
+        if trust.is_empty() || !Arc::ptr_eq(&self.of.trust, &snapshot.trust) {
+            let name: Arc<str> = TRUST_NAME.into();
+            changes.insert(TRUST_TYPE, vec![Arc::clone(&name)]);
+            trust = Arc::new([(name, Entry::of_trust(&snapshot.trust))].into());
+        }
+        let clusters = fold(
+            [&snapshot.clusters, &self.of.clusters],
+            &self.clusters,
+            changes.entry(CLUSTER_TYPE).or_default(),
+            |name: &ClusterName| name.as_str().into(),
+            |_, c: &Cluster| v1::Cluster::from(c),
+        );
+        let services = fold(
+            [&snapshot.services, &self.of.services],
+            &self.services,
+            changes.entry(SERVICE_TYPE).or_default(),
+            |name: &ServiceName| name.to_string().into(),
+            |_, s: &Service| v1::Service::from(s),
+        );
+        let openings = fold(
+            [&snapshot.openings, &self.of.openings],
+            &self.openings,
+            changes.entry(OPENINGS_TYPE).or_default(),
+            |name: &ClusterName| name.as_str().into(),
+            |name, keys: &Vec<OpeningKey>| convert::openings(name, keys),
+        );
+        let routes = fold(
+            [&snapshot.routes, &self.of.routes],
+            &self.routes,
+            changes.entry(ROUTES_TYPE).or_default(),
+            |name: &ServiceName| name.to_string().into(),
+            |name, routes: &Routes| convert::routes(name, routes),
+        );
+        let mut before = self.before.clone();
+        before.push_back((self.mark.clone(), Arc::new(changes)));
+        if before.len() > MAX_REMEMBERED {
+            before.pop_front();
+        }
         Self {
-            trust: [(TRUST_NAME.into(), trust)].into(),
-            clusters: fold(
-                &snapshot.clusters,
-                &self.of.clusters,
-                &self.clusters,
-                |name: &ClusterName, c: &Cluster| (name.as_str().into(), v1::Cluster::from(c)),
-            ),
-            services: fold(
-                &snapshot.services,
-                &self.of.services,
-                &self.services,
-                |name: &ServiceName, s: &Service| (name.to_string().into(), v1::Service::from(s)),
-            ),
-            openings: fold(
-                &snapshot.openings,
-                &self.of.openings,
-                &self.openings,
-                |name: &ClusterName, keys: &Vec<OpeningKey>| {
-                    (name.as_str().into(), convert::openings(name, keys))
-                },
-            ),
-            routes: fold(
-                &snapshot.routes,
-                &self.of.routes,
-                &self.routes,
-                |name: &ServiceName, routes: &Routes| {
-                    (name.to_string().into(), convert::routes(name, routes))
-                },
-            ),
-            nothing: Entries::new(),
             of: Arc::clone(snapshot),
+            trust,
+            clusters,
+            services,
+            openings,
+            routes,
+            nothing: Entries::new(),
+            mark: Mark::default(),
+            before,
         }
     }
 }
 
-fn fold<K: Ord + ToString, V, M: Message>(
-    new: &BTreeMap<K, Arc<V>>,
-    old: &BTreeMap<K, Arc<V>>,
-    old_entries: &Entries,
-    encode: impl Fn(&K, &V) -> (Arc<str>, M),
-) -> Entries {
-    new.iter()
-        .map(|(key, value)| {
-            let shared = old.get(key).is_some_and(|o| Arc::ptr_eq(o, value));
-            let known = shared
-                .then(|| old_entries.get_key_value(key.to_string().as_str()))
-                .flatten()
-                .map(|(name, entry)| (Arc::clone(name), Arc::clone(entry)));
-            known.unwrap_or_else(|| {
-                let (name, message) = encode(key, value);
-                (name, Entry::new(&message))
-            })
-        })
-        .collect()
+/// The entries of `new`, from those of `old`; the names of what is not the same go to `changed`.
+fn fold<K: Ord, V, M: Message>(
+    [new, old]: [&BTreeMap<K, Arc<V>>; 2],
+    old_entries: &Arc<Entries>,
+    changed: &mut Vec<Arc<str>>,
+    name: impl Fn(&K) -> Arc<str>,
+    encode: impl Fn(&K, &V) -> M,
+) -> Arc<Entries> {
+    let mut entries: Option<Entries> = None;
+    let mut set = |key: &K, entry: Option<Arc<Entry>>| {
+        let name = name(key);
+        let entries = entries.get_or_insert_with(|| Entries::clone(old_entries));
+        match entry {
+            Some(entry) => drop(entries.insert(Arc::clone(&name), entry)),
+            None => drop(entries.remove(&name)),
+        }
+        changed.push(name);
+    };
+    // Both are in the same order.
+    let mut before = old.iter().peekable();
+    for (key, value) in new {
+        while let Some((gone, _)) = before.next_if(|(k, _)| *k < key) {
+            set(gone, None);
+        }
+        let known = before.next_if(|(k, _)| *k == key);
+        if !known.is_some_and(|(_, old)| Arc::ptr_eq(old, value)) {
+            set(key, Some(Entry::new(&encode(key, value))));
+        }
+    }
+    for (gone, _) in before {
+        set(gone, None);
+    }
+    entries.map_or_else(|| Arc::clone(old_entries), Arc::new)
 }

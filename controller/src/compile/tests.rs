@@ -10,7 +10,7 @@ use tradewind_api::{
 use super::*;
 use crate::{
     local::{
-        merge,
+        LocalEndpoint, LocalService, merge,
         tests::{own, registered, registration},
     },
     source::YamlModel,
@@ -327,6 +327,60 @@ fn an_empty_catalog_still_shows_this_cluster_and_its_services() {
     assert_eq!(snapshot.local().unwrap().name, own().cluster);
     assert_eq!(snapshot.services.len(), 1);
     assert_eq!(snapshot.trust.authorities.len(), 2);
+}
+
+/// One thing of one service changed, or nothing: what is made of what was is what is made of nothing.
+#[test]
+fn each_change_of_a_service_that_nobody_exports_is_seen() {
+    let mut world = World::new(two("east"));
+    let mut all = registration("shop/payments", 80, "h:1", Health::Healthy);
+    all.1.labels = [("app".to_owned(), "web".to_owned())].into();
+    world.local = merge(&registered([all]), &YamlModel::default(), &own());
+    let before = world.compile(&Snapshot::default());
+    let payments: ServiceName = "shop/payments".parse().unwrap();
+    let again = world.compile(&before);
+    let of = |s: &Snapshot| Arc::clone(&s.services[&payments]);
+    assert!(Arc::ptr_eq(&of(&before), &of(&again)));
+
+    let local = world.local.clone();
+    type Change = fn(&mut LocalService);
+    fn endpoint(of: &mut LocalService) -> &mut LocalEndpoint {
+        of.endpoints.values_mut().next().unwrap()
+    }
+    let changes: [Change; 13] = [
+        |s| s.kind = ServiceKind::Headless,
+        |s| s.ports[0].port = 81,
+        |s| s.ports[0].name = "other".into(),
+        |s| s.ports.clear(),
+        |s| s.endpoints.clear(),
+        |s| endpoint(s).zone = Some("a".parse().unwrap()),
+        |s| endpoint(s).weight = 7,
+        |s| endpoint(s).health = Health::Unhealthy,
+        |s| endpoint(s).address = "h:2".into(),
+        |s| endpoint(s).hostname = Some("db-0".into()),
+        |s| endpoint(s).ports = vec![80, 81],
+        |s| endpoint(s).labels.clear(),
+        |s| {
+            let domain = own().domain.trust_domain(&own().cluster);
+            endpoint(s).identity = SpiffeId::from_path(&domain, "/ns/a/sa/b").unwrap();
+        },
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        world.local = local.clone();
+        change(world.local.services.get_mut(&payments).unwrap());
+        let after = world.compile(&before);
+        assert_ne!(of(&before), of(&after), "{n}");
+        assert_eq!(after, world.compile(&Snapshot::default()), "{n}");
+    }
+    world.local = local;
+    let mut moved = Snapshot::clone(&before);
+    let service = Service::clone(&before.services[&payments]);
+    let exported = Service {
+        exported_by: [name("west")].into(),
+        ..service
+    };
+    moved.services.insert(payments.clone(), Arc::new(exported));
+    assert_eq!(of(&world.compile(&moved)), of(&before), "it was exported");
 }
 
 proptest! {

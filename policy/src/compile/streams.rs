@@ -7,35 +7,48 @@ use tradewind_api::{
     route::{Routes, StreamMatch, StreamRule, StreamTable},
 };
 
-use super::{by_key, held, shadows};
+use super::{Read, held, merged::Remembered, shadows};
 use crate::{draft::StreamDraft, finding::Finding, object::Object};
 
 /// Puts them beside the rules for requests.
 pub(super) fn merge(
-    objects: &[&Object],
-    drafts: Vec<StreamDraft>,
+    remembered: &mut Remembered<StreamTable>,
+    (objects, reads): (&[&Object], &[(usize, Arc<Read>)]),
     routes: &mut BTreeMap<ServiceName, Routes>,
     findings: &mut Vec<Finding>,
 ) {
-    for ((service, callers), drafts) in by_key(drafts) {
-        let on = format!("streams to service {service}");
-        let Some((rules, otherwise)) = held(objects, &on, drafts, findings) else {
-            continue;
-        };
-        let origin = |rule: &StreamRule| rule.origin.clone();
-        let covers = |a: &StreamRule, b: &StreamRule| covers(&a.when, &b.when);
-        let takes = format!("one of the {on}");
-        shadows(objects, &takes, &rules, (origin, covers), findings);
-        let table = Arc::new(StreamTable {
-            rules: rules.into_iter().map(|(_, rule)| rule).collect(),
-            otherwise,
-        });
-        let streams = &mut routes.entry(service).or_default().streams;
+    let make = |service: &ServiceName, drafts, findings: &mut Vec<Finding>| {
+        table(objects, service, drafts, findings)
+    };
+    for ((service, callers), table) in
+        remembered.tables(reads, |r| &r.drafts.streams, make, findings)
+    {
+        let streams = &mut routes.entry(service.clone()).or_default().streams;
+        let table = Arc::clone(table);
         match callers {
-            Some(namespace) => drop(streams.of_callers.insert(namespace, table)),
+            Some(namespace) => drop(streams.of_callers.insert(namespace.clone(), table)),
             None => streams.of_all = Some(table),
         }
     }
+}
+
+/// The table of one service and its callers.
+fn table(
+    objects: &[&Object],
+    service: &ServiceName,
+    drafts: Vec<StreamDraft>,
+    findings: &mut Vec<Finding>,
+) -> Option<StreamTable> {
+    let on = format!("streams to service {service}");
+    let (rules, otherwise) = held(objects, &on, drafts, findings)?;
+    let origin = |rule: &StreamRule| rule.origin.clone();
+    let covers = |a: &StreamRule, b: &StreamRule| covers(&a.when, &b.when);
+    let takes = format!("one of the {on}");
+    shadows(objects, &takes, &rules, (origin, covers), findings);
+    Some(StreamTable {
+        rules: rules.into_iter().map(|(_, rule)| rule).collect(),
+        otherwise,
+    })
 }
 
 /// Whether every stream that meets `b` meets `a` too, as far as can be told by looking.

@@ -11,6 +11,7 @@ mod streams;
 mod traffic;
 
 use serde_json::Value;
+use tradewind_api::Namespace;
 
 use super::*;
 

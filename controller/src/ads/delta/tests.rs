@@ -392,6 +392,122 @@ fn unchanged_resources_are_encoded_once() {
     assert_eq!(second.entries(SERVICE_TYPE).len(), 2);
 }
 
+/// Of all types, in a lineage of encodings as a controller has it: some of them are never looked at, and some streams come late.
+#[derive(Clone, Debug)]
+enum Step {
+    /// These services, by name and exporters, and so many clusters.
+    Changed(Vec<(usize, usize)>, usize),
+    Subscribe(usize, bool, usize),
+    Unsubscribe(usize, bool, usize),
+    /// The client is given so many responses, and answers those.
+    Reads(usize, usize),
+    /// Another client that holds what this one was told comes instead.
+    Reconnects,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let services = proptest::collection::vec((0usize..5, 0usize..3), 0..5);
+    prop_oneof![
+        4 => (services, 0usize..3).prop_map(|(s, c)| Step::Changed(s, c)),
+        1 => (0usize..3, any::<bool>(), 0usize..5).prop_map(|(t, all, n)| Step::Subscribe(t, all, n)),
+        1 => (0usize..3, any::<bool>(), 0usize..5).prop_map(|(t, all, n)| Step::Unsubscribe(t, all, n)),
+        4 => (0usize..4, 0usize..4).prop_map(|(r, a)| Step::Reads(r, a)),
+        1 => Just(Step::Reconnects),
+    ]
+}
+
+proptest! {
+    // What a stream says that compares only what changed is what it says when it compares everything each time.
+    #[test]
+    fn comparing_what_changed_is_comparing_everything(
+        steps in proptest::collection::vec(step(), 1..60)
+    ) {
+        const NAMES: [&str; 5] = ["s/a", "s/b", "s/c", "s/d", "s/e"];
+        const BY: [&[&str]; 3] = [&["west"], &["east"], &["east", "west"]];
+        const CLUSTERS: [&str; 3] = ["west", "east", "north"];
+        const TYPES: [&str; 3] = [SERVICE_TYPE, CLUSTER_TYPE, TRUST_TYPE];
+        let mut last = snapshot(0, &[], &["west"]);
+        let mut encoded = encode(&last);
+        let (mut quick, mut thorough) = (Stream::new(), Stream::new());
+        let mut waiting = Vec::new();
+        for (revision, step) in steps.into_iter().enumerate() {
+            let both = |quick: &mut Stream, thorough: &mut Stream, request: DeltaDiscoveryRequest| {
+                assert_eq!(quick.hear(request.clone()), thorough.hear(request));
+            };
+            let named = |all, n: usize| if all { WILDCARD } else { NAMES[n] };
+            match step {
+                Step::Changed(services, clusters) => {
+                    let services: BTreeMap<&str, &[&str]> =
+                        services.iter().map(|(n, e)| (NAMES[*n], BY[*e])).collect();
+                    let services: Vec<_> = services.into_iter().collect();
+                    let mut now = Snapshot::clone(&snapshot(revision as u64, &services, &CLUSTERS[..=clusters]));
+                    // What is the same keeps its allocation.
+                    for (name, service) in &mut now.services {
+                        if let Some(known) = last.services.get(name).filter(|k| *k == service) {
+                            *service = Arc::clone(known);
+                        }
+                    }
+                    last = Arc::new(now);
+                    encoded = encoded.next(&last);
+                }
+                Step::Subscribe(t, all, n) => {
+                    both(&mut quick, &mut thorough, subscribe(TYPES[t], &[named(all, n)]));
+                }
+                Step::Unsubscribe(t, all, n) => {
+                    both(&mut quick, &mut thorough, unsubscribe(TYPES[t], &[named(all, n)]));
+                }
+                Step::Reads(responses, answers) => {
+                    for _ in 0..responses {
+                        thorough.types.values_mut().for_each(|t| t.compared = None);
+                        let said = thorough.next(&encoded);
+                        prop_assert_eq!(quick.next(&encoded), said.clone());
+                        waiting.extend(said);
+                    }
+                    for response in waiting.drain(..answers.min(waiting.len())) {
+                        ack(&mut quick, &response);
+                        ack(&mut thorough, &response);
+                    }
+                }
+                Step::Reconnects => {
+                    waiting.clear();
+                    let held: Vec<_> = quick.types.iter().map(|(url, t)| (url.clone(), t.held.clone())).collect();
+                    (quick, thorough) = (Stream::new(), Stream::new());
+                    for (url, held) in held {
+                        let mut request = subscribe(&url, &[WILDCARD]);
+                        request.initial_resource_versions = held.into_iter().collect();
+                        both(&mut quick, &mut thorough, request);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_far_behind_compares_everything() {
+    let one = snapshot(1, &[("shop/a", &["west"])], &["west"]);
+    let mut encoded = encode(&one);
+    let mut stream = synced(&encoded);
+    let last = snapshot(2, &[("shop/b", &["west"])], &["west"]);
+    let mark = encoded.mark().clone();
+    encoded = encoded.next(&last);
+    for revision in 3..100 {
+        let mut same = Snapshot::clone(&last);
+        same.revision = Revision(revision);
+        assert_eq!(
+            encoded.changed_since(&mark, SERVICE_TYPE).is_some(),
+            revision < 35,
+            "{revision}"
+        );
+        encoded = encoded.next(&Arc::new(same));
+    }
+    let response = stream.next(&encoded).unwrap();
+    assert_eq!(names(&response), ["shop/b"]);
+    ack(&mut stream, &response);
+    let response = stream.next(&encoded).unwrap();
+    assert_eq!(response.removed_resources, ["shop/a"]);
+}
+
 proptest! {
     // Whatever is subscribed and however snapshots follow each other, a client that answers ends up with exactly what
     // it subscribed to.
