@@ -146,11 +146,11 @@ fn the_namespace(name: &str) -> Manifest {
         "kind": "Namespace",
         "metadata": {
             "name": name,
-            "labels": { PART_OF.0: PART_OF.1, "pod-security.kubernetes.io/enforce": "restricted" },
+            "labels": { PART_OF.0: PART_OF.1, "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted" },
         },
     });
     let text = format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{{}: {}, pod-security.kubernetes.io/enforce: restricted}}\n",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{{}: {}, pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}}\n",
         PART_OF.0, PART_OF.1
     );
     Manifest {

@@ -16,6 +16,9 @@ const MAX_VALUES_BYTES: u64 = 1 << 20;
 /// Which Kubernetes cluster, and where in it.
 #[derive(Debug, clap::Args)]
 pub struct Target {
+    /// The kubeconfig [default: the files of KUBECONFIG, or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig [default: the current one]
     #[arg(long, env = "TRADEWIND_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
@@ -27,7 +30,7 @@ pub struct Target {
 impl Target {
     /// Its API server.
     pub async fn cluster(&self) -> Result<Cluster, Failure> {
-        Cluster::of_context(self.context.as_deref())
+        Cluster::of_context(self.kubeconfig.as_deref(), self.context.as_deref())
             .await
             .map_err(|e| cluster_failure(&e))
     }

@@ -3,7 +3,7 @@
 //! Thin: what is applied was rendered before. What is taken out is found by its label, so that what an older version installed goes
 //! with it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use http::Uri;
 use k8s_openapi::apimachinery::pkg::version::Info;
@@ -219,8 +219,12 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// The API server of a context, or of the current one. `KUBECONFIG` is read as kubectl reads it. Does not connect yet.
-    pub async fn of_context(context: Option<&str>) -> Result<Self, ClusterError> {
+    /// The API server of a kubeconfig's context, or of the current one. Without a file `KUBECONFIG` is read as kubectl reads it. Does
+    /// not connect yet.
+    pub async fn of_context(
+        kubeconfig: Option<&Path>,
+        context: Option<&str>,
+    ) -> Result<Self, ClusterError> {
         let failed = |source| ClusterError::Kubeconfig {
             context: context.map(str::to_owned),
             source: Box::new(source),
@@ -229,7 +233,11 @@ impl Cluster {
             context: context.map(str::to_owned),
             ..KubeConfigOptions::default()
         };
-        let file = Kubeconfig::read().map_err(failed)?;
+        let file = match kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        };
+        let file = file.map_err(failed)?;
         let mut config = Config::from_custom_kubeconfig(file, &options)
             .await
             .map_err(failed)?;
@@ -238,6 +246,11 @@ impl Cluster {
         let url = config.cluster_url.clone();
         let client = Client::try_from(config).map_err(|e| ClusterError::Client(Box::new(e)))?;
         Ok(Self { client, url })
+    }
+
+    /// A client of it.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Its version.
