@@ -278,6 +278,7 @@ fn is_unchanged(input: &Input<'_>, name: &ServiceName, before: &Service) -> bool
         name: _,
         kind,
         clusterset_ips,
+        cluster_ips,
         ports,
         exported_by,
         endpoints,
@@ -293,6 +294,7 @@ fn is_unchanged(input: &Input<'_>, name: &ServiceName, before: &Service) -> bool
     local.ports.is_sorted_by(|a, b| a.port < b.port)
         && (*kind, ports) == (local.kind, &local.ports)
         && clusterset_ips.is_empty()
+        && *cluster_ips == local.cluster_ips
         && exported_by.is_empty()
         && seals.is_empty()
         && endpoints.len() == local.endpoints.len()
@@ -314,6 +316,7 @@ fn is_here(own: &Own, (id, now): (&EndpointId, &LocalEndpoint), before: &Endpoin
         hostname,
         ports,
         labels,
+        targets,
     } = now;
     before.id == *id
         && before.cluster == own.cluster
@@ -321,7 +324,8 @@ fn is_here(own: &Own, (id, now): (&EndpointId, &LocalEndpoint), before: &Endpoin
         && (&before.zone, before.weight, before.health) == (zone, *weight, *health)
         && before.identity == *identity
         && before.address.as_ref() == Some(address)
-        && (&before.hostname, &before.ports, &before.labels) == (hostname, ports, labels)
+        && (&before.hostname, &before.ports) == (hostname, ports)
+        && (&before.labels, &before.targets) == (labels, targets)
 }
 
 /// The federation's word on a port stands; ports that are only here are added, for callers that are only here.

@@ -80,7 +80,15 @@ async fn checks_before_and_installs(clusters: &Clusters) {
         .kubectl("west", &["get", "namespace", "tradewind-system"])
         .await;
     assert_ne!(nothing.code, 0, "--dry-run made a namespace");
-    tradewind(clusters, &install(&["--apply"])).await.good();
+    let refused = tradewind(clusters, &install(&["--apply"])).await;
+    assert_eq!(
+        refused.code, 5,
+        "what it starts would not run: {}",
+        refused.stderr
+    );
+    tradewind(clusters, &install(&["--apply", "--yes"]))
+        .await
+        .good();
 
     // What is printed is what the API server takes from kubectl, too: every manifest, with each branch of the chart.
     let all = [
@@ -133,7 +141,9 @@ async fn checks_before_and_installs(clusters: &Clusters) {
         )
     };
     let first = version().await;
-    tradewind(clusters, &install(&["--apply"])).await.good();
+    tradewind(clusters, &install(&["--apply", "--yes"]))
+        .await
+        .good();
     assert_eq!(version().await, first);
 }
 

@@ -53,6 +53,9 @@ pub struct Install {
     /// With --apply: have the API server check it, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// With --apply: although the processes that it starts do not know all of their flags yet
+    #[arg(long)]
+    yes: bool,
     /// Print every value with its default, and what it is for
     #[arg(long, conflicts_with_all = ["apply", "values", "set"])]
     show_values: bool,
@@ -76,13 +79,13 @@ pub async fn run(context: Context, args: Install) -> Outcome {
         ));
         return Ok(Exit::Good);
     }
-    if !args.dry_run {
+    if !args.dry_run && !args.yes {
         // The manifests are ahead of the roles: whoever applied them now would get processes that refuse their flags.
         return Err(Failure::new(
             Exit::Refused,
             "installing is not there yet: the controller has no --webhook-listen and the proxy no --identity-token-file",
         )
-        .hint("look at the manifests without --apply, or have the API server check them with --apply --dry-run"));
+        .hint("look at the manifests without --apply, have the API server check them with --apply --dry-run, or apply them all the same with --yes"));
     }
     let cluster = args.target.cluster().await?;
     let name = values.text("cluster.name").unwrap_or_default();

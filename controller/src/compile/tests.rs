@@ -347,7 +347,9 @@ fn each_change_of_a_service_that_nobody_exports_is_seen() {
     fn endpoint(of: &mut LocalService) -> &mut LocalEndpoint {
         of.endpoints.values_mut().next().unwrap()
     }
-    let changes: [Change; 13] = [
+    let changes: [Change; 15] = [
+        |s| s.cluster_ips = vec!["10.96.0.7".parse().unwrap()],
+        |s| endpoint(s).targets = [(80, 8080)].into(),
         |s| s.kind = ServiceKind::Headless,
         |s| s.ports[0].port = 81,
         |s| s.ports[0].name = "other".into(),
