@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     time,
 };
@@ -111,13 +111,11 @@ async fn workload(pki: &Pki, name: &'static str, tasks: &mut TaskSet) -> SocketA
     address
 }
 
-/// An address nobody listens on.
-async fn dead() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+/// An address nobody listens on, and nobody can while the socket is held: a port that is given back may be another test's next one.
+fn dead() -> (SocketAddr, TcpSocket) {
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (held.local_addr().unwrap(), held)
 }
 
 struct Running {
@@ -326,7 +324,8 @@ async fn any_spreads_and_bulk_arrives_whole() {
 async fn a_dead_endpoint_costs_the_caller_nothing_while_another_lives() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let mut s = mesh(&pki, &mut tasks).await;
-    let gone = dead().await.to_string();
+    let (gone, _held) = dead();
+    let gone = gone.to_string();
     endpoint(
         &mut s,
         "shop/payments",
@@ -350,7 +349,8 @@ async fn a_dead_endpoint_costs_the_caller_nothing_while_another_lives() {
 async fn refusals_are_told_at_once_and_counted() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let mut s = mesh(&pki, &mut tasks).await;
-    let gone = dead().await.to_string();
+    let (gone, _held) = dead();
+    let gone = gone.to_string();
     let services = snapshot(&[("shop/lone", true, 80), ("shop/none", true, 80)]).services;
     s.services.extend(services);
     endpoint(&mut s, "shop/lone", "west", "x", Health::Healthy, &gone, 80);

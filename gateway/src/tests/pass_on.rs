@@ -49,7 +49,8 @@ fn near(gateways: &[SocketAddr]) -> (Running, String) {
 async fn a_call_leaves_through_its_own_gateway_and_is_counted_at_both() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let far = far(&pki, &mut tasks).await;
-    let (near, name) = near(&[dead().await, far.address]);
+    let (gone, _held) = dead();
+    let (near, name) = near(&[gone, far.address]);
     let mut stream = call(&pki, near.address, &name).await.unwrap();
     assert_eq!(served_by(&mut stream).await, "b");
     assert!(echoes(&mut stream, "through both").await);
@@ -111,7 +112,8 @@ async fn nobody_else_leaves_through_it() {
 #[tokio::test]
 async fn a_broken_way_is_told_apart_from_a_broken_endpoint_and_a_circle_ends_at_once() {
     let pki = Pki::new();
-    let (near, name) = near(&[dead().await, dead().await]);
+    let ((gone, _held), (lost, _kept)) = (dead(), dead());
+    let (near, name) = near(&[gone, lost]);
     let error = call(&pki, near.address, &name).await.unwrap_err();
     assert!(
         alert_of(&error).contains("CertificateUnobtainable"),

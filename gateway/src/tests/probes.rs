@@ -169,8 +169,9 @@ async fn says(what: Option<&'static [u8]>, tasks: &mut TaskSet) -> SocketAddr {
 async fn each_way_of_giving_no_answer_has_its_own_word() {
     let mut tasks = TaskSet::new();
     let (_listener, hole, _queued) = black_hole().await;
+    let (nobody, _held) = dead();
     let places = [
-        (dead().await, "refuses the connection"),
+        (nobody, "refuses the connection"),
         (hole, "takes no connection in time"),
         (
             says(None, &mut tasks).await,
