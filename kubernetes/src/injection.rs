@@ -28,6 +28,8 @@ pub use wishes::BadWish;
 use pod::Pod;
 use wishes::Wishes;
 
+use crate::watch::PROXY_LABEL;
+
 /// The proxy's container. A native sidecar: an init container that goes on running.
 pub const PROXY: &str = "tradewind-proxy";
 /// The container before it, which sets the rules of the capture and ends.
@@ -229,11 +231,20 @@ fn patch_of(pod: &Pod<'_>, wishes: &Wishes, settings: &Settings) -> Vec<Operatio
         "initContainers": [CAPTURE, PROXY],
         "volumes": [IDENTITY_VOLUME, STATE_VOLUME],
     });
-    patch::annotate(
+    patch::put(
         &mut patch,
+        "/metadata/annotations",
         pod.has_annotations(),
         STATUS,
         &status.to_string(),
+    );
+    // By this the controller finds, among all pods, those that have a proxy.
+    patch::put(
+        &mut patch,
+        "/metadata/labels",
+        pod.has_labels(),
+        PROXY_LABEL,
+        "sidecar",
     );
     patch
 }

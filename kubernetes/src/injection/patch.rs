@@ -43,13 +43,12 @@ pub(super) fn prepend(into: &mut Vec<Operation>, list: &str, is_there: bool, val
     }
 }
 
-/// Adds an annotation, and the map of them where there is none.
-pub(super) fn annotate(into: &mut Vec<Operation>, is_there: bool, key: &str, value: &str) {
-    const ANNOTATIONS: &str = "/metadata/annotations";
+/// Adds a key to a map, and the map where there is none.
+pub(super) fn put(into: &mut Vec<Operation>, map: &str, is_there: bool, key: &str, value: &str) {
     into.push(if is_there {
-        Operation::add(format!("{ANNOTATIONS}/{}", escape(key)), json!(value))
+        Operation::add(format!("{map}/{}", escape(key)), json!(value))
     } else {
-        Operation::add(ANNOTATIONS, json!({ key: value }))
+        Operation::add(map, json!({ key: value }))
     });
 }
 

@@ -77,6 +77,10 @@ impl<'a> Pod<'a> {
         self.annotations.is_some()
     }
 
+    pub(super) const fn has_labels(&self) -> bool {
+        self.labels.is_some()
+    }
+
     pub(super) const fn has_init_containers(&self) -> bool {
         self.init_containers.is_some()
     }

@@ -167,21 +167,15 @@ fn nothing_of_the_pod_itself_is_changed() {
                 }
             }
         }
-        if let Some(annotations) = made["metadata"]
-            .get_mut("annotations")
-            .and_then(Value::as_object_mut)
-        {
-            annotations.remove(STATUS);
-        }
-        if made["metadata"].get("annotations") == Some(&json!({})) {
-            match pod["metadata"].get("annotations") {
-                Some(before) => made["metadata"]["annotations"] = before.clone(),
-                None => drop(
-                    made["metadata"]
-                        .as_object_mut()
-                        .unwrap()
-                        .remove("annotations"),
-                ),
+        for (map, key) in [("annotations", STATUS), ("labels", PROXY_LABEL)] {
+            if let Some(all) = made["metadata"].get_mut(map).and_then(Value::as_object_mut) {
+                all.remove(key);
+            }
+            if made["metadata"].get(map) == Some(&json!({})) {
+                match pod["metadata"].get(map) {
+                    Some(before) => made["metadata"][map] = before.clone(),
+                    None => drop(made["metadata"].as_object_mut().unwrap().remove(map)),
+                }
             }
         }
         assert_eq!(made, pod, "{name}");
