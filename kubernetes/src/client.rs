@@ -60,9 +60,14 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// Of this place. Connects to nothing yet.
     pub async fn new(place: &Place) -> Result<Self, ClientError> {
+        Self::within(place, READ_DEADLINE).await
+    }
+
+    /// The same, for whoever watches nothing: an answer may be silent for this long.
+    pub(crate) async fn within(place: &Place, silence: Duration) -> Result<Self, ClientError> {
         let mut config = config(place).await?;
         config.connect_timeout = Some(CONNECT_DEADLINE);
-        config.read_timeout = Some(READ_DEADLINE);
+        config.read_timeout = Some(silence);
         config.write_timeout = Some(WRITE_DEADLINE);
         let server = config.cluster_url.to_string();
         let kube =

@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tradewind_controller::webhook::{Webhook, WebhookConfig, keep_published};
-use tradewind_kubernetes::install::cluster::Cluster;
+use tradewind_kubernetes::{Place, install::cluster::Cluster};
 use tradewind_runtime::{clock, drain, metrics::MetricsRegistry, rng::Rng, task};
 use tradewind_tests::{
     kubernetes::Clusters,
@@ -446,9 +446,11 @@ async fn webhook(clusters: &Clusters, dir: &Path, watch: drain::Watch) -> Socket
         &MetricsRegistry::new(),
     )
     .unwrap();
-    let cluster = Cluster::of_context(Some(clusters.kubeconfig()), Some("west"))
-        .await
-        .unwrap();
+    let place = Place {
+        kubeconfig: Some(clusters.kubeconfig().to_owned()),
+        context: Some("west".to_owned()),
+    };
+    let cluster = Cluster::of(&place).await.unwrap();
     let address = webhook.local_addr();
     let publish = keep_published(
         webhook.bundle(),
@@ -533,7 +535,29 @@ async fn uninstalls_without_residue(clusters: &Clusters) {
         asked.stderr
     );
     get(clusters, &["clusterrole", "tradewind-controller"]).await;
+    // What the controller keeps is told by a label of its own: an exported one may stand where the chart's would.
+    let kept = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept, namespace: default, labels: {tradewind.io/owned-by: controller, app.kubernetes.io/part-of: shop}}";
+    clusters.apply("west", kept).await.good();
     tradewind(clusters, &["uninstall", "--yes"]).await.good();
+    let kept = [
+        "get",
+        "configmap",
+        "kept",
+        "-n",
+        "default",
+        "-o",
+        "name",
+        "--ignore-not-found",
+    ];
+    wait::until("what the controller kept is gone", SOON, async || {
+        let found = clusters.kubectl("west", &kept).await.good().stdout;
+        if found.trim().is_empty() {
+            Ok(())
+        } else {
+            Err(found)
+        }
+    })
+    .await;
     let left = [
         "-A",
         "-o",

@@ -7,7 +7,7 @@ mod live;
 use std::{path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
-use tradewind_controller::source::{self, Problem, YamlModel};
+use tradewind_controller::source::{self, Problem, SourceModel};
 use tradewind_policy::{
     Finding, Object, RouteStatus, Severity, World, compile, fields_as_markdown,
 };
@@ -109,7 +109,7 @@ impl Judged {
 
     /// What the cluster would have with the files, against what it has. What its controller cannot read now stays apart: it says nothing
     /// of the files.
-    fn with_files(live: &Live, files: YamlModel) -> Self {
+    fn with_files(live: &Live, files: SourceModel) -> Self {
         let before = compile(&live.objects, &live.world).findings;
         let (objects, world) = live.with(&files);
         let judged = Self::new(&objects, &world, files.problems);
@@ -239,7 +239,7 @@ fn cells(finding: &Finding) -> [String; 6] {
     ]
 }
 
-fn of_files(model: &YamlModel) -> World {
+fn of_files(model: &SourceModel) -> World {
     let mut world = World::default();
     for service in model.services.values() {
         let ports = service.ports.iter().map(|p| (p.name.clone(), p.port));
@@ -270,10 +270,10 @@ mod tests {
         }
     }
 
-    fn files(backend: &str) -> YamlModel {
-        YamlModel {
+    fn files(backend: &str) -> SourceModel {
+        SourceModel {
             policy: vec![split("cart", backend, "f.yaml:1")],
-            ..YamlModel::default()
+            ..SourceModel::default()
         }
     }
 

@@ -2,9 +2,12 @@
 
 use std::{fs, path::PathBuf};
 
-use tradewind_kubernetes::install::{
-    self, DEFAULT_VALUES, Manifest, NAMESPACE, RenderError, Values, ValuesError,
-    cluster::{Cluster, ClusterError, Installed, Sort},
+use tradewind_kubernetes::{
+    Place,
+    install::{
+        self, DEFAULT_VALUES, Manifest, NAMESPACE, RenderError, Values, ValuesError,
+        cluster::{Cluster, ClusterError, Installed, Sort},
+    },
 };
 
 use super::Context;
@@ -30,9 +33,11 @@ pub struct Target {
 impl Target {
     /// Its API server.
     pub async fn cluster(&self) -> Result<Cluster, Failure> {
-        Cluster::of_context(self.kubeconfig.as_deref(), self.context.as_deref())
-            .await
-            .map_err(|e| cluster_failure(&e))
+        let place = Place {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+        };
+        Cluster::of(&place).await.map_err(|e| cluster_failure(&e))
     }
 }
 
@@ -162,9 +167,9 @@ pub fn cluster_failure(error: &ClusterError) -> Failure {
             .hint("`kubectl version` with the same --context must work");
     }
     match error {
-        ClusterError::Kubeconfig { .. } => Failure::of(Exit::Usage, error)
+        ClusterError::Place(_) => Failure::of(Exit::Usage, error)
             .hint("`kubectl config get-contexts` lists contexts; choose one with --context"),
-        ClusterError::Client(_) | ClusterError::Object { .. } | ClusterError::UnknownKind(_) => {
+        ClusterError::Object { .. } | ClusterError::UnknownKind(_) => {
             Failure::of(Exit::Refused, error)
         }
     }

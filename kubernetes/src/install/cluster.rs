@@ -3,27 +3,28 @@
 //! Thin: what is applied was rendered before. What is taken out is found by its label, so that what an older version installed goes
 //! with it.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use http::Uri;
 use k8s_openapi::apimachinery::pkg::version::Info;
 pub use kube::Client;
 use kube::{
-    Api, Config,
+    Api,
     api::{
         ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
     },
-    config::{KubeConfigOptions, Kubeconfig},
     core::GroupVersionKind,
 };
 use serde_json::Value;
 
 use super::{Manifest, PART_OF};
+use crate::{
+    ClientError, Place,
+    managed::{OWNED_LABEL, OWNER},
+};
 
 /// Who owns the fields that are applied.
 const FIELD_MANAGER: &str = "tradewind-install";
-/// How long a connection to the API server may take, and an answer.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long an answer may be silent.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Kinds that are installed, or made by the controller, in the order in which they are taken out: first what asks the controller or
@@ -164,17 +165,9 @@ impl Kind {
 /// Why something could not be done in a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// The kubeconfig.
-    #[error("the kubeconfig gives no cluster{}: {source}", context.as_ref().map(|c| format!(" for context {c}")).unwrap_or_default())]
-    Kubeconfig {
-        /// The context asked for.
-        context: Option<String>,
-        /// Why.
-        source: Box<kube::config::KubeconfigError>,
-    },
-    /// No client can be made of it.
-    #[error("no client for the API server: {0}")]
-    Client(Box<kube::Error>),
+    /// No way leads there.
+    #[error(transparent)]
+    Place(#[from] ClientError),
     /// An object.
     #[error("{id} was not {what}: {source}")]
     Object {
@@ -194,10 +187,8 @@ impl ClusterError {
     /// Whether nobody answered, as opposed to an answer that was no.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Object { source, .. } | Self::Client(source) => {
-                !matches!(**source, kube::Error::Api(_))
-            }
-            Self::Kubeconfig { .. } | Self::UnknownKind(_) => false,
+            Self::Object { source, .. } => !matches!(**source, kube::Error::Api(_)),
+            Self::Place(_) | Self::UnknownKind(_) => false,
         }
     }
 }
@@ -207,7 +198,7 @@ impl ClusterError {
 pub struct Cluster {
     client: Client,
     /// Where it is, for people.
-    pub url: Uri,
+    pub url: String,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -219,33 +210,13 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// The API server of a kubeconfig's context, or of the current one. Without a file `KUBECONFIG` is read as kubectl reads it. Does
-    /// not connect yet.
-    pub async fn of_context(
-        kubeconfig: Option<&Path>,
-        context: Option<&str>,
-    ) -> Result<Self, ClusterError> {
-        let failed = |source| ClusterError::Kubeconfig {
-            context: context.map(str::to_owned),
-            source: Box::new(source),
-        };
-        let options = KubeConfigOptions {
-            context: context.map(str::to_owned),
-            ..KubeConfigOptions::default()
-        };
-        let file = match kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        };
-        let file = file.map_err(failed)?;
-        let mut config = Config::from_custom_kubeconfig(file, &options)
-            .await
-            .map_err(failed)?;
-        config.connect_timeout = Some(CONNECT_DEADLINE);
-        config.read_timeout = Some(ANSWER_DEADLINE);
-        let url = config.cluster_url.clone();
-        let client = Client::try_from(config).map_err(|e| ClusterError::Client(Box::new(e)))?;
-        Ok(Self { client, url })
+    /// The API server of a place. Does not connect yet.
+    pub async fn of(place: &Place) -> Result<Self, ClusterError> {
+        let client = crate::Client::within(place, ANSWER_DEADLINE).await?;
+        Ok(Self {
+            url: client.server().to_owned(),
+            client: client.kube,
+        })
     }
 
     /// A client of it.
@@ -279,11 +250,17 @@ impl Cluster {
             .map_err(|source| failed(&id, "applied", source))
     }
 
-    /// Everything that has our label, in the order in which it is to be removed.
+    /// Everything that was installed and that the controller keeps, in the order in which it is to be removed.
     pub async fn installed(&self, namespace: &str) -> Result<Vec<Installed>, ClusterError> {
         let mut all = Vec::new();
-        let params = ListParams::default().labels(&format!("{}={}", PART_OF.0, PART_OF.1));
-        for kind in KINDS {
+        // What was installed, and what the controller keeps: an exported label may be in the first one's place there.
+        let installed = format!("{}={}", PART_OF.0, PART_OF.1);
+        let kept = format!("{OWNED_LABEL}={OWNER},{}!={}", PART_OF.0, PART_OF.1);
+        for (kind, label) in KINDS
+            .into_iter()
+            .flat_map(|k| [(k, &installed), (k, &kept)])
+        {
+            let params = ListParams::default().labels(label);
             let found = match kind.api(&self.client, None).list(&params).await {
                 Ok(found) => found,
                 // The kind is not there: its CRD was never installed, or is gone.

@@ -1,7 +1,7 @@
 //! What a running controller has: its objects with where they stand, and the world that they speak of.
 
 use tradewind_api::{ServiceName, proto::v1};
-use tradewind_controller::source::{Problem, YamlModel};
+use tradewind_controller::source::{Problem, SourceModel};
 use tradewind_policy::{Object, World};
 
 use crate::{
@@ -66,7 +66,7 @@ impl Live {
 
     /// The same with what files say: an object of a file takes the place of the live one of its kind and name, and so does a
     /// service with its ports.
-    pub(super) fn with(&self, files: &YamlModel) -> (Vec<Object>, World) {
+    pub(super) fn with(&self, files: &SourceModel) -> (Vec<Object>, World) {
         let replaced = |live: &&Object| {
             let mut files = files.policy.iter();
             !files.any(|o| o.kind == live.kind && o.name == live.name)
@@ -154,9 +154,9 @@ mod tests {
     #[test]
     fn a_file_takes_the_place_of_what_has_its_kind_and_name_and_of_nothing_else() {
         let file = Object::new("f.yaml:1", object("TrafficSplit", "a", "file")).unwrap();
-        let files = YamlModel {
+        let files = SourceModel {
             policy: vec![file],
-            ..YamlModel::default()
+            ..SourceModel::default()
         };
         let (objects, world) = live().with(&files);
         let all: Vec<_> = objects
