@@ -34,6 +34,22 @@ impl Health {
             Self::Draining => "draining",
         }
     }
+
+    /// By the conditions of an EndpointSlice's endpoint. Kubernetes reads an unset `ready` as true, and an unset `serving` as `ready`.
+    pub fn of_conditions(
+        ready: Option<bool>,
+        serving: Option<bool>,
+        terminating: Option<bool>,
+    ) -> Self {
+        let ready = ready.unwrap_or(true);
+        if terminating == Some(true) {
+            Self::Draining
+        } else if ready || serving.unwrap_or(ready) {
+            Self::Healthy
+        } else {
+            Self::Unhealthy
+        }
+    }
 }
 
 /// What a service port speaks to its application.

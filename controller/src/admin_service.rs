@@ -50,7 +50,7 @@ use crate::{
     registry::{Registered, Reports},
     seals::Ring,
     server::{Access, caller},
-    source::YamlModel,
+    source::SourceModel,
 };
 
 /// An answer of many parts.
@@ -75,7 +75,7 @@ pub struct AdminInput {
     /// What it runs.
     pub local: watch::Receiver<Arc<LocalModel>>,
     /// What its files say.
-    pub yaml: watch::Receiver<Arc<YamlModel>>,
+    pub yaml: watch::Receiver<Arc<SourceModel>>,
     /// Its proxies and gateways.
     pub registered: watch::Receiver<Arc<Registered>>,
     /// What its proxies see.

@@ -16,7 +16,7 @@ use tradewind_api::{
 use crate::{
     datadir::NodeFile,
     registry::{Registered, RegisteredEndpoint},
-    source::{YamlEndpoint, YamlModel, YamlService},
+    source::{SourceEndpoint, SourceModel, SourceService},
 };
 
 /// What an endpoint weighs that was not told otherwise.
@@ -101,7 +101,7 @@ pub struct LocalModel {
 }
 
 /// Merges both sources.
-pub fn merge(registered: &Registered, yaml: &YamlModel, own: &Own) -> LocalModel {
+pub fn merge(registered: &Registered, yaml: &SourceModel, own: &Own) -> LocalModel {
     let mut model = LocalModel {
         read: yaml.read,
         ..LocalModel::default()
@@ -171,7 +171,7 @@ fn add_port(service: &mut LocalService, endpoint: &RegisteredEndpoint, in_file: 
     service.ports.sort_by_key(|p| p.port);
 }
 
-fn from_yaml(service: &YamlService, own: &Own, problems: &mut Vec<String>) -> LocalService {
+fn from_yaml(service: &SourceService, own: &Own, problems: &mut Vec<String>) -> LocalService {
     let mut endpoints = BTreeMap::new();
     for endpoint in &service.endpoints {
         let Some(first) = endpoint.ports.first() else {
@@ -215,8 +215,8 @@ fn from_yaml(service: &YamlService, own: &Own, problems: &mut Vec<String>) -> Lo
 /// The slice's word, else the service's, else the namespace's default account. An identity outside of this cluster
 /// cannot be proven here.
 fn yaml_identity(
-    service: &YamlService,
-    endpoint: &YamlEndpoint,
+    service: &SourceService,
+    endpoint: &SourceEndpoint,
     own: &Own,
 ) -> Result<SpiffeId, String> {
     let domain = own.domain.trust_domain(&own.cluster);
@@ -343,7 +343,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn yaml(text: &str) -> YamlModel {
+    fn yaml(text: &str) -> SourceModel {
         assemble([&parse("a.yaml", text).unwrap()])
     }
 

@@ -248,4 +248,4 @@ fn change(before: &Export, after: &Export) -> Command {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

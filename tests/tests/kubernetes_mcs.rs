@@ -13,7 +13,8 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tradewind_tests::{
-    federation::{Federation, TWO},
+    federation::{ADMIN, Federation, TWO, host},
+    http,
     kubernetes::Clusters,
     wait::until,
 };
@@ -69,6 +70,16 @@ impl Lab {
     async fn import(&self, cluster: &str) -> Option<Value> {
         self.get(cluster, &["serviceimport", "hello", "-n", "shop"])
             .await
+    }
+
+    /// When the export was made; as text it compares like the moments.
+    async fn created(&self, cluster: &str) -> String {
+        let export = ["serviceexport", "hello", "-n", "shop"];
+        let export = self.get(cluster, &export).await.unwrap();
+        export["metadata"]["creationTimestamp"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// `Type=Status Reason` of each condition of the export, sorted.
@@ -330,15 +341,18 @@ async fn headless_and_external_services(lab: &Lab) {
         .imported("east", |i| i["spec"]["type"] == "Headless")
         .await;
     assert_eq!(import["spec"].get("ips"), None, "{import}");
-    // Of two types the oldest export's holds. Ages are told in whole seconds.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    lab.apply(
-        "east",
-        &hello(
-            "  ports: [{name: tcp, port: 42}]\n  selector: {app: hello}",
-            "",
-        ),
-    )
+    // Of two types the oldest export's holds. Ages are told in whole seconds, and of equals the name decides.
+    let plain = "  ports: [{name: tcp, port: 42}]\n  selector: {app: hello}";
+    until("a younger export", SOON, async || {
+        lab.apply("east", &hello(plain, "")).await;
+        let (older, younger) = (lab.created("west").await, lab.created("east").await);
+        if older < younger {
+            return Ok(());
+        }
+        let export = ["serviceexport", "hello", "-n", "shop"];
+        lab.delete("east", &export).await;
+        Err(format!("{older} and {younger}"))
+    })
     .await;
     let conflict = [
         "Conflict=True TypeConflict",
@@ -421,8 +435,19 @@ async fn what_is_written_here_is_put_right(lab: &Lab) {
 
 async fn an_api_server_may_go_away(lab: &mut Lab) {
     lab.clusters.stop_api("west").await;
+    let admin = lab.federation.addr(0, host::CONTROLLER, ADMIN);
+    until("the controller to miss it", SOON, async || {
+        let page = http::get(admin, "/debug/state").await?;
+        let state: Value = serde_json::from_str(&page.text()).map_err(|e| e.to_string())?;
+        let contact = state["api_server"].clone();
+        if contact["trouble"].is_string() {
+            Ok(())
+        } else {
+            Err(contact.to_string())
+        }
+    })
+    .await;
     // What it said last stands: the export, and so the import elsewhere.
-    tokio::time::sleep(Duration::from_secs(5)).await;
     let catalog = lab
         .federation
         .cli(1, &["services", "-o", "json"])

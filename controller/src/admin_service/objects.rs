@@ -19,7 +19,7 @@ use tradewind_api::{
 use tradewind_policy::{Object, World};
 
 use super::AdminInput;
-use crate::{rules, source::YamlModel};
+use crate::{rules, source::SourceModel};
 
 /// Longest object that is handed out, as JSON: a file has 1 MiB, but anchors may make more of it. Half of what `tradewind` takes in one
 /// message; lines take less than the rest.
@@ -42,11 +42,11 @@ struct Held {
     world: World,
     /// Of the world, by place.
     names: Vec<ServiceName>,
-    yaml: Arc<YamlModel>,
+    yaml: Arc<SourceModel>,
 }
 
 impl Held {
-    fn new(snapshot: &Snapshot, yaml: Arc<YamlModel>) -> Self {
+    fn new(snapshot: &Snapshot, yaml: Arc<SourceModel>) -> Self {
         let world = rules::world(&snapshot.services, &snapshot.clusters);
         Self {
             revision: snapshot.revision.0,
@@ -154,13 +154,13 @@ mod tests {
             "kind": "TrafficSplit",
             "metadata": {"name": "a", "namespace": "shop"},
         });
-        let yaml = YamlModel {
+        let yaml = SourceModel {
             policy: vec![Object::new("a.yaml:3", value.clone()).unwrap()],
             problems: vec![Problem {
                 place: "b.yaml:1".to_owned(),
                 text: "broken".to_owned(),
             }],
-            ..YamlModel::default()
+            ..SourceModel::default()
         };
         let held = Held::new(&snapshot, Arc::new(yaml));
         let parts: Vec<_> = (0..4).map(|i| held.part(i).unwrap()).collect();

@@ -31,7 +31,7 @@ use crate::{
     registry::{Registered, Reports},
     rules::{Rules, producers::offers},
     seals::Ring,
-    source::YamlModel,
+    source::SourceModel,
 };
 
 /// Least time between two snapshots: a burst of changes is compiled once. The first of it is not delayed.
@@ -58,7 +58,7 @@ pub(super) struct Follower {
     pub(super) first_revision: u64,
     pub(super) replicated: bool,
     pub(super) registered: watch::Receiver<Arc<Registered>>,
-    pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
+    pub(super) yaml: watch::Receiver<Arc<SourceModel>>,
     pub(super) introduced: watch::Receiver<Option<Arc<Introduced>>>,
     pub(super) seals: watch::Receiver<Arc<Ring>>,
     /// Looked at from time to time; neither wakes this task.
@@ -195,7 +195,7 @@ impl Follower {
     fn step(
         &self,
         catalog: &Catalog,
-        yaml: &YamlModel,
+        yaml: &SourceModel,
         registered: &Registered,
         introduced: Option<&Introduced>,
         (time, rules): (&mut Time, &mut Rules),
@@ -346,7 +346,7 @@ impl Follower {
     }
 
     /// Remembers since when files want a service exported, and forgets those they want no longer.
-    async fn note_file_exports(&self, yaml: &YamlModel) {
+    async fn note_file_exports(&self, yaml: &SourceModel) {
         let intents = self.exports.current();
         let now_ms = self.clock.unix_ms();
         let wanted = yaml.exports.clone();

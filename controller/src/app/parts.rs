@@ -2,6 +2,7 @@
 //!
 //! Owns no decision: each part follows watched values, and this file says which part follows what.
 
+mod pages;
 mod reach;
 mod seals;
 mod sources;
@@ -12,7 +13,6 @@ use std::{
 };
 
 use nix::unistd::geteuid;
-use serde_json::json;
 use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
 use tradewind_api::{
@@ -25,9 +25,7 @@ use tradewind_api::{
 use tradewind_ca::{AuthorityKey, Issuer, Root};
 use tradewind_federation::{Budget, Store, StoreConfig, Timing};
 use tradewind_kubernetes::Client;
-use tradewind_runtime::{
-    AdminState, Blocker, LogHandle, MetricsRegistry, Readiness, Rng, SharedClock, TaskSet, drain,
-};
+use tradewind_runtime::{Blocker, MetricsRegistry, Rng, SharedClock, TaskSet, drain};
 use tradewind_transport::{
     seal::keys::SealKey,
     svid::SvidCell,
@@ -455,49 +453,5 @@ impl Parts {
                 GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service(),
             );
         routes.routes()
-    }
-
-    pub(super) fn admin_state(
-        &self,
-        config: &ControllerConfig,
-        readiness: Readiness,
-        log: Option<LogHandle>,
-        wired: &Wired,
-    ) -> AdminState {
-        let shown = json!({
-            "data_dir": config.data_dir,
-            "listen": config.listen,
-            "admin_listen": config.admin_listen,
-            "manifests": config.manifests,
-            "kubernetes": config.kubernetes.as_ref().map(|p| json!({"kubeconfig": p.kubeconfig, "context": p.context})),
-            "socket": config.socket_path(),
-            "node": self.data_dir.lock().unwrap_or_else(PoisonError::into_inner).node(),
-        });
-        let (store, snapshots, sources) = (
-            self.store.clone(),
-            wired.snapshots.clone(),
-            wired.sources.clone(),
-        );
-        let api_server = self.kubernetes.as_ref().map(|c| c.server().to_owned());
-        let registered = self.registry.watch();
-        AdminState {
-            readiness,
-            metrics: self.metrics.clone(),
-            log,
-            settings: Vec::new(),
-            config: Arc::new(move || shown.clone()),
-            state: Arc::new(move || {
-                json!({
-                    "store": store.status(),
-                    "registered": **registered.borrow(),
-                    "problems": sources.yaml.borrow().problems,
-                    "api_server": api_server.as_ref().map(|server| {
-                        let contact = sources.contact.borrow();
-                        json!({"server": server, "answered_ms": contact.answered_ms, "trouble": contact.trouble})
-                    }),
-                    "snapshot": **snapshots.borrow(),
-                })
-            }),
-        }
     }
 }

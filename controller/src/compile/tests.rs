@@ -13,7 +13,7 @@ use crate::{
         LocalEndpoint, LocalService, merge,
         tests::{own, registered, registration},
     },
-    source::YamlModel,
+    source::SourceModel,
 };
 
 fn name(n: &str) -> ClusterName {
@@ -191,7 +191,7 @@ fn local_services_are_there_exported_or_not_and_fresher_than_the_store() {
             registration("shop/payments", 80, "127.0.0.1:15008", Health::Unhealthy),
             registration("shop/private", 9000, "127.0.0.1:15008", Health::Healthy),
         ]),
-        &YamlModel::default(),
+        &SourceModel::default(),
         &own(),
     );
     let payments = world.payments();
@@ -320,7 +320,7 @@ fn an_empty_catalog_still_shows_this_cluster_and_its_services() {
             "127.0.0.1:15008",
             Health::Healthy,
         )]),
-        &YamlModel::default(),
+        &SourceModel::default(),
         &own(),
     );
     let snapshot = world.compile(&Snapshot::default());
@@ -335,7 +335,7 @@ fn each_change_of_a_service_that_nobody_exports_is_seen() {
     let mut world = World::new(two("east"));
     let mut all = registration("shop/payments", 80, "h:1", Health::Healthy);
     all.1.labels = [("app".to_owned(), "web".to_owned())].into();
-    world.local = merge(&registered([all]), &YamlModel::default(), &own());
+    world.local = merge(&registered([all]), &SourceModel::default(), &own());
     let before = world.compile(&Snapshot::default());
     let payments: ServiceName = "shop/payments".parse().unwrap();
     let again = world.compile(&before);
@@ -396,7 +396,7 @@ proptest! {
             let all = all.iter().enumerate().map(|(i, (n, up))| {
                 registration(NAMES[*n], 80, &format!("h:{}", 1 + i), if *up { Health::Healthy } else { Health::Unknown })
             });
-            merge(&registered(all), &YamlModel::default(), &own())
+            merge(&registered(all), &SourceModel::default(), &own())
         };
         let mut catalog = two("east");
         apply(&mut catalog, "east", 2, Command::PutExport(export(Health::Healthy)));

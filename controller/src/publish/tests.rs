@@ -17,10 +17,10 @@ use crate::{
         tests::{own, registered, registration},
     },
     registry::RegisteredGateway,
-    source::YamlModel,
+    source::SourceModel,
 };
 
-pub(super) fn record(name: &str, network: &str) -> ClusterRecord {
+pub(crate) fn record(name: &str, network: &str) -> ClusterRecord {
     ClusterRecord {
         name: ClusterName::new(name).unwrap(),
         region: own().region,
@@ -69,7 +69,7 @@ pub(super) fn model(all: &[(&str, u16, Health)]) -> LocalModel {
         .iter()
         .enumerate()
         .map(|(i, (s, p, h))| registration(s, *p, &format!("127.0.0.1:{}", 20_000 + i), *h));
-    merge(&registered(all), &YamlModel::default(), &own())
+    merge(&registered(all), &SourceModel::default(), &own())
 }
 
 pub(super) fn intents(names: &[(&str, bool)]) -> Intents {

@@ -16,7 +16,10 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
 use tradewind_runtime::{drain, task};
 
-use super::yaml::{Parsed, Problem, YamlModel, assemble, parse};
+use super::{
+    model::{Problem, SourceModel},
+    yaml::{Parsed, assemble, parse},
+};
 
 /// How often the directory is looked at when the kernel says nothing: half a second is below what a person notices.
 const POLL: Duration = Duration::from_millis(500);
@@ -45,7 +48,7 @@ struct FileState {
 }
 
 /// What files and directories say together, read once. What cannot be read is an error, not a problem: somebody named it.
-pub fn read(paths: &[PathBuf]) -> io::Result<YamlModel> {
+pub fn read(paths: &[PathBuf]) -> io::Result<SourceModel> {
     let mut found = BTreeMap::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|e| named(path, &e))?;
@@ -132,7 +135,7 @@ impl Manifests {
     }
 
     /// What all files say together.
-    pub fn model(&self) -> YamlModel {
+    pub fn model(&self) -> SourceModel {
         let mut model = assemble(self.files.values().map(|f| &f.good));
         model
             .problems
@@ -144,7 +147,7 @@ impl Manifests {
     }
 
     /// Looks again and again until the drain, and tells `out` of every change.
-    pub async fn run(mut self, out: watch::Sender<Arc<YamlModel>>, mut drain: drain::Observer) {
+    pub async fn run(mut self, out: watch::Sender<Arc<SourceModel>>, mut drain: drain::Observer) {
         let mut first = true;
         let (told, mut changes) = mpsc::channel(1);
         let mut watcher = None;

@@ -19,7 +19,7 @@ use tradewind_kubernetes::{
 };
 use tradewind_runtime::drain;
 
-use super::YamlModel;
+use super::SourceModel;
 pub use model::{Exported, Model, View};
 
 /// Changes that are taken together when they have come together: a rolling update of a large service is a few steps and not hundreds.
@@ -45,7 +45,7 @@ pub fn rule_kinds() -> Vec<Served> {
 #[derive(Debug)]
 pub struct Told {
     /// Services, exports and rules.
-    pub model: watch::Sender<Arc<YamlModel>>,
+    pub model: watch::Sender<Arc<SourceModel>>,
     /// What is exported and into which namespaces: for whoever writes imports.
     pub view: watch::Sender<Arc<View>>,
 }

@@ -5,22 +5,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
     sync::Arc,
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tradewind_api::{
     ServiceName, Zone,
-    mcs::ExportSpec,
-    model::{AppProtocol, Health, ServiceKind, ServicePort, Targets},
+    model::{AppProtocol, Health, Targets},
     traffic::Labels,
 };
 use tradewind_policy::{Lines, Spot, is_known};
 
 use super::{
+    model::{Asked, Problem, SourceEndpoint, SourceModel, SourceService},
     yaml_lines::spots,
     yaml_objects::{self as objects, Unsupported},
 };
@@ -33,21 +32,6 @@ const MAX_PROBLEMS: usize = 100;
 pub const IDENTITY_ANNOTATION: &str = "tradewind.io/identity";
 /// Where a pod's proxy takes HBONE.
 pub const HBONE_PORT: u16 = 15008;
-
-/// Something in a file that is broken or not supported.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Problem {
-    /// `file:line`.
-    pub place: String,
-    /// What is wrong there.
-    pub text: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.text)
-    }
-}
 
 /// One object that was understood, with where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,43 +46,13 @@ pub struct Placed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A Service.
-    Service(YamlService),
+    Service(SourceService),
     /// An EndpointSlice.
     Slice(Slice),
     /// A ServiceExport.
     Export(ServiceName),
     /// Routes and what belongs to them.
     Policy(tradewind_policy::Object),
-}
-
-/// A Service, before its endpoints are added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct YamlService {
-    /// Its name.
-    pub name: ServiceName,
-    /// How it is addressed.
-    pub kind: ServiceKind,
-    /// Its ports, sorted by number.
-    pub ports: Vec<ServicePort>,
-    /// The identity its annotation names.
-    pub identity: Option<String>,
-    /// Its endpoints, in the order of the files.
-    pub endpoints: Vec<YamlEndpoint>,
-    /// The addresses that this cluster gave it, where calls to them are the mesh's.
-    pub cluster_ips: Vec<IpAddr>,
-    /// What its export passes on for imports; none from files.
-    pub spec: Option<Arc<ExportSpec>>,
-    /// The wish to export it, where it came with the Service.
-    pub asked: Option<Asked>,
-}
-
-/// A wish to export a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Whose: `file:line`, or an object's kind and name.
-    pub place: String,
-    /// Since when, Unix ms, where it says so itself.
-    pub created_at_ms: Option<u64>,
 }
 
 /// An EndpointSlice.
@@ -127,48 +81,12 @@ pub struct SliceEndpoint {
     pub zone: Option<Zone>,
 }
 
-/// One endpoint of a service, ready for the local model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct YamlEndpoint {
-    /// `ip:15008`.
-    pub address: String,
-    /// What its conditions say.
-    pub health: Health,
-    /// Its name in a headless service.
-    pub hostname: Option<String>,
-    /// Its zone.
-    pub zone: Option<Zone>,
-    /// The identity its slice's annotation names.
-    pub identity: Option<String>,
-    /// Service ports it serves, sorted.
-    pub ports: Vec<u16>,
-    /// Its workload's labels; none from files.
-    pub labels: Labels,
-    /// Where its application listens, by service port, where its proxy is to learn that.
-    pub targets: Targets,
-}
-
 /// What one file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// What was understood.
     pub objects: Vec<Placed>,
     /// What was not.
-    pub problems: Vec<Problem>,
-}
-
-/// What all files say together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct YamlModel {
-    /// The files were looked at, or there are none to look at. Until then nothing may be concluded from what is missing.
-    pub read: bool,
-    /// Services with their endpoints.
-    pub services: BTreeMap<ServiceName, Arc<YamlService>>,
-    /// Services that a ServiceExport names.
-    pub exports: BTreeMap<ServiceName, Asked>,
-    /// Routes and what belongs to them, as they were written.
-    pub policy: Vec<tradewind_policy::Object>,
-    /// What is broken or not supported anywhere.
     pub problems: Vec<Problem>,
 }
 
@@ -340,10 +258,10 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
 
 /// What all files say together. Files are taken in the order of their names; the first to define a service wins and the
 /// others are problems.
-pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
-    let mut model = YamlModel {
+pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel {
+    let mut model = SourceModel {
         read: true,
-        ..YamlModel::default()
+        ..SourceModel::default()
     };
     let mut slices = Vec::new();
     let mut places: BTreeMap<ServiceName, String> = BTreeMap::new();
@@ -394,7 +312,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> YamlModel {
     model
 }
 
-fn add_slice(service: &mut YamlService, slice: &Slice) {
+fn add_slice(service: &mut SourceService, slice: &Slice) {
     let ports: Vec<u16> = service
         .ports
         .iter()
@@ -403,7 +321,7 @@ fn add_slice(service: &mut YamlService, slice: &Slice) {
         .collect();
     for endpoint in &slice.endpoints {
         let address = std::net::SocketAddr::new(endpoint.ip, HBONE_PORT).to_string();
-        let entry = YamlEndpoint {
+        let entry = SourceEndpoint {
             address,
             health: endpoint.health,
             hostname: endpoint.hostname.clone(),

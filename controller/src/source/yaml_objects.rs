@@ -12,7 +12,10 @@ use tradewind_api::{
     model::{Health, ServiceKind, ServicePort},
 };
 
-use super::yaml::{IDENTITY_ANNOTATION, Slice, SliceEndpoint, YamlService, app_protocol};
+use super::{
+    model::SourceService,
+    yaml::{IDENTITY_ANNOTATION, Slice, SliceEndpoint, app_protocol},
+};
 
 type Rest = BTreeMap<String, Value>;
 
@@ -137,7 +140,7 @@ const TOP: &[(&str, Option<&str>)] = &[("apiVersion", None), ("kind", None), ("s
 pub(super) fn service(
     doc: ServiceDoc,
     found: &mut Unsupported,
-) -> Result<Option<YamlService>, String> {
+) -> Result<Option<SourceService>, String> {
     let name = doc.metadata.service_name()?;
     found.rest("", &doc.rest, TOP);
     // The addresses and the selector are the cluster's own affair: endpoints come from slices.
@@ -203,7 +206,7 @@ pub(super) fn service(
         _ => ServiceKind::ClusterSetIp,
     };
     let identity = doc.metadata.identity(found)?;
-    Ok(Some(YamlService {
+    Ok(Some(SourceService {
         name,
         kind,
         ports,
@@ -267,15 +270,8 @@ struct Conditions {
 }
 
 impl Conditions {
-    /// Kubernetes reads an unset `ready` as true.
     fn health(&self) -> Health {
-        if self.terminating == Some(true) {
-            Health::Draining
-        } else if self.ready == Some(false) && self.serving != Some(true) {
-            Health::Unhealthy
-        } else {
-            Health::Healthy
-        }
+        Health::of_conditions(self.ready, self.serving, self.terminating)
     }
 }
 

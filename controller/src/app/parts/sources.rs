@@ -12,7 +12,7 @@ use crate::{
     config::ControllerConfig,
     mcs,
     source::{
-        Manifests, YamlModel,
+        Manifests, SourceModel,
         kubernetes::{self, Told, View},
     },
 };
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
     /// Services, exports and rules.
-    pub(super) yaml: watch::Receiver<Arc<YamlModel>>,
+    pub(super) yaml: watch::Receiver<Arc<SourceModel>>,
     /// What of the API server's objects imports are made from; stays empty without one.
     pub(super) view: watch::Receiver<Arc<View>>,
     /// How the API server is; stays empty without one.
@@ -36,7 +36,7 @@ pub(super) fn start(
     tasks: &mut TaskSet,
     drain: &drain::Watch,
 ) -> Sources {
-    let (model, yaml) = watch::channel(Arc::new(YamlModel::default()));
+    let (model, yaml) = watch::channel(Arc::new(SourceModel::default()));
     let (view_tx, view) = watch::channel(Arc::new(View::default()));
     let (contact_tx, contact) = watch::channel(watchers::Contact::default());
     match (client, &config.manifests) {
@@ -64,9 +64,9 @@ pub(super) fn start(
             tasks.spawn("manifests", manifests.run(model, drain.observer()));
         }
         (None, None) => {
-            model.send_replace(Arc::new(YamlModel {
+            model.send_replace(Arc::new(SourceModel {
                 read: true,
-                ..YamlModel::default()
+                ..SourceModel::default()
             }));
         }
     }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use tradewind_api::{
-    ClusterName,
     mcs::{ExportSpec, Protocol},
     store::{Blob, Command, Export, Stamped},
 };
 use tradewind_kubernetes::objects::{self, Namespace, Service, SliceEndpoint, SlicePort};
 
 use super::*;
-use crate::local::tests::own;
+use crate::{local::tests::own, publish::tests::record};
 
 fn name() -> ServiceName {
     "shop/hello".parse().unwrap()
@@ -27,24 +26,10 @@ fn catalog(spec: ExportSpec, kind: ServiceKind) -> Catalog {
         rules: None,
         spec: Some(Arc::new(spec)),
     };
-    let record = tradewind_api::store::ClusterRecord {
-        name: ClusterName::new("west").unwrap(),
-        region: own().region,
-        network: own().network,
-        gateways: vec![],
-        state: tradewind_api::model::ClusterState::Active,
-        nodes: [1].into(),
-        authorities: [Blob(vec![1])].into(),
-        version: "0.1.0".into(),
-        joined_at_ms: 0,
-        lease_at_ms: 0,
-        level: tradewind_api::store::LEVEL,
-        witness: false,
-    };
     let found = Command::Found {
         domain: own().domain,
         root: Blob(vec![1]),
-        cluster: record,
+        cluster: record("west", "west"),
     };
     for command in [found, Command::PutExport(export)] {
         let stamped = Stamped {

@@ -21,8 +21,9 @@ use tradewind_kubernetes::{
     objects::{Export, Namespace, Pod, Service, Slice, SliceEndpoint, Touched, Type},
 };
 
-use super::super::yaml::{
-    Asked, HBONE_PORT, Problem, YamlEndpoint, YamlModel, YamlService, app_protocol,
+use crate::source::{
+    Asked, Problem, SourceEndpoint, SourceModel, SourceService,
+    yaml::{HBONE_PORT, app_protocol},
 };
 
 /// See the module.
@@ -35,7 +36,7 @@ pub struct Model {
 
 #[derive(Debug)]
 struct Made {
-    service: Arc<YamlService>,
+    service: Arc<SourceService>,
     problem: Option<Problem>,
 }
 
@@ -104,11 +105,11 @@ impl Model {
     }
 
     /// All of it, as the files' model is told.
-    pub fn told(&self) -> YamlModel {
-        let mut model = YamlModel {
+    pub fn told(&self) -> SourceModel {
+        let mut model = SourceModel {
             read: true,
             policy: self.policy.clone(),
-            ..YamlModel::default()
+            ..SourceModel::default()
         };
         model.problems.clone_from(&self.unread);
         for (name, made) in &self.services {
@@ -194,7 +195,7 @@ fn made(name: &ServiceName, objects: &Objects) -> Option<Made> {
     });
     let spec = export.map(|export| Arc::new(spec(service, export)));
     Some(Made {
-        service: Arc::new(YamlService {
+        service: Arc::new(SourceService {
             name: name.clone(),
             kind: match service.kind {
                 Type::Headless => ServiceKind::Headless,
@@ -231,7 +232,7 @@ pub fn spec(service: &Service, export: &Export) -> ExportSpec {
 #[derive(Default)]
 struct Found {
     /// By the Pod: a Pod of two address families stands in two slices and is one endpoint.
-    with_proxy: BTreeMap<String, YamlEndpoint>,
+    with_proxy: BTreeMap<String, SourceEndpoint>,
     /// Their names or addresses.
     without_proxy: BTreeSet<String>,
 }
@@ -273,16 +274,11 @@ fn endpoints(name: &ServiceName, ports: &[ServicePort], objects: &Objects) -> Fo
     found
 }
 
-fn one(name: &ServiceName, pod: &Pod, endpoint: &SliceEndpoint) -> YamlEndpoint {
+fn one(name: &ServiceName, pod: &Pod, endpoint: &SliceEndpoint) -> SourceEndpoint {
     // A Pod's first address is the one that it is known by, whichever slice comes first.
     let ip = pod.ips.first().copied().unwrap_or(endpoint.ip);
-    let health = if endpoint.terminating {
-        Health::Draining
-    } else if endpoint.ready || endpoint.serving {
-        Health::Healthy
-    } else {
-        Health::Unhealthy
-    };
+    let (ready, serving) = (Some(endpoint.ready), Some(endpoint.serving));
+    let health = Health::of_conditions(ready, serving, Some(endpoint.terminating));
     let labels: Labels = pod
         .labels
         .iter()
@@ -290,7 +286,7 @@ fn one(name: &ServiceName, pod: &Pod, endpoint: &SliceEndpoint) -> YamlEndpoint 
         .take(MAX_LABELS)
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
-    YamlEndpoint {
+    SourceEndpoint {
         address: std::net::SocketAddr::new(ip, HBONE_PORT).to_string(),
         health,
         hostname: endpoint.hostname.clone().filter(|h| is_name(h)),

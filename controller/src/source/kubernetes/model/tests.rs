@@ -84,7 +84,7 @@ impl World {
         self.model.update(&self.objects, &touched);
     }
 
-    fn cart(&self) -> Arc<YamlService> {
+    fn cart(&self) -> Arc<SourceService> {
         Arc::clone(&self.model.told().services[&cart()])
     }
 
