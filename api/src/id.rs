@@ -46,6 +46,11 @@ pub fn is_label(s: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
 }
 
+/// True for an RFC 1123 subdomain: labels joined by dots, 253 characters at most. Names of Pods and service accounts are such.
+pub fn is_subdomain(s: &str) -> bool {
+    s.len() <= 253 && s.split('.').all(is_label)
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr, $expected:expr) => {
         $(#[$doc])*

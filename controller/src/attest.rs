@@ -6,11 +6,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Deserialize;
 use tonic::Status;
-use tradewind_api::id::{SpiffeId, TrustDomain, is_label};
+use tradewind_api::id::{SpiffeId, TrustDomain, is_label, is_subdomain};
+use tradewind_kubernetes::token_review::Account;
 
 use crate::server::{Access, Caller};
 
@@ -143,8 +145,10 @@ impl Wanted {
     pub fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.strip_prefix('/')?.splitn(5, '/').collect();
         match parts.as_slice() {
-            ["ns", ns, "sa", account] if is_label(ns) && is_label(account) => Some(Self::Workload),
-            ["tradewind", kind, name] if is_label(name) => match *kind {
+            ["ns", ns, "sa", account] if is_label(ns) && is_subdomain(account) => {
+                Some(Self::Workload)
+            }
+            ["tradewind", kind, name] if is_subdomain(name) => match *kind {
                 "gateway" => Some(Self::Gateway),
                 "dns" => Some(Self::Dns),
                 "operator" => Some(Self::Operator),
@@ -167,17 +171,67 @@ pub enum TokenSays {
     Bad(String),
 }
 
+/// What the API server said of a service account's token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountSays {
+    /// The request carried none.
+    Absent,
+    /// It is this account's, in the cluster whose own processes run in the namespace `system`.
+    Is {
+        /// Whose.
+        account: Account,
+        /// Tradewind's own namespace.
+        system: Arc<str>,
+    },
+    /// It is not good, and why.
+    Bad(String),
+    /// Nobody can say now.
+    Unknown(String),
+}
+
+/// The service accounts of our own processes, in our own namespace, and what each may be.
+const GATEWAY_ACCOUNT: &str = "tradewind-gateway";
+const DNS_ACCOUNT: &str = "tradewind-dns";
+const OPERATOR_ACCOUNT: &str = "tradewind-operator";
+/// The operator that a service account is: the API server does not tell who had the token made.
+const KUBERNETES_OPERATOR: &str = "/tradewind/operator/kubernetes";
+
+/// True if the identity `path` is this account's. A gateway or DNS server is called as its Pod is, so that none speaks for another.
+fn belongs(account: &Account, system: &str, path: &str) -> bool {
+    let own = |name: &str| account.namespace == system && account.name == name;
+    let pod = |kind: &str| {
+        let pod = account.pod.as_deref().unwrap_or_default();
+        !pod.is_empty() && path == format!("/tradewind/{kind}/{pod}")
+    };
+    path == format!("/ns/{}/sa/{}", account.namespace, account.name)
+        || own(GATEWAY_ACCOUNT) && pod("gateway")
+        || own(DNS_ACCOUNT) && pod("dns")
+        || own(OPERATOR_ACCOUNT) && path == KUBERNETES_OPERATOR
+}
+
+/// Everything that a request shows beside its connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// A one-time token.
+    pub token: TokenSays,
+    /// A service account's.
+    pub account: AccountSays,
+}
+
 /// Why an identity was not granted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// Nothing proves who asks.
     #[error(
-        "nothing proves who asks: use the controller's unix socket, a one-time token or a current certificate"
+        "nothing proves who asks: use the controller's unix socket, a one-time token, a service account's token or a current certificate"
     )]
     NoEvidence,
     /// The token is not good.
     #[error("{0}")]
     Token(String),
+    /// Nobody can say whether the evidence is good.
+    #[error("{0}")]
+    Unknown(String),
     /// The evidence is good for something else.
     #[error("{who} may not have the identity {path}")]
     Identity {
@@ -199,6 +253,7 @@ impl From<Denied> for Status {
         let text = denied.to_string();
         match denied {
             Denied::NoEvidence | Denied::Token(_) => Self::unauthenticated(text),
+            Denied::Unknown(_) => Self::unavailable(text),
             Denied::Identity { .. } | Denied::Never { .. } => Self::permission_denied(text),
         }
     }
@@ -213,50 +268,61 @@ pub enum Evidence {
     Certificate,
     /// A token, which is to be spent.
     Token,
+    /// A service account's token, by the API server's word.
+    ServiceAccount,
 }
 
 /// Decides whether `caller` may have the identity `path`.
 pub fn attest(
     access: &Access,
     caller: &Caller,
-    token: &TokenSays,
+    shown: &Shown,
     path: &str,
 ) -> Result<Evidence, Denied> {
     let elsewhere = |who: String| Denied::Identity {
         who,
         path: path.to_owned(),
     };
-    match Wanted::parse(path) {
+    let wanted = match Wanted::parse(path) {
         None | Some(Wanted::Controller) => {
             return Err(Denied::Never {
                 path: path.to_owned(),
             });
         }
-        // An operator's certificate acts from afar; only who sits at this host as the operator can have one made.
-        Some(Wanted::Operator) => {
-            return match caller {
-                Caller::Local { uid } if access.is_operator(caller) => {
-                    tracing::debug!(uid, path, "operator identity granted");
-                    Ok(Evidence::PeerCredentials)
-                }
-                Caller::Local { uid } => Err(elsewhere(format!("user {uid}"))),
-                Caller::Peer(_) if holds(access, caller, path) => Ok(Evidence::Certificate),
-                Caller::Peer(peer) => Err(elsewhere(peer.id.to_string())),
-                Caller::Anonymous => Err(Denied::NoEvidence),
-            };
+        Some(wanted) => wanted,
+    };
+    // A service account's word stands above the certificate that it got before: whose account is gone gets no other one.
+    match &shown.account {
+        AccountSays::Is { account, system } if belongs(account, system, path) => {
+            return Ok(Evidence::ServiceAccount);
         }
-        Some(Wanted::Workload | Wanted::Gateway | Wanted::Dns) => {}
+        AccountSays::Is { account, .. } => {
+            let (namespace, name) = (&account.namespace, &account.name);
+            let pod = account.pod.as_deref().unwrap_or("no Pod");
+            return Err(elsewhere(format!(
+                "the service account {namespace}/{name} of {pod}"
+            )));
+        }
+        AccountSays::Bad(why) => return Err(Denied::Token(why.clone())),
+        // An API server that is away harms nobody who is known already.
+        AccountSays::Unknown(why) if !holds(access, caller, path) => {
+            return Err(Denied::Unknown(why.clone()));
+        }
+        AccountSays::Unknown(_) | AccountSays::Absent => {}
     }
     if holds(access, caller, path) {
         return Ok(Evidence::Certificate);
     }
+    // An operator's certificate acts from afar; only who sits at this host as the operator can have one made.
+    let local = wanted != Wanted::Operator;
     if let Caller::Local { uid } = caller
-        && (access.is_operator(caller) || access.hosts().allows(*uid, path))
+        && (access.is_operator(caller) || local && access.hosts().allows(*uid, path))
     {
+        tracing::debug!(uid, path, "identity granted by peer credentials");
         return Ok(Evidence::PeerCredentials);
     }
-    match token {
-        TokenSays::GoodFor(good) if good == path => return Ok(Evidence::Token),
+    match &shown.token {
+        TokenSays::GoodFor(good) if good == path && local => return Ok(Evidence::Token),
         TokenSays::GoodFor(good) => {
             return Err(elsewhere(format!("the bearer of a token for {good}")));
         }
@@ -283,8 +349,6 @@ fn is(id: &SpiffeId, domain: &TrustDomain, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tradewind_api::id::{ClusterName, Domain};
     use tradewind_transport::trust::TrustCell;
 
@@ -304,8 +368,125 @@ mod tests {
         )
     }
 
+    const NOTHING: Shown = Shown {
+        token: TokenSays::Absent,
+        account: AccountSays::Absent,
+    };
+
     fn ask(uid: u32, path: &str) -> Result<Evidence, Denied> {
-        attest(&access(), &Caller::Local { uid }, &TokenSays::Absent, path)
+        attest(&access(), &Caller::Local { uid }, &NOTHING, path)
+    }
+
+    fn shows(token: TokenSays) -> Shown {
+        Shown { token, ..NOTHING }
+    }
+
+    fn account(namespace: &str, name: &str, pod: Option<&str>) -> Shown {
+        Shown {
+            account: AccountSays::Is {
+                account: Account {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                    pod: pod.map(str::to_owned),
+                },
+                system: "tradewind-system".into(),
+            },
+            ..NOTHING
+        }
+    }
+
+    #[test]
+    fn a_service_account_is_itself_and_ours_are_what_their_pods_are() {
+        let system = "tradewind-system";
+        let pod = Some("gw-1");
+        for (shown, path, good) in [
+            (account("shop", "payments", None), PAYMENTS, true),
+            (
+                account("shop", "pay.ments", None),
+                "/ns/shop/sa/pay.ments",
+                true,
+            ),
+            (account("shop", "orders", None), PAYMENTS, false),
+            (account("bank", "payments", None), PAYMENTS, false),
+            (
+                account(system, "tradewind-gateway", pod),
+                "/tradewind/gateway/gw-1",
+                true,
+            ),
+            (
+                account(system, "tradewind-gateway", pod),
+                "/tradewind/gateway/gw-2",
+                false,
+            ),
+            (
+                account(system, "tradewind-gateway", pod),
+                "/tradewind/dns/gw-1",
+                false,
+            ),
+            (
+                account(system, "tradewind-gateway", None),
+                "/tradewind/gateway/gw-1",
+                false,
+            ),
+            (
+                account("shop", "tradewind-gateway", pod),
+                "/tradewind/gateway/gw-1",
+                false,
+            ),
+            (
+                account(system, "tradewind-dns", pod),
+                "/tradewind/dns/gw-1",
+                true,
+            ),
+            (
+                account(system, "tradewind-operator", None),
+                KUBERNETES_OPERATOR,
+                true,
+            ),
+            (
+                account(system, "tradewind-operator", None),
+                "/tradewind/operator/me",
+                false,
+            ),
+            (
+                account("shop", "tradewind-operator", None),
+                KUBERNETES_OPERATOR,
+                false,
+            ),
+            (
+                account(system, "tradewind-controller", pod),
+                "/tradewind/controller/gw-1",
+                false,
+            ),
+        ] {
+            let got = attest(&access(), &Caller::Anonymous, &shown, path);
+            assert_eq!(
+                got == Ok(Evidence::ServiceAccount),
+                good,
+                "{path}: {shown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_api_server_that_is_away_or_refuses_is_told_apart() {
+        let ask = |account| {
+            let shown = Shown { account, ..NOTHING };
+            attest(&access(), &Caller::Anonymous, &shown, PAYMENTS)
+        };
+        assert!(matches!(
+            ask(AccountSays::Unknown("away".into())),
+            Err(Denied::Unknown(_))
+        ));
+        assert!(matches!(
+            ask(AccountSays::Bad("expired".into())),
+            Err(Denied::Token(_))
+        ));
+        let status = |d: Denied| Status::from(d).code();
+        assert_eq!(
+            status(Denied::Unknown("x".into())),
+            tonic::Code::Unavailable
+        );
     }
 
     #[test]
@@ -337,7 +518,7 @@ mod tests {
 
     #[test]
     fn a_token_is_good_for_its_path_alone() {
-        let says = TokenSays::GoodFor(PAYMENTS.into());
+        let says = shows(TokenSays::GoodFor(PAYMENTS.into()));
         let ask = |path| attest(&access(), &Caller::Anonymous, &says, path);
         assert_eq!(ask(PAYMENTS), Ok(Evidence::Token));
         assert!(matches!(
@@ -345,10 +526,10 @@ mod tests {
             Err(Denied::Identity { .. })
         ));
         assert_eq!(
-            attest(&access(), &Caller::Anonymous, &TokenSays::Absent, PAYMENTS),
+            attest(&access(), &Caller::Anonymous, &NOTHING, PAYMENTS),
             Err(Denied::NoEvidence)
         );
-        let bad = TokenSays::Bad("expired".into());
+        let bad = shows(TokenSays::Bad("expired".into()));
         assert_eq!(
             attest(&access(), &Caller::Anonymous, &bad, PAYMENTS),
             Err(Denied::Token("expired".into()))

@@ -4,6 +4,7 @@
 //! then the signing request itself. A token is spent only by a certificate that was made, and the spending is on disk
 //! before the certificate leaves.
 
+mod accounts;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -21,12 +22,15 @@ use tradewind_api::{
 };
 use tradewind_ca::{DEFAULT_LIFETIME_S, Issuer};
 use tradewind_runtime::{clock::SharedClock, metrics::MetricsRegistry};
-use tradewind_transport::trust::sha256;
+use tradewind_transport::{
+    control::service_account::MAX_TOKEN_BYTES as MAX_ACCOUNT_TOKEN_BYTES, trust::sha256,
+};
 
 use crate::{
-    attest::{self, Evidence, TokenSays, Wanted},
-    server::{Access, caller},
+    attest::{self, AccountSays, Evidence, Shown, TokenSays, Wanted},
+    server::{Access, Caller, caller},
 };
+pub use accounts::Accounts;
 pub use tokens::{TokenInfo, TokensError, WorkloadTokens};
 
 /// A signing request of ours has some 250 bytes.
@@ -44,6 +48,8 @@ pub struct IdentityConfig {
     pub access: Access,
     /// One-time tokens.
     pub tokens: WorkloadTokens,
+    /// Who service accounts are, in a cluster with an API server.
+    pub accounts: Option<Accounts>,
     /// Where the trust map is read.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// This cluster.
@@ -102,12 +108,33 @@ impl IdentityService {
         IdentityServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
-    fn answer(&self, request: Request<SignRequest>) -> Result<SignResponse, Status> {
+    /// What the API server says of the service account's token, if there is one.
+    async fn account(&self, asked: &SignRequest) -> AccountSays {
+        if asked.service_account_token.is_empty() {
+            return AccountSays::Absent;
+        }
+        match &self.config.accounts {
+            Some(accounts) => {
+                let now_unix_s = self.config.clock.unix_ms() / 1000;
+                accounts
+                    .look(&asked.service_account_token, now_unix_s)
+                    .await
+            }
+            None => AccountSays::Bad(
+                "this controller knows no service accounts: it runs without --kubernetes"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    fn answer(
+        &self,
+        caller: &Caller,
+        asked: &SignRequest,
+        account: AccountSays,
+    ) -> Result<SignResponse, Status> {
         let config = &*self.config;
-        let caller = caller(&request);
-        let asked = request.into_inner();
         let now_ms = config.clock.unix_ms();
-        shape(&asked)?;
         if config.issuer.not_after_unix_s() <= now_ms / 1000 {
             return Err(Status::failed_precondition(
                 "this cluster's authority has ended; it has to be renewed",
@@ -125,7 +152,8 @@ impl IdentityService {
         } else {
             config.tokens.look(&asked.token, &csr_sha256, now_ms)
         };
-        let evidence = attest::attest(&config.access, &caller, &token, &asked.path)?;
+        let shown = Shown { token, account };
+        let evidence = attest::attest(&config.access, caller, &shown, &asked.path)?;
         let id = SpiffeId::from_path(config.access.own_trust_domain(), &asked.path)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let issued = config
@@ -167,6 +195,11 @@ fn shape(asked: &SignRequest) -> Result<(), Status> {
     if asked.token.len() > MAX_TOKEN_BYTES {
         return Err(Status::invalid_argument("the token is too long to be one"));
     }
+    if asked.service_account_token.len() > MAX_ACCOUNT_TOKEN_BYTES {
+        return Err(Status::invalid_argument(
+            "the service account's token is too long to be one",
+        ));
+    }
     if Wanted::parse(&asked.path).is_none() {
         return Err(Status::invalid_argument(format!(
             "{:?} is no identity: expected /ns/<namespace>/sa/<account> or /tradewind/gateway/<name>",
@@ -179,11 +212,20 @@ fn shape(asked: &SignRequest) -> Result<(), Status> {
 #[tonic::async_trait]
 impl Identity for IdentityService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        // Signing takes a millisecond and spending a token an fsync: off the threads that serve streams.
-        let service = self.clone();
-        let answer = tradewind_runtime::task::spawn_blocking(move || service.answer(request))
-            .await
-            .map_err(|_| Status::internal("signing was interrupted"))?;
+        let caller = caller(&request);
+        let asked = request.into_inner();
+        let answer = match shape(&asked) {
+            Ok(()) => {
+                let account = self.account(&asked).await;
+                // Signing takes a millisecond and spending a token an fsync: off the threads that serve streams.
+                let service = self.clone();
+                let answer = move || service.answer(&caller, &asked, account);
+                tradewind_runtime::task::spawn_blocking(answer)
+                    .await
+                    .map_err(|_| Status::internal("signing was interrupted"))?
+            }
+            Err(status) => Err(status),
+        };
         match &answer {
             Ok(_) => self.meters.signed.inc(),
             Err(status) => {

@@ -164,7 +164,7 @@ impl Bound {
                 role: "dns",
                 node_name: self.config.name.clone(),
                 identity_path,
-                token: self.config.token.clone(),
+                proof: self.config.proof.clone(),
                 zone: None,
                 state_dir: self.config.state_dir.clone(),
                 mark: self.config.mark,

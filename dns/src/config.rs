@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tradewind_transport::control::ControllerAddr;
+use tradewind_transport::control::{ControllerAddr, Proof};
 
 /// Where names go that are not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct DnsConfig {
     pub name: String,
     /// Where its own cluster's controller is.
     pub controller: ControllerAddr,
-    /// One-time token that attests it; not needed over the controller's unix socket.
-    pub token: Option<String>,
+    /// What proves it, where the controller's unix socket does not.
+    pub proof: Proof,
     /// UDP and TCP address (15053). Port 0 picks a free one, the same for both.
     pub listen: SocketAddr,
     /// Where foreign names go.
@@ -43,7 +43,7 @@ impl DnsConfig {
         Self {
             name: name.into(),
             controller,
-            token: None,
+            proof: Proof::None,
             listen: SocketAddr::from(([127, 0, 0, 1], 15053)),
             upstreams: Upstreams::System,
             mark: None,

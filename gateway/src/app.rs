@@ -179,7 +179,7 @@ impl Bound {
                 role: "gateway",
                 node_name: self.config.name.clone(),
                 identity_path: Some(format!("/tradewind/gateway/{}", self.config.name)),
-                token: self.config.token.clone(),
+                proof: self.config.proof.clone(),
                 zone: None,
                 state_dir: self.config.state_dir.clone(),
                 mark: None,

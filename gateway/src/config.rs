@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tradewind_transport::control::ControllerAddr;
+use tradewind_transport::control::{ControllerAddr, Proof};
 
 /// Everything a gateway is told.
 #[derive(Clone, Debug)]
@@ -11,8 +11,8 @@ pub struct GatewayConfig {
     pub name: String,
     /// Where its own cluster's controller is.
     pub controller: ControllerAddr,
-    /// One-time token that attests it; not needed over the controller's unix socket.
-    pub token: Option<String>,
+    /// What proves it, where the controller's unix socket does not.
+    pub proof: Proof,
     /// The address that other clusters reach it at (15443). Port 0 picks a free one.
     pub listen: SocketAddr,
     /// `host:port` that other clusters dial, where it differs from `listen`.
@@ -41,7 +41,7 @@ impl GatewayConfig {
         Self {
             name: name.into(),
             controller,
-            token: None,
+            proof: Proof::None,
             listen: SocketAddr::from(([0, 0, 0, 0], 15443)),
             advertise: None,
             controller_backend: "127.0.0.1:15012".to_owned(),

@@ -75,6 +75,11 @@ impl Client {
         Ok(Self { kube, server })
     }
 
+    /// The namespace that is meant where none is named: the Pod's own, or the context's.
+    pub fn namespace(&self) -> &str {
+        self.kube.default_namespace()
+    }
+
     /// Its address.
     pub fn server(&self) -> &str {
         &self.server

@@ -11,6 +11,7 @@ pub mod injection;
 pub mod install;
 pub mod managed;
 pub mod objects;
+pub mod token_review;
 pub mod watch;
 mod wire;
 pub mod write;

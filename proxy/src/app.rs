@@ -243,7 +243,7 @@ impl Bound {
                 role: "proxy",
                 node_name: self.config.name.clone(),
                 identity_path: self.config.identity_path.clone(),
-                token: self.config.token.clone(),
+                proof: self.config.proof.clone(),
                 zone: self.config.zone.clone(),
                 state_dir: self.config.state_dir.clone(),
                 mark: self.mark(),

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use tradewind_api::{ServicePortRef, Zone, model::AppProtocol};
-use tradewind_transport::control::ControllerAddr;
+use tradewind_transport::control::{ControllerAddr, Proof};
 
 use crate::{capture::CaptureConfig, labels::Labels, telemetry::TelemetryConfig};
 
@@ -84,8 +84,8 @@ pub struct ProxyConfig {
     pub controller: ControllerAddr,
     /// The identity asked for, without the trust domain, such as `/ns/shop/sa/payments`; none takes what the controller maps the caller to.
     pub identity_path: Option<String>,
-    /// One-time token that attests it; not needed over the controller's unix socket.
-    pub token: Option<String>,
+    /// What proves it, where the controller's unix socket does not.
+    pub proof: Proof,
     /// Outbound listeners.
     pub listeners: Vec<ListenSpec>,
     /// What it fronts.
@@ -123,7 +123,7 @@ impl ProxyConfig {
             name: name.into(),
             controller,
             identity_path: None,
-            token: None,
+            proof: Proof::None,
             listeners: Vec::new(),
             serves: Vec::new(),
             capture: None,

@@ -10,6 +10,7 @@ mod metrics;
 mod openings;
 mod renew;
 mod sealed;
+pub mod service_account;
 mod session;
 mod token;
 
@@ -27,7 +28,31 @@ use tradewind_runtime::{
 
 use crate::{svid::SvidCell, trust::TrustCell};
 
+pub use service_account::{ServiceAccount, ServiceAccountError};
 pub use token::{BootstrapToken, InvalidToken};
+
+/// What proves a process that has no certificate yet.
+#[derive(Clone, Default)]
+pub enum Proof {
+    /// Nothing but what the connection itself says: the unix socket's peer credentials.
+    #[default]
+    None,
+    /// A one-time token's text.
+    Token(String),
+    /// A Kubernetes service account.
+    ServiceAccount(ServiceAccount),
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            // The text is a secret.
+            Self::Token(_) => f.write_str("Token"),
+            Self::ServiceAccount(account) => account.fmt(f),
+        }
+    }
+}
 
 /// Where a controller listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +111,8 @@ pub struct ControlConfig {
     pub node_name: String,
     /// The identity to ask for, without the trust domain (`/ns/shop/sa/payments`); none for a process that needs none.
     pub identity_path: Option<String>,
-    /// One-time token, where no unix socket attests the caller.
-    pub token: Option<String>,
+    /// What proves it, where no unix socket attests the caller.
+    pub proof: Proof,
     /// The zone it runs in.
     pub zone: Option<Zone>,
     /// Where the last good snapshot (and the sealed identity) is kept; memory only without it.
@@ -112,7 +137,7 @@ pub enum ControlError {
     },
     /// Over TCP the controller knows a caller by its certificate alone.
     #[error(
-        "controller {address} is reached over TCP, which needs an identity and a token: {missing} is missing"
+        "controller {address} is reached over TCP, which needs an identity and a token, one-time or a service account's: {missing} is missing"
     )]
     NeedsIdentity {
         /// The controller's address.

@@ -127,7 +127,24 @@ pub fn pinned_client_config(
     domain: &Domain,
     cluster: &ClusterName,
 ) -> Arc<ClientConfig> {
-    let verifier = PinnedVerifier::new(root_sha256, domain, cluster);
+    pinned([root_sha256].into(), Some(domain.clone()), cluster)
+}
+
+/// The same with whole roots, which say nothing of the federation's domain: it is the one that the server's certificate names.
+/// A root signs for one federation alone, so that a member of another is refused as well.
+pub fn rooted_client_config(
+    roots_sha256: BTreeSet<[u8; 32]>,
+    cluster: &ClusterName,
+) -> Arc<ClientConfig> {
+    pinned(roots_sha256, None, cluster)
+}
+
+fn pinned(
+    roots_sha256: BTreeSet<[u8; 32]>,
+    domain: Option<Domain>,
+    cluster: &ClusterName,
+) -> Arc<ClientConfig> {
+    let verifier = PinnedVerifier::new(roots_sha256, domain, cluster);
     finish(
         client_builder()
             .dangerous()

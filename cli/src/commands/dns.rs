@@ -50,7 +50,7 @@ pub async fn run(args: Dns) -> Outcome {
     let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
     let name = args.common.name(args.listen)?;
     let mut config = DnsConfig::new(&name, args.common.controller());
-    config.token = args.common.token.clone();
+    config.proof = args.common.proof();
     config.state_dir = args.common.state_dir(&name);
     config.admin_listen = args.common.admin_listen;
     config.listen = args.listen;

@@ -107,7 +107,7 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
         .as_deref()
         .map(super::identity_path)
         .transpose()?;
-    config.token = args.common.token.clone();
+    config.proof = args.common.proof();
     config.state_dir = args.common.state_dir(&name);
     config.admin_listen = args.common.admin_listen;
     config.listeners = args.listen;

@@ -6,7 +6,7 @@ use tradewind_api::id::is_label;
 use tradewind_runtime::{
     LogFormat, LogHandle, Readiness, TaskSet, dirs, drain, signal::Signals, telemetry,
 };
-use tradewind_transport::control::ControllerAddr;
+use tradewind_transport::control::{ControllerAddr, Proof, ServiceAccount};
 
 use crate::{
     admin::{DEFAULT_DATA_DIR, socket_in},
@@ -82,6 +82,23 @@ pub struct Common {
         hide_env_values = true
     )]
     pub token: Option<String>,
+    /// In a Pod: the projected service account token for the audience tradewind.<cluster>
+    #[arg(
+        long,
+        env = "TRADEWIND_IDENTITY_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "root_file",
+        conflicts_with = "token"
+    )]
+    pub identity_token_file: Option<PathBuf>,
+    /// In a Pod: the federation's roots (PEM), as the ConfigMap tradewind-root has them
+    #[arg(
+        long,
+        env = "TRADEWIND_ROOT_FILE",
+        value_name = "FILE",
+        requires = "identity_token_file"
+    )]
+    pub root_file: Option<PathBuf>,
     /// Address of its health, metrics and debug pages
     #[arg(
         long,
@@ -107,6 +124,18 @@ impl Common {
                 .unwrap_or_else(|| DEFAULT_DATA_DIR.into());
             ControllerAddr::Unix(socket_in(&dir))
         })
+    }
+
+    /// What proves it.
+    pub fn proof(&self) -> Proof {
+        match (&self.identity_token_file, &self.root_file, &self.token) {
+            (Some(token_file), Some(root_file), _) => Proof::ServiceAccount(ServiceAccount {
+                token_file: token_file.clone(),
+                root_file: root_file.clone(),
+            }),
+            (_, _, Some(token)) => Proof::Token(token.clone()),
+            _ => Proof::None,
+        }
     }
 
     /// Its name, from what it listens on when none was told.

@@ -48,7 +48,7 @@ use crate::{
     config::ControllerConfig,
     datadir::{DataDir, DataDirError, KeptTrust},
     exports::Exports,
-    identity_service::{IdentityConfig, IdentityService, WorkloadTokens},
+    identity_service::{Accounts, IdentityConfig, IdentityService, WorkloadTokens},
     join::FederationService,
     local::{LocalModel, Own},
     publish::{PublishInput, Publisher},
@@ -246,6 +246,13 @@ impl Parts {
             .release();
     }
 
+    /// Whose service accounts' tokens are, where an API server can say it.
+    fn accounts(&self) -> Option<Accounts> {
+        let client = self.kubernetes.clone()?;
+        let system = client.namespace().to_owned();
+        Some(Accounts::new(client, &self.own.cluster, &system))
+    }
+
     /// Starts every task and makes the routes.
     pub(super) fn wire(
         &mut self,
@@ -422,6 +429,7 @@ impl Parts {
             issuer: Arc::clone(&self.issuer),
             access: access.clone(),
             tokens: self.tokens.clone(),
+            accounts: self.accounts(),
             snapshots: snapshots.clone(),
             cluster: self.own.cluster.clone(),
             region: self.own.region.clone(),

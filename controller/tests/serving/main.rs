@@ -36,7 +36,7 @@ use tradewind_runtime::{
     clock, metrics::MetricsRegistry, ready::Readiness, rng::Rng, task::TaskSet,
 };
 use tradewind_transport::{
-    control::{Control, ControlConfig, ControllerAddr},
+    control::{Control, ControlConfig, ControllerAddr, Proof},
     keys::WorkloadKey,
     svid::SvidCell,
     tls::{self, Expect},
@@ -331,7 +331,7 @@ async fn sign(channel: Channel, path: &str) -> Result<(), Code> {
     let request = SignRequest {
         csr_der,
         path: path.into(),
-        token: String::new(),
+        ..SignRequest::default()
     };
     IdentityClient::new(channel)
         .sign(request)
@@ -522,7 +522,7 @@ async fn what_a_control_client_cannot_work_with_is_said_at_once() {
         role: "proxy",
         node_name: "p".into(),
         identity_path: Some(PAYMENTS.into()),
-        token: None,
+        proof: Proof::None,
         zone: None,
         state_dir: None,
         mark: None,
@@ -534,7 +534,7 @@ async fn what_a_control_client_cannot_work_with_is_said_at_once() {
     };
     assert!(start(no_identity).await.contains("an identity is missing"));
     let bad_token = ControlConfig {
-        token: Some("tww1.zzz".into()),
+        proof: Proof::Token("tww1.zzz".into()),
         ..config.clone()
     };
     assert!(start(bad_token).await.contains("token"));

@@ -28,7 +28,7 @@ use tradewind_runtime::{
     clock, drain, metrics::MetricsRegistry, ready::Readiness, rng::Rng, task::TaskSet,
 };
 use tradewind_transport::{
-    control::{Control, ControlConfig, ControllerAddr},
+    control::{Control, ControlConfig, ControllerAddr, Proof},
     keys::WorkloadKey,
     svid::{Svid, SvidCell},
     tls::{self, ClientAuth},
@@ -196,6 +196,7 @@ impl West {
                 issuer: Arc::clone(&federation.west),
                 access: access.clone(),
                 tokens: tokens.clone(),
+                accounts: None,
                 snapshots: snapshots.subscribe(),
                 cluster: name("west"),
                 region: "us-west".parse().unwrap(),
@@ -284,7 +285,7 @@ impl Client {
             role: "proxy",
             node_name: "p-1".into(),
             identity_path: Some(PAYMENTS.into()),
-            token,
+            proof: token.map_or(Proof::None, Proof::Token),
             zone: None,
             state_dir: state_dir.map(Path::to_owned),
             mark: None,

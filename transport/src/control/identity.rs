@@ -13,7 +13,12 @@ use tradewind_api::{
 };
 use tradewind_runtime::{backoff::Backoff, rng::Rng};
 
-use super::{ControllerAddr, link, renew::renew_at_unix_s, sealed, session::Shared};
+use super::{
+    ControllerAddr, ServiceAccountError, link,
+    renew::renew_at_unix_s,
+    sealed,
+    session::{Checked, Shared},
+};
 use crate::{keys::WorkloadKey, svid::Svid};
 
 /// First wait after a refused or failed request.
@@ -38,6 +43,8 @@ enum SignError {
     Answer(String),
     #[error("the certificate has ended and there is no token to ask for another")]
     NoProof,
+    #[error(transparent)]
+    ServiceAccount(#[from] ServiceAccountError),
 }
 
 // One key and its signing request; kept over retries, so that a token spent by a request whose answer was lost is
@@ -94,7 +101,7 @@ async fn sleep_until(shared: &Shared, unix_s: i64) {
 }
 
 async fn sign(shared: &Shared, path: &str, pending: &mut Option<Pending>) -> Result<(), SignError> {
-    let (channel, token) = proof(shared)?;
+    let shown = proof(shared)?;
     let asked = match pending.take() {
         Some(p) => p,
         None => make_pending()?,
@@ -102,10 +109,11 @@ async fn sign(shared: &Shared, path: &str, pending: &mut Option<Pending>) -> Res
     let request = SignRequest {
         csr_der: asked.csr_der.clone(),
         path: path.to_owned(),
-        token,
+        token: shown.token,
+        service_account_token: shown.service_account_token,
     };
     let asked = pending.insert(asked);
-    let mut client = IdentityClient::new(channel);
+    let mut client = IdentityClient::new(shown.channel);
     let answer = tokio::time::timeout(SIGN_DEADLINE, client.sign(request))
         .await
         .map_err(|_| SignError::Away("no answer within 10 s".to_owned()))?
@@ -122,25 +130,49 @@ fn make_pending() -> Result<Pending, SignError> {
     Ok(Pending { key, csr_der })
 }
 
-// What proves us: the unix socket's peer credentials, else the certificate in force, else the token.
-fn proof(shared: &Shared) -> Result<(Channel, String), SignError> {
-    let ControllerAddr::Tcp(address) = &shared.config.controller else {
-        let token = shared.token.as_ref().map(|t| t.secret_text().to_owned());
-        return Ok((shared.channel.clone(), token.unwrap_or_default()));
-    };
+/// A way to the controller, and what is shown there.
+struct Shown {
+    channel: Channel,
+    token: String,
+    service_account_token: String,
+}
+
+// What proves us: the unix socket's peer credentials or the certificate in force, else a token. A service account's is shown beside
+// the certificate, too: whose account is gone gets no other one.
+fn proof(shared: &Shared) -> Result<Shown, SignError> {
     let now = shared.now_unix_s();
-    if shared
+    let certified = shared
         .svid
         .current()
-        .is_some_and(|svid| svid.not_after_unix_s > now)
-    {
-        return Ok((shared.channel.clone(), String::new()));
+        .is_some_and(|svid| svid.not_after_unix_s > now);
+    // Where to, if neither side has a certificate that the other believes: then the controller has to prove itself by a pinned root.
+    let stranger = match &shared.config.controller {
+        ControllerAddr::Tcp(address) if !certified => Some((address.clone(), shared.config.mark)),
+        ControllerAddr::Tcp(_) | ControllerAddr::Unix(_) => None,
+    };
+    let mut shown = Shown {
+        channel: shared.channel.clone(),
+        token: String::new(),
+        service_account_token: String::new(),
+    };
+    match &shared.proof {
+        Checked::ServiceAccount(account) => {
+            let account = account.read()?;
+            if let Some(address) = stranger {
+                shown.channel = link::rooted(address, account.roots, &account.cluster);
+            }
+            shown.service_account_token.push_str(&account.token);
+        }
+        Checked::Token(token) => {
+            if let Some(address) = stranger {
+                shown.channel = link::pinned(address, token);
+            }
+            shown.token.push_str(token.secret_text());
+        }
+        Checked::None if stranger.is_some() => return Err(SignError::NoProof),
+        Checked::None => {}
     }
-    let token = shared.token.as_ref().ok_or(SignError::NoProof)?;
-    Ok((
-        link::pinned((address.clone(), shared.config.mark), token),
-        token.secret_text().to_owned(),
-    ))
+    Ok(shown)
 }
 
 fn refused(status: tonic::Status) -> SignError {

@@ -3,7 +3,7 @@
 //! Owns no state but what a channel owns. A channel dials when it is first used and again after each loss; which TLS
 //! configuration a dial takes is decided at that dial, so a renewed certificate needs no new channel.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -84,6 +84,18 @@ pub(super) fn mutual(
 pub(super) fn pinned(address: (String, Option<u32>), token: &BootstrapToken) -> Channel {
     let config = tls::pinned_client_config(token.root_sha256, &token.domain, &token.cluster);
     let name = name_of(&token.cluster, &token.domain);
+    tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
+}
+
+/// A channel whose far end must stand below one of the roots, in that cluster. It shows no certificate.
+pub(super) fn rooted(
+    address: (String, Option<u32>),
+    roots_sha256: BTreeSet<[u8; 32]>,
+    cluster: &ClusterName,
+) -> Channel {
+    let config = tls::rooted_client_config(roots_sha256, cluster);
+    // The name says where a connection goes that a gateway passes on; this one is dialled where it ends.
+    let name = format!("controller.{cluster}.invalid");
     tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
 }
 

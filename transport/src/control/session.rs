@@ -31,8 +31,8 @@ use tradewind_runtime::{
 };
 
 use super::{
-    BootstrapToken, Control, ControlConfig, ControlError, ControlStatus, ControllerAddr, identity,
-    link, metrics::Meters, openings, sealed,
+    BootstrapToken, Control, ControlConfig, ControlError, ControlStatus, ControllerAddr,
+    InvalidToken, Proof, ServiceAccount, identity, link, metrics::Meters, openings, sealed,
 };
 use crate::{
     discovery,
@@ -75,12 +75,31 @@ pub(super) struct Shared {
     pub(super) clock: SharedClock,
     pub(super) svid: SvidCell,
     pub(super) trust: TrustCell,
-    pub(super) token: Option<BootstrapToken>,
+    pub(super) proof: Checked,
     pub(super) channel: Channel,
     pub(super) meters: Meters,
     snapshot: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<ControlStatus>,
     blockers: Mutex<Blockers>,
+}
+
+/// A proof as far as it can be checked at the start: a service account's files come and change while the process runs.
+pub(super) enum Checked {
+    None,
+    Token(BootstrapToken),
+    ServiceAccount(ServiceAccount),
+}
+
+impl TryFrom<&Proof> for Checked {
+    type Error = InvalidToken;
+
+    fn try_from(proof: &Proof) -> Result<Self, InvalidToken> {
+        Ok(match proof {
+            Proof::None => Self::None,
+            Proof::Token(text) => Self::Token(BootstrapToken::parse(text)?),
+            Proof::ServiceAccount(account) => Self::ServiceAccount(account.clone()),
+        })
+    }
 }
 
 #[derive(Default)]
@@ -187,11 +206,7 @@ pub(super) async fn start(
     readiness: &Readiness,
     tasks: &mut TaskSet,
 ) -> Result<Control, ControlError> {
-    let token = config
-        .token
-        .as_deref()
-        .map(BootstrapToken::parse)
-        .transpose()?;
+    let proof = Checked::try_from(&config.proof)?;
     check(&config)?;
     let (svid, trust) = (SvidCell::empty(), TrustCell::empty());
     let channel = match &config.controller {
@@ -211,7 +226,7 @@ pub(super) async fn start(
         clock,
         svid,
         trust,
-        token,
+        proof,
         channel,
         meters: Meters::register(metrics),
         snapshot: watch::Sender::new(Arc::default()),
@@ -223,7 +238,7 @@ pub(super) async fn start(
         load(&shared, &dir).await?;
     }
     if let ControllerAddr::Tcp(address) = &shared.config.controller
-        && shared.token.is_none()
+        && matches!(shared.proof, Checked::None)
         && shared.svid.current().is_none()
     {
         return Err(ControlError::NeedsIdentity {

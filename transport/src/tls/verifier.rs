@@ -11,10 +11,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use tradewind_api::{ClusterName, Domain, snapshot::Trust};
+use tradewind_api::{ClusterName, Domain, TrustDomain, snapshot::Trust};
 
 use super::{ClientAuth, Expect, Quiet, provider, to_rustls};
-use crate::trust::{Refused, TrustCell, TrustMap, Usage, sha256};
+use crate::trust::{LeafFacts, Refused, TrustCell, TrustMap, Usage, sha256};
 
 /// Certificates beside the leaf that a pinned dialler looks at: authority and root, and one more of each in a rotation.
 const MAX_PINNED_CHAIN: usize = 4;
@@ -148,42 +148,65 @@ impl ClientCertVerifier for ClientVerifier {
     signatures!();
 }
 
-/// Checks a server by the hash of its root alone: for the one call that a cluster or workload makes before it knows more.
+/// Checks a server by the hashes of its roots alone: for the one call that a cluster or workload makes before it knows more.
 pub(super) struct PinnedVerifier {
-    root_sha256: [u8; 32],
-    domain: Domain,
-    expect: Expect,
+    roots_sha256: BTreeSet<[u8; 32]>,
+    /// None is the domain that the server's own certificate names: a root signs for one federation alone.
+    domain: Option<Domain>,
     cluster: ClusterName,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinnedVerifier {
-    pub(super) fn new(root_sha256: [u8; 32], domain: &Domain, cluster: &ClusterName) -> Self {
+    pub(super) fn new(
+        roots_sha256: BTreeSet<[u8; 32]>,
+        domain: Option<Domain>,
+        cluster: &ClusterName,
+    ) -> Self {
         Self {
-            root_sha256,
-            domain: domain.clone(),
-            expect: Expect::ControllerOf(domain.trust_domain(cluster)),
+            roots_sha256,
+            domain,
             cluster: cluster.clone(),
             algorithms: provider().signature_verification_algorithms,
         }
     }
 
-    /// The pinned root, and what the server sent beside it as that cluster's authorities: the ordinary check then demands
+    /// The trust domain of the cluster that is meant.
+    fn expected(&self, leaf: &CertificateDer<'_>) -> Result<(Domain, TrustDomain), Refused> {
+        let domain = match &self.domain {
+            Some(domain) => domain.clone(),
+            None => {
+                let id = LeafFacts::parse(leaf)?.id;
+                id.trust_domain_str()
+                    .split_once('.')
+                    .and_then(|(_, domain)| Domain::new(domain).ok())
+                    .ok_or(Refused::UnexpectedIdentity)?
+            }
+        };
+        let expected = domain.trust_domain(&self.cluster);
+        Ok((domain, expected))
+    }
+
+    /// The pinned roots, and what the server sent beside it as that cluster's authorities: the ordinary check then demands
     /// that the root signed one of them, that it names the cluster, and that it signed the leaf.
-    fn trust(&self, sent: &[CertificateDer<'_>]) -> Result<TrustMap, Refused> {
+    fn trust(
+        &self,
+        sent: &[CertificateDer<'_>],
+        (domain, expected): (Domain, TrustDomain),
+    ) -> Result<TrustMap, Refused> {
         let mut roots = BTreeSet::new();
         let mut authorities = BTreeSet::new();
         for certificate in sent.iter().take(MAX_PINNED_CHAIN) {
-            if sha256(certificate) == self.root_sha256 {
+            if self.roots_sha256.contains(&sha256(certificate)) {
                 roots.insert(certificate.to_vec());
             } else {
                 authorities.insert(certificate.to_vec());
             }
         }
         let trust = Trust {
-            domain: self.domain.clone(),
+            domain,
             roots,
-            authorities: [(self.domain.trust_domain(&self.cluster), authorities)].into(),
+            authorities: [(expected, authorities)].into(),
         };
         TrustMap::compile(&trust).map_err(|_| Refused::WrongRoot)
     }
@@ -191,7 +214,7 @@ impl PinnedVerifier {
 
 impl fmt::Debug for PinnedVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Quiet("PinnedVerifier", &self.expect).fmt(f)
+        Quiet("PinnedVerifier", &self.cluster).fmt(f)
     }
 }
 
@@ -204,8 +227,11 @@ impl ServerCertVerifier for PinnedVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.trust(sent)
-            .and_then(|trust| check(&trust, &self.expect, leaf, now))
+        self.expected(leaf)
+            .and_then(|expected| {
+                let expect = Expect::ControllerOf(expected.1.clone());
+                check(&self.trust(sent, expected)?, &expect, leaf, now)
+            })
             .map(|()| ServerCertVerified::assertion())
             .map_err(to_rustls)
     }
