@@ -34,6 +34,8 @@ pub struct JoinOptions {
     /// `host:port` to bind for the way-back check, where that differs from the addresses advertised (NAT, a load
     /// balancer). Empty: bind the advertised ones.
     pub bind_addresses: Vec<String>,
+    /// Join without having seen that the others reach the new cluster: for one whose gateways come up after it joined, as in Kubernetes.
+    pub skip_way_back: bool,
     /// Enter as a voter without a cluster: the addresses are its own listener's.
     pub witness: bool,
     /// Check everything, change nothing.

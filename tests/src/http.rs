@@ -58,6 +58,11 @@ where
         let stream = TcpStream::connect(address)
             .await
             .map_err(|e| format!("{address}: {e}"))?;
+        Self::over(stream).await
+    }
+
+    /// Over a connection that is there.
+    pub async fn over(stream: TcpStream) -> Result<Self, Error> {
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -120,6 +125,12 @@ pub fn get_request(path: &str) -> Request<Empty<Bytes>> {
         .header("host", "payments.shop")
         .body(Empty::new())
         .expect("a valid request")
+}
+
+/// A host's name as a field's value.
+pub fn host(name: &str) -> Result<http::HeaderValue, Error> {
+    name.parse()
+        .map_err(|e: http::header::InvalidHeaderValue| e.to_string())
 }
 
 /// One GET on a connection of its own.

@@ -1,5 +1,6 @@
 //! Whole Kubernetes control planes for tests: `testenv` (`tests/kubernetes/testenv`) runs etcd, kube-apiserver and
-//! kube-controller-manager as they are released, and stands in for kubelets alone.
+//! kube-controller-manager as they are released, and stands in for kubelets alone. It can run pods, too: their containers are processes in
+//! a network namespace for each pod, and kube-proxy leads to services.
 //!
 //! Owns that one process and its directory: a drop closes its stdin, upon which it ends all that it started, and waits for
 //! it. Where the program was not built, whoever asks is told why and says that it skips.
@@ -79,6 +80,15 @@ impl From<&str> for Wanted {
     }
 }
 
+/// What runs of pods, where any do: see [`Clusters::start_running`].
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// The program that stands for an image, whatever its tag.
+    pub programs: Vec<(String, PathBuf)>,
+    /// The one TCP port that is open between clusters.
+    pub between_port: Option<u16>,
+}
+
 /// A cluster that answers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -136,7 +146,27 @@ impl Clusters {
         wanted: impl IntoIterator<Item = W>,
     ) -> Option<Self> {
         match program() {
-            Ok(program) => Some(Self::start_by(program, wanted).await),
+            Ok(program) => Some(Self::start_by(program, wanted, &Running::default()).await),
+            Err(why) => {
+                skipped(&format!("{test}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// The same with pods that run, as processes in network namespaces, and with kube-proxy. Only for root, and in a network namespace
+    /// of the test's own: see [`crate::namespaces::inside`].
+    pub async fn start_running<W: Into<Wanted>>(
+        test: &str,
+        wanted: impl IntoIterator<Item = W>,
+        running: &Running,
+    ) -> Option<Self> {
+        let program = program().and_then(|program| match nix::unistd::geteuid().is_root() {
+            true => Ok(program),
+            false => Err("pods run as users of their own, so this needs root".to_owned()),
+        });
+        match program {
+            Ok(program) => Some(Self::start_by(program, wanted, running).await),
             Err(why) => {
                 skipped(&format!("{test}: {why}"));
                 None
@@ -147,6 +177,7 @@ impl Clusters {
     async fn start_by<W: Into<Wanted>>(
         program: PathBuf,
         wanted: impl IntoIterator<Item = W>,
+        running: &Running,
     ) -> Self {
         let wanted: Vec<Wanted> = wanted.into_iter().map(Into::into).collect();
         // Not below the target directory: sockets lie in it, and their paths have to be short.
@@ -154,7 +185,7 @@ impl Clusters {
         let dir = dir.expect("a temporary directory");
         let log = std::fs::File::create(dir.path().join("testenv.log")).expect("a log file");
         let mut child = std::process::Command::new(&program)
-            .args(arguments(dir.path(), &wanted))
+            .args(arguments(dir.path(), &wanted, running))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -244,14 +275,46 @@ impl Clusters {
         self.kubectl(name, &["apply", "-f", &path]).await
     }
 
+    /// The process that holds the network of a pod that runs, `namespace/name`; none while there is no such pod.
+    pub async fn pod(&mut self, cluster: &str, pod: &str) -> Option<u32> {
+        let line = json!({"command": "pod", "cluster": cluster, "pod": pod});
+        let answer = self.ask(&line).await;
+        answer.processes.first().copied().filter(|_| answer.ok)
+    }
+
+    /// Ends a pod that runs as the death of its machine would: the API server hears nothing, and nothing starts again.
+    pub async fn kill_pod(&mut self, cluster: &str, pod: &str) {
+        let line = json!({"command": "kill-pod", "cluster": cluster, "pod": pod});
+        let answer = self.ask(&line).await;
+        assert!(answer.ok, "kill-pod {cluster} {pod}: {}", answer.error);
+    }
+
+    /// Where what a pod's containers say is, and its `etc`: the directory of the pod of this name that runs now.
+    pub fn pod_dir(&self, cluster: &str, namespace: &str, name: &str) -> Option<PathBuf> {
+        let begin = format!("{namespace}_{name}_");
+        let all = std::fs::read_dir(self.dir().join(cluster).join("pods")).ok()?;
+        let mut found: Vec<_> = all
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&begin))
+            .map(|entry| entry.path())
+            .collect();
+        found.sort_by_key(|path| path.metadata().and_then(|m| m.modified()).ok());
+        found.pop()
+    }
+
     async fn command(&mut self, command: &str, cluster: &str) -> Vec<u32> {
-        let line = json!({"command": command, "cluster": cluster}).to_string();
-        let stdin = self.stdin.as_mut().expect("open until dropped");
-        writeln!(stdin, "{line}").unwrap_or_else(|e| panic!("testenv ended: {e}\n{}", self.log()));
-        let line = self.line(COMMAND_LIMIT, command).await;
-        let answer: Answer = serde_json::from_str(&line).expect("an answer");
+        let answer = self
+            .ask(&json!({"command": command, "cluster": cluster}))
+            .await;
         assert!(answer.ok, "{command} {cluster}: {}", answer.error);
         answer.processes
+    }
+
+    async fn ask(&mut self, line: &serde_json::Value) -> Answer {
+        let stdin = self.stdin.as_mut().expect("open until dropped");
+        writeln!(stdin, "{line}").unwrap_or_else(|e| panic!("testenv ended: {e}\n{}", self.log()));
+        let answer = self.line(COMMAND_LIMIT, &line.to_string()).await;
+        serde_json::from_str(&answer).expect("an answer")
     }
 
     async fn line(&mut self, limit: Duration, what: &str) -> String {
@@ -282,7 +345,7 @@ impl Drop for Clusters {
     }
 }
 
-fn arguments(dir: &Path, wanted: &[Wanted]) -> Vec<String> {
+fn arguments(dir: &Path, wanted: &[Wanted], running: &Running) -> Vec<String> {
     let names: Vec<_> = wanted.iter().map(|w| w.name.as_str()).collect();
     let mut words = vec!["serve".to_owned(), "--clusters".to_owned(), names.join(",")];
     words.push("--dir".to_owned());
@@ -299,6 +362,13 @@ fn arguments(dir: &Path, wanted: &[Wanted]) -> Vec<String> {
                 words.push(format!("{}={value}", one.name));
             }
         }
+    }
+    for (image, program) in &running.programs {
+        words.push("--program".to_owned());
+        words.push(format!("{image}={}", program.display()));
+    }
+    if let Some(port) = running.between_port {
+        words.push(format!("--between-port={port}"));
     }
     words
 }

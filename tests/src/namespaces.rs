@@ -18,6 +18,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
     process::{Child, Command},
     time::timeout,
 };
@@ -42,6 +43,8 @@ const PROBE: &str = "ip link add probe type veth peer name other && nft list rul
 const INTERFACE: &str = "eth0";
 /// The last part of the router's address in each cluster's network.
 const ROUTER: u8 = 254;
+/// How long a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Setting up takes a moment; what takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -360,6 +363,23 @@ impl Namespaces {
             _ => panic!("no attempt to connect to {to}: {output:?}"),
         }
     }
+}
+
+/// A TCP connection from the network that a process is in.
+pub async fn connect_from(process: u32, to: SocketAddr) -> std::io::Result<TcpStream> {
+    assert_inside();
+    let dial = move || -> std::io::Result<std::net::TcpStream> {
+        let namespace = File::open(format!("/proc/{process}/ns/net"))?;
+        // Of this thread alone, which ends with it.
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let stream = std::net::TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || tell.send(dial()));
+    let stream = told.await.map_err(std::io::Error::other)??;
+    TcpStream::from_std(stream)
 }
 
 /// A new namespace, with the process that holds it open, and its id.

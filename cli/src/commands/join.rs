@@ -23,12 +23,15 @@ pub struct Join {
         value_name = "TOKEN",
         hide_env_values = true
     )]
-    token: String,
+    token: Option<String>,
     #[command(flatten)]
     member: Member,
     /// host:port to bind for the way-back check, where it differs from --gateway (NAT, a load balancer)
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     bind: Vec<String>,
+    /// Join without having seen that others reach --gateway: for a cluster whose gateways come up after it joined
+    #[arg(long, conflicts_with = "bind")]
+    skip_way_back: bool,
     /// Check everything, change nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,6 +48,10 @@ pub async fn run(context: Context, args: Join) -> Outcome {
         printer.done(format_args!("cluster {cluster} is in {dir} already"));
         return Ok(Exit::Good);
     }
+    let token = args.token.ok_or_else(|| {
+        Failure::usage("a join needs a token")
+            .hint("make one in a member cluster with `tradewind token create`, and give it with --token or TRADEWIND_TOKEN")
+    })?;
     let gateways = args.member.gateways();
     let address = args.member_address.clone();
     printer.title(format_args!(
@@ -53,13 +60,14 @@ pub async fn run(context: Context, args: Join) -> Outcome {
     ));
     let options = JoinOptions {
         address: args.member_address,
-        token: args.token,
+        token,
         cluster: args.member.cluster,
         region: args.member.region,
         network: args.member.network,
         data_dir: args.member.data_dir,
         gateway_addresses: gateways.clone(),
         bind_addresses: args.bind,
+        skip_way_back: args.skip_way_back,
         witness: false,
         dry_run: args.dry_run,
     };

@@ -141,6 +141,7 @@ async fn enter(printer: Printer, args: &Witness) -> Result<(), Failure> {
         data_dir: args.data_dir.clone(),
         gateway_addresses: vec![advertised],
         bind_addresses: vec![args.listen.to_string()],
+        skip_way_back: false,
         witness: true,
         dry_run: false,
     };

@@ -254,6 +254,7 @@ pub(crate) fn joining(
         data_dir: tmp.path().join(cluster),
         gateway_addresses: vec![gateway.to_owned()],
         bind_addresses: vec![],
+        skip_way_back: false,
         witness: false,
         dry_run: false,
     }

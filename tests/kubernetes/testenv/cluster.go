@@ -53,13 +53,18 @@ var enabledControllers = []string{
 type cluster struct {
 	name, dir, region, serviceCIDR, podCIDR, address string
 	nodes                                            int
+	place                                            place
 
 	programs *programs
-	fail     context.CancelCauseFunc
-	port     *heldPort
-	keys     *keys
-	etcd     *etcd
-	client   *kubernetes.Clientset
+	// Where pods run, the network of the nodes, the pods, and what leads to services; else none of them.
+	nodesNetwork *namespace
+	runtime      *podRuntime
+	kubeProxy    *child
+	fail         context.CancelCauseFunc
+	port         *heldPort
+	keys         *keys
+	etcd         *etcd
+	client       *kubernetes.Clientset
 
 	// Guards what follows, which a stop and a start exchange.
 	mutex        sync.Mutex
@@ -83,6 +88,11 @@ func (c *cluster) start(ctx context.Context, programs *programs, fail context.Ca
 		return err
 	}
 	var err error
+	if len(programs.images) > 0 {
+		if err := c.startNetwork(ctx); err != nil {
+			return err
+		}
+	}
 	if c.port, err = holdPort(c.address); err != nil {
 		return err
 	}
@@ -105,7 +115,45 @@ func (c *cluster) start(ctx context.Context, programs *programs, fail context.Ca
 	if c.etcd, err = startEtcd(ctx, c, programs.etcd); err != nil {
 		return err
 	}
-	return c.startAPI(ctx)
+	if err := c.startAPI(ctx); err != nil {
+		return err
+	}
+	if c.runtime == nil {
+		return nil
+	}
+	// It outlives the API server's absence, as it would on a node.
+	line := append([]string{"nsenter", "--net=" + c.nodesNetwork.path(), "--"}, c.programs.proxy...)
+	c.kubeProxy, err = c.spawn("kube-proxy", line, c.kubeProxyFlags())
+	return err
+}
+
+// startNetwork makes the network of the nodes, before anything listens in it.
+func (c *cluster) startNetwork(ctx context.Context) error {
+	if err := c.place.addAPIAddress(ctx); err != nil {
+		return err
+	}
+	var err error
+	if c.nodesNetwork, err = c.place.newNodes(ctx, c); err != nil {
+		return err
+	}
+	c.runtime = newRuntime(c)
+	return nil
+}
+
+func (c *cluster) kubeProxyFlags() []string {
+	return []string{
+		"--kubeconfig=" + c.kubeconfig(),
+		"--proxy-mode=nftables",
+		"--cluster-cidr=" + c.podCIDR,
+		// The nodes are one as far as packets go.
+		"--hostname-override=" + c.name + "-node-1",
+		// A limit of the machine's, which is not ours to set.
+		"--conntrack-max-per-core=0",
+		"--conntrack-tcp-timeout-established=0",
+		"--conntrack-tcp-timeout-close-wait=0",
+		"--healthz-bind-address=127.0.0.1:10256",
+		"--metrics-bind-address=127.0.0.1:10249",
+	}
 }
 
 // startAPI starts the API server on its port, and what lives by it.
@@ -170,6 +218,9 @@ func (c *cluster) close() {
 	if c.stopKubelets != nil {
 		c.stopKubelets()
 	}
+	c.runtime.close()
+	c.kubeProxy.kill()
+	c.nodesNetwork.close()
 	c.etcd.close()
 	c.port.close()
 }

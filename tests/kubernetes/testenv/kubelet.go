@@ -1,8 +1,8 @@
 // A stand-in for kubelets and the scheduler, because neither containers nor kubelets can run here: it registers nodes, binds
-// pods to them, and says of bound pods what a kubelet would say of ones whose containers run. No container ever starts, and
-// nothing listens at a pod's address unless a test puts it there.
+// pods to them, and says of bound pods what a kubelet would say of ones whose containers run. Pods whose images stand for programs run
+// as processes, and what is said of them was seen (runtime.go); of others nothing starts, and nothing listens at their addresses.
 //
-// A pod may say how it is to look:
+// A pod of which nothing runs may say how it is to look:
 //   testenv/pod-ip: ADDRESS   where a test runs the pod's processes; else one of the cluster's range
 //   testenv/ready: "false"    its containers run but are not ready
 
@@ -54,6 +54,7 @@ func runKubelets(ctx context.Context, c *cluster) (<-chan struct{}, error) {
 	}
 	factory := informers.NewSharedInformerFactory(c.client, resync)
 	informer := factory.Core().V1().Pods()
+	services := factory.Core().V1().Services()
 	k := &kubelets{
 		cluster:   c,
 		pods:      informer.Lister(),
@@ -69,6 +70,22 @@ func runKubelets(ctx context.Context, c *cluster) (<-chan struct{}, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if c.runtime != nil {
+		tell := func(any) {
+			// A list out of a cache does not fail.
+			if all, err := services.Lister().List(labels.Everything()); err == nil {
+				c.runtime.setServices(all)
+			}
+		}
+		if _, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: tell, UpdateFunc: func(_, service any) { tell(service) }, DeleteFunc: tell,
+		}); err != nil {
+			return nil, err
+		}
+		c.runtime.mutex.Lock()
+		c.runtime.enqueue = k.queue.Add
+		c.runtime.mutex.Unlock()
 	}
 	factory.StartWithContext(ctx)
 	done := make(chan struct{})
@@ -161,6 +178,9 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 			// All that is left are finalizers of others.
 			return nil
 		}
+		if !k.cluster.runtime.end(pod) {
+			return k.reportEnding(ctx, pod)
+		}
 		now := int64(0)
 		err := pods.Delete(ctx, name.Name, meta.DeleteOptions{
 			GracePeriodSeconds: &now, Preconditions: &meta.Preconditions{UID: &pod.UID},
@@ -192,9 +212,34 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 		return err
 	}
 	status, changed := running(pod, nodeAddress(node), ip, meta.Now())
+	if k.cluster.runtime.runs(pod) {
+		seen, trouble := k.cluster.runtime.look(pod, ip).states()
+		status, changed = observed(pod, nodeAddress(node), ip, seen, trouble, meta.Now())
+	}
 	if !changed {
 		return nil
 	}
+	return k.report(ctx, pod, status)
+}
+
+// reportEnding says that a pod which runs is ready no more: it ends.
+func (k *kubelets) reportEnding(ctx context.Context, pod *core.Pod) error {
+	status := *pod.Status.DeepCopy()
+	changed := false
+	for index := range status.Conditions {
+		one := &status.Conditions[index]
+		if (one.Type == core.PodReady || one.Type == core.ContainersReady) && one.Status == core.ConditionTrue {
+			one.Status, one.Reason, one.LastTransitionTime, changed = core.ConditionFalse, "Ending", meta.Now(), true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return k.report(ctx, pod, status)
+}
+
+func (k *kubelets) report(ctx context.Context, pod *core.Pod, status core.PodStatus) error {
+	pods := k.cluster.client.CoreV1().Pods(pod.Namespace)
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion},
 		"status":   status,
@@ -202,7 +247,7 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 	if err != nil {
 		return err
 	}
-	_, err = pods.Patch(ctx, name.Name, types.MergePatchType, patch, meta.PatchOptions{}, "status")
+	_, err = pods.Patch(ctx, pod.Name, types.MergePatchType, patch, meta.PatchOptions{}, "status")
 	return err
 }
 

@@ -1,6 +1,7 @@
 // Testenv serves whole Kubernetes control planes on this machine for tests: etcd, kube-apiserver and
 // kube-controller-manager as they are released, one set for each cluster. Nothing in it speaks for them; only kubelets are
-// stood in for, because none can run here (see kubelet.go).
+// stood in for, because none can run here (see kubelet.go). Where it is told which programs stand for which images, pods of these
+// run as processes in network namespaces (see runtime.go), and kube-proxy, as it is released, leads to services.
 //
 // This file only picks what one process of it does: it runs itself again for each server, since those keep global state.
 package main
@@ -13,6 +14,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 
 	"k8s.io/kubectl/pkg/cmd"
 )
@@ -23,6 +25,8 @@ const usage = `usage: testenv serve --clusters NAME,... --dir DIR [flags]
 serve prints one line of JSON when all clusters answer, then obeys lines of JSON on stdin:
   {"command": "stop-api", "cluster": NAME}   kill the cluster's API server and controllers; etcd keeps its objects
   {"command": "start-api", "cluster": NAME}  start them again at the same address
+  {"command": "pod", "cluster": NAME, "pod": NAMESPACE/NAME}       who holds the network of a pod that runs
+  {"command": "kill-pod", "cluster": NAME, "pod": NAMESPACE/NAME}  end it as the death of its machine would: nobody is told
   {"command": "exit"}
 Each is answered by one line. It ends when stdin closes or its parent is gone.
 `
@@ -33,6 +37,7 @@ const (
 	roleAPIServer   = "apiserver"
 	roleControllers = "controller-manager"
 	roleKubectl     = "kubectl"
+	roleProxy       = "kube-proxy"
 )
 
 func main() {
@@ -51,6 +56,8 @@ func main() {
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case roleControllers:
 		os.Exit(cli.Run(controllers.NewControllerManagerCommand()))
+	case roleProxy:
+		os.Exit(cli.Run(proxy.NewProxyCommand()))
 	case roleKubectl:
 		if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"time"
 
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -59,6 +61,72 @@ func running(pod *core.Pod, host, ip string, now meta.Time) (core.PodStatus, boo
 		status.ContainerStatuses = append(status.ContainerStatuses, containerStatus(container, contained == core.ConditionTrue, started))
 	}
 	return status, true
+}
+
+// observed is the status of a pod that runs here, and whether the pod says otherwise so far.
+func observed(pod *core.Pod, host, ip string, seen map[string]containerState, trouble string, now meta.Time) (core.PodStatus, bool) {
+	ready, begun, done, failed := core.ConditionTrue, true, true, false
+	status := core.PodStatus{
+		QOSClass: pod.Status.QOSClass, HostIP: host, HostIPs: []core.HostIP{{IP: host}}, PodIP: ip, PodIPs: []core.PodIP{{IP: ip}},
+		StartTime: &now, Message: trouble,
+	}
+	if pod.Status.StartTime != nil {
+		status.StartTime = pod.Status.StartTime
+	}
+	for _, container := range pod.Spec.InitContainers {
+		state := seen[container.Name]
+		status.InitContainerStatuses = append(status.InitContainerStatuses, observedContainer(container, state))
+		if isSidecar(container) && !state.ready {
+			ready = core.ConditionFalse
+		}
+		begun = begun && (state.done || state.started)
+	}
+	for _, container := range pod.Spec.Containers {
+		state := seen[container.Name]
+		status.ContainerStatuses = append(status.ContainerStatuses, observedContainer(container, state))
+		if !state.ready {
+			ready = core.ConditionFalse
+		}
+		done = done && (state.done || state.failure != "")
+		failed = failed || state.failure != ""
+	}
+	status.Phase = core.PodPending
+	if begun {
+		status.Phase = core.PodRunning
+	}
+	if done && pod.Spec.RestartPolicy != core.RestartPolicyAlways {
+		status.Phase, ready = core.PodSucceeded, core.ConditionFalse
+		if failed {
+			status.Phase = core.PodFailed
+		}
+	}
+	all := ready
+	for _, gate := range pod.Spec.ReadinessGates {
+		if condition(pod.Status.Conditions, gate.ConditionType) != core.ConditionTrue {
+			all = core.ConditionFalse
+		}
+	}
+	status.Conditions = conditions(pod.Status.Conditions, ready, all, now)
+	return status, !equality.Semantic.DeepEqual(status, pod.Status)
+}
+
+func observedContainer(container core.Container, state containerState) core.ContainerStatus {
+	since := meta.NewTime(state.since.Truncate(time.Second))
+	status := core.ContainerStatus{
+		Name: container.Name, Image: container.Image, ImageID: "testenv/" + container.Image, Ready: state.ready, RestartCount: state.restarts,
+		Started: &state.started,
+	}
+	switch {
+	case state.done:
+		status.State.Terminated = &core.ContainerStateTerminated{Reason: "Completed", StartedAt: since}
+	case state.failure != "":
+		status.State.Waiting = &core.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: state.failure}
+	case state.since.IsZero():
+		status.State.Waiting = &core.ContainerStateWaiting{Reason: "PodInitializing"}
+	default:
+		status.State.Running = &core.ContainerStateRunning{StartedAt: since}
+	}
+	return status
 }
 
 func containerStatus(container core.Container, ready bool, started meta.Time) core.ContainerStatus {

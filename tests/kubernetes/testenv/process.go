@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +22,17 @@ const tailLines = 15
 
 // programs are command lines of servers, without their flags. An empty etcd is the one inside us.
 type programs struct {
-	etcd, apiserver, controllers []string
+	etcd, apiserver, controllers, proxy []string
+	// What the images of pods that run stand for.
+	images map[string]string
+}
+
+// image is the program that stands for an image, whatever its tag; none where it does not run here.
+func (p *programs) image(name string) string {
+	if cut := strings.LastIndex(name, ":"); cut > strings.LastIndex(name, "/") {
+		name = name[:cut]
+	}
+	return p.images[name]
 }
 
 // findPrograms takes the servers of KUBEBUILDER_ASSETS where that is set, else those inside us.
@@ -30,7 +41,9 @@ func findPrograms() (*programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := &programs{apiserver: []string{self, roleAPIServer}, controllers: []string{self, roleControllers}}
+	found := &programs{
+		apiserver: []string{self, roleAPIServer}, controllers: []string{self, roleControllers}, proxy: []string{self, roleProxy},
+	}
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
 		return found, nil
@@ -73,6 +86,11 @@ var spawner = sync.OnceValue(func() chan<- func() {
 
 // spawn starts a process whose output goes to a log. ended is called when it ends without having been told to.
 func spawn(log string, line []string, ended func(error)) (*child, error) {
+	return spawnWith(log, line, nil, ended)
+}
+
+// spawnWith does the same with an environment of its own, if that is given.
+func spawnWith(log string, line, environment []string, ended func(error)) (*child, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -80,6 +98,7 @@ func spawn(log string, line []string, ended func(error)) (*child, error) {
 	defer file.Close()
 	one := &child{command: exec.Command(line[0], line[1:]...), told: make(chan struct{}), done: make(chan struct{})}
 	one.command.Stdout, one.command.Stderr = file, file
+	one.command.Env = environment
 	one.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	spawner() <- func() { started <- one.command.Start() }
@@ -109,6 +128,21 @@ func (c *child) kill() {
 	// Fails only when it is gone already.
 	_ = c.command.Process.Kill()
 	<-c.done
+}
+
+// finish asks the process to end, waits for it until the deadline, and then ends it.
+func (c *child) finish(deadline time.Time) {
+	if c == nil {
+		return
+	}
+	c.once.Do(func() { close(c.told) })
+	// Fails only when it is gone already.
+	_ = c.command.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.done:
+	case <-time.After(time.Until(deadline)):
+		c.kill()
+	}
 }
 
 func tail(log string) string {

@@ -44,6 +44,7 @@ type readyCluster struct {
 type command struct {
 	Command string `json:"command"`
 	Cluster string `json:"cluster,omitempty"`
+	Pod     string `json:"pod,omitempty"`
 }
 
 type answer struct {
@@ -71,6 +72,10 @@ func (p perCluster) Set(text string) error {
 type settings struct {
 	clusters []*cluster
 	dir      string
+	// Programs that stand for images; without any, no pod runs.
+	images map[string]string
+	// The one TCP port that is open between clusters; 0 is all of them.
+	betweenPort int
 }
 
 func parse(arguments []string) (*settings, error) {
@@ -83,6 +88,9 @@ func parse(arguments []string) (*settings, error) {
 	flags.Var(services, "service-cidr", "CLUSTER=CIDR of its services; 10.96.0.0/20, 10.96.16.0/20 and so on unless given")
 	flags.Var(pods, "pod-cidr", "CLUSTER=CIDR, at least a /24, of its nodes and pods; 10.64.0.0/16, 10.65.0.0/16 and so on unless given")
 	flags.Var(addresses, "address", "CLUSTER=IP at which its API server listens; 127.0.0.1 unless given")
+	images := perCluster{}
+	flags.Var(images, "program", "IMAGE=PATH of the program that stands for an image, without its tag: pods whose images all have one run, in network namespaces")
+	between := flags.Int("between-port", 0, "where pods run, the one TCP port that is open between clusters; all are unless given")
 	if err := flags.Parse(arguments); err != nil {
 		return nil, err
 	}
@@ -93,21 +101,26 @@ func parse(arguments []string) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := &settings{dir: absolute}
+	found := &settings{dir: absolute, images: images, betweenPort: *between}
 	known := map[string]bool{}
 	for index, name := range strings.Split(*names, ",") {
 		if name == "" || known[name] || index >= maxClusters {
 			return nil, fmt.Errorf("--clusters %s: empty name, name given twice, or over %d names", *names, maxClusters)
 		}
 		known[name] = true
+		at := "127.0.0.1"
+		if len(images) > 0 {
+			at = place{index}.apiAddress()
+		}
 		one := &cluster{
+			place:       place{index},
 			name:        name,
 			dir:         filepath.Join(absolute, name),
 			region:      or(regions[name], name),
 			nodes:       *nodes,
 			serviceCIDR: or(services[name], fmt.Sprintf("10.96.%d.0/20", index*16)),
 			podCIDR:     or(pods[name], fmt.Sprintf("10.%d.0.0/16", 64+index)),
-			address:     or(addresses[name], "127.0.0.1"),
+			address:     or(addresses[name], at),
 		}
 		for _, cidr := range []string{one.serviceCIDR, one.podCIDR} {
 			if _, _, err := net.ParseCIDR(cidr); err != nil {
@@ -152,6 +165,16 @@ func serve(arguments []string) error {
 	programs, err := findPrograms()
 	if err != nil {
 		return err
+	}
+	programs.images = found.images
+	if len(found.images) > 0 {
+		err = checkOwnNetwork()
+		if err == nil && found.betweenPort != 0 {
+			err = onlyBetween(ctx, found.betweenPort)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	defer func() {
 		for _, one := range found.clusters {
@@ -265,8 +288,20 @@ func carryOut(ctx context.Context, clusters []*cluster, told command) ([]int, er
 		case "start-api":
 			err := one.startAPI(ctx)
 			return one.processes(), err
+		case "pod", "kill-pod":
+			namespace, name, _ := strings.Cut(told.Pod, "/")
+			pod, err := one.runtime.named(namespace, name)
+			if err != nil {
+				return nil, err
+			}
+			if told.Command == "kill-pod" {
+				pod.kill()
+				return nil, nil
+			}
+			holder, err := pod.sandbox.holder()
+			return []int{holder}, err
 		}
-		return nil, fmt.Errorf("no command %q: stop-api, start-api or exit", told.Command)
+		return nil, fmt.Errorf("no command %q: stop-api, start-api, pod, kill-pod or exit", told.Command)
 	}
 	return nil, fmt.Errorf("no cluster %q", told.Cluster)
 }

@@ -1,0 +1,422 @@
+//! The main story on Kubernetes, as people install it: three API servers, everything of the chart and every pod of an application as real
+//! processes in network namespaces, one port open between clusters, and calls by the plain name of a Service.
+//!
+//! Owns the clusters. Says that it is skipped where `testenv` was not built, or where there is neither root nor a network namespace.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tradewind_tests::{
+    federation::THREE,
+    http::{self, Client},
+    kubernetes::{Clusters, Running},
+    namespaces::{self, connect_from},
+    process::{self, Output},
+    tradewind,
+    wait::until,
+};
+
+/// The whole story; most of it is waiting for servers to start on few cores.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Anything that pods must first start for, on busy cores with reserve.
+const SOON: Duration = Duration::from_secs(180);
+/// The port of the nodes at which each cluster's gateways are reached from outside: the only one that is open.
+const PORT: u16 = 31_443;
+/// The API server of a cluster is away for so long while the calls go on.
+const AWAY: Duration = Duration::from_secs(15);
+/// From one call to the next.
+const PACE: Duration = Duration::from_millis(40);
+/// Answers in a row by which it is said who serves.
+const IN_A_ROW: usize = 25;
+
+struct Lab {
+    clusters: Clusters,
+}
+
+impl Lab {
+    async fn start() -> Option<Self> {
+        let running = Running {
+            programs: vec![
+                ("tradewind".to_owned(), tradewind()),
+                (
+                    "lab".to_owned(),
+                    PathBuf::from(env!("CARGO_BIN_EXE_tradewind-lab")),
+                ),
+            ],
+            between_port: Some(PORT),
+        };
+        let names = THREE.map(|(name, _)| name);
+        let clusters = Clusters::start_running("a mesh of three clusters", names, &running).await?;
+        Some(Self { clusters })
+    }
+
+    /// Where a cluster's nodes are reached at the gateways' port: the first address of its pods' range.
+    fn door(&self, cluster: &str) -> String {
+        let range = &self.clusters.cluster(cluster).pod_cidr;
+        let (network, _) = range.split_once('/').unwrap();
+        let network = network.strip_suffix('0').unwrap();
+        format!("{network}1:{PORT}")
+    }
+
+    async fn tradewind(&self, args: &[&str]) -> Output {
+        process::run(args).await
+    }
+
+    /// The controller's data directory: its volume.
+    fn data_dir(&self, cluster: &str) -> String {
+        let claims = self.clusters.dir().join(cluster).join("claims");
+        let dir = claims.join("tradewind-system/data-tradewind-controller-0/data");
+        dir.to_string_lossy().into_owned()
+    }
+
+    async fn install(&self, cluster: &str, region: &str, more: &[&str]) {
+        let values = [
+            format!("cluster.name={cluster}"),
+            format!("cluster.region={region}"),
+            format!("cluster.gateways={}", self.door(cluster)),
+            "image.tag=test".to_owned(),
+            "gateway.replicas=1".to_owned(),
+            "dns.replicas=1".to_owned(),
+            "gateway.service.type=NodePort".to_owned(),
+            format!("gateway.service.nodePort={PORT}"),
+        ];
+        let kubeconfig = self.clusters.kubeconfig().to_string_lossy();
+        let mut args = vec!["install", "--apply", "--kubeconfig", &kubeconfig];
+        args.extend(["--context", cluster]);
+        for value in values
+            .iter()
+            .map(String::as_str)
+            .chain(more.iter().copied())
+        {
+            args.extend(["--set", value]);
+        }
+        self.tradewind(&args).await.good();
+    }
+
+    /// Waits until a cluster's controller says that all is well.
+    async fn is_well(&self, cluster: &str) {
+        let dir = self.data_dir(cluster);
+        until(&format!("{cluster} to be well"), SOON, async || {
+            let status = self.tradewind(&["status", "--data-dir", &dir]).await;
+            match status.code {
+                0 => Ok(()),
+                _ => Err(format!("{}{}", status.stdout, status.stderr)),
+            }
+        })
+        .await;
+    }
+
+    async fn apply(&self, cluster: &str, text: &str) {
+        until("the manifest to be taken", SOON, async || {
+            let applied = self.clusters.apply(cluster, text).await;
+            match applied.code {
+                0 => Ok(()),
+                // The webhook's pod may have just begun.
+                _ => Err(applied.stderr),
+            }
+        })
+        .await;
+    }
+
+    async fn kubectl(&self, cluster: &str, args: &[&str]) -> Output {
+        self.clusters.kubectl(cluster, args).await.good()
+    }
+
+    async fn rolled_out(&self, cluster: &str, deployment: &str) {
+        let name = format!("deployment/{deployment}");
+        let args = ["rollout", "status", &name, "-n", "shop", "--timeout=1s"];
+        until(&format!("{cluster}: {name}"), SOON, async || {
+            let output = self.clusters.kubectl(cluster, &args).await;
+            match output.code {
+                0 => Ok(()),
+                _ => Err(format!("{}{}", output.stdout, output.stderr)),
+            }
+        })
+        .await;
+    }
+
+    async fn pods(&self, cluster: &str, app: &str) -> Vec<String> {
+        let label = format!("app={app}");
+        let args = ["get", "pods", "-n", "shop", "-l", &label, "-o", "json"];
+        let all = self.kubectl(cluster, &args).await.json();
+        let all = all["items"].as_array().unwrap();
+        let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
+        all.iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .map(name)
+            .collect()
+    }
+
+    /// What a name stands for in a pod.
+    fn resolve(&self, cluster: &str, pod: &str, name: &str) -> IpAddr {
+        let dir = self.clusters.pod_dir(cluster, "shop", pod).unwrap();
+        let hosts = std::fs::read_to_string(dir.join("etc/hosts")).unwrap();
+        let line = hosts.lines().find(|l| l.split(' ').any(|w| w == name));
+        let line = line.unwrap_or_else(|| panic!("{name} is not in {hosts}"));
+        line.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Packets that anybody sent to another cluster by another port.
+    async fn dropped(&self) -> String {
+        let args = [
+            "-c",
+            "PATH=$PATH:/usr/sbin nft list counter ip between dropped",
+        ];
+        let mut nft = tokio::process::Command::new("sh");
+        nft.args(args);
+        process::finish(nft).await.good().stdout
+    }
+}
+
+/// The application: two pods that say who they are, behind a Service, exported.
+fn payments(cluster: &str, replicas: u8) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop, labels: {{tradewind.io/injection: enabled}}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: payments, namespace: shop}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: payments, namespace: shop}}
+spec:
+  selector: {{app: payments}}
+  ports: [{{name: http, port: 80, targetPort: 8080}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: payments, namespace: shop}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: payments}}}}
+  template:
+    metadata: {{labels: {{app: payments}}}}
+    spec:
+      serviceAccountName: payments
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: app
+        image: lab:1
+        args: [app, "0.0.0.0:8080", "{cluster}/$(POD)", /var/lib/app/journal]
+        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
+        ports: [{{containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 1}}
+        volumeMounts: [{{name: journal, mountPath: /var/lib/app}}]
+      volumes: [{{name: journal, emptyDir: {{}}}}]
+---
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {{name: payments, namespace: shop}}
+"#
+    )
+}
+
+/// Somebody who calls: a pod with a proxy that serves nobody.
+const CALLER: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: caller, namespace: shop}
+spec:
+  selector: {matchLabels: {app: caller}}
+  template:
+    metadata: {labels: {app: caller}}
+    spec:
+      containers:
+      - name: app
+        image: lab:1
+        args: [app, '127.0.0.1:9999', caller, /var/lib/app/journal]
+        volumeMounts: [{name: journal, mountPath: /var/lib/app}]
+      volumes: [{name: journal, emptyDir: {}}]
+";
+
+/// What became of a call.
+#[derive(Clone, Debug)]
+struct Call {
+    at: Instant,
+    result: Result<String, String>,
+}
+
+/// One GET from a pod's network to an address, on a connection of its own, as `name`.
+async fn call(process: u32, to: SocketAddr, name: &str) -> Result<String, String> {
+    let whole = async {
+        let stream = connect_from(process, to).await.map_err(|e| e.to_string())?;
+        let mut request = http::get_request("/");
+        let host = http::host(name)?;
+        request.headers_mut().insert("host", host);
+        let answer = Client::over(stream).await?.ask(request).await?.ok()?;
+        Ok(answer.text())
+    };
+    let limited = tokio::time::timeout(http::LIMIT, whole).await;
+    limited.unwrap_or_else(|_| Err(format!("no answer in {:?}", http::LIMIT)))
+}
+
+/// Calls that go on until they are stopped.
+struct Load {
+    all: Arc<Mutex<Vec<Call>>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Load {
+    fn start(process: u32, to: SocketAddr) -> Self {
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let (stop, mut stopped) = watch::channel(false);
+        let calls = Arc::clone(&all);
+        let task = tradewind_runtime::task::spawn("calls", async move {
+            while !*stopped.borrow_and_update() {
+                let at = Instant::now();
+                let result = call(process, to, "payments").await;
+                calls.lock().unwrap().push(Call { at, result });
+                tokio::time::sleep_until(at + PACE).await;
+            }
+        });
+        Self { all, stop, task }
+    }
+
+    /// Waits until so many answers in a row came from pods whose names begin so. Says how long it took.
+    async fn settles(&self, whom: &str) -> Duration {
+        let begun = Instant::now();
+        until(&format!("answers from {whom}"), SOON, async || {
+            let all = self.all.lock().unwrap();
+            let last: Vec<_> = all.iter().rev().take(IN_A_ROW).cloned().collect();
+            let all_theirs = last.iter().all(|call| {
+                call.at >= begun && call.result.as_ref().is_ok_and(|who| who.starts_with(whom))
+            });
+            match all_theirs && last.len() == IN_A_ROW {
+                true => Ok(()),
+                false => Err(format!("{:?}", last.first())),
+            }
+        })
+        .await;
+        begun.elapsed()
+    }
+
+    async fn finish(self) -> Vec<Call> {
+        self.stop.send_replace(true);
+        self.task.await.unwrap();
+        let all = self.all.lock().unwrap();
+        all.clone()
+    }
+}
+
+#[tokio::test]
+async fn plain_names_of_services_lead_to_all_clusters() {
+    let name = "plain_names_of_services_lead_to_all_clusters";
+    namespaces::inside(name, LIMIT, false, || async {
+        if let Some(mut lab) = Lab::start().await {
+            story(&mut lab).await;
+        }
+    })
+    .await;
+}
+
+async fn story(lab: &mut Lab) {
+    federate(lab).await;
+    for (cluster, _) in THREE {
+        lab.apply(cluster, &payments(cluster, 2)).await;
+    }
+    lab.apply("west", CALLER).await;
+    for (cluster, _) in THREE {
+        lab.rolled_out(cluster, "payments").await;
+    }
+    lab.rolled_out("west", "caller").await;
+    let caller = lab.pods("west", "caller").await.remove(0);
+    let process = lab.clusters.pod("west", &format!("shop/{caller}")).await;
+    let process = process.expect("the caller runs");
+    let service = lab.resolve("west", &caller, "payments");
+    let load = Load::start(process, SocketAddr::new(service, 80));
+    load.settles("west/").await;
+    // From here on no call may fail.
+    let from = load.all.lock().unwrap().len();
+
+    let before = lab.pods("west", "payments").await;
+    for pod in &before {
+        lab.clusters.kill_pod("west", &format!("shop/{pod}")).await;
+    }
+    let over = load.settles("central/").await;
+    lab.clusters.stop_api("west").await;
+    let until_back = Instant::now() + AWAY;
+    tokio::time::sleep_until(until_back).await;
+    lab.clusters.start_api("west").await;
+    load.settles("central/").await;
+
+    let delete = ["delete", "pod", "-n", "shop", "--force"];
+    let before: Vec<&str> = before.iter().map(String::as_str).collect();
+    lab.kubectl("west", &[&delete[..], &before].concat()).await;
+    let home = load.settles("west/").await;
+
+    scale(lab, 0).await;
+    load.settles("central/").await;
+    scale(lab, 2).await;
+    load.settles("west/").await;
+
+    let calls = load.finish().await;
+    let failed: Vec<_> = calls[from..].iter().filter(|c| c.result.is_err()).collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} calls failed: {failed:#?}",
+        failed.len(),
+        calls.len()
+    );
+    eprintln!(
+        "{} calls, none failed; another cluster served after {over:?}, home again after {home:?}; {}",
+        calls.len(),
+        lab.dropped().await
+    );
+}
+
+/// Installs all three, the second and third by joining the first.
+async fn federate(lab: &Lab) {
+    let [(founder, region), others @ ..] = THREE;
+    lab.install(founder, region, &[]).await;
+    lab.is_well(founder).await;
+    let address = format!("cluster.join.address={}", lab.door(founder));
+    for (cluster, region) in others {
+        let dir = lab.data_dir(founder);
+        let made = lab.tradewind(&["token", "create", "--data-dir", &dir, "-o", "json"]);
+        let token = made.await.good().json()["token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let secret = format!("--from-literal=token={token}");
+        lab.kubectl(cluster, &["create", "namespace", "tradewind-system"])
+            .await;
+        let secret = [
+            "create",
+            "secret",
+            "generic",
+            "tradewind-join",
+            "-n",
+            "tradewind-system",
+            &secret,
+        ];
+        lab.kubectl(cluster, &secret).await;
+        lab.install(cluster, region, &["cluster.found=false", &address])
+            .await;
+    }
+    for (cluster, _) in THREE {
+        lab.is_well(cluster).await;
+    }
+}
+
+async fn scale(lab: &Lab, replicas: u8) {
+    let replicas = format!("--replicas={replicas}");
+    let args = ["scale", "deployment/payments", "-n", "shop", &replicas];
+    lab.kubectl("west", &args).await;
+}
