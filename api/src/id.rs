@@ -46,9 +46,16 @@ pub fn is_label(s: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
 }
 
-/// True for an RFC 1123 subdomain: labels joined by dots, 253 characters at most. Names of Pods and service accounts are such.
+/// True for a name that a pod may have: an RFC 1123 subdomain as Kubernetes checks it, whose parts may be as long as the whole.
 pub fn is_subdomain(s: &str) -> bool {
-    s.len() <= 253 && s.split('.').all(is_label)
+    let part = |part: &str| {
+        let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let b = part.as_bytes();
+        b.first().is_some_and(|c| edge(*c))
+            && b.last().is_some_and(|c| edge(*c))
+            && b.iter().all(|c| edge(*c) || *c == b'-')
+    };
+    s.len() <= 253 && s.split('.').all(part)
 }
 
 macro_rules! name {
@@ -429,6 +436,20 @@ impl fmt::Debug for SpiffeId {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn names_of_pods_have_dots_and_long_parts() {
+        let whole = ["x".repeat(100), "y".repeat(100), "z".repeat(51)].join(".");
+        for good in ["a", "web-0", "web.example", "3scale.x", &whole] {
+            assert!(is_subdomain(good), "{good}");
+        }
+        let too_long = format!("{whole}z");
+        for bad in [
+            "", ".", "a.", ".a", "a..b", "-a.b", "a-.b", "A", "a_b", &too_long,
+        ] {
+            assert!(!is_subdomain(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn names_are_labels() {

@@ -2,17 +2,16 @@
 //! own the connections. The control thread must never carry traffic.
 
 mod doors;
+mod front;
 mod pages;
 mod threads;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, atomic::AtomicUsize},
-    time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
-use tradewind_api::{ServicePortRef, id::is_label, model::Health};
+use tradewind_api::{ServicePortRef, id::is_subdomain};
 use tradewind_runtime::{
     admin::{AdminBound, AdminServer},
     clock::SharedClock,
@@ -29,18 +28,13 @@ use tradewind_transport::control::{Control, ControlConfig};
 use doors::Doors;
 
 use crate::{
-    capture::Keeper,
-    config::ProxyConfig,
+    capture::{InboundPorts, Keeper},
+    config::{ProxyConfig, advertised},
     error::ProxyError,
-    health,
-    inbound::{InboundContext, InboundMetrics, ServedConfig},
+    inbound::{InboundContext, InboundMetrics},
     outbound::{StandardMetrics, StateCell},
-    register::{self, Fronted, Heard, Standing},
     telemetry::{self, Telemetry, Teller},
 };
-
-/// How long a stopping proxy waits for the controller to hear that it leaves; one that is away hears nothing.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The proxy role.
 #[derive(Clone, Copy, Debug)]
@@ -49,18 +43,26 @@ pub struct Proxy;
 impl Proxy {
     /// Checks the configuration and binds every address. Must be called inside a tokio runtime.
     pub fn build(
-        config: ProxyConfig,
+        mut config: ProxyConfig,
         clock: SharedClock,
         rng: Rng,
         log: Option<LogHandle>,
     ) -> Result<Bound, ProxyError> {
+        if let Some(told) = &config.advertise {
+            let address = advertised(told).map_err(|e| ProxyError::Config {
+                field: "advertise",
+                reason: e.to_string(),
+            })?;
+            config.advertise = Some(address);
+        }
         check(&config)?;
+        listen_in_pod(&mut config);
         let threads = match config.threads {
             0 => workers::default_count(),
             n => n,
         };
         let mut inbound = Vec::new();
-        if !config.serves.is_empty() {
+        if config.kubernetes || !config.serves.is_empty() {
             inbound = listen::bind_tcp_group(config.hbone_listen, threads)
                 .map_err(|e| e.flag("--hbone-listen"))?;
         }
@@ -121,18 +123,22 @@ fn local_addr(listener: &std::net::TcpListener) -> Result<SocketAddr, ProxyError
 
 fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
     let bad = |field, reason: String| Err(ProxyError::Config { field, reason });
-    if !is_label(&config.name) {
+    if !is_subdomain(&config.name) {
         let reason = format!(
-            "{:?} is no label of lower-case letters, digits and '-'",
+            "{:?} is not valid: expected at most 253 lower-case letters, digits, '-' and '.', as in a pod's name",
             config.name
         );
         return bad("name", reason);
     }
-    if config.serves.is_empty() && config.listeners.is_empty() && config.capture.is_none() {
+    let fronts = config.kubernetes || !config.serves.is_empty();
+    if !fronts && config.listeners.is_empty() && config.capture.is_none() {
         return bad(
             "listen",
-            "none of --listen, --serve and --capture is given: there is nothing to do".into(),
+            "none of --listen, --serve, --kubernetes and --capture is given: there is nothing to do".into(),
         );
+    }
+    if config.kubernetes {
+        in_kubernetes(config)?;
     }
     for (i, serve) in config.serves.iter().enumerate() {
         if config
@@ -145,25 +151,53 @@ fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
         }
     }
     let unspecified = config.hbone_listen.ip().is_unspecified();
-    match &config.advertise {
-        None if unspecified && !config.serves.is_empty() => bad(
+    if config.advertise.is_none() && unspecified && fronts {
+        return bad(
             "advertise",
             format!(
                 "{} is no address that others can dial; say which one is",
                 config.hbone_listen
             ),
-        ),
-        Some(address)
-            if !address.rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0)
-            }) =>
-        {
-            bad(
-                "advertise",
-                format!("{address:?} is no host:port that others can dial"),
-            )
+        );
+    }
+    Ok(())
+}
+
+/// What cannot be together with `--kubernetes`.
+fn in_kubernetes(config: &ProxyConfig) -> Result<(), ProxyError> {
+    let bad = |field, reason: String| Err(ProxyError::Config { field, reason });
+    if let Some(serve) = config.serves.first() {
+        let reason = format!(
+            "{serve} is given beside --kubernetes, by which the Services that select the pod say what it serves; give one of the two"
+        );
+        return bad("serve", reason);
+    }
+    if let Some(told) = &config.advertise
+        && told.parse::<SocketAddr>().is_err()
+    {
+        let reason =
+            format!("{told} is no ip:port: in Kubernetes it is the pod's, $(POD_IP):15008");
+        return bad("advertise", reason);
+    }
+    let capture = config.capture.as_ref();
+    if capture.is_some_and(|c| c.inbound_ports == InboundPorts::Served) {
+        let reason = "what a pod serves changes while rules do not: beside --kubernetes say all, none or the ports";
+        return bad("capture-inbound-ports", reason.into());
+    }
+    Ok(())
+}
+
+/// A pod without IPv4 is reached at every address that it has, whatever family a manifest for all pods speaks of.
+fn listen_in_pod(config: &mut ProxyConfig) {
+    let told = config.advertise.as_ref().and_then(|a| a.parse().ok());
+    if !config.kubernetes || !told.is_some_and(|a: SocketAddr| a.is_ipv6()) {
+        return;
+    }
+    for address in [&mut config.hbone_listen, &mut config.admin_listen] {
+        if address.ip() == Ipv4Addr::UNSPECIFIED {
+            // Of both families, where there are two.
+            address.set_ip(Ipv6Addr::UNSPECIFIED.into());
         }
-        _ => Ok(()),
     }
 }
 
@@ -233,6 +267,15 @@ impl Bound {
             .unwrap_or_else(|| hbone.to_string())
     }
 
+    /// The pod's address, by which its controller knows it.
+    fn pod_address(&self) -> Result<SocketAddr, ProxyError> {
+        let told = self.advertised();
+        told.parse().map_err(|e| ProxyError::Config {
+            field: "advertise",
+            reason: format!("{told} is no ip:port: {e}"),
+        })
+    }
+
     /// Serves until `drain` is triggered and the drain is over: that takes at most two seconds for the controller to hear
     /// of it, `leave_grace` and `drain_deadline`, or as long as the trigger's own deadline, whichever is shorter.
     pub async fn run(mut self, drain: drain::Watch) -> Result<(), ProxyError> {
@@ -269,44 +312,23 @@ impl Bound {
     ) -> Result<(), ProxyError> {
         let (trigger, watch) = drain::channel();
         let (stop_admin, admin_watch) = drain::channel();
-        let (standing, stands) = watch::channel(Standing::default());
-        let (heard, hears) = watch::channel(Heard::default());
         tracing::info!(hbone = ?self.hbone, listeners = self.outbound.len(), admin = %self.admin.local_addr(), "proxy starts");
 
-        let serves = self.start_checks(&standing, &mut tasks);
-        let fronted = Fronted {
-            proxy: self.config.name.clone(),
-            serves: self.config.serves.clone(),
-            address: self.advertised(),
-            zone: self.config.zone.clone(),
-            labels: Arc::clone(&self.config.labels),
-        };
-        let known = register::known(&control.snapshot.borrow(), &fronted);
-        let registering = (!known).then(|| self.readiness.blocker("registration"));
-        tasks.spawn(
-            "register",
-            register::register(
-                channel,
-                fronted,
-                control.svid.clone(),
-                stands.clone(),
-                heard,
-                registering,
-                self.rng.fork(),
-            ),
-        );
+        let front = self.start_front(&control, channel, &mut tasks)?;
         let (telling, told) = self.start_telemetry(&control, &mut tasks)?;
         let standard = StandardMetrics::register(&self.metrics, Arc::clone(&self.clock));
         let inbound = InboundContext {
             control: control.clone(),
-            serves: serves.into(),
+            serves: front.serves.clone(),
+            checks: Arc::clone(&front.checks),
+            mark: self.mark(),
             metrics: InboundMetrics::new(&self.metrics),
             standard: standard.telling(telling),
             clock: Arc::clone(&self.clock),
             connections: Arc::new(AtomicUsize::new(0)),
         };
         let cells: Arc<Mutex<Vec<StateCell>>> = Arc::default();
-        let admin = self.admin_state(&control, &inbound, &cells, stands, hears.clone());
+        let admin = self.admin_state(&control, &inbound, &cells, front.view());
         let deciding = self
             .doors
             .as_ref()
@@ -327,15 +349,7 @@ impl Bound {
         tracing::info!("proxy drains");
         let _not_ready = self.readiness.blocker("draining");
         let graceful = async {
-            if !self.config.serves.is_empty() {
-                standing.send_modify(|s| s.leaving = true);
-                let mut hears = hears;
-                let left = hears.wait_for(|h| h.left);
-                if tokio::time::timeout(LEAVE_DEADLINE, left).await.is_err() {
-                    tracing::warn!("the controller did not hear that this proxy leaves");
-                }
-                tokio::time::sleep(self.config.leave_grace).await;
-            }
+            front.leave(self.config.leave_grace).await;
             if let Some(keeper) = &keeper {
                 keeper.release().await;
             }
@@ -383,49 +397,6 @@ impl Bound {
             action: "start the access log's thread",
             source,
         })
-    }
-
-    /// One health check per served port; their findings meet in `standing`.
-    fn start_checks(
-        &mut self,
-        standing: &watch::Sender<Standing>,
-        tasks: &mut TaskSet,
-    ) -> Vec<ServedConfig> {
-        let (count, mark) = (self.config.serves.len(), self.mark());
-        standing.send_modify(|s| s.health = vec![Health::Unknown; count]);
-        let mut serves = Vec::with_capacity(count);
-        for (i, spec) in self.config.serves.iter().enumerate() {
-            let check_now = Arc::new(Notify::new());
-            serves.push(ServedConfig {
-                target: spec.target.clone(),
-                app: spec.app.clone(),
-                mark,
-                protocol: spec.protocol,
-                check_now: Arc::clone(&check_now),
-            });
-            let (tell, mut told) = watch::channel(Health::Unknown);
-            tasks.spawn(
-                "health check",
-                health::watch_app(spec.clone(), tell, check_now, mark, self.rng.fork()),
-            );
-            let standing = standing.clone();
-            tasks.spawn("health", async move {
-                loop {
-                    let health = *told.borrow_and_update();
-                    standing.send_if_modified(|s| match s.health.get_mut(i) {
-                        Some(slot) if *slot != health => {
-                            *slot = health;
-                            true
-                        }
-                        _ => false,
-                    });
-                    if told.changed().await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        serves
     }
 }
 

@@ -1,6 +1,12 @@
 //! What a proxy is told when it starts, and how its flags are written. Nothing here reads the environment.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use tradewind_api::{ServicePortRef, Zone, model::AppProtocol};
 use tradewind_transport::control::{ControllerAddr, Proof};
@@ -78,7 +84,7 @@ impl FromStr for Exit {
 /// Everything a proxy is told.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
-    /// Its name, a label unique within its cluster.
+    /// Its name, unique within its cluster; a pod's will do.
     pub name: String,
     /// Where its own cluster's controller is.
     pub controller: ControllerAddr,
@@ -90,11 +96,13 @@ pub struct ProxyConfig {
     pub listeners: Vec<ListenSpec>,
     /// What it fronts.
     pub serves: Vec<ServeSpec>,
+    /// It fronts what its controller says that Kubernetes has at its advertised address instead, and registers nothing.
+    pub kubernetes: bool,
     /// Whether, and how, applications' own connections are captured.
     pub capture: Option<CaptureConfig>,
     /// The inbound HBONE address (15008). Port 0 picks a free one.
     pub hbone_listen: SocketAddr,
-    /// `host:port` at which gateways and other proxies reach `hbone_listen`, where it differs.
+    /// `host:port` at which gateways and other proxies reach `hbone_listen`, where it differs; in Kubernetes `ip:port`.
     pub advertise: Option<String>,
     /// Metrics, readiness and debug pages.
     pub admin_listen: SocketAddr,
@@ -126,6 +134,7 @@ impl ProxyConfig {
             proof: Proof::None,
             listeners: Vec::new(),
             serves: Vec::new(),
+            kubernetes: false,
             capture: None,
             hbone_listen: SocketAddr::from(([0, 0, 0, 0], 15008)),
             advertise: None,
@@ -295,6 +304,32 @@ impl ServeSpec {
     }
 }
 
+/// An advertised `host:port` as the mesh writes it. An IPv6 address may stand without brackets, as `$(POD_IP):15008` makes it, where
+/// that can mean nothing else.
+pub(crate) fn advertised(s: &str) -> Result<String, InvalidSpec> {
+    let bad = || {
+        InvalidSpec::new(
+            s,
+            "expected host:port that others can dial; an IPv6 address goes in brackets",
+        )
+    };
+    if let Ok(address) = s.parse::<SocketAddr>() {
+        return (address.port() != 0)
+            .then(|| address.to_string())
+            .ok_or_else(bad);
+    }
+    let (host, port) = s.rsplit_once(':').ok_or_else(bad)?;
+    if !is_host_port(s) {
+        return Err(bad());
+    }
+    match host.parse::<Ipv6Addr>() {
+        // Else the port could be the address's last part.
+        Ok(ip) if s.parse::<Ipv6Addr>().is_err() => Ok(format!("[{ip}]:{port}")),
+        Err(_) if !host.contains([':', '[', ']']) => Ok(s.to_owned()),
+        Ok(_) | Err(_) => Err(bad()),
+    }
+}
+
 fn is_host_port(s: &str) -> bool {
     s.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty()
@@ -331,6 +366,35 @@ mod tests {
         assert_eq!(s.to_string().parse::<ServeSpec>().unwrap(), s);
         let s: ServeSpec = "shop/payments:80=[::1]:8080".parse().unwrap();
         assert_eq!((s.check, s.weight), (HealthCheck::Tcp, 100));
+    }
+
+    #[test]
+    fn advertised_addresses_have_one_form() {
+        for (told, form) in [
+            ("10.0.0.1:15008", "10.0.0.1:15008"),
+            ("host.example:1", "host.example:1"),
+            ("[::1]:15008", "[::1]:15008"),
+            ("[fd00:0:0::1]:15008", "[fd00::1]:15008"),
+            ("fd00::1:15008", "[fd00::1]:15008"),
+            ("fd00:1:2:3:4:5:6:7:80", "[fd00:1:2:3:4:5:6:7]:80"),
+        ] {
+            assert_eq!(advertised(told).as_deref(), Ok(form), "{told}");
+        }
+        for bad in [
+            // Either a port or the address's end.
+            "fd00::1:1500",
+            "fd00::1",
+            "10.0.0.1",
+            "10.0.0.1:0",
+            "[::1]:0",
+            "fd00::1:0",
+            ":15008",
+            "[host]:15008",
+            "a:b:15008",
+            "a b:15008",
+        ] {
+            assert!(advertised(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

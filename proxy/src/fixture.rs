@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use tradewind_api::{
-    ClusterName, Network, Region, ServiceName,
-    model::{AppProtocol, Cluster, ClusterState, Service, ServiceKind, ServicePort},
+    ClusterName, EndpointId, Network, Region, ServiceName,
+    model::{
+        AppProtocol, Cluster, ClusterState, Endpoint, Health, Service, ServiceKind, ServicePort,
+    },
     snapshot::Snapshot,
 };
 
@@ -55,4 +57,30 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
 pub(crate) fn export_only_from(s: &mut Snapshot, service: &str, cluster: &str) {
     let service = s.services.get_mut(&service.parse().unwrap()).unwrap();
     Arc::make_mut(service).exported_by = [ClusterName::new(cluster).unwrap()].into();
+}
+
+/// An endpoint of `cluster` at `address` (`ip:port`) whose application listens there, by service port.
+pub(crate) fn endpoint(id: &str, cluster: &str, address: &str, targets: &[(u16, u16)]) -> Endpoint {
+    Endpoint {
+        id: EndpointId::new(id).unwrap(),
+        cluster: ClusterName::new(cluster).unwrap(),
+        region: Region::new("r").unwrap(),
+        zone: None,
+        weight: 100,
+        health: Health::Healthy,
+        identity: format!("spiffe://{cluster}.mesh.internal/ns/shop/sa/payments")
+            .parse()
+            .unwrap(),
+        address: Some(address.to_owned()),
+        hostname: None,
+        labels: Default::default(),
+        ports: targets.iter().map(|(port, _)| *port).collect(),
+        targets: targets.iter().copied().collect(),
+    }
+}
+
+/// Changes a service.
+pub(crate) fn change(s: &mut Snapshot, service: &str, change: impl FnOnce(&mut Service)) {
+    let service = s.services.get_mut(&service.parse().unwrap()).unwrap();
+    change(Arc::make_mut(service));
 }

@@ -10,12 +10,12 @@ mod metrics;
 mod peers;
 mod pool;
 mod rewrite;
+mod served;
 mod stream;
 mod wire;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     future::poll_fn,
     net::SocketAddr,
     rc::Rc,
@@ -30,11 +30,10 @@ use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::watch,
     time,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tradewind_api::{ServicePortRef, model::AppProtocol};
 use tradewind_runtime::{clock::SharedClock, drain, listen, rng::Rng, task};
 use tradewind_transport::{
     control::Control,
@@ -45,12 +44,13 @@ use tradewind_transport::{
 
 use caller::Caller;
 pub(crate) use metrics::InboundMetrics;
-use metrics::ServiceMetrics;
 use peers::Peers;
-use pool::AppPool;
+pub(crate) use served::Checks;
+use served::{Served, ServedHere, Table};
 use wire::RequestBody;
 
 use crate::{
+    serving::Serving,
     standard::{Counted, StandardMetrics},
     telemetry::Ends,
 };
@@ -93,23 +93,16 @@ const MAX_LIFE_S: i64 = 30 * 24 * 3600;
 /// How often idle application connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// One service port to serve.
-#[derive(Clone, Debug)]
-pub(crate) struct ServedConfig {
-    pub target: ServicePortRef,
-    pub app: String,
-    /// What sockets to it carry.
-    pub mark: Option<u32>,
-    pub protocol: AppProtocol,
-    /// Asks the health check to look at once.
-    pub check_now: Arc<Notify>,
-}
-
 /// What the data threads' inbound sides share.
 #[derive(Clone, Debug)]
 pub(crate) struct InboundContext {
     pub control: Control,
-    pub serves: Arc<[ServedConfig]>,
+    /// What is served, as it changes.
+    pub serves: watch::Receiver<Arc<[Serving]>>,
+    /// What has an application looked at at once, where this proxy checks its health.
+    pub checks: Checks,
+    /// What sockets to applications carry.
+    pub mark: Option<u32>,
     pub metrics: InboundMetrics,
     /// Where both directions count under Istio's names.
     pub standard: StandardMetrics,
@@ -118,25 +111,11 @@ pub(crate) struct InboundContext {
     pub connections: Arc<AtomicUsize>,
 }
 
-/// One served service port on one thread.
-#[derive(Debug)]
-struct Served {
-    target: ServicePortRef,
-    app: String,
-    mark: Option<u32>,
-    protocol: AppProtocol,
-    pool: Rc<AppPool<AppRequest>>,
-    metrics: ServiceMetrics,
-    check_now: Arc<Notify>,
-}
-
 /// One data thread's inbound side.
 #[derive(Debug)]
 struct Thread {
     control: Control,
-    services: HashMap<ServicePortRef, Rc<Served>>,
-    /// By the application's `host:port`, for callers that dial workloads instead of services.
-    by_app: HashMap<String, Vec<Rc<Served>>>,
+    served: ServedHere,
     permits: Rc<Permits>,
     peers: Rc<Peers>,
     metrics: InboundMetrics,
@@ -150,29 +129,9 @@ struct Thread {
 
 impl Thread {
     fn new(context: &InboundContext, rng: Rng) -> Rc<Self> {
-        let served: Vec<_> = context
-            .serves
-            .iter()
-            .map(|s| {
-                Rc::new(Served {
-                    target: s.target.clone(),
-                    app: s.app.clone(),
-                    mark: s.mark,
-                    protocol: s.protocol,
-                    pool: AppPool::new(s.app.clone(), s.mark, Arc::clone(&context.clock)),
-                    metrics: context.metrics.service(&s.target),
-                    check_now: Arc::clone(&s.check_now),
-                })
-            })
-            .collect();
-        let mut by_app: HashMap<String, Vec<Rc<Served>>> = HashMap::new();
-        for s in &served {
-            by_app.entry(s.app.clone()).or_default().push(Rc::clone(s));
-        }
         Rc::new(Self {
             control: context.control.clone(),
-            services: served.into_iter().map(|s| (s.target.clone(), s)).collect(),
-            by_app,
+            served: ServedHere::new(context),
             permits: Rc::default(),
             peers: Rc::default(),
             metrics: context.metrics.clone(),
@@ -243,7 +202,7 @@ async fn sweep(thread: Rc<Thread>) {
     let mut tick = time::interval(SWEEP);
     loop {
         tick.tick().await;
-        for served in thread.services.values() {
+        for served in thread.served.now().all() {
             served.pool.sweep();
         }
     }

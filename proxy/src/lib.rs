@@ -17,6 +17,7 @@ mod inbound;
 pub mod labels;
 pub mod outbound;
 mod register;
+mod serving;
 mod standard;
 mod telemetry;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod apps;
 mod inbound;
+mod kubernetes;
 mod life;
 mod pki;
 mod registry;

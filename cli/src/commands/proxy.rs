@@ -44,6 +44,9 @@ pub struct Proxy {
         value_delimiter = ';'
     )]
     serve: Vec<ServeSpec>,
+    /// It runs in a pod: it serves what the Services that select the pod say, at the address of --advertise, and registers nothing
+    #[arg(long, env = "TRADEWIND_KUBERNETES", value_parser = clap::builder::FalseyValueParser::new())]
+    kubernetes: bool,
     /// Address that gateways and other proxies reach it at
     #[arg(
         long,
@@ -52,7 +55,7 @@ pub struct Proxy {
         default_value = "0.0.0.0:15008"
     )]
     hbone_listen: SocketAddr,
-    /// host:port of that address as others dial it, where it differs
+    /// host:port of that address as others dial it, where it differs; in Kubernetes $(POD_IP):15008
     #[arg(long, env = "TRADEWIND_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Data threads; 0 means one a core
@@ -93,12 +96,14 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
     let log = args.common.logs.start()?;
     let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
     let capture = args.capture.config();
-    if args.listen.is_empty() && args.serve.is_empty() && capture.is_none() {
+    let serves = args.kubernetes || !args.serve.is_empty();
+    if args.listen.is_empty() && !serves && capture.is_none() {
         return Err(Failure::usage(
-            "a proxy needs something to do: at least one --listen or --serve, or --capture",
+            "a proxy needs something to do: at least one --listen or --serve, --kubernetes or --capture",
         )
         .hint("to call a service: --listen 127.0.0.1:9090=shop/payments:80")
-        .hint("to offer one: --serve shop/payments:80=127.0.0.1:8080"));
+        .hint("to offer one: --serve shop/payments:80=127.0.0.1:8080")
+        .hint("in a pod: --kubernetes --capture"));
     }
     let name = args.common.name(args.hbone_listen)?;
     let mut config = ProxyConfig::new(&name, args.common.controller());
@@ -112,6 +117,7 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
     config.admin_listen = args.common.admin_listen;
     config.listeners = args.listen;
     config.serves = args.serve;
+    config.kubernetes = args.kubernetes;
     config.capture = capture;
     config.hbone_listen = args.hbone_listen;
     config.advertise = args

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tradewind_api::id::is_label;
+use tradewind_api::id::is_subdomain;
 use tradewind_runtime::{
     LogFormat, LogHandle, Readiness, TaskSet, dirs, drain, signal::Signals, telemetry,
 };
@@ -141,11 +141,11 @@ impl Common {
     /// Its name, from what it listens on when none was told.
     pub fn name(&self, listen: SocketAddr) -> Result<String, Failure> {
         let name = self.name.clone().unwrap_or_else(|| default_name(listen));
-        if is_label(&name) {
+        if is_subdomain(&name) {
             return Ok(name);
         }
         Err(Failure::usage(format!("name {name:?} is not valid"))
-            .hint("expected 1 to 63 lower-case letters, digits or '-'; set it with --name"))
+            .hint("expected lower-case letters, digits, '-' and single dots, at most 253; set it with --name"))
     }
 
     /// Where its last good snapshot goes.
@@ -273,7 +273,7 @@ mod tests {
             "[fe80::1]:1",
         ] {
             let name = default_name(address.parse().unwrap());
-            assert!(is_label(&name), "{address} gives {name}");
+            assert!(is_subdomain(&name), "{address} gives {name}");
         }
         assert_eq!(
             default_name("127.1.0.11:15008".parse().unwrap()),

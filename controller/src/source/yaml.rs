@@ -3,11 +3,7 @@
 //!
 //! A field that is not supported is reported by its path and never ignored silently.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -60,8 +56,8 @@ pub enum Object {
 pub struct Slice {
     /// The service it belongs to.
     pub service: ServiceName,
-    /// Names of the ports it serves; a Service's port of the same name leads to them.
-    pub port_names: BTreeSet<String>,
+    /// The ports that it serves by name, a Service's port of the same name leads to them; with the number, if it says one.
+    pub ports: BTreeMap<String, Option<u16>>,
     /// The identity its annotation names.
     pub identity: Option<String>,
     /// Its endpoints.
@@ -313,11 +309,13 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
 }
 
 fn add_slice(service: &mut SourceService, slice: &Slice) {
-    let ports: Vec<u16> = service
-        .ports
-        .iter()
-        .filter(|p| slice.port_names.contains(&p.name))
-        .map(|p| p.port)
+    let served = || {
+        let ports = service.ports.iter();
+        ports.filter_map(|p| Some((p.port, *slice.ports.get(&p.name)?)))
+    };
+    let ports: Vec<u16> = served().map(|(port, _)| port).collect();
+    let targets: Targets = served()
+        .filter_map(|(port, target)| Some((port, target?)))
         .collect();
     for endpoint in &slice.endpoints {
         let address = std::net::SocketAddr::new(endpoint.ip, HBONE_PORT).to_string();
@@ -329,7 +327,7 @@ fn add_slice(service: &mut SourceService, slice: &Slice) {
             identity: slice.identity.clone(),
             ports: ports.clone(),
             labels: Labels::new(),
-            targets: Targets::new(),
+            targets: targets.clone(),
         };
         // Several slices may carry one pod, each with ports of its own.
         match service
@@ -338,6 +336,7 @@ fn add_slice(service: &mut SourceService, slice: &Slice) {
             .find(|e| e.address == entry.address)
         {
             Some(known) => {
+                known.targets.extend(entry.targets);
                 known.ports.extend(entry.ports);
                 known.ports.sort_unstable();
                 known.ports.dedup();

@@ -112,6 +112,8 @@ struct ServiceSpec {
     kind: Option<String>,
     #[serde(default, rename = "clusterIP")]
     cluster_ip: Option<String>,
+    #[serde(default, rename = "clusterIPs")]
+    cluster_ips: Option<Vec<String>>,
     #[serde(default)]
     ports: Option<Vec<PortDoc>>,
     #[serde(flatten)]
@@ -143,12 +145,11 @@ pub(super) fn service(
 ) -> Result<Option<SourceService>, String> {
     let name = doc.metadata.service_name()?;
     found.rest("", &doc.rest, TOP);
-    // The addresses and the selector are the cluster's own affair: endpoints come from slices.
+    // The selector is the cluster's own affair: endpoints come from slices.
     found.rest(
         "spec",
         &doc.spec.rest,
         &[
-            ("clusterIPs", None),
             ("ipFamilies", None),
             ("ipFamilyPolicy", None),
             ("selector", None),
@@ -205,6 +206,7 @@ pub(super) fn service(
         Some("None") => ServiceKind::Headless,
         _ => ServiceKind::ClusterSetIp,
     };
+    let cluster_ips = cluster_ips(&doc.spec)?;
     let identity = doc.metadata.identity(found)?;
     Ok(Some(SourceService {
         name,
@@ -212,10 +214,25 @@ pub(super) fn service(
         ports,
         identity,
         endpoints: Vec::new(),
-        cluster_ips: Vec::new(),
+        cluster_ips,
         spec: None,
         asked: None,
     }))
+}
+
+/// The addresses that the cluster gave it: the first stands in both fields.
+fn cluster_ips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, String> {
+    let all = match &spec.cluster_ips {
+        Some(all) => all.as_slice(),
+        None => spec.cluster_ip.as_slice(),
+    };
+    let given = all.iter().filter(|ip| !ip.is_empty() && *ip != "None");
+    given
+        .map(|ip| {
+            let wrong = |_| format!("spec.clusterIPs: {ip:?} is not an IP address");
+            ip.parse().map_err(wrong)
+        })
+        .collect()
 }
 
 fn is_tcp(at: &str, port: &PortDoc, found: &mut Unsupported) -> bool {
@@ -293,12 +310,13 @@ pub(super) fn slice(doc: SliceDoc, found: &mut Unsupported) -> Result<Option<Sli
         found.field("addressType", &Value::from(doc.address_type));
         return Ok(None);
     }
-    let mut port_names = std::collections::BTreeSet::new();
+    let mut ports = BTreeMap::new();
     for (index, port) in doc.ports.iter().flatten().enumerate() {
         let at = format!("ports[{index}]");
         found.rest(&at, &port.rest, &[]);
         if is_tcp(&at, port, found) {
-            port_names.insert(port.name.clone().unwrap_or_default());
+            let name = port.name.clone().unwrap_or_default();
+            ports.insert(name, port.port.filter(|p| *p != 0));
         }
     }
     let mut endpoints = Vec::new();
@@ -347,7 +365,7 @@ pub(super) fn slice(doc: SliceDoc, found: &mut Unsupported) -> Result<Option<Sli
     let identity = doc.metadata.identity(found)?;
     Ok(Some(Slice {
         service,
-        port_names,
+        ports,
         identity,
         endpoints,
     }))

@@ -2,16 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
 
-use tokio::sync::watch;
 use tradewind_runtime::admin::AdminState;
 use tradewind_transport::control::Control;
 
-use super::{Bound, Doors};
-use crate::{
-    inbound::InboundContext,
-    outbound::StateCell,
-    register::{Heard, Standing},
-};
+use super::{Bound, Doors, front::FrontView};
+use crate::{inbound::InboundContext, outbound::StateCell};
 
 impl Bound {
     pub(super) fn admin_state(
@@ -19,8 +14,7 @@ impl Bound {
         control: &Control,
         inbound: &InboundContext,
         cells: &Arc<Mutex<Vec<StateCell>>>,
-        stands: watch::Receiver<Standing>,
-        hears: watch::Receiver<Heard>,
+        front: FrontView,
     ) -> AdminState {
         let config = serde_json::json!({
             "name": self.config.name,
@@ -28,6 +22,7 @@ impl Bound {
             "hbone_listen": self.hbone.map(|a| a.to_string()),
             "advertise": self.hbone.map(|_| self.advertised()),
             "listeners": self.outbound.iter().map(|g| format!("{}={}", g.local, g.target)).collect::<Vec<_>>(),
+            "kubernetes": self.config.kubernetes,
             "serves": self.config.serves.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "capture": self.doors.as_ref().map(Doors::json),
             "threads": self.threads,
@@ -39,34 +34,24 @@ impl Bound {
             "zone": self.config.zone.as_ref().map(ToString::to_string),
             "drain_deadline_ms": u64::try_from(self.config.drain_deadline.as_millis()).unwrap_or(u64::MAX),
         });
-        let serves: Vec<_> = self
-            .config
-            .serves
-            .iter()
-            .map(|s| s.target.to_string())
-            .collect();
+        let (kubernetes, serves) = (self.config.kubernetes, front.clone());
+        let config = move || {
+            let mut config = config.clone();
+            if let Some(told) = config.get_mut("serves").filter(|_| kubernetes) {
+                *told = serves.config();
+            }
+            config
+        };
         let (control, cells) = (control.clone(), Arc::clone(cells));
         let connections = Arc::clone(&inbound.connections);
         let state = move || {
             let status = control.status.borrow().clone();
-            let health = stands.borrow().health.clone();
-            let heard = hears.borrow().clone();
+            let (serves, registered) = front.json();
             let threads: Vec<_> = cells
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .iter()
                 .map(|c| serde_json::Value::clone(&c.load()))
-                .collect();
-            let served: Vec<_> = serves
-                .iter()
-                .enumerate()
-                .map(|(i, s)| {
-                    serde_json::json!({
-                        "service": s,
-                        "health": health.get(i).map(|h| h.as_str()),
-                        "endpoint": heard.endpoint_ids.get(i),
-                    })
-                })
                 .collect();
             serde_json::json!({
                 "identity": control.identity().map(|i| i.to_string()),
@@ -75,8 +60,8 @@ impl Bound {
                 "controller_connected": status.connected,
                 "snapshot_changed_at_unix_ms": status.changed_at_unix_ms,
                 "snapshot_from_disk": status.from_disk,
-                "registered": heard.connected,
-                "serves": served,
+                "registered": registered,
+                "serves": serves,
                 "inbound_connections": connections.load(Ordering::Relaxed),
                 "outbound_threads": threads,
             })
@@ -86,7 +71,7 @@ impl Bound {
             metrics: self.metrics.clone(),
             log: self.log.clone(),
             settings: vec![inbound.standard.telemetry().setting()],
-            config: Arc::new(move || config.clone()),
+            config: Arc::new(config),
             state: Arc::new(state),
         }
     }

@@ -1,42 +1,104 @@
 //! Which service an address or a host name stands for. Pure; built once for a snapshot, read for each captured connection.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tradewind_api::{
-    id::{ServiceName, ServicePortRef},
+    id::{EndpointId, ServiceName, ServicePortRef},
+    model::Endpoint,
     snapshot::Snapshot,
 };
 
-/// What service names end in (MCS API).
+/// What service names end in (MCS API). Names of one cluster alone (`svc.cluster.local`) are not looked at: where such a service is
+/// dialled at its own address that says whose it is, and whoever asks for it at another has chosen that one himself, as who calls a
+/// headless service's Pod does, or an ingress.
 const SUFFIX: &str = ".svc.clusterset.local";
 /// Largest request head that is searched for a host: what common servers take.
 pub const MAX_HEAD: usize = 16 << 10;
+
+/// What a captured connection was meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// This service, whoever of its endpoints.
+    Service(ServicePortRef),
+    /// This very endpoint of it.
+    Endpoint(ServicePortRef, EndpointId),
+}
 
 /// The services of one snapshot by their addresses and names.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     snapshot: Arc<Snapshot>,
-    by_address: HashMap<IpAddr, ServiceName>,
+    /// By the address in the whole clusterset.
+    by_clusterset_ip: HashMap<IpAddr, ServiceName>,
+    /// By the address in the own cluster alone.
+    by_cluster_ip: HashMap<IpAddr, ServiceName>,
+    /// By where an endpoint's application listens.
+    by_application: HashMap<SocketAddr, (ServicePortRef, EndpointId)>,
 }
 
 impl Index {
     /// Of this snapshot.
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        let by_address = snapshot
-            .services
-            .values()
-            .flat_map(|s| s.clusterset_ips.iter().map(|ip| (*ip, s.name.clone())))
-            .collect();
-        Self {
-            snapshot,
-            by_address,
+        let mut index = Self::default();
+        let local = snapshot.local().map(|c| &c.name);
+        for service in snapshot.services.values() {
+            let named = |ip: &IpAddr| (*ip, service.name.clone());
+            let ips = service.clusterset_ips.iter().map(named);
+            index.by_clusterset_ip.extend(ips);
+            // What nobody in the mesh serves is left to whoever served it before.
+            if !service.endpoints.is_empty() || !service.exported_by.is_empty() {
+                let ips = service.cluster_ips.iter().map(named);
+                index.by_cluster_ip.extend(ips);
+            }
+            let here = |e: &&Endpoint| Some(&e.cluster) == local;
+            for endpoint in service.endpoints.iter().filter(here) {
+                index.add_application(&service.name, endpoint);
+            }
+        }
+        index.snapshot = snapshot;
+        index
+    }
+
+    fn add_application(&mut self, service: &ServiceName, endpoint: &Endpoint) {
+        let address = endpoint
+            .address
+            .as_deref()
+            .filter(|_| !endpoint.targets.is_empty());
+        let Some(Ok(hbone)) = address.map(str::parse::<SocketAddr>) else {
+            return;
+        };
+        for (port, target) in &endpoint.targets {
+            // Of several services that lead to one port the first by name: they lead to the same application.
+            let at = SocketAddr::new(hbone.ip(), *target);
+            self.by_application.entry(at).or_insert_with(|| {
+                let service = service.clone();
+                let port = *port;
+                (ServicePortRef { service, port }, endpoint.id.clone())
+            });
         }
     }
 
-    /// The service whose address this is. Its port need not be one that the service has: the answer to that is the mesh's.
-    pub(crate) fn at(&self, address: IpAddr, port: u16) -> Option<ServicePortRef> {
-        let service = self.by_address.get(&address)?.clone();
-        Some(ServicePortRef { service, port })
+    /// Whose address this is. A clusterset IP is the mesh's alone: its port need not be one that the service has, and the answer to that is
+    /// the mesh's. A cluster IP is the cluster's, too: what the mesh knows no port of goes where it went before.
+    pub(crate) fn at(&self, address: SocketAddr) -> Option<Meant> {
+        let (ip, port) = (address.ip(), address.port());
+        let service_port = |service: &ServiceName| ServicePortRef {
+            service: service.clone(),
+            port,
+        };
+        if let Some(service) = self.by_clusterset_ip.get(&ip) {
+            return Some(Meant::Service(service_port(service)));
+        }
+        if let Some(service) = self.by_cluster_ip.get(&ip) {
+            self.snapshot.services.get(service)?.port(port)?;
+            return Some(Meant::Service(service_port(service)));
+        }
+        let (service, endpoint) = self.by_application.get(&address)?;
+        Some(Meant::Endpoint(service.clone(), endpoint.clone()))
     }
 
     /// The service that a request's host names, if it is known and has this port.
@@ -112,7 +174,74 @@ pub fn host_of(head: &[u8]) -> Host<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::snapshot;
+    use crate::fixture::{change, endpoint, export_only_from, snapshot};
+
+    fn service(text: &str) -> Meant {
+        Meant::Service(text.parse().unwrap())
+    }
+
+    fn at(s: &Snapshot, address: &str) -> Option<Meant> {
+        Index::new(Arc::new(s.clone())).at(address.parse().unwrap())
+    }
+
+    #[test]
+    fn cluster_ips_are_the_meshs_where_somebody_in_the_mesh_serves() {
+        let mut s = snapshot(&[("shop/payments", false, 80)]);
+        change(&mut s, "shop/payments", |s| {
+            s.cluster_ips = ["10.96.0.7", "fd00::7"]
+                .map(|ip| ip.parse().unwrap())
+                .to_vec();
+        });
+        assert_eq!(at(&s, "10.96.0.7:80"), None, "nobody has a proxy");
+        let meshed = Some(service("shop/payments:80"));
+        // Exported elsewhere it is reached there, without one endpoint here.
+        let mut exported = s.clone();
+        export_only_from(&mut exported, "shop/payments", "east");
+        assert_eq!(at(&exported, "10.96.0.7:80"), meshed);
+        change(&mut s, "shop/payments", |s| {
+            s.endpoints = vec![endpoint("a", "west", "10.0.0.1:15008", &[(80, 8080)])];
+        });
+        for ip in ["10.96.0.7:80", "[fd00::7]:80"] {
+            assert_eq!(at(&s, ip), meshed, "{ip}");
+        }
+        for other in ["10.96.0.7:81", "10.96.0.8:80"] {
+            assert_eq!(at(&s, other), None, "{other}: as without the mesh");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_found_where_its_application_listens() {
+        let mut s = snapshot(&[("shop/web", false, 80), ("shop/db", false, 5432)]);
+        change(&mut s, "shop/db", |s| {
+            let mut silent = endpoint("c", "west", "10.0.0.3:15008", &[(5432, 5433)]);
+            silent.targets.clear();
+            s.endpoints = vec![
+                endpoint("a", "west", "10.0.0.1:15008", &[(5432, 5433)]),
+                endpoint("b", "west", "[fd00::2]:15008", &[(5432, 5433)]),
+                silent,
+                endpoint("d", "east", "10.0.0.4:15008", &[(5432, 5433)]),
+            ];
+        });
+        change(&mut s, "shop/web", |s| {
+            s.endpoints = vec![endpoint("e", "west", "10.0.0.1:15008", &[(80, 5433)])];
+        });
+        let one = |id: &str| {
+            let service = "shop/db:5432".parse().unwrap();
+            Some(Meant::Endpoint(service, id.parse().unwrap()))
+        };
+        assert_eq!(at(&s, "10.0.0.1:5433"), one("a"), "the first by name");
+        assert_eq!(at(&s, "[fd00::2]:5433"), one("b"));
+        for (other, why) in [
+            ("10.0.0.1:5432", "it does not listen there"),
+            ("10.0.0.1:15008", "that is its proxy"),
+            ("10.0.0.3:5433", "its ports are not told"),
+            ("10.0.0.4:5433", "another cluster's network may be another"),
+        ] {
+            assert_eq!(at(&s, other), None, "{why}");
+        }
+        s.clusters.clear();
+        assert_eq!(at(&s, "10.0.0.1:5433"), None);
+    }
 
     #[test]
     fn services_are_found_by_address_and_by_name() {
@@ -123,14 +252,13 @@ mod tests {
         payments.clusterset_ips = ips.to_vec();
         let index = Index::new(Arc::new(s));
         for ip in ips {
-            let found = index.at(ip, 80).unwrap();
-            assert_eq!(found.to_string(), "shop/payments:80");
-            assert!(
-                index.at(ip, 81).is_some(),
-                "the mesh says that it has no such port"
-            );
+            for port in [80, 81] {
+                // That it has no such port is for the mesh to say.
+                let found = index.at(SocketAddr::new(ip, port));
+                assert_eq!(found, Some(service(&format!("shop/payments:{port}"))));
+            }
         }
-        assert_eq!(index.at("240.240.0.2".parse().unwrap(), 80), None);
+        assert_eq!(index.at("240.240.0.2:80".parse().unwrap()), None);
         let named = |host: &str, port| index.named(host, port).map(|s| s.to_string());
         for host in [
             "web.shop.svc.clusterset.local",

@@ -23,6 +23,8 @@ const OTHERS: &str = "other";
 pub(crate) enum Fate {
     /// Its address is a service's.
     service,
+    /// Its address is an endpoint's.
+    endpoint,
     /// Its request names a service.
     host,
     /// It went on to where it was meant to go.

@@ -22,20 +22,21 @@ pub(crate) struct Caller {
     /// Its connection's addresses and the name in its handshake, where anybody writes them down.
     pub ends: Option<Ends>,
     pub server_name: Option<Arc<str>>,
-    /// What its calls count under: at most one for each service that is served here.
-    pub pairs: RefCell<Vec<(Rc<Served>, Rc<Pair>)>>,
+    /// What its calls count under: at most one for each service that was served here meanwhile.
+    pub pairs: RefCell<Vec<(ServiceName, Rc<Pair>)>>,
 }
 
 impl Caller {
     /// What its calls to `served` count under.
-    pub(super) fn pair(&self, thread: &Thread, served: &Rc<Served>) -> Rc<Pair> {
+    pub(super) fn pair(&self, thread: &Thread, served: &Served) -> Rc<Pair> {
+        let service = &served.target.service;
         let mut pairs = self.pairs.borrow_mut();
-        if let Some((_, pair)) = pairs.iter().find(|(s, _)| Rc::ptr_eq(s, served)) {
+        if let Some((_, pair)) = pairs.iter().find(|(s, _)| s == service) {
             return Rc::clone(pair);
         }
-        let service = Some(served.target.service.clone());
-        let pair = thread.standard.pair(self.key(thread, service));
-        pairs.push((Rc::clone(served), Rc::clone(&pair)));
+        let key = self.key(thread, Some(service.clone()));
+        let pair = thread.standard.pair(key);
+        pairs.push((service.clone(), Rc::clone(&pair)));
         pair
     }
 

@@ -1,4 +1,4 @@
-//! What the inbound side counts. Labels are closed sets or the services this proxy was told to serve.
+//! What the inbound side counts. Labels are closed sets or the services that this proxy serves or has served.
 
 use std::sync::atomic::AtomicU64;
 

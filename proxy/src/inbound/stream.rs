@@ -18,7 +18,7 @@ use tradewind_transport::{
 };
 
 use super::{
-    AppRequest, Served, Thread,
+    AppRequest, Served, Table, Thread,
     authorise::{Denied, Standing, authorise},
     body::{BodyError, ResponseBody},
     caller::Caller,
@@ -113,11 +113,12 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
         thread.metrics.refused("draining");
         return refuse(account, unprocessed("draining"));
     }
-    let found = match find(thread, &request) {
+    let table = thread.served.now();
+    let found = match find(&table, &request) {
         Ok(found) => found,
-        Err((status, reason)) => {
+        Err((status, header, reason)) => {
             thread.metrics.refused(reason);
-            return refuse(account, own(status, None, reason));
+            return refuse(account, own(status, header, reason));
         }
     };
     // Registered with no wait since the decision, so that an export withdrawn from now on is not missed.
@@ -138,6 +139,8 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
             return (*response).into();
         }
     };
+    // What is no longer served is given up meanwhile.
+    drop(table);
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
@@ -179,35 +182,36 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
     }
 }
 
+type Unfound = (StatusCode, Option<(HeaderName, &'static str)>, &'static str);
+
 /// What the request is for. A `CONNECT` to an application's address may be for several services.
-fn find<'t, B>(
-    thread: &'t Thread,
-    request: &Request<B>,
-) -> Result<&'t [Rc<Served>], (StatusCode, &'static str)> {
-    const NOT_SERVED: (StatusCode, &str) = (StatusCode::NOT_FOUND, "not_served");
+fn find<'t, B>(table: &'t Table, request: &Request<B>) -> Result<&'t [Rc<Served>], Unfound> {
+    // The caller may know already what this proxy will learn of in a moment, or not know yet what it has forgotten.
+    const NOT_SERVED: Unfound = (
+        StatusCode::NOT_FOUND,
+        Some((headers::UNPROCESSED, "not_served")),
+        "not_served",
+    );
     let target = if *request.method() == Method::CONNECT {
-        let authority = request
-            .uri()
-            .authority()
-            .ok_or((StatusCode::BAD_REQUEST, "no_authority"))?;
+        let authority =
+            request
+                .uri()
+                .authority()
+                .ok_or((StatusCode::BAD_REQUEST, None, "no_authority"))?;
         match headers::parse_connect_authority(authority.as_str()) {
             Some(target) => target,
-            None => {
-                let found = thread.by_app.get(authority.as_str());
-                return found.map(Vec::as_slice).ok_or(NOT_SERVED);
-            }
+            None => return table.at(authority.as_str()).ok_or(NOT_SERVED),
         }
     } else {
         let service = request.headers().get(headers::SERVICE);
-        service
-            .and_then(headers::parse_service)
-            .ok_or((StatusCode::BAD_REQUEST, "no_service"))?
+        service.and_then(headers::parse_service).ok_or((
+            StatusCode::BAD_REQUEST,
+            None,
+            "no_service",
+        ))?
     };
-    thread
-        .services
-        .get(&target)
-        .map(std::slice::from_ref)
-        .ok_or(NOT_SERVED)
+    let served = table.service(&target).ok_or(NOT_SERVED)?;
+    Ok(std::slice::from_ref(served))
 }
 
 type Admitted = (Rc<Served>, Option<Permit>);
@@ -359,7 +363,7 @@ async fn ask(
         }
         Err(Failed::Unsent(_)) => {
             served.metrics.unsent.inc();
-            served.check_now.notify_one();
+            served.check_now();
             (unprocessed("app_closed"), Some(Flags::UpstreamCut))
         }
         Err(Failed::Maybe { error, .. }) => (failed(served, &error), Some(Flags::UpstreamCut)),
@@ -434,7 +438,7 @@ fn app_version(protocol: AppProtocol, parts: &request::Parts) -> Version {
 
 fn connect_failed(served: &Served, error: &std::io::Error) -> Response<ResponseBody> {
     served.metrics.connect.inc();
-    served.check_now.notify_one();
+    served.check_now();
     tracing::debug!(service = %served.target, app = %served.app, %error, "the application cannot be reached");
     unprocessed("connect")
 }

@@ -27,10 +27,11 @@ use tradewind_transport::{
 use super::{
     Outbound, connection,
     metrics::{Dropped, Open},
+    opaque::pinned,
 };
 use crate::capture::{
     Unknown,
-    index::{Host, Index, MAX_HEAD, host_of},
+    index::{Host, Index, MAX_HEAD, Meant, host_of},
     metrics::{CaptureMetrics, Fate},
     original,
 };
@@ -80,10 +81,17 @@ pub(super) async fn serve_to(
     meant: SocketAddr,
     drain: drain::Watch,
 ) {
-    let found = captured.index.load().at(meant.ip(), meant.port());
-    if let Some(target) = found {
-        captured.metrics.outbound(Fate::service);
-        return connection::serve(outbound, stream, Rc::new(target), drain).await;
+    let found = captured.index.load().at(meant);
+    match found {
+        Some(Meant::Service(target)) => {
+            captured.metrics.outbound(Fate::service);
+            return connection::serve(outbound, stream, Rc::new(target), drain).await;
+        }
+        Some(Meant::Endpoint(target, endpoint)) => {
+            captured.metrics.outbound(Fate::endpoint);
+            return pinned::serve(&outbound, stream, &target, &endpoint, drain).await;
+        }
+        None => {}
     }
     let (stopping, forced) = (drain.clone(), drain.clone());
     match captured.judge(stream, meant, stopping).await {

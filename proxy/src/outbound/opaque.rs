@@ -3,6 +3,7 @@
 //! Until the tunnel stands nothing of the client's was sent, so every endpoint may be tried. Afterwards nothing can be
 //! tried again: an abort on either side is an abort on the other. To whom the tunnel leads is for the rules to say, before it is opened.
 
+pub(super) mod pinned;
 pub(super) mod silent;
 
 use std::{rc::Rc, time::Duration};
@@ -80,6 +81,31 @@ impl Outbound {
         }
     }
 
+    /// The route to whom a tunnel is for, and leave to open one.
+    async fn enter(
+        &self,
+        to: Callee<'_>,
+        takes: Takes,
+    ) -> Result<(Rc<Route>, Option<Permit>), NoTunnel> {
+        let service = to.service;
+        let route = self.route(to).await.map_err(|e| NoTunnel {
+            reason: e.as_str(),
+            what: e.to_string(),
+            tries: Tries::default(),
+            pair: self.pair_with_nobody(service),
+            flags: e.flags(),
+        })?;
+        let admitted = self.admit(&route, takes, None).await;
+        let permit = admitted.map_err(|overflow| NoTunnel {
+            reason: "overflow",
+            what: self.overflow(&route, overflow),
+            tries: Tries::default(),
+            pair: self.pair_with_nobody(service),
+            flags: Flags::UpstreamOverflow,
+        })?;
+        Ok((route, permit))
+    }
+
     /// Opens a tunnel to the best endpoint that takes one.
     pub(super) async fn tunnel(
         &self,
@@ -88,25 +114,11 @@ impl Outbound {
         notes: &mut Notes,
     ) -> Result<Opened, NoTunnel> {
         let service = to.service;
-        let mut route = self.route(to).await.map_err(|e| NoTunnel {
-            reason: e.as_str(),
-            what: e.to_string(),
-            tries: Tries::default(),
-            pair: self.pair_with_nobody(service),
-            flags: e.flags(),
-        })?;
         let takes = match call.headers {
             Some(_) => Takes::OwnConnection,
             None => Takes::Stream,
         };
-        let admitted = self.admit(&route, takes, None).await;
-        let mut permit = admitted.map_err(|overflow| NoTunnel {
-            reason: "overflow",
-            what: self.overflow(&route, overflow),
-            tries: Tries::default(),
-            pair: self.pair_with_nobody(service),
-            flags: Flags::UpstreamOverflow,
-        })?;
+        let (mut route, mut permit) = self.enter(to, takes).await?;
         // A stream of bytes has no answer that a cookie could be given with, and neither has an upgrade.
         let affinity = Affinity::of(&route.settings.balance, call, || self.balancer.random());
         let mut attempts = Attempts::new(affinity.key);

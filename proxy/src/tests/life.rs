@@ -243,7 +243,7 @@ async fn settings_that_cannot_work_are_named() {
     assert!(name.contains("name"), "{name}");
 }
 
-async fn admin(address: std::net::SocketAddr, path: &str) -> String {
+pub(super) async fn admin(address: std::net::SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let ask = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(ask.as_bytes()).await.unwrap();

@@ -12,6 +12,7 @@
 
 mod families;
 mod pod;
+mod services;
 
 use std::{
     net::{IpAddr, SocketAddr},

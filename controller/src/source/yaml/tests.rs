@@ -162,6 +162,8 @@ fn slices_join_their_service_by_port_name() {
         let model = assemble([&good(&format!("{SERVICE}{}", slice.replace("PORT", port)))]);
         let endpoint = &model.services.values().next().unwrap().endpoints[0];
         assert_eq!(endpoint.ports, ports);
+        let targets: Vec<_> = ports.iter().map(|p| (*p, 8080)).collect();
+        assert_eq!(endpoint.targets, targets.into_iter().collect());
         assert_eq!(
             (endpoint.address.as_str(), endpoint.health),
             ("10.0.0.1:15008", Health::Draining)
@@ -176,6 +178,34 @@ fn slices_join_their_service_by_port_name() {
         "{:?}",
         twice.problems
     );
+}
+
+#[test]
+fn a_service_has_the_addresses_that_its_cluster_gave_it() {
+    for (spec, expected) in [
+        ("clusterIP: None, clusterIPs: [None]", [].as_slice()),
+        ("clusterIP: ''", &[]),
+        ("clusterIP: 10.96.0.7", &["10.96.0.7"]),
+        (
+            "clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7, 'fd00::7']",
+            &["10.96.0.7", "fd00::7"],
+        ),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop}}\nspec: {{{spec}, ports: [{{port: 80}}]}}\n"
+        );
+        let model = assemble([&good(&text)]);
+        let service = model.services.values().next().unwrap();
+        let ips: Vec<_> = service
+            .cluster_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(ips, expected, "{spec}");
+    }
+    let wrong = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {clusterIP: web, ports: [{port: 80}]}\n";
+    let parsed = parse("f", wrong).unwrap();
+    assert!(parsed.problems[0].text.contains("clusterIP"), "{parsed:?}");
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use hyper::{client::conn::http2, service::service_fn};
 use tokio::net::TcpListener;
 use tradewind_runtime::drain;
 
-use super::{world::Running, *};
+use super::{peer::GREETING, world::Running, *};
 use crate::{
     capture::{Unknown, index::Index, metrics::CaptureMetrics},
     outbound::captured::{Captured, serve_to},
@@ -280,6 +280,107 @@ async fn where_nobody_listens_the_mesh_may_still_be_called() {
         let silent = Http2::connect(capturing.address).await;
         drop(silent);
         until("it is counted", || count(&world, "ended") == 1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_ip_leads_into_the_mesh_and_fails_over() {
+    on_one_thread(async {
+        let world = World::new();
+        let east = Peer::start(&world, "e", "east").await;
+        world.change_service(|s| {
+            s.cluster_ips = vec!["10.96.0.7".parse().unwrap()];
+            s.exported_by.clear();
+        });
+        let meant = "10.96.0.7:80".parse().unwrap();
+        // Nobody with a proxy has it: whoever served it before may, and here nobody unknown is let through.
+        let capturing = Capturing::start(&world, Unknown::Refuse, meant).await;
+        let mut client = TcpStream::connect(capturing.address).await.unwrap();
+        let mut answer = Vec::new();
+        assert!(
+            client.read_to_end(&mut answer).await.is_err(),
+            "it is reset"
+        );
+        assert_eq!((count(&world, "refused"), count(&world, "service")), (1, 0));
+
+        // One of its own cluster that is gone, and one elsewhere.
+        world.endpoint("w", "west", nowhere().await);
+        world.endpoint("e", "east", east.address);
+        let capturing = Capturing::start(&world, Unknown::Refuse, meant).await;
+        let mut client = Client::connect(capturing.address).await;
+        for _ in 0..3 {
+            let response = client.send("GET", Bytes::new()).await;
+            assert_eq!(response.headers()["tradewind-served-by"], "east/e");
+        }
+        assert_eq!(count(&world, "service"), 1);
+    })
+    .await;
+}
+
+/// West's endpoints `a` and `b`, whose applications listen at ports 1 and 2 of one host.
+async fn two_at_their_own_ports() -> (World, Peer, Peer) {
+    let world = World::new();
+    let a = Peer::start(&world, "a", "west").await;
+    let b = Peer::start(&world, "b", "west").await;
+    for (id, peer, target) in [("a", &a, 1), ("b", &b, 2)] {
+        world.endpoint(id, "west", peer.address);
+        world.change_service(|s| s.endpoints.last_mut().unwrap().targets = [(80, target)].into());
+    }
+    (world, a, b)
+}
+
+#[tokio::test]
+async fn who_dials_an_endpoint_gets_that_one_and_no_other() {
+    on_one_thread(async {
+        let (world, a, b) = two_at_their_own_ports().await;
+        // Not well by its cluster's word, and dialled all the same.
+        world.set_health("b", Health::Unhealthy);
+        b.then([Act::Greet, Act::Echo, Act::Echo]);
+        let meant = "127.0.0.1:2".parse().unwrap();
+        let capturing = Capturing::start(&world, Unknown::Refuse, meant).await;
+        let mut first = TcpStream::connect(capturing.address).await.unwrap();
+        let mut heard = vec![0; GREETING.len()];
+        first.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, GREETING.as_bytes(), "the server spoke first");
+        for words in ["GET is no request here", "\x16\x03 nor is this TLS"] {
+            let mut client = TcpStream::connect(capturing.address).await.unwrap();
+            client.write_all(words.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut back = String::new();
+            client.read_to_string(&mut back).await.unwrap();
+            assert_eq!(back, words);
+        }
+        assert_eq!((a.seen.get(), b.seen.get()), (0, 3));
+        let connect = |head: &Request<()>| head.method() == http::Method::CONNECT;
+        assert!(b.heads.borrow().iter().all(connect));
+        assert_eq!(count(&world, "endpoint"), 3);
+
+        // Gone it is gone, whoever else there is.
+        drop(first);
+        b.kill().await;
+        let mut client = TcpStream::connect(capturing.address).await.unwrap();
+        let mut back = Vec::new();
+        assert!(client.read_to_end(&mut back).await.is_err(), "it is reset");
+        assert_eq!(a.seen.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_ended_is_made_anew_for_who_dials_its_endpoint() {
+    on_one_thread(async {
+        let (world, _a, b) = two_at_their_own_ports().await;
+        let meant = "127.0.0.1:2".parse().unwrap();
+        let capturing = Capturing::start(&world, Unknown::Refuse, meant).await;
+        while b.connections.get() < 4 {
+            let mut client = TcpStream::connect(capturing.address).await.unwrap();
+            client.write_all(b"words").await.unwrap();
+            let mut back = [0; 5];
+            client.read_exact(&mut back).await.unwrap();
+            assert_eq!(&back, b"words");
+            b.goodbye.notify_waiters();
+        }
     })
     .await;
 }
