@@ -389,11 +389,9 @@ async fn federate(lab: &Lab) {
     let address = format!("cluster.join.address={}", lab.door(founder));
     for (cluster, region) in others {
         let dir = lab.data_dir(founder);
-        let made = lab.tradewind(&["token", "create", "--data-dir", &dir, "-o", "json"]);
-        let token = made.await.good().json()["token"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let create = ["token", "create", "--data-dir", &dir, "-o", "json"];
+        let made = lab.tradewind(&create).await.good();
+        let token = made.json()["token"].as_str().unwrap().to_owned();
         let secret = format!("--from-literal=token={token}");
         lab.kubectl(cluster, &["create", "namespace", "tradewind-system"])
             .await;
