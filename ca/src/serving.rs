@@ -12,6 +12,7 @@ use rcgen::{
     KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -79,6 +80,23 @@ impl ServingAuthority {
     /// End of its validity, Unix seconds.
     pub const fn not_after_unix_s(&self) -> u64 {
         self.validity.not_after_unix_s
+    }
+
+    /// Whether its certificate lets it sign all of `names`, as they were told this time.
+    pub fn may_sign(&self, names: &[String]) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(&self.der) else {
+            return false;
+        };
+        let Ok(Some(constraints)) = certificate.name_constraints() else {
+            return false;
+        };
+        let permitted = constraints.value.permitted_subtrees.as_deref();
+        let permitted = permitted.unwrap_or_default();
+        names.iter().all(|name| {
+            permitted
+                .iter()
+                .any(|subtree| matches!(subtree.base, GeneralName::DNSName(found) if found == name))
+        })
     }
 
     /// A new key with a certificate for `names`.
@@ -200,6 +218,9 @@ mod tests {
         let other = ServingAuthority::generate(&names(), NOW_MS).unwrap();
         assert!(!checks(&other, &served, &names()[0], NOW_MS));
         // What it may sign stands in its own certificate.
+        assert!(ca.may_sign(&names()));
+        let both = [names(), vec!["evil.example".to_owned()]].concat();
+        assert!(!ca.may_sign(&both));
         let foreign = ca.issue(&["evil.example".to_owned()], NOW_MS).unwrap();
         assert!(!checks(&ca, &foreign, "evil.example", NOW_MS));
     }

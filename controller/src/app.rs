@@ -34,6 +34,7 @@ use crate::{
     identity_service::TokensError,
     registry::RegistryError,
     server::{ListenConfig, ListenError, Listeners, Serving},
+    webhook::{Webhook, WebhookError},
 };
 
 pub use identity::CertificateError;
@@ -103,6 +104,9 @@ pub enum BuildError {
     /// The way to the API server.
     #[error(transparent)]
     Kubernetes(#[from] ClientError),
+    /// The webhook.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -130,6 +134,7 @@ impl BuildError {
             Self::Certificate(_) => "see that this host's clock is right".into(),
             Self::Manifests { .. } => "make the directory, or start without --manifests".into(),
             Self::Kubernetes(_) => "name a kubeconfig that works with --kubeconfig, or start without --kubernetes".into(),
+            Self::Webhook(error) => error.hint().into(),
             Self::Store(StoreError::File(_)) => {
                 "while other clusters hold the store, `tradewind store rejoin` brings this node back under a new id".into()
             }
@@ -157,6 +162,7 @@ pub struct Bound {
     socket: PathBuf,
     listeners: Listeners,
     admin: AdminBound,
+    webhook: Option<Webhook>,
     readiness: Readiness,
     blockers: Blockers,
     parts: Parts,
@@ -180,9 +186,9 @@ struct Blockers {
 impl Controller {
     /// Opens the data directory and the store, and binds every listener. Changes nothing when it fails.
     pub async fn build(
-        config: ControllerConfig,
+        mut config: ControllerConfig,
         clock: SharedClock,
-        rng: Rng,
+        mut rng: Rng,
         log: Option<LogHandle>,
     ) -> Result<Bound, BuildError> {
         let files = Files::open(&config.data_dir, &clock)?;
@@ -223,6 +229,16 @@ impl Controller {
                 path: socket.clone(),
                 cause,
             })?;
+        let webhook = match &mut config.webhook {
+            Some(told) => {
+                let (clock, rng) = (Arc::clone(&clock), rng.fork());
+                let bound =
+                    Webhook::bind(told.clone(), &config.data_dir, clock, rng, &files.metrics)?;
+                told.listen = bound.local_addr();
+                Some(bound)
+            }
+            None => None,
+        };
         let readiness = Readiness::new();
         let blockers = Blockers {
             store: readiness.blocker("store"),
@@ -237,6 +253,7 @@ impl Controller {
             socket,
             listeners,
             admin,
+            webhook,
             readiness,
             blockers,
             parts,
@@ -256,6 +273,11 @@ impl Bound {
         self.admin.local_addr()
     }
 
+    /// Where the API server asks about pods, if it does.
+    pub fn webhook_addr(&self) -> Option<SocketAddr> {
+        self.webhook.as_ref().map(Webhook::local_addr)
+    }
+
     /// The unix socket for local callers.
     pub fn socket_path(&self) -> &Path {
         &self.socket
@@ -272,6 +294,7 @@ impl Bound {
             config,
             listeners,
             admin,
+            webhook,
             readiness,
             blockers,
             mut parts,
@@ -285,6 +308,9 @@ impl Bound {
         let wired = parts.wire(&config, &mut tasks, &inner, left, blockers.store);
         let state = parts.admin_state(&config, readiness, log, &wired);
         tasks.spawn("admin", admin.run(state, inner.clone()));
+        if let Some(webhook) = webhook {
+            parts.serve_webhook(webhook, &mut tasks, &inner);
+        }
         let serving = Serving {
             tls: server_config(&parts.svid, &parts.trust, ClientAuth::Optional),
             trust: parts.trust.clone(),

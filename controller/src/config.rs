@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::webhook::WebhookConfig;
+
 /// Where controllers listen for gRPC over mTLS.
 pub const DEFAULT_PORT: u16 = 15012;
 /// Where every role serves its health and metrics.
@@ -29,6 +31,8 @@ pub struct ControllerConfig {
     pub manifests: Option<PathBuf>,
     /// The API server whose Services and other objects are this cluster's, if it has one. Then no directory is watched.
     pub kubernetes: Option<tradewind_kubernetes::Place>,
+    /// The webhook that gives pods of that API server a proxy, if there is to be one.
+    pub webhook: Option<WebhookConfig>,
     /// The unix socket for local callers; `controller.sock` in the data directory unless told.
     pub socket: Option<PathBuf>,
     /// How long calls in flight may take once the process is asked to stop.
@@ -46,6 +50,7 @@ impl ControllerConfig {
             admin_listen: (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into(),
             manifests: None,
             kubernetes: None,
+            webhook: None,
             socket: None,
             drain_deadline: DEFAULT_DRAIN_DEADLINE,
             witness: false,

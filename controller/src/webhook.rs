@@ -14,7 +14,11 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -40,8 +44,6 @@ pub struct WebhookConfig {
     pub listen: SocketAddr,
     /// The file with the injection's settings (YAML). It is read again when it changes.
     pub settings: PathBuf,
-    /// Where its CA is kept: the controller's data directory.
-    pub data_dir: PathBuf,
     /// DNS names that the API server calls it by, such as `tradewind-controller.tradewind-system.svc`.
     pub names: Vec<String>,
 }
@@ -58,6 +60,21 @@ pub enum WebhookError {
     /// Its certificates.
     #[error(transparent)]
     Certificates(#[from] CertificatesError),
+}
+
+impl WebhookError {
+    /// What the operator can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Listen(_) => "stop what listens there, or choose another with --webhook-listen",
+            Self::Settings(_) => {
+                "correct the file, or name another with --injection-file; the chart makes it from its values `injection.*`"
+            }
+            Self::Certificates(_) => {
+                "see that every --webhook-name is a DNS name, and that webhook*.key and webhook*.pem in the data directory are whole; without them new ones are made"
+            }
+        }
+    }
 }
 
 /// A webhook that listens and does not serve yet.
@@ -80,17 +97,18 @@ struct Shared {
 }
 
 impl Webhook {
-    /// Reads the settings, makes or reads the certificates, and opens the listener.
+    /// Reads the settings, opens the listener, and makes or reads the certificates: its CA is kept in the controller's data directory.
     pub fn bind(
         config: WebhookConfig,
+        data_dir: &Path,
         clock: SharedClock,
         rng: Rng,
         metrics: &MetricsRegistry,
     ) -> Result<Self, WebhookError> {
         let settings = settings::read(&config.settings)?;
-        let certificates = Certificates::open(config.data_dir, config.names, clock.unix_ms())?;
         let listener =
             listen::bind_tcp(config.listen, false).map_err(|e| e.flag("--webhook-listen"))?;
+        let certificates = Certificates::open(data_dir.to_owned(), config.names, clock.unix_ms())?;
         let address = listener.local_addr().unwrap_or(config.listen);
         Ok(Self {
             listener,

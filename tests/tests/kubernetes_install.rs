@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tradewind_controller::webhook::{Webhook, WebhookConfig, keep_published};
-use tradewind_kubernetes::{Place, install::cluster::Cluster};
+use tradewind_kubernetes::{Client, Place};
 use tradewind_runtime::{clock, drain, metrics::MetricsRegistry, rng::Rng, task};
 use tradewind_tests::{
     kubernetes::Clusters,
@@ -436,11 +436,11 @@ async fn webhook(clusters: &Clusters, dir: &Path, watch: drain::Watch) -> Socket
     let config = WebhookConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         settings,
-        data_dir: dir.to_owned(),
         names: vec!["localhost".to_owned()],
     };
     let webhook = Webhook::bind(
         config,
+        dir,
         clock::system(),
         Rng::from_entropy(),
         &MetricsRegistry::new(),
@@ -450,11 +450,11 @@ async fn webhook(clusters: &Clusters, dir: &Path, watch: drain::Watch) -> Socket
         kubeconfig: Some(clusters.kubeconfig().to_owned()),
         context: Some("west".to_owned()),
     };
-    let cluster = Cluster::of(&place).await.unwrap();
+    let client = Client::new(&place).await.unwrap();
     let address = webhook.local_addr();
     let publish = keep_published(
         webhook.bundle(),
-        cluster.client(),
+        client,
         "tradewind-injection".to_owned(),
         clock::system(),
         Rng::from_entropy(),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tradewind_controller::{Controller as Role, ControllerConfig};
+use tradewind_controller::{Controller as Role, ControllerConfig, webhook::WebhookConfig};
 use tradewind_runtime::{Rng, clock, signal::Signals};
 
 use super::role::{self, ConfigFile, LogArgs};
@@ -58,6 +58,20 @@ pub struct Controller {
         requires = "kubernetes"
     )]
     context: Option<String>,
+    /// Address at which the API server asks about new pods, by HTTPS; without, pods get no proxy
+    #[arg(long, env = "TRADEWIND_WEBHOOK_LISTEN", value_name = "IP:PORT")]
+    webhook_listen: Option<SocketAddr>,
+    /// DNS name by which the API server calls it; repeatable
+    #[arg(
+        long,
+        env = "TRADEWIND_WEBHOOK_NAME",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    webhook_name: Vec<String>,
+    /// YAML file that says what pods are given; it is followed
+    #[arg(long, env = "TRADEWIND_INJECTION_FILE", value_name = "FILE")]
+    injection_file: Option<PathBuf>,
     /// Unix socket for this host [default: controller.sock in the data directory]
     #[arg(long, env = "TRADEWIND_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -68,8 +82,39 @@ pub struct Controller {
     logs: LogArgs,
 }
 
+impl Controller {
+    /// The webhook that was asked for. A file may set flags as well, which clap's own requirements do not see.
+    fn webhook(&self) -> Result<Option<WebhookConfig>, Failure> {
+        let lacking = |flag: &str| {
+            Failure::usage(format!("--webhook-listen needs {flag}"))
+                .hint("the API server asks by a name, over HTTPS, and the answer is made from the injection's settings")
+        };
+        let Some(listen) = self.webhook_listen else {
+            if self.injection_file.is_some() || !self.webhook_name.is_empty() {
+                return Err(Failure::usage(
+                    "--webhook-name and --injection-file are of no use without --webhook-listen",
+                ));
+            }
+            return Ok(None);
+        };
+        if !self.kubernetes {
+            return Err(lacking("--kubernetes"));
+        }
+        if self.webhook_name.is_empty() {
+            return Err(lacking("--webhook-name"));
+        }
+        let settings = self.injection_file.clone();
+        Ok(Some(WebhookConfig {
+            listen,
+            settings: settings.ok_or_else(|| lacking("--injection-file"))?,
+            names: self.webhook_name.clone(),
+        }))
+    }
+}
+
 /// Runs it.
 pub async fn run(args: Controller) -> Outcome {
+    let webhook = args.webhook()?;
     let log = args.logs.start()?;
     let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
     let config = ControllerConfig {
@@ -81,6 +126,7 @@ pub async fn run(args: Controller) -> Outcome {
             kubeconfig: args.kubeconfig,
             context: args.context,
         }),
+        webhook,
         socket: args.socket,
         drain_deadline: args.drain_deadline,
         witness: false,
@@ -89,6 +135,9 @@ pub async fn run(args: Controller) -> Outcome {
         .await
         .map_err(|e| Failure::of(Exit::Problems, &e).hint(e.hint()))?;
     tracing::info!(listen = %bound.listen_addr(), admin = %bound.admin_addr(), socket = %bound.socket_path().display(), "controller listens");
+    if let Some(webhook) = bound.webhook_addr() {
+        tracing::info!(listen = %webhook, "webhook listens");
+    }
     let readiness = bound.readiness();
     role::serve(
         "controller",

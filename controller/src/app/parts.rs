@@ -6,6 +6,7 @@ mod pages;
 mod reach;
 mod seals;
 mod sources;
+mod webhook;
 
 use std::{
     path::{Path, PathBuf},
@@ -72,7 +73,7 @@ pub(super) struct Files {
     node_key: SealKey,
     first_trust: KeptTrust,
     trust: TrustCell,
-    metrics: MetricsRegistry,
+    pub(super) metrics: MetricsRegistry,
 }
 
 impl Files {

@@ -103,15 +103,16 @@ impl Bundle {
 }
 
 impl Certificates {
-    /// Reads the CA, or makes one, and a certificate below it.
+    /// Reads the CA, or makes one, and a certificate below it. One that may not sign these names is as good as none.
     pub(super) fn open(
         dir: PathBuf,
         names: Vec<String>,
         now_unix_ms: u64,
     ) -> Result<Self, CertificatesError> {
+        let may_sign = |ca: &ServingAuthority| ca.may_sign(&names);
         let slots = Slots {
-            signing: ServingAuthority::load(&dir, SIGNING)?,
-            next: ServingAuthority::load(&dir, NEXT)?,
+            signing: ServingAuthority::load(&dir, SIGNING)?.filter(may_sign),
+            next: ServingAuthority::load(&dir, NEXT)?.filter(may_sign),
             renew_at_unix_s: 0,
             until_unix_s: 0,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tradewind_kubernetes::injection::bundle::{self, Client};
+use tradewind_kubernetes::{Client, injection::bundle};
 use tradewind_runtime::{backoff::Backoff, clock::SharedClock, rng::Rng};
 
 use super::{Bundle, is_still_good};

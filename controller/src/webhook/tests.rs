@@ -43,14 +43,13 @@ fn config(dir: &Path) -> WebhookConfig {
     WebhookConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         settings,
-        data_dir: dir.to_owned(),
         names: vec![NAME.to_owned()],
     }
 }
 
 fn start(dir: &Path, clock: SharedClock) -> Running {
     let metrics = MetricsRegistry::new();
-    let webhook = Webhook::bind(config(dir), clock, Rng::seeded(1), &metrics).unwrap();
+    let webhook = Webhook::bind(config(dir), dir, clock, Rng::seeded(1), &metrics).unwrap();
     let (trigger, watch) = drain::channel();
     Running {
         address: webhook.local_addr(),
@@ -251,6 +250,31 @@ async fn a_controller_that_is_started_anew_is_believed_at_once() {
     assert!(connect(&after, &bundle, NAME).await.is_ok());
 }
 
+/// A CA says which names it may sign: one of before is of no use to a webhook that is called otherwise.
+#[tokio::test]
+async fn a_webhook_of_another_name_has_another_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = start(dir.path(), clock::system());
+    let bundle = before.bundle.certificates();
+    assert!(before.trigger.drain(Duration::from_secs(5)).await);
+    let mut told = config(dir.path());
+    told.names = vec!["localhost".to_owned()];
+    let metrics = MetricsRegistry::new();
+    let webhook =
+        Webhook::bind(told, dir.path(), clock::system(), Rng::seeded(1), &metrics).unwrap();
+    let (_trigger, watch) = drain::channel();
+    let (address, ours) = (webhook.local_addr(), webhook.bundle().certificates());
+    assert_ne!(ours, bundle);
+    let serving = task::spawn("webhook", webhook.run(watch));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let believed = client(&ours, rustls::ALL_VERSIONS)
+        .connect(name, stream)
+        .await;
+    assert!(believed.is_ok(), "{believed:?}");
+    serving.abort();
+}
+
 #[tokio::test]
 async fn a_drain_ends_idle_connections_and_refuses_new_ones() {
     let dir = tempfile::tempdir().unwrap();
@@ -348,7 +372,7 @@ fn settings_that_cannot_be_used_stop_the_start() {
         let clock = clock::system();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _guard = runtime.enter();
-        Webhook::bind(config, clock, Rng::seeded(1), &metrics).map(|_| ())
+        Webhook::bind(config, dir.path(), clock, Rng::seeded(1), &metrics).map(|_| ())
     };
     std::fs::write(&config.settings, "image: a\naudience: b\ncolour: red\n").unwrap();
     let error = bind(config.clone()).unwrap_err().to_string();

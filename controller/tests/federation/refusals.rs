@@ -19,6 +19,7 @@ use tradewind_api::{
 use tradewind_ca::{AuthorityKey, JoinToken};
 use tradewind_controller::{
     Controller, ControllerConfig, DataDir, DataDirError, InitError, JoinLayer, JoinOptions,
+    webhook::WebhookConfig,
 };
 use tradewind_runtime::{Rng, clock, task};
 use tradewind_transport::{
@@ -255,7 +256,48 @@ async fn what_an_operator_asks_wrongly_is_answered_in_sentences() {
             .contains(&held.local_addr().unwrap().to_string()),
         "{in_use}"
     );
+    no_webhook(&dir).await;
     corrupt(&dir).await;
+}
+
+/// A webhook that cannot be is found out at the start, with the flag that is wrong.
+async fn no_webhook(dir: &Path) {
+    let settings = dir.join("injection.yaml");
+    std::fs::write(
+        &settings,
+        "image: registry.example/tradewind:1\naudience: tradewind.west\n",
+    )
+    .unwrap();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let told = WebhookConfig {
+        listen: held.local_addr().unwrap(),
+        settings,
+        names: vec!["localhost".to_owned()],
+    };
+    let absent = WebhookConfig {
+        settings: dir.join("absent.yaml"),
+        ..told.clone()
+    };
+    for (webhook, word, flag) in [
+        (
+            told.clone(),
+            held.local_addr().unwrap().to_string(),
+            "--webhook-listen",
+        ),
+        (absent, "absent.yaml".to_owned(), "--injection-file"),
+    ] {
+        let config = ControllerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            admin_listen: "127.0.0.1:0".parse().unwrap(),
+            webhook: Some(webhook),
+            ..ControllerConfig::new(dir.to_owned())
+        };
+        let error = Controller::build(config, clock::system(), Rng::from_entropy(), None)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(&word), "{error}");
+        assert!(error.hint().contains(flag), "{}", error.hint());
+    }
 }
 
 /// A controller on a damaged directory names what is damaged and changes nothing.

@@ -5,12 +5,13 @@
 
 use data_encoding::BASE64;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-pub use kube::Client;
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
+
+use crate::Client;
 
 /// Most certificates of one bundle: three controllers with an old and a new one each, and room for those of pods that are gone.
 pub const MAX_CERTIFICATES: usize = 16;
@@ -143,7 +144,7 @@ pub async fn publish(
     ours: &[Vec<u8>],
     keep: &(dyn Fn(&[u8]) -> bool + Send + Sync),
 ) -> Result<bool, BundleError> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let api: Api<MutatingWebhookConfiguration> = Api::all(client.kube.clone());
     let failed = |what: &'static str| {
         move |source: kube::Error| BundleError::Api {
             name: name.to_owned(),

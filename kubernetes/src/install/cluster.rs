@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::version::Info;
-pub use kube::Client;
 use kube::{
-    Api,
+    Api, Client,
     api::{
         ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
     },
@@ -217,11 +216,6 @@ impl Cluster {
             url: client.server().to_owned(),
             client: client.kube,
         })
-    }
-
-    /// A client of it.
-    pub fn client(&self) -> Client {
-        self.client.clone()
     }
 
     /// Its version.

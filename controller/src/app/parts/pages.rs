@@ -23,6 +23,7 @@ impl Parts {
             "admin_listen": config.admin_listen,
             "manifests": config.manifests,
             "kubernetes": config.kubernetes.as_ref().map(|p| json!({"kubeconfig": p.kubeconfig, "context": p.context})),
+            "webhook": config.webhook.as_ref().map(|w| json!({"listen": w.listen, "names": w.names, "injection_file": w.settings})),
             "socket": config.socket_path(),
             "node": self.data_dir.lock().unwrap_or_else(PoisonError::into_inner).node(),
         });
