@@ -128,10 +128,10 @@ func (p place) newNodes(ctx context.Context, c *cluster) (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	outer := fmt.Sprintf("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link add %[1]s type veth peer name up netns %[2]d; "+
+	outer := fmt.Sprintf("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link add %[1]s type veth peer name uplink netns %[2]d; "+
 		"ip addr add %[3]s/30 dev %[1]s; ip link set %[1]s up; ip route add %[4]s via %[5]s; ip route add %[6]s via %[5]s",
 		p.link(), made.holder.id(), p.router(), c.podCIDR, p.nodes(), c.serviceCIDR)
-	inner := fmt.Sprintf("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link set lo up; ip addr add %s/30 dev up; ip link set up up; "+
+	inner := fmt.Sprintf("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link set lo up; ip addr add %s/30 dev uplink; ip link set uplink up; "+
 		"ip route add default via %s; ip addr add %s/32 dev lo", p.nodes(), p.router(), firstHop)
 	for index := range c.nodes {
 		inner += fmt.Sprintf("; ip addr add %s/32 dev lo", firstOf(c.podCIDR, int64(index+1)))
