@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde_json::Value;
 use tradewind_tests::{
     Process,
-    federation::HBONE,
+    federation::{ADMIN, HBONE, host},
     http,
     namespaces::inside,
     process, tradewind,
@@ -163,22 +163,54 @@ async fn serves(pod: &Pod, objects: &Objects, base: &[String]) {
 
 /// A Pod that is dialled at its own address, as those of headless Services are.
 async fn dials_pods(pod: &Pod, objects: &Objects, base: &[String]) {
-    let workload = pod.federation.workload(WEST, 1, "shop/db:80").await;
-    let ip = workload.hbone.ip();
-    assert_eq!(workload.hbone.port(), HBONE);
-    let url = format!("http://{ip}:8080/");
+    let federation = &pod.federation;
+    let at = |port| federation.addr(WEST, host::WORKLOADS + 1, port);
+    let (app, hbone, admin) = (at(8080), at(HBONE), at(ADMIN));
+    let [app_text, hbone, admin_text] = [app, hbone, admin].map(|a| a.to_string());
+    let args = ["demo-app", "--listen", &app_text, "--name", "db"];
+    let _app = federation.process_at(WEST, host::WORKLOADS + 1, "db", &args);
+    let dir = federation.data_dir(WEST);
+    let args = [
+        "proxy",
+        "--kubernetes",
+        "--name=db-0",
+        "--identity=shop/db",
+        "--threads=1",
+        "--data-dir",
+        &dir,
+        "--hbone-listen",
+        &hbone,
+        "--admin-listen",
+        &admin_text,
+    ];
+    let _proxy = federation.process_at(WEST, host::WORKLOADS + 1, "db-proxy", &args);
+    federation.ready(admin).await;
+    let url = format!("http://{app}/");
+    until("the application to listen", USUAL, || async {
+        let said = pod.curl(&["-f", &url]).await;
+        (said.stdout.trim() == "db")
+            .then_some(())
+            .ok_or(said.stderr)
+    })
+    .await;
+    // Nobody says yet that it is one.
     assert!(
-        pod.passes(async { assert_eq!(pod.get(&url).await, "db from west/1") })
-            .await,
-        "nobody says yet that it is one"
+        pod.passes(async { assert_eq!(pod.get(&url).await, "db") })
+            .await
     );
-    let db = [service("db", "None"), slice("db", ip, "/ns/shop/sa/db")];
+    let db = [
+        service("db", "None"),
+        slice("db", app.ip(), "/ns/shop/sa/db"),
+    ];
     objects.say(&[base, &db].concat());
     until("a tunnel to that Pod", USUAL, || async {
         let before = pod.count("endpoint").await;
-        assert_eq!(pod.get(&url).await, "db from west/1");
+        // Which of the two proxies learns of it first is open.
+        let said = pod.curl(&["-f", &url]).await;
         let tunnels = pod.count("endpoint").await - before;
-        (tunnels > 0.0).then_some(()).ok_or("it passed by the mesh")
+        (said.stdout.trim() == "db" && tunnels > 0.0)
+            .then_some(())
+            .ok_or_else(|| format!("{tunnels} tunnels, {}{}", said.stdout, said.stderr))
     })
     .await;
 }
