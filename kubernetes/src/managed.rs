@@ -16,6 +16,8 @@ use crate::{objects::Key, watch::Served};
 pub const OWNED_LABEL: &str = "tradewind.io/owned-by";
 /// Its value.
 pub const OWNER: &str = "controller";
+/// The ConfigMap with the federation's roots, in each namespace that Pods may run in.
+pub const ROOTS: &str = "tradewind-root";
 /// The annotation that says what was applied last.
 const MARK: &str = "tradewind.io/applied";
 
@@ -71,6 +73,14 @@ impl Resource {
             },
             kind,
             plural,
+        }
+    }
+
+    /// The one name that all of them have, where they do: rights can be given for a name, and are, so nothing else may be asked for.
+    pub(crate) const fn only_name(self) -> Option<&'static str> {
+        match self {
+            Self::ConfigMap => Some(ROOTS),
+            Self::Import | Self::Slice | Self::ClusterProperty => None,
         }
     }
 

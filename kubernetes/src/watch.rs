@@ -104,15 +104,18 @@ pub fn start(
         let kind = rule.rule();
         tasks.spawn(
             "watch rules",
-            task.clone().dynamic(rule, kind, None, drain.observer()),
+            task.clone().dynamic(rule, kind, simple(), drain.observer()),
         );
     }
     for resource in managed::Resource::ALL {
-        let label = Some(format!("{OWNED_LABEL}={OWNER}"));
+        let mut config = simple().labels(&format!("{OWNED_LABEL}={OWNER}"));
+        if let Some(name) = resource.only_name() {
+            config = config.fields(&format!("metadata.name={name}"));
+        }
         let owned = task.clone().dynamic(
             resource.served(),
             Kind::Owned(resource),
-            label,
+            config,
             drain.observer(),
         );
         tasks.spawn("watch what is owned", owned);
@@ -172,7 +175,7 @@ impl Task {
         self,
         served: Served,
         kind: Kind,
-        label: Option<String>,
+        config: watcher::Config,
         mut drain: drain::Observer,
     ) {
         let work = async {
@@ -183,9 +186,7 @@ impl Task {
                 let gvk = GroupVersionKind::gvk(served.group, version, served.kind);
                 let resource = ApiResource::from_gvk_with_plural(&gvk, served.plural);
                 let api = Api::<DynamicObject>::all_with(self.client.kube.clone(), &resource);
-                let mut config = watcher::Config::default().page_size(PAGE);
-                config.label_selector.clone_from(&label);
-                let stream = until_absent(watcher(api, config)).default_backoff();
+                let stream = until_absent(watcher(api, config.clone())).default_backoff();
                 let read = |mut object: DynamicObject| {
                     let key = wire::key(&object.metadata)?;
                     // Items of a list do not say of what kind they are.

@@ -1,7 +1,8 @@
 //! `tradewind install` and `tradewind uninstall`: the manifests of a Kubernetes cluster, printed, applied, or taken out again.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
+use tokio::time::Instant;
 use tradewind_kubernetes::{
     Place,
     install::{
@@ -11,10 +12,21 @@ use tradewind_kubernetes::{
 };
 
 use super::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::{
+    exit::{Exit, Failure, Outcome},
+    printer::Printer,
+};
+
+#[cfg(test)]
+mod tests;
 
 /// Longest file of values, in bytes: the defaults have 4 KiB.
 const MAX_VALUES_BYTES: u64 = 1 << 20;
+
+/// How long a controller may take to end: four times what its manifest gives it.
+const CONTROLLER_END: Duration = Duration::from_secs(120);
+/// How often it is looked for meanwhile.
+const POLL: Duration = Duration::from_millis(500);
 
 /// Which Kubernetes cluster, and where in it.
 #[derive(Debug, clap::Args)]
@@ -58,9 +70,6 @@ pub struct Install {
     /// With --apply: have the API server check it, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// With --apply: although the processes that it starts do not know all of their flags yet
-    #[arg(long)]
-    yes: bool,
     /// Print every value with its default, and what it is for
     #[arg(long, conflicts_with_all = ["apply", "values", "set"])]
     show_values: bool,
@@ -83,14 +92,6 @@ pub async fn run(context: Context, args: Install) -> Outcome {
             manifests.len()
         ));
         return Ok(Exit::Good);
-    }
-    if !args.dry_run && !args.yes {
-        // The manifests are ahead of the roles: whoever applied them now would get processes that refuse their flags.
-        return Err(Failure::new(
-            Exit::Refused,
-            "installing is not there yet: the controller has no --webhook-listen and the proxy no --identity-token-file",
-        )
-        .hint("look at the manifests without --apply, have the API server check them with --apply --dry-run, or apply them all the same with --yes"));
     }
     let cluster = args.target.cluster().await?;
     let name = values.text("cluster.name").unwrap_or_default();
@@ -207,14 +208,10 @@ pub async fn uninstall(context: Context, args: Uninstall) -> Outcome {
         printer.say("nothing is installed");
     }
     printer.title(format_args!("removing from {}", cluster.url));
-    for object in &go {
-        if args.yes {
-            cluster
-                .remove(object, false)
-                .await
-                .map_err(|e| cluster_failure(&e).hint("the same command goes on from there"))?;
-            printer.done(object.id());
-        } else {
+    if args.yes {
+        remove(printer, &cluster, &args, &go).await?;
+    } else {
+        for object in &go {
             printer.say(format_args!("  -     {}", object.id()));
         }
     }
@@ -239,6 +236,41 @@ pub async fn uninstall(context: Context, args: Uninstall) -> Outcome {
     )
     .hint("`tradewind leave` first, so that the federation knows")
     .hint("then repeat the command with --yes"))
+}
+
+/// First what runs, then, once it is gone, what it kept: it would write that anew, and may have written more since it was listed.
+async fn remove(
+    printer: Printer,
+    cluster: &Cluster,
+    args: &Uninstall,
+    go: &[Installed],
+) -> Result<(), Failure> {
+    let again = |e| cluster_failure(&e).hint("the same command goes on from there");
+    let namespace = args.target.namespace.as_str();
+    for object in go.iter().filter(|object| object.runs()) {
+        cluster.remove(object, false).await.map_err(again)?;
+        printer.done(object.id());
+    }
+    let end = Instant::now() + CONTROLLER_END;
+    loop {
+        let running = cluster.controllers(namespace).await.map_err(again)?;
+        let Some(first) = running.first() else { break };
+        if Instant::now() >= end {
+            return Err(Failure::problem(format!(
+                "Pod/{first} in {namespace} is still there after {} s, and would write anew what is removed",
+                CONTROLLER_END.as_secs()
+            ))
+            .hint(format!("see why: kubectl describe pod -n {namespace} {first}"))
+            .hint("the same command goes on from there"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    let found = cluster.installed(namespace).await.map_err(again)?;
+    for object in plan(found, args.crds, args.data).0 {
+        cluster.remove(&object, false).await.map_err(again)?;
+        printer.done(object.id());
+    }
+    Ok(())
 }
 
 /// What goes and what stays. A namespace takes its volumes with it, so it stays while they are to stay.

@@ -13,7 +13,7 @@ use tradewind_api::{
 use tradewind_federation::Catalog;
 use tradewind_kubernetes::{
     Key,
-    managed::{Body, Resource},
+    managed::{Body, ROOTS, Resource},
     objects::{Condition, Slice},
 };
 
@@ -28,9 +28,7 @@ use crate::{
 
 /// Namespaces in which nobody's workloads run.
 const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
-/// The ConfigMap with the roots, in every namespace that Pods may run in.
-pub const ROOTS: &str = "tradewind-root";
-/// Its key.
+/// The roots' key in their ConfigMap.
 pub const ROOTS_KEY: &str = "root.pem";
 
 /// What it is made from.

@@ -68,7 +68,7 @@ pub async fn facts(cluster: &Cluster, namespace: &str, pre: bool) -> Result<Fact
     facts.webhook = webhooks
         .into_iter()
         .find(|object| named(object, "tradewind-injection"));
-    facts.roots = cluster.namespaces_with_root("tradewind-root").await?;
+    facts.roots = cluster.namespaces_with_root(crate::managed::ROOTS).await?;
     facts.pods = cluster.list("Pod", None).await?;
     Ok(facts)
 }

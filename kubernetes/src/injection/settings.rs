@@ -174,7 +174,7 @@ fn controller() -> String {
 }
 
 fn root_config_map() -> String {
-    "tradewind-root".to_owned()
+    crate::managed::ROOTS.to_owned()
 }
 
 fn log() -> String {

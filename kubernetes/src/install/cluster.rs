@@ -23,21 +23,17 @@ use crate::{
 
 /// Who owns the fields that are applied.
 const FIELD_MANAGER: &str = "tradewind-install";
+/// The label of the controllers' Pods.
+const CONTROLLER_PODS: &str = "app.kubernetes.io/name=tradewind-controller";
 /// How long an answer may be silent.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Kinds that are installed, or made by the controller, in the order in which they are taken out: first what asks the controller or
 /// routes to it, last what holds rights and places.
 const KINDS: [Kind; 17] = [
-    Kind::new(
-        "admissionregistration.k8s.io",
-        "v1",
-        "MutatingWebhookConfiguration",
-        "mutatingwebhookconfigurations",
-        false,
-    ),
-    Kind::new("apps", "v1", "Deployment", "deployments", true),
-    Kind::new("apps", "v1", "StatefulSet", "statefulsets", true),
+    WEBHOOKS,
+    DEPLOYMENTS,
+    STATEFUL_SETS,
     Kind::new(
         "policy",
         "v1",
@@ -95,6 +91,15 @@ const KINDS: [Kind; 17] = [
     NAMESPACES,
     Kind::new("coordination.k8s.io", "v1", "Lease", "leases", true),
 ];
+const WEBHOOKS: Kind = Kind::new(
+    "admissionregistration.k8s.io",
+    "v1",
+    "MutatingWebhookConfiguration",
+    "mutatingwebhookconfigurations",
+    false,
+);
+const DEPLOYMENTS: Kind = Kind::new("apps", "v1", "Deployment", "deployments", true);
+const STATEFUL_SETS: Kind = Kind::new("apps", "v1", "StatefulSet", "statefulsets", true);
 const VOLUMES: Kind = Kind::new(
     "",
     "v1",
@@ -284,6 +289,15 @@ impl Cluster {
         Ok(all)
     }
 
+    /// The controllers' Pods that are still there. As long as there is one it writes anew what it keeps.
+    pub async fn controllers(&self, namespace: &str) -> Result<Vec<String>, ClusterError> {
+        let params = ListParams::default().labels(CONTROLLER_PODS);
+        let found = PODS.api(&self.client, Some(namespace)).list(&params).await;
+        let found = found.map_err(|source| failed(PODS.kind, "listed", source))?;
+        let names = found.into_iter().filter_map(|pod| pod.metadata.name);
+        Ok(names.collect())
+    }
+
     /// Removes one object. One that is gone already is as good.
     pub async fn remove(&self, object: &Installed, dry_run: bool) -> Result<(), ClusterError> {
         let params = DeleteParams {
@@ -406,6 +420,11 @@ impl Installed {
             Some(namespace) => format!("{}/{} in {namespace}", self.kind.kind, self.name),
             None => format!("{}/{}", self.kind.kind, self.name),
         }
+    }
+
+    /// Whether it runs something, or has the API server wait for what runs: that goes before what the running ones keep.
+    pub fn runs(&self) -> bool {
+        [WEBHOOKS, DEPLOYMENTS, STATEFUL_SETS].contains(&self.kind)
     }
 
     /// Whether it is the namespace, which takes all that is in it with it.
