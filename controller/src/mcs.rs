@@ -15,7 +15,7 @@ use tradewind_api::snapshot::Snapshot;
 use tradewind_federation::Store;
 use tradewind_kubernetes::{
     Client,
-    managed::{self, Step},
+    managed::{self, Resource, Step},
     write,
 };
 use tradewind_runtime::{SharedClock, drain};
@@ -86,11 +86,14 @@ impl Writer {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let troubles = Arc::clone(&self.troubles.borrow_and_update());
         // Before all is known nothing may be taken away.
-        if !view.read || !catalog.is_founded() || snapshot.trust.roots.is_empty() {
+        if !view.read || snapshot.trust.roots.is_empty() {
             return true;
         }
         let now = write::moment(self.clock.unix_ms());
-        let Desired { bodies, conditions } = desired(&Input {
+        let Desired {
+            bodies,
+            mut conditions,
+        } = desired(&Input {
             own: &self.own,
             view: &view,
             catalog: &catalog,
@@ -98,7 +101,12 @@ impl Writer {
             troubles: &troubles,
             now: &now,
         });
-        let steps = managed::plan(&bodies, &view.owned, &view.absent);
+        let mut steps = managed::plan(&bodies, &view.owned, &view.absent);
+        if !catalog.is_founded() {
+            // A cluster that has just joined hears of the others through its gateways, and their Pods begin with the roots.
+            steps.retain(|step| matches!(step, Step::Apply(Resource::ConfigMap, ..)));
+            conditions.clear();
+        }
         let told = conditions
             .into_iter()
             .take(PER_ROUND)

@@ -36,6 +36,8 @@ const SOON: Duration = Duration::from_secs(180);
 const PORT: u16 = 31_443;
 /// The API server of a cluster is away for so long while the calls go on.
 const AWAY: Duration = Duration::from_secs(15);
+/// The namespace of what is installed.
+const SYSTEM: &str = "tradewind-system";
 /// From one call to the next.
 const PACE: Duration = Duration::from_millis(40);
 /// Answers in a row by which it is said who serves.
@@ -386,27 +388,25 @@ async fn federate(lab: &Lab) {
     let [(founder, region), others @ ..] = THREE;
     lab.install(founder, region, &[]).await;
     lab.is_well(founder).await;
-    let address = format!("cluster.join.address={}", lab.door(founder));
+    let address = format!("--from-literal=address={}", lab.door(founder));
     for (cluster, region) in others {
         let dir = lab.data_dir(founder);
         let create = ["token", "create", "--data-dir", &dir, "-o", "json"];
         let made = lab.tradewind(&create).await.good();
         let token = made.json()["token"].as_str().unwrap().to_owned();
-        let secret = format!("--from-literal=token={token}");
-        lab.kubectl(cluster, &["create", "namespace", "tradewind-system"])
-            .await;
+        let token = format!("--from-literal=token={token}");
+        lab.kubectl(cluster, &["create", "namespace", SYSTEM]).await;
         let secret = [
             "create",
             "secret",
             "generic",
             "tradewind-join",
             "-n",
-            "tradewind-system",
-            &secret,
+            SYSTEM,
         ];
+        let secret = [&secret[..], &[&address, &token]].concat();
         lab.kubectl(cluster, &secret).await;
-        lab.install(cluster, region, &["cluster.found=false", &address])
-            .await;
+        lab.install(cluster, region, &["cluster.found=false"]).await;
     }
     for (cluster, _) in THREE {
         lab.is_well(cluster).await;

@@ -14,8 +14,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Join {
     /// host:port of any member's gateway
-    #[arg(value_name = "ADDRESS")]
-    member_address: String,
+    #[arg(env = "TRADEWIND_JOIN_ADDRESS", value_name = "ADDRESS")]
+    member_address: Option<String>,
     /// The token that a member made with `tradewind token create`
     #[arg(
         long,
@@ -48,18 +48,18 @@ pub async fn run(context: Context, args: Join) -> Outcome {
         printer.done(format_args!("cluster {cluster} is in {dir} already"));
         return Ok(Exit::Good);
     }
-    let token = args.token.ok_or_else(|| {
-        Failure::usage("a join needs a token")
-            .hint("make one in a member cluster with `tradewind token create`, and give it with --token or TRADEWIND_TOKEN")
-    })?;
+    let (Some(address), Some(token)) = (args.member_address, args.token) else {
+        return Err(Failure::usage("a join needs the address of a member's gateway and a token")
+            .hint("make a token in a member cluster: `tradewind token create` prints the whole command")
+            .hint("in Kubernetes both are in the Secret tradewind-join, under the keys address and token"));
+    };
     let gateways = args.member.gateways();
-    let address = args.member_address.clone();
     printer.title(format_args!(
         "joining {} through {address}",
         args.member.cluster
     ));
     let options = JoinOptions {
-        address: args.member_address,
+        address,
         token,
         cluster: args.member.cluster,
         region: args.member.region,
