@@ -12,6 +12,7 @@ pub mod install;
 pub mod managed;
 pub mod objects;
 pub mod watch;
+pub mod status;
 mod wire;
 pub mod write;
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tradewind_api::snapshot::Snapshot;
 use tradewind_kubernetes::{Client, watch as watchers};
+use tradewind_policy::RouteStatus;
 use tradewind_runtime::{SharedClock, TaskSet, drain};
 
 use super::Parts;
 use crate::{
     config::ControllerConfig,
-    mcs,
+    mcs::{self, route_status::RouteWriter},
     source::{
         Manifests, SourceModel,
         kubernetes::{self, Told, View},
@@ -102,3 +103,24 @@ impl Parts {
         tasks.spawn("imports", writer.run(drain.observer()));
     }
 }
+
+    /// Starts what tells routes in the API server what became of them, where there is one.
+    pub(super) fn tell_routes(
+        &mut self,
+        sources: &Sources,
+        statuses: watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) {
+        let Some(client) = self.kubernetes.clone() else {
+            return;
+        };
+        let writer = RouteWriter {
+            client,
+            view: sources.view.clone(),
+            statuses,
+            clock: Arc::clone(&self.clock),
+            rng: self.rng.fork(),
+        };
+        tasks.spawn("tell routes", writer.run(drain.observer()));
+    }
