@@ -14,7 +14,7 @@ use crate::{
     mcs::{self, route_status::RouteWriter},
     source::{
         Manifests, SourceModel,
-        kubernetes::{self, Told, View},
+        kubernetes::{self, Memory, Told, View, kept},
     },
 };
 
@@ -48,9 +48,21 @@ pub(super) fn start(
                 model,
                 view: view_tx,
             };
+            let file = config.data_dir.join(kept::FILE);
+            let (handed, to_keep) = watch::channel(None);
+            let memory = Memory {
+                before: kept::read(&file, client.server()),
+                handed,
+                server: client.server().to_owned(),
+                clock: Arc::clone(clock),
+            };
             tasks.spawn(
                 "kubernetes",
-                kubernetes::run(changes, told, drain.observer()),
+                kubernetes::run(changes, told, memory, drain.observer()),
+            );
+            tasks.spawn(
+                "keep objects",
+                kept::write_all(file, to_keep, drain.clone()),
             );
             let probe = watchers::probe(
                 client.clone(),
@@ -102,7 +114,6 @@ impl Parts {
         };
         tasks.spawn("imports", writer.run(drain.observer()));
     }
-}
 
     /// Starts what tells routes in the API server what became of them, where there is one.
     pub(super) fn tell_routes(
@@ -124,3 +135,4 @@ impl Parts {
         };
         tasks.spawn("tell routes", writer.run(drain.observer()));
     }
+}
