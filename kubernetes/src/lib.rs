@@ -7,12 +7,13 @@
 
 pub mod check;
 pub mod client;
+pub mod export;
 pub mod injection;
 pub mod install;
 pub mod managed;
 pub mod objects;
-pub mod watch;
 pub mod status;
+pub mod watch;
 mod wire;
 pub mod write;
 

@@ -320,6 +320,7 @@ impl Parts {
             own: self.own.clone(),
             root_sha256: sha256(self.issuer.root_der()),
             exports: self.exports.clone(),
+            kubernetes: self.kubernetes.clone(),
             local,
             yaml,
             registered,
