@@ -7,10 +7,12 @@
 
 pub mod check;
 pub mod client;
+pub mod export;
 pub mod injection;
 pub mod install;
 pub mod managed;
 pub mod objects;
+pub mod status;
 pub mod token_review;
 pub mod watch;
 mod wire;
