@@ -82,7 +82,7 @@ fn remember(kept: &Kept, objects: &mut Objects, model: &mut Model, told: &Told) 
     before.problems.push(Problem {
         place: "the API server".to_owned(),
         text: format!(
-            "has not answered since this controller started: services, endpoints and rules are those of {}; calls go on by them",
+            "was not read whole since this controller started: services, endpoints and rules are those of {}; calls go on by them; this controller's log says what is in the way",
             write::moment(kept.at_ms)
         ),
     });

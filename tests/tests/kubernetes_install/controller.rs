@@ -349,7 +349,7 @@ pub(crate) async fn a_controller_starts_while_its_api_server_is_away(
     assert_eq!(endpoints(federation).await, Ok(before));
     let told = status(federation).await;
     assert!(
-        told.contains("the API server: has not answered since this controller started"),
+        told.contains("the API server: was not read whole since this controller started"),
         "{told}"
     );
     the_webhook_answers(federation).await;
@@ -366,7 +366,7 @@ pub(crate) async fn a_controller_starts_while_its_api_server_is_away(
     })
     .await;
     let told = status(federation).await;
-    assert!(!told.contains("has not answered"), "{told}");
+    assert!(!told.contains("was not read whole"), "{told}");
 }
 
 /// Every watch and every write so far. (An API server that starts refuses everybody for a moment: it does not know the roles yet.)

@@ -19,7 +19,6 @@ use serde_json::Value;
 use tradewind_tests::{
     kubernetes::Clusters,
     process::{self, Output},
-    wait,
 };
 
 use controller::{

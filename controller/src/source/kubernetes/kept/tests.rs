@@ -173,7 +173,7 @@ async fn a_source_begins_with_what_was_kept_and_takes_nothing_away_before_all_is
     let [problem] = &before.problems[..] else {
         panic!("{:?}", before.problems);
     };
-    assert!(problem.text.contains("has not answered"), "{problem}");
+    assert!(problem.text.contains("was not read whole"), "{problem}");
     assert!(!second.view.borrow().read, "nothing is to be written yet");
 
     // All but one kind: another object of a kind that is complete shows no earlier than the rest.
