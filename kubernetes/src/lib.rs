@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod client;
+pub mod forward;
 pub mod injection;
 pub mod install;
 pub mod managed;
