@@ -30,7 +30,7 @@ use tradewind_runtime::{
 use crate::{svid::SvidCell, trust::TrustCell};
 
 pub use identity::SignError;
-pub use operator::{Introduction, Operator};
+pub use operator::Operator;
 pub use service_account::{ServiceAccount, ServiceAccountError};
 pub use token::{BootstrapToken, InvalidToken};
 

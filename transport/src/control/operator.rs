@@ -8,7 +8,6 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::Channel;
 use tradewind_api::id::{ClusterName, SpiffeId};
-use zeroize::Zeroizing;
 
 use super::{
     identity::{Pending, Shown, SignError},
@@ -20,24 +19,6 @@ use crate::{svid::SvidCell, trust::TrustCell};
 /// The identity of whoever shows a token of the account `tradewind-operator`: the API server does not tell who had it made.
 const PATH: &str = "/tradewind/operator/kubernetes";
 
-/// Who is asked, and what proves us there.
-pub struct Introduction {
-    /// The cluster whose controller it has to be.
-    pub cluster: ClusterName,
-    /// The federation's roots, PEM: one of them has to stand above it.
-    pub roots_pem: Vec<u8>,
-    /// The account's token, for that controller alone.
-    pub token: Zeroizing<String>,
-}
-
-impl std::fmt::Debug for Introduction {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Introduction")
-            .field("cluster", &self.cluster)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A certificate in memory, and whom to believe.
 #[derive(Clone, Debug)]
 pub struct Operator {
@@ -46,22 +27,27 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Has a new key certified over `stream`, which leads to the controller's port. Nothing is said before the other side has
-    /// proven to be the controller that is meant.
-    pub async fn certify<S>(stream: S, introduction: &Introduction) -> Result<Self, SignError>
+    /// Has a new key certified over `stream`, which leads to the port of `cluster`'s controller. The token is shown once the other
+    /// side has proven to be that, below one of the federation's roots.
+    pub async fn certify<S>(
+        stream: S,
+        cluster: &ClusterName,
+        roots_pem: &[u8],
+        token: &str,
+    ) -> Result<Self, SignError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let roots = roots_in(&introduction.roots_pem);
+        let roots = roots_in(roots_pem);
         if roots.is_empty() {
             return Err(SignError::Answer(
                 "among the federation's roots there is no certificate".to_owned(),
             ));
         }
         let shown = Shown {
-            channel: link::rooted(once(stream), roots, &introduction.cluster),
+            channel: link::rooted(once(stream), roots, cluster),
             token: String::new(),
-            service_account_token: introduction.token.as_str().to_owned(),
+            service_account_token: token.to_owned(),
         };
         let signed = Pending::new()?.ask(PATH, shown).await?;
         let trust = TrustCell::new(&signed.trust).map_err(|e| SignError::Answer(e.to_string()))?;
