@@ -185,7 +185,8 @@ fn unreachable(socket: &Path, kind: Option<io::ErrorKind>, e: &tonic::transport:
             ..failure
         }
         .hint("name the controller's data directory with --data-dir (or TRADEWIND_DATA_DIR)")
-        .hint("start it with `tradewind controller --data-dir <dir>`"),
+        .hint("start it with `tradewind controller --data-dir <dir>`")
+        .hint("name the context of one in Kubernetes with --context"),
         Some(io::ErrorKind::PermissionDenied) => Failure {
             causes: vec!["permission denied".to_owned()],
             ..failure

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgMatches, Args as _, FromArgMatches, error::ErrorKind, parser::ValueSource};
+use clap::{ArgMatches, FromArgMatches, error::ErrorKind, parser::ValueSource};
 use tradewind_kubernetes::install::NAMESPACE;
 
 /// The data directory that is meant when none is named.

@@ -89,7 +89,7 @@ async fn wait(
     }
 }
 
-/// Over the connection that is there, as long as it answers: each new one costs an API server six requests, where it leads through one.
+/// Over the connection that is there, as long as it answers: each new one costs an API server seven requests, where it leads through one.
 async fn ask(connected: &mut Option<Admin>, place: &Where) -> Result<v1::StatusResponse, Failure> {
     let admin = match connected.take() {
         Some(admin) => admin,

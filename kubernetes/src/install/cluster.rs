@@ -3,6 +3,10 @@
 //! Thin: what is applied was rendered before. What is taken out is found by its label, so that what an older version installed goes
 //! with it.
 
+mod joining;
+
+pub use joining::{Installation, JOIN_SECRET};
+
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::version::Info;

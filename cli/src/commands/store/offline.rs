@@ -28,10 +28,6 @@ pub struct Offline {
     /// The stopped controller's data directory
     #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
-    #[expect(
-        dead_code,
-        reason = "it is never given: its parser refuses it in words"
-    )]
     #[arg(long, hide = true, value_parser = not_from_outside)]
     context: Option<String>,
     /// Do it
