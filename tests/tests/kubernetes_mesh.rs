@@ -398,8 +398,9 @@ async fn federate(lab: &Lab) {
         until(&format!("{cluster} to join"), SOON, async || {
             let joined = lab.outside(cluster, &within).await;
             match joined.code {
+                0 => Ok(()),
                 4 => Err(joined.stderr),
-                _ => Ok(drop(joined.good())),
+                _ => Err(joined.good().stderr),
             }
         })
         .await;
