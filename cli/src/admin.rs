@@ -1,12 +1,11 @@
-//! The way to a controller: its admin service over the unix socket in its data directory.
+//! The way to a controller: its admin service over the unix socket in its data directory, or through an API server's port-forward.
 //!
-//! Owns one connection. Every call has a deadline; a controller that does not answer is named with its socket.
+//! Owns one connection. Every call has a deadline; a controller that does not answer is named with its socket or context.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod outside;
+mod place;
+
+use std::{io, path::Path, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -18,12 +17,10 @@ use tradewind_api::proto::v1::{
     self, admin_client::AdminClient, store_admin_client::StoreAdminClient,
 };
 
+pub use place::{DEFAULT_DATA_DIR, Outside, Place, Where, socket_in};
+
 use crate::exit::{Exit, Failure};
 
-/// The data directory that is meant when none is named.
-pub const DEFAULT_DATA_DIR: &str = "tradewind-data";
-/// The socket's name in a data directory.
-const SOCKET: &str = "controller.sock";
 /// How long connecting to a socket on this host may take: it answers at once or not at all.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// How long one call may take: a write waits for the store's majority, over an election if need be.
@@ -31,38 +28,6 @@ const CALL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Longest message that is taken: the rules of one service are 4 MiB at most, and a list is not longer.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
-
-/// Which controller is meant.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Where {
-    /// The controller's data directory [default: tradewind-data]
-    #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// The controller's socket, where it is not in its data directory
-    #[arg(long, env = "TRADEWIND_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-}
-
-impl Where {
-    /// The socket's path.
-    pub fn socket(&self) -> PathBuf {
-        self.socket
-            .clone()
-            .unwrap_or_else(|| socket_in(&self.data_dir()))
-    }
-
-    /// The data directory.
-    pub fn data_dir(&self) -> PathBuf {
-        self.data_dir
-            .clone()
-            .unwrap_or_else(|| DEFAULT_DATA_DIR.into())
-    }
-}
-
-/// The socket in a data directory.
-pub fn socket_in(data_dir: &Path) -> PathBuf {
-    data_dir.join(SOCKET)
-}
 
 /// A connection to one controller.
 #[derive(Clone, Debug)]
@@ -74,7 +39,10 @@ pub struct Admin {
 impl Admin {
     /// Connects.
     pub async fn connect(place: &Where) -> Result<Self, Failure> {
-        Self::connect_to(&place.socket()).await
+        match place.place() {
+            Place::Local { socket, .. } => Self::connect_to(&socket).await,
+            Place::Outside(outside) => Self::through(&outside).await,
+        }
     }
 
     /// Connects to a socket.
@@ -89,12 +57,20 @@ impl Admin {
             .connect_timeout(CONNECT_DEADLINE)
             .timeout(CALL_DEADLINE);
         match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => Ok(Self {
-                client: AdminClient::new(channel.clone())
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES),
-                store: StoreAdminClient::new(channel),
-            }),
+            Ok(channel) => Ok(Self::over(channel)),
             Err(e) => Err(unreachable(socket, io_kind(&e), &e)),
+        }
+    }
+
+    /// Connects through an API server.
+    pub async fn through(outside: &Outside) -> Result<Self, Failure> {
+        Ok(Self::over(outside::channel(outside).await?))
+    }
+
+    fn over(channel: Channel) -> Self {
+        Self {
+            client: AdminClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            store: StoreAdminClient::new(channel),
         }
     }
 
@@ -209,7 +185,8 @@ fn unreachable(socket: &Path, kind: Option<io::ErrorKind>, e: &tonic::transport:
             ..failure
         }
         .hint("name the controller's data directory with --data-dir (or TRADEWIND_DATA_DIR)")
-        .hint("start it with `tradewind controller --data-dir <dir>`"),
+        .hint("start it with `tradewind controller --data-dir <dir>`")
+        .hint("name the context of one in Kubernetes with --context"),
         Some(io::ErrorKind::PermissionDenied) => Failure {
             causes: vec!["permission denied".to_owned()],
             ..failure

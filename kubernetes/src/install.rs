@@ -44,10 +44,14 @@ const CRDS: [File; 3] = [
 ];
 
 // In the order in which they are applied: who may what, before who does it; the webhook last, since pods wait for it.
-const TEMPLATES: [File; 6] = [
+const TEMPLATES: [File; 7] = [
     (
         "templates/rbac.yaml",
         include_str!("../../deploy/chart/tradewind/templates/rbac.yaml"),
+    ),
+    (
+        "templates/operator.yaml",
+        include_str!("../../deploy/chart/tradewind/templates/operator.yaml"),
     ),
     (
         "templates/network-policy.yaml",

@@ -8,6 +8,7 @@
 pub mod check;
 pub mod client;
 pub mod export;
+pub mod forward;
 pub mod injection;
 pub mod install;
 pub mod managed;

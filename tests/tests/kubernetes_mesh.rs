@@ -79,11 +79,11 @@ impl Lab {
         process::run(args).await
     }
 
-    /// The controller's data directory: its volume.
-    fn data_dir(&self, cluster: &str) -> String {
-        let claims = self.clusters.dir().join(cluster).join("claims");
-        let dir = claims.join("tradewind-system/data-tradewind-controller-0/data");
-        dir.to_string_lossy().into_owned()
+    /// A command about a cluster, as an operator runs it: from outside, with the kubeconfig alone.
+    async fn outside(&self, cluster: &str, args: &[&str]) -> Output {
+        let kubeconfig = self.clusters.kubeconfig().to_string_lossy();
+        let there = ["--kubeconfig", &kubeconfig, "--context", cluster];
+        self.tradewind(&[args, &there].concat()).await
     }
 
     async fn install(&self, cluster: &str, region: &str, more: &[&str]) {
@@ -112,9 +112,8 @@ impl Lab {
 
     /// Waits until a cluster's controller says that all is well.
     async fn is_well(&self, cluster: &str) {
-        let dir = self.data_dir(cluster);
         until(&format!("{cluster} to be well"), SOON, async || {
-            let status = self.tradewind(&["status", "--data-dir", &dir]).await;
+            let status = self.outside(cluster, &["status"]).await;
             match status.code {
                 0 => Ok(()),
                 _ => Err(format!("{}{}", status.stdout, status.stderr)),
@@ -353,6 +352,7 @@ async fn story(lab: &mut Lab) {
         lab.rolled_out(cluster, "payments").await;
     }
     lab.rolled_out("west", "caller").await;
+    ask_from_outside(lab).await;
     let caller = lab.pods("west", "caller").await.remove(0);
     let process = lab.clusters.pod("west", &format!("shop/{caller}")).await;
     let process = process.expect("the caller runs");
@@ -511,34 +511,84 @@ spec:
     }
 }
 
-/// Installs all three, the second and third by joining the first.
+/// Installs all three; the second and third join the first from outside, by somebody who has a kubeconfig for both and nothing else.
 async fn federate(lab: &Lab) {
     let [(founder, region), others @ ..] = THREE;
     lab.install(founder, region, &[]).await;
     lab.is_well(founder).await;
-    let address = format!("--from-literal=address={}", lab.door(founder));
     for (cluster, region) in others {
-        let dir = lab.data_dir(founder);
-        let create = ["token", "create", "--data-dir", &dir, "-o", "json"];
-        let made = lab.tradewind(&create).await.good();
-        let token = made.json()["token"].as_str().unwrap().to_owned();
-        let token = format!("--from-literal=token={token}");
-        lab.kubectl(cluster, &["create", "namespace", SYSTEM]).await;
-        let secret = [
-            "create",
-            "secret",
-            "generic",
-            "tradewind-join",
-            "-n",
-            SYSTEM,
-        ];
-        let secret = [&secret[..], &[&address, &token]].concat();
-        lab.kubectl(cluster, &secret).await;
         lab.install(cluster, region, &["cluster.found=false"]).await;
+        let join = ["join", "--context", founder, "-o", "json"];
+        let planned = [&join[..], &["--dry-run"]].concat();
+        let planned = lab.outside(cluster, &planned).await.good().json();
+        assert_eq!(planned["was_member"], false, "{planned}");
+        let within = [&join[..], &["--wait", "45s"]].concat();
+        until(&format!("{cluster} to join"), SOON, async || {
+            let joined = lab.outside(cluster, &within).await;
+            match joined.code {
+                0 => Ok(()),
+                4 => Err(joined.stderr),
+                _ => Err(joined.good().stderr),
+            }
+        })
+        .await;
+        let again = lab.outside(cluster, &join).await.good().json();
+        assert_eq!(again["cluster"], cluster);
+        assert_eq!(again["was_member"], true, "{again}");
+        let secrets = ["get", "secrets", "-n", SYSTEM, "-o", "name"];
+        let secrets = lab.kubectl(cluster, &secrets).await.stdout;
+        assert!(!secrets.contains("tradewind-join"), "{secrets}");
     }
     for (cluster, _) in THREE {
         lab.is_well(cluster).await;
     }
+}
+
+/// What an operator asks from outside, beyond whether all is well.
+async fn ask_from_outside(lab: &Lab) {
+    for (cluster, _) in THREE {
+        let said = lab.outside(cluster, &["status", "-o", "json"]).await;
+        assert_eq!(said.good().json()["cluster"], cluster);
+    }
+    let explain = ["explain", "--to", "shop/payments:80", "-o", "json"];
+    lab.outside("east", &explain).await.good();
+    let endpoints = ["endpoints", "shop/payments", "-o", "json"];
+    let endpoints = lab.outside("east", &endpoints).await.good().stdout;
+    for (cluster, _) in THREE {
+        assert!(endpoints.contains(cluster), "{endpoints}");
+    }
+    // Whoever did it stands in the log of changes under a name that says where they came from.
+    let audit = lab.outside("west", &["audit", "-o", "json"]).await.good();
+    assert!(
+        audit.stdout.contains("/tradewind/operator/kubernetes"),
+        "{}",
+        audit.stdout
+    );
+    let nowhere = lab.outside("north", &["status"]).await;
+    nowhere.fails(2, &["north"]);
+    let kubeconfig = std::fs::read_to_string(lab.clusters.kubeconfig()).unwrap();
+    let user = "\n    client-certificate-data:";
+    let anns = lab.clusters.dir().join("kubeconfig-of-ann");
+    std::fs::write(
+        &anns,
+        kubeconfig.replace(user, &format!("\n    as: ann{user}")),
+    )
+    .unwrap();
+    let anns = anns.to_string_lossy();
+    let status = ["status", "--kubeconfig", &anns, "--context", "west"];
+    let refused = lab.tradewind(&status).await;
+    refused.fails(5, &["does not allow it", "west"]);
+    let bind = ["create", "rolebinding", "ann", "-n", SYSTEM, "--user=ann"];
+    let bind = [&bind[..], &["--role=tradewind-operator"]].concat();
+    lab.kubectl("west", &bind).await;
+    until("the Role to be enough", SOON, async || {
+        let status = lab.tradewind(&status).await;
+        match status.code {
+            0 => Ok(()),
+            _ => Err(status.stderr),
+        }
+    })
+    .await;
 }
 
 async fn scale(lab: &Lab, replicas: u8) {

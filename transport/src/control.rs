@@ -8,6 +8,7 @@ mod keyring;
 mod link;
 mod metrics;
 mod openings;
+mod operator;
 mod renew;
 mod sealed;
 pub mod service_account;
@@ -28,6 +29,8 @@ use tradewind_runtime::{
 
 use crate::{svid::SvidCell, trust::TrustCell};
 
+pub use identity::SignError;
+pub use operator::Operator;
 pub use service_account::{ServiceAccount, ServiceAccountError};
 pub use token::{BootstrapToken, InvalidToken};
 

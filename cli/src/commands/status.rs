@@ -56,11 +56,9 @@ async fn wait(
 ) -> Result<v1::StatusResponse, Failure> {
     let start = Instant::now();
     let mut said = String::new();
+    let mut connected = None;
     loop {
-        let answer = match Admin::connect(place).await {
-            Ok(admin) => admin.status().await,
-            Err(failure) => Err(failure),
-        };
+        let answer = ask(&mut connected, place).await;
         let unmet = match answer {
             Ok(status) if status.problems.is_empty() => return Ok(status),
             Ok(status) => status.problems.first().cloned().unwrap_or_default(),
@@ -89,6 +87,17 @@ async fn wait(
         }
         tokio::time::sleep(POLL.min(limit)).await;
     }
+}
+
+/// Over the connection that is there, as long as it answers: each new one costs an API server seven requests, where it leads through one.
+async fn ask(connected: &mut Option<Admin>, place: &Where) -> Result<v1::StatusResponse, Failure> {
+    let admin = match connected.take() {
+        Some(admin) => admin,
+        None => Admin::connect(place).await?,
+    };
+    let status = admin.status().await?;
+    *connected = Some(admin);
+    Ok(status)
 }
 
 fn show(printer: Printer, status: &v1::StatusResponse) {

@@ -6,7 +6,7 @@ use super::Facts;
 use crate::install::cluster::{Cluster, ClusterError};
 
 /// What installing needs, as (group, resource, verb).
-const RIGHTS: [(&str, &str, &str); 9] = [
+const RIGHTS: [(&str, &str, &str); 10] = [
     ("", "namespaces", "create"),
     ("", "serviceaccounts", "create"),
     ("", "services", "create"),
@@ -19,6 +19,7 @@ const RIGHTS: [(&str, &str, &str); 9] = [
         "create",
     ),
     ("rbac.authorization.k8s.io", "clusterroles", "create"),
+    ("rbac.authorization.k8s.io", "roles", "create"),
     (
         "admissionregistration.k8s.io",
         "mutatingwebhookconfigurations",

@@ -3,6 +3,10 @@
 //! Thin: what is applied was rendered before. What is taken out is found by its label, so that what an older version installed goes
 //! with it.
 
+mod joining;
+
+pub use joining::{Installation, JOIN_SECRET};
+
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::version::Info;
@@ -30,7 +34,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Kinds that are installed, or made by the controller, in the order in which they are taken out: first what asks the controller or
 /// routes to it, last what holds rights and places.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     WEBHOOKS,
     DEPLOYMENTS,
     STATEFUL_SETS,
@@ -85,6 +89,7 @@ const KINDS: [Kind; 17] = [
         "clusterroles",
         false,
     ),
+    Kind::new("rbac.authorization.k8s.io", "v1", "Role", "roles", true),
     Kind::new("", "v1", "ServiceAccount", "serviceaccounts", true),
     VOLUMES,
     CRDS,

@@ -56,15 +56,16 @@ type cluster struct {
 	place                                            place
 
 	programs *programs
-	// Where pods run, the network of the nodes, the pods, and what leads to services; else none of them.
-	nodesNetwork *namespace
-	runtime      *podRuntime
-	kubeProxy    *child
-	fail         context.CancelCauseFunc
-	port         *heldPort
-	keys         *keys
-	etcd         *etcd
-	client       *kubernetes.Clientset
+	// Where pods run, the network of the nodes, the pods, what leads to services, and what leads to pods; else none of them.
+	nodesNetwork  *namespace
+	runtime       *podRuntime
+	kubeProxy     *child
+	kubeletServer *kubeletServer
+	fail          context.CancelCauseFunc
+	port          *heldPort
+	keys          *keys
+	etcd          *etcd
+	client        *kubernetes.Clientset
 
 	// Guards what follows, which a stop and a start exchange.
 	mutex        sync.Mutex
@@ -123,7 +124,10 @@ func (c *cluster) start(ctx context.Context, programs *programs, fail context.Ca
 	}
 	// It outlives the API server's absence, as it would on a node.
 	line := append([]string{"nsenter", "--net=" + c.nodesNetwork.path(), "--"}, c.programs.proxy...)
-	c.kubeProxy, err = c.spawn("kube-proxy", line, c.kubeProxyFlags())
+	if c.kubeProxy, err = c.spawn("kube-proxy", line, c.kubeProxyFlags()); err != nil {
+		return err
+	}
+	c.kubeletServer, err = startKubeletServer(c)
 	return err
 }
 
@@ -218,6 +222,7 @@ func (c *cluster) close() {
 	if c.stopKubelets != nil {
 		c.stopKubelets()
 	}
+	c.kubeletServer.close()
 	c.runtime.close()
 	c.kubeProxy.kill()
 	c.nodesNetwork.close()
@@ -253,6 +258,10 @@ func (c *cluster) apiserverFlags() []string {
 		"--tls-cert-file=" + c.file("serving.crt"),
 		"--tls-private-key-file=" + c.file("serving.key"),
 		"--client-ca-file=" + c.file("ca.crt"),
+		// How it proves itself to kubelets, whose names nobody resolves.
+		"--kubelet-client-certificate=" + c.file("admin.crt"),
+		"--kubelet-client-key=" + c.file("admin.key"),
+		"--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + c.file("serviceaccounts.pub"),
 		"--service-account-signing-key-file=" + c.file("serviceaccounts.key"),

@@ -85,6 +85,8 @@ func (c *cluster) makeKeys() (*keys, error) {
 		"ca.crt":              authorityPair.certificate,
 		"serving.crt":         servingPair.certificate,
 		"serving.key":         servingPair.key,
+		"admin.crt":           adminPair.certificate,
+		"admin.key":           adminPair.key,
 		"serviceaccounts.key": tokensPEM,
 		"serviceaccounts.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 	} {

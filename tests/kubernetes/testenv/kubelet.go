@@ -328,6 +328,9 @@ func (c *cluster) registerNodes(ctx context.Context) ([]*core.Node, error) {
 			Type: core.NodeReady, Status: core.ConditionTrue, Reason: "StandIn", Message: "no kubelet: tests say so",
 			LastHeartbeatTime: now, LastTransitionTime: now,
 		}}
+		if c.runtime != nil {
+			node.Status.DaemonEndpoints.KubeletEndpoint.Port = kubeletPort
+		}
 		if node, err = nodes.UpdateStatus(ctx, node, meta.UpdateOptions{}); err != nil {
 			return nil, err
 		}

@@ -32,26 +32,93 @@ const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
-enum SignError {
+pub enum SignError {
+    /// Nothing came of our own part.
     #[error("the key or its signing request could not be made: {0}")]
     Key(String),
+    /// The controller said no.
     #[error("the controller refused: {0}")]
     Refused(String),
+    /// Nobody said anything.
     #[error("no controller answered: {0}")]
     Away(String),
+    /// What came is no certificate of ours.
     #[error("the answer cannot be used: {0}")]
     Answer(String),
+    /// Nothing is left that proves us.
     #[error("the certificate has ended and there is no token to ask for another")]
     NoProof,
+    /// The service account's token or the roots beside it are of no use.
     #[error(transparent)]
     ServiceAccount(#[from] ServiceAccountError),
 }
 
 // One key and its signing request; kept over retries, so that a token spent by a request whose answer was lost is
 // honoured when the same request is sent again.
-struct Pending {
+pub(super) struct Pending {
     key: WorkloadKey,
     csr_der: Vec<u8>,
+}
+
+impl Pending {
+    /// With a key that nobody had before.
+    pub(super) fn new() -> Result<Self, SignError> {
+        let key = WorkloadKey::generate().map_err(|e| SignError::Key(e.to_string()))?;
+        let csr_der = key.csr_der().map_err(|e| SignError::Key(e.to_string()))?;
+        Ok(Self { key, csr_der })
+    }
+
+    /// Asks for the certificate, showing what proves us.
+    pub(super) async fn ask(&self, path: &str, shown: Shown) -> Result<Signed, SignError> {
+        let request = SignRequest {
+            csr_der: self.csr_der.clone(),
+            path: path.to_owned(),
+            token: shown.token,
+            service_account_token: shown.service_account_token,
+        };
+        let mut client = IdentityClient::new(shown.channel);
+        let answer = tokio::time::timeout(SIGN_DEADLINE, client.sign(request))
+            .await
+            .map_err(|_| SignError::Away("no answer within 10 s".to_owned()))?
+            .map_err(refused)?
+            .into_inner();
+        Signed::read(&self.key, path, answer)
+    }
+}
+
+/// A controller's answer, as far as it can be judged without knowing the federation.
+pub(super) struct Signed {
+    pub(super) svid: Svid,
+    pub(super) trust: Trust,
+    cluster: ClusterName,
+    region: Region,
+    chain_der: Vec<Vec<u8>>,
+}
+
+impl Signed {
+    fn read(key: &WorkloadKey, path: &str, answer: SignResponse) -> Result<Self, SignError> {
+        let bad = |e: &dyn std::fmt::Display| SignError::Answer(e.to_string());
+        let cluster = ClusterName::new(&answer.cluster).map_err(|e| bad(&e))?;
+        let region = Region::new(&answer.region).map_err(|e| bad(&e))?;
+        let svid = Svid::new(key, &answer.chain_der).map_err(|e| bad(&e))?;
+        if svid.id.path() != path {
+            return Err(SignError::Answer(format!(
+                "it is for {}, not for {path}",
+                svid.id
+            )));
+        }
+        let trust = answer
+            .trust
+            .ok_or_else(|| SignError::Answer("it carries no trust map".to_owned()))
+            .and_then(|t| Trust::try_from(t).map_err(|e| bad(&e)))?;
+        Ok(Self {
+            svid,
+            trust,
+            cluster,
+            region,
+            chain_der: answer.chain_der,
+        })
+    }
 }
 
 /// Runs until its task is aborted.
@@ -104,37 +171,20 @@ async fn sign(shared: &Shared, path: &str, pending: &mut Option<Pending>) -> Res
     let shown = proof(shared)?;
     let asked = match pending.take() {
         Some(p) => p,
-        None => make_pending()?,
-    };
-    let request = SignRequest {
-        csr_der: asked.csr_der.clone(),
-        path: path.to_owned(),
-        token: shown.token,
-        service_account_token: shown.service_account_token,
+        None => Pending::new()?,
     };
     let asked = pending.insert(asked);
-    let mut client = IdentityClient::new(shown.channel);
-    let answer = tokio::time::timeout(SIGN_DEADLINE, client.sign(request))
-        .await
-        .map_err(|_| SignError::Away("no answer within 10 s".to_owned()))?
-        .map_err(refused)?
-        .into_inner();
-    install(shared, path, &asked.key, answer).await?;
+    let signed = asked.ask(path, shown).await?;
+    install(shared, &asked.key, signed).await?;
     *pending = None;
     Ok(())
 }
 
-fn make_pending() -> Result<Pending, SignError> {
-    let key = WorkloadKey::generate().map_err(|e| SignError::Key(e.to_string()))?;
-    let csr_der = key.csr_der().map_err(|e| SignError::Key(e.to_string()))?;
-    Ok(Pending { key, csr_der })
-}
-
 /// A way to the controller, and what is shown there.
-struct Shown {
-    channel: Channel,
-    token: String,
-    service_account_token: String,
+pub(super) struct Shown {
+    pub(super) channel: Channel,
+    pub(super) token: String,
+    pub(super) service_account_token: String,
 }
 
 // What proves us: the unix socket's peer credentials or the certificate in force, else a token. A service account's is shown beside
@@ -147,7 +197,9 @@ fn proof(shared: &Shared) -> Result<Shown, SignError> {
         .is_some_and(|svid| svid.not_after_unix_s > now);
     // Where to, if neither side has a certificate that the other believes: then the controller has to prove itself by a pinned root.
     let stranger = match &shared.config.controller {
-        ControllerAddr::Tcp(address) if !certified => Some((address.clone(), shared.config.mark)),
+        ControllerAddr::Tcp(address) if !certified => {
+            Some(link::tcp(address.clone(), shared.config.mark))
+        }
         ControllerAddr::Tcp(_) | ControllerAddr::Unix(_) => None,
     };
     let mut shown = Shown {
@@ -158,14 +210,14 @@ fn proof(shared: &Shared) -> Result<Shown, SignError> {
     match &shared.proof {
         Checked::ServiceAccount(account) => {
             let account = account.read()?;
-            if let Some(address) = stranger {
-                shown.channel = link::rooted(address, account.roots, &account.cluster);
+            if let Some(dial) = stranger {
+                shown.channel = link::rooted(dial, account.roots, &account.cluster);
             }
             shown.service_account_token.push_str(&account.token);
         }
         Checked::Token(token) => {
-            if let Some(address) = stranger {
-                shown.channel = link::pinned(address, token);
+            if let Some(dial) = stranger {
+                shown.channel = link::pinned(dial, token);
             }
             shown.token.push_str(token.secret_text());
         }
@@ -185,33 +237,23 @@ fn refused(status: tonic::Status) -> SignError {
     }
 }
 
-async fn install(
-    shared: &Shared,
-    path: &str,
-    key: &WorkloadKey,
-    answer: SignResponse,
-) -> Result<(), SignError> {
-    let bad = |e: &dyn std::fmt::Display| SignError::Answer(e.to_string());
-    let cluster = ClusterName::new(&answer.cluster).map_err(|e| bad(&e))?;
-    let region = Region::new(&answer.region).map_err(|e| bad(&e))?;
-    let svid = Svid::new(key, &answer.chain_der).map_err(|e| bad(&e))?;
-    if svid.id.path() != path {
-        return Err(SignError::Answer(format!(
-            "it is for {}, not for {path}",
-            svid.id
-        )));
-    }
-    let trust = answer
-        .trust
-        .ok_or_else(|| SignError::Answer("it carries no trust map".to_owned()))
-        .and_then(|t| Trust::try_from(t).map_err(|e| bad(&e)))?;
-    shared.first_trust(&trust).map_err(|e| bad(&e))?;
+async fn install(shared: &Shared, key: &WorkloadKey, signed: Signed) -> Result<(), SignError> {
+    let Signed {
+        svid,
+        trust,
+        cluster,
+        region,
+        chain_der,
+    } = signed;
+    shared
+        .first_trust(&trust)
+        .map_err(|e| SignError::Answer(e.to_string()))?;
     tracing::info!(identity = %svid.id, not_after_unix_s = svid.not_after_unix_s, "certificate installed");
     shared.svid.set(svid);
     shared.belongs_to(cluster, region);
     shared.release_certificate();
     if let Some(dir) = &shared.config.state_dir {
-        sealed::store(shared, dir, key, &answer.chain_der).await;
+        sealed::store(shared, dir, key, &chain_der).await;
     }
     Ok(())
 }

@@ -1,13 +1,17 @@
-//! Channels to a controller: over its unix socket, or by mTLS over TCP.
+//! Channels to a controller: over its unix socket, or by mTLS over TCP, or over whatever else leads there.
 //!
 //! Owns no state but what a channel owns. A channel dials when it is first used and again after each loss; which TLS
 //! configuration a dial takes is decided at that dial, so a renewed certificate needs no new channel.
 
 use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tradewind_api::id::{ClusterName, Domain, TrustDomain};
 
@@ -59,14 +63,32 @@ pub(super) fn unix(path: PathBuf) -> Channel {
     }))
 }
 
-/// A channel by mTLS over TCP: the certificate in `svid` proves us, and the far end must prove to be a controller of
-/// that certificate's own cluster. Dials fail until there is a certificate.
-pub(super) fn mutual(
-    (address, mark): (String, Option<u32>),
-    svid: SvidCell,
-    trust: TrustCell,
-) -> Channel {
-    tls_channel((address, mark), move || {
+/// A way to a controller's port, which is gone for each connection.
+pub(super) type Dialled<S> = BoxFuture<'static, io::Result<S>>;
+
+/// By TCP.
+pub(super) fn tcp(
+    address: String,
+    mark: Option<u32>,
+) -> impl Fn() -> Dialled<TcpStream> + Clone + Send + Sync + 'static {
+    move || {
+        let address = address.clone();
+        Box::pin(async move {
+            let stream = marked::connect(&address, mark).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        })
+    }
+}
+
+/// A channel by mTLS: the certificate in `svid` proves us, and the far end must prove to be a controller of that
+/// certificate's own cluster. Dials fail until there is a certificate.
+pub(super) fn mutual<D, S>(dial: D, svid: SvidCell, trust: TrustCell) -> Channel
+where
+    D: Fn() -> Dialled<S> + Clone + Send + Sync + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tls_channel(dial, move || {
         let id = svid
             .current()
             .ok_or_else(|| {
@@ -81,36 +103,45 @@ pub(super) fn mutual(
 }
 
 /// A channel whose far end must stand below the token's root, in the token's cluster. It shows no certificate.
-pub(super) fn pinned(address: (String, Option<u32>), token: &BootstrapToken) -> Channel {
+pub(super) fn pinned<D, S>(dial: D, token: &BootstrapToken) -> Channel
+where
+    D: Fn() -> Dialled<S> + Clone + Send + Sync + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let config = tls::pinned_client_config(token.root_sha256, &token.domain, &token.cluster);
     let name = name_of(&token.cluster, &token.domain);
-    tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
+    tls_channel(dial, move || Ok((Arc::clone(&config), name.clone())))
 }
 
 /// A channel whose far end must stand below one of the roots, in that cluster. It shows no certificate.
-pub(super) fn rooted(
-    address: (String, Option<u32>),
+pub(super) fn rooted<D, S>(
+    dial: D,
     roots_sha256: BTreeSet<[u8; 32]>,
     cluster: &ClusterName,
-) -> Channel {
+) -> Channel
+where
+    D: Fn() -> Dialled<S> + Clone + Send + Sync + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let config = tls::rooted_client_config(roots_sha256, cluster);
     // The name says where a connection goes that a gateway passes on; this one is dialled where it ends.
     let name = format!("controller.{cluster}.invalid");
-    tls_channel(address, move || Ok((Arc::clone(&config), name.clone())))
+    tls_channel(dial, move || Ok((Arc::clone(&config), name.clone())))
 }
 
-fn tls_channel<F>((address, mark): (String, Option<u32>), choose: F) -> Channel
+fn tls_channel<D, S, F>(dial: D, choose: F) -> Channel
 where
+    D: Fn() -> Dialled<S> + Clone + Send + Sync + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn() -> io::Result<(Arc<ClientConfig>, String)> + Clone + Send + Sync + 'static,
 {
     endpoint().connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (address, choose) = (address.clone(), choose.clone());
+        let (dial, choose) = (dial.clone(), choose.clone());
         async move {
             let (config, name) = choose()?;
             let name = ServerName::try_from(name).map_err(io::Error::other)?;
             let dial = async {
-                let stream = marked::connect(&address, mark).await?;
-                stream.set_nodelay(true)?;
+                let stream = dial().await?;
                 tokio_rustls::TlsConnector::from(config)
                     .connect(name, stream)
                     .await

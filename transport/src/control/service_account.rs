@@ -166,10 +166,7 @@ impl ServiceAccount {
             audiences: claims.audiences,
         })?;
         let pem = read("the file of roots", &self.root_file, MAX_ROOTS_BYTES)?;
-        let roots: BTreeSet<_> = CertificateDer::pem_slice_iter(&pem)
-            .filter_map(Result::ok)
-            .map(|der| sha256(&der))
-            .collect();
+        let roots = roots_in(&pem);
         if roots.is_empty() {
             return Err(ServiceAccountError::NoRoot {
                 path: self.root_file.clone(),
@@ -181,6 +178,14 @@ impl ServiceAccount {
             roots,
         })
     }
+}
+
+/// What the certificates in a PEM text hash to.
+pub(super) fn roots_in(pem: &[u8]) -> BTreeSet<[u8; 32]> {
+    CertificateDer::pem_slice_iter(pem)
+        .filter_map(Result::ok)
+        .map(|der| sha256(&der))
+        .collect()
 }
 
 /// The one cluster that the audiences name. A token that is good in two would let each of them speak for the bearer in the other.

@@ -212,7 +212,8 @@ pub(super) async fn start(
     let channel = match &config.controller {
         ControllerAddr::Unix(path) => link::unix(path.clone()),
         ControllerAddr::Tcp(address) => {
-            link::mutual((address.clone(), config.mark), svid.clone(), trust.clone())
+            let dial = link::tcp(address.clone(), config.mark);
+            link::mutual(dial, svid.clone(), trust.clone())
         }
     };
     let blockers = Blockers {

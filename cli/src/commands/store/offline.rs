@@ -28,6 +28,8 @@ pub struct Offline {
     /// The stopped controller's data directory
     #[arg(long, env = "TRADEWIND_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
+    #[arg(long, hide = true, value_parser = not_from_outside)]
+    context: Option<String>,
     /// Do it
     #[arg(long)]
     yes: bool,
@@ -36,6 +38,12 @@ pub struct Offline {
     dry_run: bool,
     #[command(flatten)]
     output: Output,
+}
+
+fn not_from_outside(_: &str) -> Result<String, &'static str> {
+    Err(
+        "this works on the files of a stopped controller: run it where they are, in Kubernetes in a pod with its volume",
+    )
 }
 
 /// `tradewind store snapshot restore FILE`
