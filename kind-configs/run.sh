@@ -43,11 +43,13 @@ IN_A_ROW=25
 
 say() { printf '%s\n' "$*" >&2; }
 
-# fail CODE WHAT
+# fail CODE WHAT HINT
 fail() {
     say "error: $2"
+    say "hint: $3"
     exit "$1"
 }
+ON='the same command goes on from here'
 
 # Prints a command as a shell reads it.
 show() {
@@ -66,8 +68,7 @@ run() {
     if [ "$dry" ]; then
         show "$@"
     else
-        "$@" >&2 || fail 1 "failed: $*
-hint: the same command goes on from here"
+        "$@" >&2 || fail 1 "failed: $*" "$ON"
     fi
 }
 
@@ -76,8 +77,7 @@ wait_for() {
     if [ "$dry" ]; then
         show "$@"
     else
-        "$@" >&2 || fail 4 "waited in vain: $*
-hint: \`kubectl get pods -A\` with the same --context shows who does not come up"
+        "$@" >&2 || fail 4 "waited in vain: $*" "\`kubectl get pods -A\` with the same --context shows who does not come up; $ON"
     fi
 }
 
@@ -89,8 +89,7 @@ soon() {
     fi
     end=$(($(date +%s) + SOON))
     until "$@" >"$work/said" 2>&1; do
-        [ "$(date +%s)" -lt "$end" ] || fail 4 "not good after $SOON s: $*
-$(cat "$work/said")"
+        [ "$(date +%s)" -lt "$end" ] || fail 4 "not good after $SOON s: $*: $(cat "$work/said")" "$ON"
         sleep 1
     done
     cat "$work/said" >&2
@@ -104,25 +103,24 @@ ask() {
         show "$@"
         printf '%s\n' "$stand_in"
     else
-        "$@" || fail 1 "failed: $*
-hint: the same command goes on from here"
+        "$@" || fail 1 "failed: $*" "$ON"
     fi
 }
 
 check_programs() {
     missing=
+    get=
     for program in docker kind kubectl; do
         command -v "$program" >/dev/null && continue
         missing="$missing $program"
         case $program in
-            docker) say "docker: https://docs.docker.com/engine/install/" ;;
-            kind) say "kind: go install sigs.k8s.io/kind@v0.30.0, or https://kind.sigs.k8s.io/docs/user/quick-start/" ;;
-            kubectl) say "kubectl: https://kubernetes.io/docs/tasks/tools/" ;;
+            docker) get="$get docker: https://docs.docker.com/engine/install/" ;;
+            kind) get="$get kind: go install sigs.k8s.io/kind@v0.30.0" ;;
+            kubectl) get="$get kubectl: https://kubernetes.io/docs/tasks/tools/" ;;
         esac
     done
-    [ -z "$missing" ] || fail 2 "not in PATH:$missing"
-    docker info >"$work/said" 2>&1 || fail 3 "docker's engine does not answer: $(tail -n 1 "$work/said")
-hint: start it; \`docker info\` has to work"
+    [ -z "$missing" ] || fail 2 "not in PATH:$missing" "get$get"
+    docker info >"$work/said" 2>&1 || fail 3 "docker's engine does not answer: $(tail -n 1 "$work/said")" "start it; \`docker info\` has to work"
 }
 
 region() {
@@ -237,7 +235,7 @@ look() {
     [ -s "$work/new" ] || return 0
     last=$(tail -n 1 "$work/new" | cut -d ' ' -f 1)
     cat "$work/new" >>"$work/calls"
-    # A look at what was before this run is not shown.
+    # What was called before this run is neither shown nor counted.
     [ "$quiet" ] || sed 's/^[0-9]* //; /^FAILED/!s,/, ,' "$work/new"
 }
 
@@ -255,8 +253,7 @@ settles() {
         tail -n "+$first" "$work/calls" | tail -n "$IN_A_ROW" |
             awk -v whom="^($2)/" -v wanted="$IN_A_ROW" '$2 ~ whom { good++ } END { exit good < wanted }'
     do
-        [ $(($(date +%s) - begin)) -lt "$SOON" ] || fail 4 "$2 does not serve $SOON s after: $1
-$(tail -n 3 "$work/calls")"
+        [ $(($(date +%s) - begin)) -lt "$SOON" ] || fail 4 "$2 does not serve alone $SOON s after $1; the last call: $(tail -n 1 "$work/calls")" "$ON"
         sleep 1
     done
     say "$2 serves alone after $(($(date +%s) - begin)) s, with $IN_A_ROW answers in a row"
@@ -288,8 +285,8 @@ summary() {
     echo "calls: $(wc -l <"$work/counted"), failed: $failed"
     grep -v '^[0-9]* FAILED' "$work/counted" | cut -d ' ' -f 2 | cut -d / -f 1 | sort | uniq -c |
         while read -r count cluster; do echo "answered by $cluster: $count"; done
-    [ "$failed" -eq 0 ] || fail 1 "$failed calls failed; the lines above that begin with FAILED say how
-hint: the clusters stay: kubectl --context kind-$FOUNDER logs deployment/caller -n shop -c tradewind-proxy"
+    [ "$failed" -eq 0 ] || fail 1 "$failed calls failed; lines that begin with FAILED say how" \
+        "the clusters stay: kubectl --context kind-$FOUNDER logs deployment/caller -n shop -c tradewind-proxy"
 }
 
 delete() {
@@ -308,7 +305,7 @@ while [ $# -gt 0 ]; do
             case ${2-} in
                 2) clusters='west central' ;;
                 3) ;;
-                *) fail 2 "--clusters is 2 or 3, not '${2-}'" ;;
+                *) fail 2 "--clusters is 2 or 3, not '${2-}'" "see --help" ;;
             esac
             shift
             ;;
@@ -319,10 +316,7 @@ while [ $# -gt 0 ]; do
             usage
             exit 0
             ;;
-        *)
-            usage >&2
-            fail 2 "no such argument: $1"
-            ;;
+        *) fail 2 "no such argument: $1" "see --help" ;;
     esac
     shift
 done
