@@ -28,7 +28,7 @@ pub mod token;
 pub mod version;
 pub mod witness;
 
-use tradewind_api::{Namespace, ServiceName};
+use tradewind_api::{Namespace, ServiceName, id::is_subdomain};
 
 use crate::{
     args::Command,
@@ -90,9 +90,9 @@ pub fn identity_path(text: &str) -> Result<String, Failure> {
     if let Some(rest) = text.strip_prefix('/') {
         let known = match rest.split('/').collect::<Vec<_>>().as_slice() {
             ["ns", namespace, "sa", account] => {
-                Namespace::new(namespace).is_ok() && Namespace::new(account).is_ok()
+                Namespace::new(namespace).is_ok() && is_subdomain(account)
             }
-            ["tradewind", "gateway" | "dns", name] => Namespace::new(name).is_ok(),
+            ["tradewind", "gateway" | "dns", name] => is_subdomain(name),
             _ => false,
         };
         return if known {

@@ -4,6 +4,7 @@
 //! person reads it as it stands.
 
 mod explain;
+mod export;
 mod listing;
 mod objects;
 mod plan;
@@ -36,6 +37,7 @@ use tradewind_api::{
     store::{Command, Outcome, Refusal},
 };
 use tradewind_federation::Store;
+use tradewind_kubernetes::Client;
 use tradewind_runtime::{SharedClock, drain, task};
 
 use crate::{
@@ -43,7 +45,7 @@ use crate::{
     answer::{self, refuse},
     compile::Leases,
     datadir::DataDir,
-    exports::{self, Exports, MAX_INTENTS},
+    exports::{self, Exports},
     identity_service::WorkloadTokens,
     local::{LocalModel, Own, nearest},
     reach::Reach,
@@ -72,6 +74,8 @@ pub struct AdminInput {
     pub root_sha256: [u8; 32],
     /// Its export intents.
     pub exports: Exports,
+    /// The way to its API server, where its own services stand.
+    pub kubernetes: Option<Client>,
     /// What it runs.
     pub local: watch::Receiver<Arc<LocalModel>>,
     /// What its files say.
@@ -316,45 +320,7 @@ impl Admin for AdminService {
         request: Request<ExportRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
         let (actor, asked) = self.operator_as(request)?;
-        let name = service_name(&asked.service)?;
-        self.not_for_witnesses()?;
-        let local = Arc::clone(&self.0.local.borrow());
-        let intents = self.0.exports.current();
-        if !local.services.contains_key(&name) && !intents.contains_key(&name) {
-            let hint = match nearest(&name, local.services.keys()) {
-                Some(near) => format!("did you mean {near}?"),
-                None => format!(
-                    "start a proxy with --serve {name}:<port>=<host:port>, or define it in the manifests"
-                ),
-            };
-            let sentence = format!(
-                "there is no service {name} in cluster {}",
-                self.0.own.cluster
-            );
-            return Err(refuse(Code::NotFound, sentence, hint));
-        }
-        if intents.len() >= MAX_INTENTS && !intents.contains_key(&name) {
-            let sentence = format!(
-                "cluster {} exports {MAX_INTENTS} services already",
-                self.0.own.cluster
-            );
-            return Err(refuse(
-                Code::ResourceExhausted,
-                sentence,
-                "unexport what is no longer needed",
-            ));
-        }
-        if !intents.get(&name).is_some_and(|i| i.by_command) {
-            self.asked(&name, actor);
-        }
-        let (wanted, now_ms) = (name.clone(), self.0.clock.unix_ms());
-        let changed = self
-            .intend(move |i| exports::with(i, &wanted, now_ms))
-            .await?;
-        Ok(Response::new(ExportResponse {
-            revision: self.published(&name, true).await,
-            changed,
-        }))
+        self.begin_export(actor, asked).await.map(Response::new)
     }
 
     async fn unexport(
@@ -362,35 +328,7 @@ impl Admin for AdminService {
         request: Request<ExportRequest>,
     ) -> Result<Response<ExportResponse>, Status> {
         let (actor, asked) = self.operator_as(request)?;
-        let name = service_name(&asked.service)?;
-        if let Some(by) = self.0.yaml.borrow().exports.get(&name) {
-            let sentence = format!(
-                "the export of {name} is asked for by a ServiceExport at {}",
-                by.place
-            );
-            return Err(refuse(
-                Code::FailedPrecondition,
-                sentence,
-                "remove the ServiceExport there",
-            ));
-        }
-        let intents = self.0.exports.current();
-        let catalog = self.0.store.catalog();
-        if !intents.contains_key(&name) && catalog.export(&name, &self.0.own.cluster).is_none() {
-            let hint = match nearest(&name, intents.keys()) {
-                Some(near) => format!("did you mean {near}?"),
-                None => "`tradewind services` shows who exports what".into(),
-            };
-            let sentence = format!("cluster {} does not export {name}", self.0.own.cluster);
-            return Err(refuse(Code::NotFound, sentence, hint));
-        }
-        self.asked(&name, actor);
-        let unwanted = name.clone();
-        let changed = self.intend(move |i| exports::without(i, &unwanted)).await?;
-        Ok(Response::new(ExportResponse {
-            revision: self.published(&name, false).await,
-            changed,
-        }))
+        self.end_export(actor, asked).await.map(Response::new)
     }
 
     async fn drain(

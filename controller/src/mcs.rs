@@ -6,6 +6,7 @@
 pub mod desired;
 pub mod export_status;
 pub mod merge;
+pub mod route_status;
 
 use std::{sync::Arc, time::Duration};
 

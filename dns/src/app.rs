@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::{TcpListener, UdpSocket};
-use tradewind_api::id::is_label;
+use tradewind_api::id::is_subdomain;
 use tradewind_runtime::{
     admin::{AdminBound, AdminServer, AdminState},
     clock::SharedClock,
@@ -43,11 +43,11 @@ impl Dns {
         rng: Rng,
         log: Option<LogHandle>,
     ) -> Result<Bound, DnsError> {
-        if !is_label(&config.name) {
+        if !is_subdomain(&config.name) {
             return Err(DnsError::Config {
                 field: "name",
                 reason: format!(
-                    "{:?} is no label of lower-case letters, digits and '-'",
+                    "{:?} is no name of lower-case letters, digits, '-' and single dots",
                     config.name
                 ),
             });

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tradewind_api::id::is_label;
+use tradewind_api::id::is_subdomain;
 use tradewind_runtime::{
     admin::{AdminBound, AdminServer, AdminState},
     clock::SharedClock,
@@ -89,11 +89,11 @@ impl Gateway {
 
 fn check(config: &GatewayConfig) -> Result<(), GatewayError> {
     let bad = |field, reason: String| Err(GatewayError::Config { field, reason });
-    if !is_label(&config.name) {
+    if !is_subdomain(&config.name) {
         return bad(
             "name",
             format!(
-                "{:?} is no label of lower-case letters, digits and '-'",
+                "{:?} is no name of lower-case letters, digits, '-' and single dots",
                 config.name
             ),
         );

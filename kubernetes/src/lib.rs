@@ -7,11 +7,13 @@
 
 pub mod check;
 pub mod client;
+pub mod export;
 pub mod forward;
 pub mod injection;
 pub mod install;
 pub mod managed;
 pub mod objects;
+pub mod status;
 pub mod token_review;
 pub mod watch;
 mod wire;

@@ -8,6 +8,7 @@ mod all;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tradewind_api::{
     ServiceName,
@@ -19,7 +20,7 @@ use crate::managed::Resource;
 pub use all::{Change, Objects, Touched};
 
 /// `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// Empty for what belongs to the whole cluster.
     pub namespace: String,
@@ -92,7 +93,7 @@ impl std::fmt::Display for Kind {
 }
 
 /// How a Service is addressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Type {
     /// By an address of its own: ClusterIP, NodePort, LoadBalancer.
     #[default]
@@ -104,7 +105,7 @@ pub enum Type {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// How it is addressed.
     pub kind: Type,
@@ -123,7 +124,7 @@ pub struct Service {
 }
 
 /// A port that a slice's endpoints serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     /// The Service's port of the same name leads to it.
     pub name: String,
@@ -132,7 +133,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// Where it is.
     pub ip: IpAddr,
@@ -151,7 +152,7 @@ pub struct SliceEndpoint {
 }
 
 /// An EndpointSlice. Ports that are not TCP are left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     /// Whose endpoints.
     pub service: Key,
@@ -162,7 +163,7 @@ pub struct Slice {
 }
 
 /// A Pod that has a proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Its addresses.
     pub ips: Vec<IpAddr>,
@@ -182,7 +183,7 @@ pub struct Namespace {
 }
 
 /// A ServiceExport.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Export {
     /// Which of all objects that ever had this name.
     pub uid: String,
@@ -199,7 +200,7 @@ pub struct Export {
 }
 
 /// A condition as Kubernetes has them.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Which.
@@ -222,12 +223,13 @@ pub struct Condition {
 }
 
 /// A route or a traffic policy, whole but for what the API server itself adds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// As it was written.
+    /// As it was written, and which generation it is.
     pub object: Value,
-    /// Counts changes of its spec.
-    pub generation: i64,
+    /// `status.parents`, as they stand, of a route of Gateway API.
+    #[serde(default)]
+    pub parents: Vec<Value>,
 }
 
 /// One object of any watched kind.

@@ -382,23 +382,18 @@ impl Wire for WireExport {
     }
 }
 
-/// A rule's object without what the API server adds, so that a change of its status is no change.
+/// A rule's object without what the API server adds, so that a change of its status is no change of it.
 pub(crate) fn rule(object: Value) -> Rule {
-    let generation = object
-        .pointer("/metadata/generation")
-        .and_then(Value::as_i64);
     let mut object = owned(object);
-    if let Some(fields) = object.as_object_mut() {
-        fields.remove("status");
-    }
+    let status = object.as_object_mut().and_then(|f| f.remove("status"));
+    let parents = match status.and_then(|mut s| s.get_mut("parents").map(Value::take)) {
+        Some(Value::Array(parents)) => parents,
+        _ => Vec::new(),
+    };
     if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("uid");
-        meta.remove("generation");
     }
-    Rule {
-        object,
-        generation: generation.unwrap_or(0),
-    }
+    Rule { object, parents }
 }
 
 /// An object without what changes with every write.

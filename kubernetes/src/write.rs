@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// By this name the API server knows whose fields these are.
-const MANAGER: &str = "tradewind-controller";
+pub(crate) const MANAGER: &str = "tradewind-controller";
 /// How long one write may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -57,7 +57,7 @@ impl Client {
         self.api_of(&ApiResource::from_gvk_with_plural(&gvk, plural), namespace)
     }
 
-    fn api_of(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+    pub(crate) fn api_of(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
         if namespace.is_empty() {
             Api::all_with(self.kube.clone(), resource)
         } else {
@@ -132,15 +132,16 @@ fn label(resource: Resource, key: &Key) -> String {
     format!("{} {key}", resource.names()[2])
 }
 
-async fn bounded(
-    work: impl Future<Output = Result<(), kube::Error>>,
-) -> Option<Result<(), kube::Error>> {
+pub(crate) async fn bounded<T>(
+    work: impl Future<Output = Result<T, kube::Error>>,
+) -> Option<Result<T, kube::Error>> {
     tokio::time::timeout(DEADLINE, work).await.ok()
 }
 
-fn told(what: String, done: Option<Result<(), kube::Error>>) -> Result<(), WriteError> {
+/// What came of it, with what it was.
+pub(crate) fn told<T>(what: String, done: Option<Result<T, kube::Error>>) -> Result<T, WriteError> {
     match done {
-        Some(Ok(())) => Ok(()),
+        Some(Ok(done)) => Ok(done),
         None => Err(WriteError::Late { what }),
         Some(Err(error)) => {
             let lasting = matches!(&error, kube::Error::Api(s) if (400..500).contains(&s.code) && s.code != 409 && s.code != 429);

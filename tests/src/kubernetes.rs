@@ -334,6 +334,11 @@ impl Drop for Clusters {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- testenv\n{}", self.log());
+            eprintln!(
+                "the servers' and pods' logs stay in {}",
+                self.dir.path().display()
+            );
+            self.dir.disable_cleanup(true);
         }
         drop(self.stdin.take());
         if self.ended.recv_timeout(END_LIMIT) == Err(std_mpsc::RecvTimeoutError::Timeout) {

@@ -365,21 +365,31 @@ impl Namespaces {
     }
 }
 
-/// A TCP connection from the network that a process is in.
-pub async fn connect_from(process: u32, to: SocketAddr) -> std::io::Result<TcpStream> {
+/// What `work` gives on a thread in the network that a process is in: a socket that it makes stays there.
+pub async fn from_its<T: Send + 'static>(
+    process: u32,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
     assert_inside();
-    let dial = move || -> std::io::Result<std::net::TcpStream> {
+    let entered = move || {
         let namespace = File::open(format!("/proc/{process}/ns/net"))?;
         // Of this thread alone, which ends with it.
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        work()
+    };
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || tell.send(entered()));
+    told.await.map_err(std::io::Error::other)?
+}
+
+/// A TCP connection from the network that a process is in.
+pub async fn connect_from(process: u32, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = from_its(process, move || {
         let stream = std::net::TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
         stream.set_nonblocking(true)?;
         Ok(stream)
-    };
-    let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || tell.send(dial()));
-    let stream = told.await.map_err(std::io::Error::other)??;
-    TcpStream::from_std(stream)
+    });
+    TcpStream::from_std(stream.await?)
 }
 
 /// A new namespace, with the process that holds it open, and its id.

@@ -5,7 +5,10 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 
@@ -16,13 +19,16 @@ use std::{
     time::Duration,
 };
 
+use hickory_proto::rr::{RData, RecordType};
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tradewind_runtime::clock;
 use tradewind_tests::{
+    dns::{self, Asking, Over},
     federation::THREE,
     http::{self, Client},
     kubernetes::{Clusters, Running},
-    namespaces::{self, connect_from},
+    namespaces::{self, connect_from, from_its},
     process::{self, Output},
     tradewind,
     wait::until,
@@ -35,7 +41,7 @@ const SOON: Duration = Duration::from_secs(180);
 /// The port of the nodes at which each cluster's gateways are reached from outside: the only one that is open.
 const PORT: u16 = 31_443;
 /// The API server of a cluster is away for so long while the calls go on.
-const AWAY: Duration = Duration::from_secs(15);
+const AWAY: Duration = Duration::from_secs(5);
 /// The namespace of what is installed.
 const SYSTEM: &str = "tradewind-system";
 /// From one call to the next.
@@ -90,6 +96,7 @@ impl Lab {
             format!("cluster.gateways={}", self.door(cluster)),
             "image.tag=test".to_owned(),
             "gateway.replicas=1".to_owned(),
+            "injection.log=info,tradewind_proxy=debug,tradewind_transport=debug".to_owned(),
             "dns.replicas=1".to_owned(),
             "gateway.service.type=NodePort".to_owned(),
             format!("gateway.service.nodePort={PORT}"),
@@ -250,6 +257,9 @@ spec:
 #[derive(Clone, Debug)]
 struct Call {
     at: Instant,
+    /// For comparing with logs.
+    #[expect(dead_code, reason = "shown where a call failed")]
+    unix_ms: u64,
     result: Result<String, String>,
 }
 
@@ -267,6 +277,10 @@ async fn call(process: u32, to: SocketAddr, name: &str) -> Result<String, String
     limited.unwrap_or_else(|_| Err(format!("no answer in {:?}", http::LIMIT)))
 }
 
+fn now_ms() -> u64 {
+    clock::system().unix_ms()
+}
+
 /// Calls that go on until they are stopped.
 struct Load {
     all: Arc<Mutex<Vec<Call>>>,
@@ -281,18 +295,24 @@ impl Load {
         let calls = Arc::clone(&all);
         let task = tradewind_runtime::task::spawn("calls", async move {
             while !*stopped.borrow_and_update() {
-                let at = Instant::now();
+                let (at, unix_ms) = (Instant::now(), now_ms());
                 let result = call(process, to, "payments").await;
-                calls.lock().unwrap().push(Call { at, result });
+                let call = Call {
+                    at,
+                    unix_ms,
+                    result,
+                };
+                calls.lock().unwrap().push(call);
                 tokio::time::sleep_until(at + PACE).await;
             }
         });
         Self { all, stop, task }
     }
 
-    /// Waits until so many answers in a row came from pods whose names begin so. Says how long it took.
-    async fn settles(&self, whom: &str) -> Duration {
+    /// Waits, after something was done, until so many answers in a row came from pods whose names begin so. Says how long it took.
+    async fn settles(&self, after: &str, whom: &str) -> Duration {
         let begun = Instant::now();
+        eprintln!("{} {after}: {whom} is to serve", now_ms());
         until(&format!("answers from {whom}"), SOON, async || {
             let all = self.all.lock().unwrap();
             let last: Vec<_> = all.iter().rev().take(IN_A_ROW).cloned().collect();
@@ -319,7 +339,7 @@ impl Load {
 #[tokio::test]
 async fn plain_names_of_services_lead_to_all_clusters() {
     let name = "plain_names_of_services_lead_to_all_clusters";
-    namespaces::inside(name, LIMIT, false, || async {
+    namespaces::inside(name, LIMIT, true, || async {
         if let Some(mut lab) = Lab::start().await {
             story(&mut lab).await;
         }
@@ -343,30 +363,33 @@ async fn story(lab: &mut Lab) {
     let process = process.expect("the caller runs");
     let service = lab.resolve("west", &caller, "payments");
     let load = Load::start(process, SocketAddr::new(service, 80));
-    load.settles("west/").await;
+    load.settles("the start", "west/").await;
     // From here on no call may fail.
     let from = load.all.lock().unwrap().len();
+    names_of_the_clusterset(lab, process).await;
+    others_are_left_alone(lab, process).await;
+    jobs_end(lab).await;
 
     let before = lab.pods("west", "payments").await;
     for pod in &before {
         lab.clusters.kill_pod("west", &format!("shop/{pod}")).await;
     }
-    let over = load.settles("central/").await;
+    let over = load.settles("the death of its pods", "central/").await;
     lab.clusters.stop_api("west").await;
     let until_back = Instant::now() + AWAY;
     tokio::time::sleep_until(until_back).await;
     lab.clusters.start_api("west").await;
-    load.settles("central/").await;
+    load.settles("the API server's return", "central/").await;
 
     let delete = ["delete", "pod", "-n", "shop", "--force"];
     let before: Vec<&str> = before.iter().map(String::as_str).collect();
     lab.kubectl("west", &[&delete[..], &before].concat()).await;
-    let home = load.settles("west/").await;
+    let home = load.settles("new pods", "west/").await;
 
     scale(lab, 0).await;
-    load.settles("central/").await;
+    load.settles("scaling to none", "central/").await;
     scale(lab, 2).await;
-    load.settles("west/").await;
+    load.settles("scaling up", "west/").await;
 
     let calls = load.finish().await;
     let failed: Vec<_> = calls[from..].iter().filter(|c| c.result.is_err()).collect();
@@ -381,6 +404,113 @@ async fn story(lab: &mut Lab) {
         calls.len(),
         lab.dropped().await
     );
+}
+
+/// The name that holds in all clusters, as the DNS server answers it to a pod, leads into the mesh, too.
+async fn names_of_the_clusterset(lab: &Lab, process: u32) {
+    let service = [
+        "get",
+        "service",
+        "tradewind-dns",
+        "-n",
+        SYSTEM,
+        "-o",
+        "json",
+    ];
+    let service = lab.kubectl("west", &service).await.json();
+    let server = service["spec"]["clusterIP"].as_str().unwrap();
+    let server: SocketAddr = format!("{server}:53").parse().unwrap();
+    let name = "payments.shop.svc.clusterset.local";
+    let asking = from_its(process, move || Asking::to(server, Over::Udp)).await;
+    let answer = dns::ask_by(asking.unwrap(), name, RecordType::A).await;
+    let RData::A(address) = dns::data(&answer.unwrap()).remove(0) else {
+        panic!("no address");
+    };
+    let import = [
+        "get",
+        "serviceimport",
+        "payments",
+        "-n",
+        "shop",
+        "-o",
+        "json",
+    ];
+    let import = lab.kubectl("west", &import).await.json();
+    assert_eq!(import["spec"]["ips"][0], address.0.to_string());
+    let to = SocketAddr::new(address.0.into(), 80);
+    let who = call(process, to, name).await.unwrap();
+    assert!(who.starts_with("west/"), "{who}");
+}
+
+/// A Service without a proxy behind it is reached as without a mesh, and who has none reaches those who have one.
+async fn others_are_left_alone(lab: &mut Lab, process: u32) {
+    let plain = payments("plain", 1)
+        .replace("tradewind.io/injection: enabled", "plain: 'yes'")
+        .replace("shop", "plain");
+    let (plain, _export) = plain.rsplit_once("---").unwrap();
+    lab.apply("west", plain).await;
+    let service = ["get", "service", "payments", "-n", "plain", "-o", "json"];
+    let service = lab.kubectl("west", &service).await.json();
+    let to = service["spec"]["clusterIP"].as_str().unwrap();
+    let to = SocketAddr::new(to.parse().unwrap(), 80);
+    until("an answer without a mesh", SOON, async || {
+        let who = call(process, to, "payments.plain").await?;
+        match who.starts_with("plain/") {
+            true => Ok(()),
+            false => Err(who),
+        }
+    })
+    .await;
+    let pods = ["get", "pods", "-n", "plain", "-o", "json"];
+    let pods = lab.kubectl("west", &pods).await.json();
+    let pod = pods["items"][0]["metadata"]["name"].as_str().unwrap();
+    let outsider = lab.clusters.pod("west", &format!("plain/{pod}")).await;
+    let caller = lab.pods("west", "caller").await.remove(0);
+    let ours = SocketAddr::new(lab.resolve("west", &caller, "payments"), 80);
+    let who = call(outsider.unwrap(), ours, "payments.shop").await;
+    assert!(who.unwrap().starts_with("west/"));
+}
+
+/// A Job ends, with a proxy and with none.
+async fn jobs_end(lab: &Lab) {
+    for (name, inject) in [("with-proxy", "true"), ("without", "false")] {
+        let job = format!(
+            r"
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  template:
+    metadata: {{labels: {{tradewind.io/inject: '{inject}', job: {name}}}}}
+    spec:
+      restartPolicy: Never
+      containers: [{{name: app, image: 'lab:1', args: [help]}}]
+"
+        );
+        lab.apply("west", &job).await;
+        let id = format!("job/{name}");
+        let wait = [
+            "wait",
+            "--for=condition=complete",
+            &id,
+            "-n",
+            "shop",
+            "--timeout=1s",
+        ];
+        until(&id, SOON, async || {
+            let output = lab.clusters.kubectl("west", &wait).await;
+            match output.code {
+                0 => Ok(()),
+                _ => Err(output.stderr),
+            }
+        })
+        .await;
+        let label = format!("job={name}");
+        let pods = ["get", "pods", "-n", "shop", "-l", &label, "-o", "json"];
+        let pods = lab.kubectl("west", &pods).await.json();
+        let sidecars = pods["items"][0]["spec"]["initContainers"].as_array();
+        assert_eq!(sidecars.is_some(), inject == "true", "{name}");
+    }
 }
 
 /// Installs all three; the second and third join the first from outside, by somebody who has a kubeconfig for both and nothing else.
@@ -428,6 +558,22 @@ async fn ask_from_outside(lab: &Lab) {
     let endpoints = lab.outside("east", &endpoints).await.good().stdout;
     for (cluster, _) in THREE {
         assert!(endpoints.contains(cluster), "{endpoints}");
+    }
+    let create = ["create", "service", "clusterip", "second", "-n", "shop"];
+    let create = [&create[..], &["--tcp=80"]].concat();
+    lab.kubectl("east", &create).await;
+    for (verb, exported) in [("export", 0), ("unexport", 1)] {
+        until(verb, SOON, async || {
+            let done = lab.outside("east", &[verb, "shop/second"]).await;
+            match done.code {
+                0 => Ok(()),
+                _ => Err(done.stderr),
+            }
+        })
+        .await;
+        let get = ["get", "serviceexport", "second", "-n", "shop"];
+        let found = lab.clusters.kubectl("east", &get).await;
+        assert_eq!(found.code, exported, "{verb}: {}", found.stderr);
     }
     // Whoever did it stands in the log of changes under a name that says where they came from.
     let audit = lab.outside("west", &["audit", "-o", "json"]).await.good();

@@ -1,11 +1,13 @@
 //! `tradewind export` and `unexport`: offer a service of this cluster to the federation, or take it back.
 
+use serde_json::json;
 use tradewind_api::{ServiceName, proto::v1};
 
 use super::Context;
 use crate::{
     admin::{Admin, Where},
     exit::{Exit, Outcome},
+    output::{Format, Output, document},
     table,
 };
 
@@ -17,6 +19,8 @@ pub struct Export {
     service: ServiceName,
     #[command(flatten)]
     place: Where,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Offers it.
@@ -30,6 +34,9 @@ pub async fn export(context: Context, args: Export) -> Outcome {
         .await?;
     let service = &args.service;
     let printer = context.printer;
+    if show(context, &args, done, true) {
+        return Ok(Exit::Good);
+    }
     if done.changed {
         printer.done(format_args!(
             "{service} is exported (revision {})",
@@ -56,6 +63,9 @@ pub async fn unexport(context: Context, args: Export) -> Outcome {
         .await?;
     let service = &args.service;
     let printer = context.printer;
+    if show(context, &args, done, false) {
+        return Ok(Exit::Good);
+    }
     if done.changed {
         printer.done(format_args!(
             "{service} is no longer exported (revision {})",
@@ -66,4 +76,22 @@ pub async fn unexport(context: Context, args: Export) -> Outcome {
     }
     printer.say(format_args!("reverse with: tradewind export {service}"));
     Ok(Exit::Good)
+}
+
+/// As data, where that was asked for.
+fn show(context: Context, args: &Export, done: v1::ExportResponse, exported: bool) -> bool {
+    match args.output.format {
+        Format::Table => return false,
+        Format::Name => context.printer.data(&args.service),
+        Format::Json => context.printer.json(&document(
+            "tradewind.export/v1",
+            json!({
+                "service": args.service.to_string(),
+                "exported": exported,
+                "changed": done.changed,
+                "revision": done.revision,
+            }),
+        )),
+    }
+    true
 }

@@ -17,6 +17,7 @@ use tradewind_api::{
     snapshot::{Snapshot, Trust},
 };
 use tradewind_federation::{Catalog, Store};
+use tradewind_policy::RouteStatus;
 use tradewind_runtime::{Blocker, SharedClock, drain, task};
 use tradewind_transport::trust::TrustCell;
 
@@ -66,6 +67,8 @@ pub(super) struct Follower {
     pub(super) reports: watch::Receiver<Arc<Reports>>,
     pub(super) local: watch::Sender<Arc<LocalModel>>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    /// What routes are told of themselves.
+    pub(super) statuses: watch::Sender<Arc<Vec<Arc<RouteStatus>>>>,
     pub(super) leases: watch::Sender<Arc<Leases>>,
     pub(super) left: watch::Sender<bool>,
     pub(super) meters: Meters,
@@ -254,6 +257,7 @@ impl Follower {
         self.meters.show(&snapshot, problems);
         set(&self.local, local);
         set(&self.snapshots, snapshot);
+        set(&self.statuses, rules.statuses().to_vec());
     }
 
     /// The newest word there is.

@@ -277,6 +277,7 @@ impl Parts {
         let (local_tx, local) = watch::channel(Arc::new(LocalModel::default()));
         // Empty, and so not pushed, until the first one is compiled.
         let (snapshot_tx, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let (statuses_tx, statuses) = watch::channel(Arc::default());
         let (leases_tx, leases) = watch::channel(Arc::new(Leases::default()));
         let (introduced_tx, introduced) = watch::channel(None);
         let sources = sources::start(config, self.kubernetes.as_ref(), &self.clock, tasks, drain);
@@ -304,6 +305,7 @@ impl Parts {
             reports: reports.clone(),
             local: local_tx,
             snapshots: snapshot_tx,
+            statuses: statuses_tx,
             leases: leases_tx,
             left: left.clone(),
             meters: Meters::register(&self.metrics),
@@ -318,12 +320,14 @@ impl Parts {
             tasks,
             drain,
         );
+        self.tell_routes(&sources, statuses, tasks, drain);
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
             access: access.clone(),
             own: self.own.clone(),
             root_sha256: sha256(self.issuer.root_der()),
             exports: self.exports.clone(),
+            kubernetes: self.kubernetes.clone(),
             local,
             yaml,
             registered,

@@ -128,9 +128,9 @@ fn a_rule_is_what_somebody_wrote() {
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"name": "r", "namespace": "shop", "generation": 4, "resourceVersion": "7", "uid": "u", "managedFields": [{}],
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "x": "y"}},
-        "spec": {"rules": []}, "status": {"parents": []},
+        "spec": {"rules": []}, "status": {"parents": [{"controllerName": "a"}]},
     }));
-    assert_eq!(made.generation, 4);
+    assert_eq!(made.parents, [json!({"controllerName": "a"})]);
     let text = made.object.to_string();
     for gone in [
         "managedFields",
@@ -141,6 +141,7 @@ fn a_rule_is_what_somebody_wrote() {
     ] {
         assert!(!text.contains(gone), "{gone} in {text}");
     }
+    assert!(text.contains("\"generation\":4"));
     assert!(text.contains("\"x\":\"y\"") && text.contains("rules"));
 }
 

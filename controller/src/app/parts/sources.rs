@@ -5,15 +5,16 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tradewind_api::snapshot::Snapshot;
 use tradewind_kubernetes::{Client, watch as watchers};
+use tradewind_policy::RouteStatus;
 use tradewind_runtime::{SharedClock, TaskSet, drain};
 
 use super::Parts;
 use crate::{
     config::ControllerConfig,
-    mcs,
+    mcs::{self, route_status::RouteWriter},
     source::{
         Manifests, SourceModel,
-        kubernetes::{self, Told, View},
+        kubernetes::{self, Memory, Told, View, kept},
     },
 };
 
@@ -47,9 +48,21 @@ pub(super) fn start(
                 model,
                 view: view_tx,
             };
+            let file = config.data_dir.join(kept::FILE);
+            let (handed, to_keep) = watch::channel(None);
+            let memory = Memory {
+                before: kept::read(&file, client.server()),
+                handed,
+                server: client.server().to_owned(),
+                clock: Arc::clone(clock),
+            };
             tasks.spawn(
                 "kubernetes",
-                kubernetes::run(changes, told, drain.observer()),
+                kubernetes::run(changes, told, memory, drain.observer()),
+            );
+            tasks.spawn(
+                "keep objects",
+                kept::write_all(file, to_keep, drain.clone()),
             );
             let probe = watchers::probe(
                 client.clone(),
@@ -100,5 +113,26 @@ impl Parts {
             clock: Arc::clone(&self.clock),
         };
         tasks.spawn("imports", writer.run(drain.observer()));
+    }
+
+    /// Starts what tells routes in the API server what became of them, where there is one.
+    pub(super) fn tell_routes(
+        &mut self,
+        sources: &Sources,
+        statuses: watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>,
+        tasks: &mut TaskSet,
+        drain: &drain::Watch,
+    ) {
+        let Some(client) = self.kubernetes.clone() else {
+            return;
+        };
+        let writer = RouteWriter {
+            client,
+            view: sources.view.clone(),
+            statuses,
+            clock: Arc::clone(&self.clock),
+            rng: self.rng.fork(),
+        };
+        tasks.spawn("tell routes", writer.run(drain.observer()));
     }
 }

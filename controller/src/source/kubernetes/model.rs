@@ -18,7 +18,8 @@ use tradewind_api::{
 use tradewind_kubernetes::{
     Key, Kind, Objects,
     managed::{Observed, Resource},
-    objects::{Export, Namespace, Pod, Service, Slice, SliceEndpoint, Touched, Type},
+    objects::{Export, Namespace, Pod, Rule, Service, Slice, SliceEndpoint, Touched, Type},
+    status::GATEWAY_API,
 };
 
 use crate::source::{
@@ -60,6 +61,8 @@ pub struct View {
     pub exported: BTreeMap<ServiceName, Exported>,
     /// By name.
     pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// Routes of Gateway API, by kind and name.
+    pub routes: BTreeMap<(String, Key), Arc<Rule>>,
     /// What is kept in the API server, as it stands.
     pub owned: Observed,
     /// Kinds of it that the API server does not serve.
@@ -146,6 +149,7 @@ impl Model {
             read: true,
             exported: exported.collect(),
             namespaces: objects.namespaces.clone(),
+            routes: routes(objects),
             owned: objects.owned.clone(),
             absent: Resource::ALL
                 .into_iter()
@@ -153,6 +157,15 @@ impl Model {
                 .collect(),
         }
     }
+}
+
+fn routes(objects: &Objects) -> BTreeMap<(String, Key), Arc<Rule>> {
+    let all = objects.rules.iter().filter_map(|((kind, key), rule)| {
+        let kind = kind.to_string();
+        let (kind, group) = kind.split_once('.')?;
+        (group == GATEWAY_API).then(|| ((kind.to_owned(), key.clone()), Arc::clone(rule)))
+    });
+    all.collect()
 }
 
 fn short(kind: &str) -> &str {

@@ -95,7 +95,7 @@ fn a_rule_belongs_to_its_kind_and_an_equal_one_is_no_change() {
         let object = serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "spec": {"weight": weight}});
         Object::Rule(Arc::new(Rule {
             object,
-            generation: 1,
+            parents: Vec::new(),
         }))
     };
     let kind = Kind::Rule("HTTPRoute.gateway.networking.k8s.io".into());

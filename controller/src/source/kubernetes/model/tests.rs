@@ -3,6 +3,7 @@
 use tradewind_api::mcs::{IpFamily, SpecPort};
 use tradewind_kubernetes::{
     Object,
+    install::{NAMESPACE, Values, render},
     objects::{Change, Rule, SlicePort},
 };
 
@@ -231,7 +232,7 @@ fn rules_are_those_of_policy_and_what_did_not_change_is_kept() {
             "metadata": {"name": name, "namespace": "shop"}, "spec": {"weight": weight}});
         Object::Rule(Arc::new(Rule {
             object,
-            generation: 1,
+            parents: Vec::new(),
         }))
     };
     world.set("a", rule("a", 1));
@@ -247,13 +248,41 @@ fn rules_are_those_of_policy_and_what_did_not_change_is_kept() {
         "c",
         Object::Rule(Arc::new(Rule {
             object: named_badly,
-            generation: 1,
+            parents: Vec::new(),
         })),
     );
     assert_eq!(
         world.problems(),
         ["HTTPRoute shop/c: metadata.name is missing"]
     );
+}
+
+#[test]
+fn the_chart_lets_every_kind_that_policy_reads_be_watched() {
+    let mut values = Values::default();
+    values
+        .merge("cluster: {name: west, region: us-west, gateways: 'g:1'}")
+        .unwrap();
+    let all = render(&values, NAMESPACE).unwrap();
+    let role = all
+        .iter()
+        .find(|m| m.id() == "ClusterRole/tradewind-controller");
+    let rules = role.unwrap().object["rules"].as_array().unwrap().clone();
+    let has = |rule: &serde_json::Value, key: &str, word: &str| {
+        let words = rule[key].as_array().into_iter().flatten();
+        words.into_iter().any(|w| w == word)
+    };
+    for kind in super::super::rule_kinds() {
+        for verb in ["list", "watch"] {
+            let allowed = rules.iter().any(|rule| {
+                has(rule, "apiGroups", kind.group)
+                    && has(rule, "resources", kind.plural)
+                    && has(rule, "verbs", verb)
+                    && rule.get("resourceNames").is_none()
+            });
+            assert!(allowed, "{verb} {}.{}", kind.plural, kind.group);
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,200 @@
+//! Installing into a real API server, and asking it for pods: what it takes, what it makes of them by the webhook, what the controller's
+//! rights allow, and that nothing is left behind.
+//!
+//! Owns the cluster that it starts. Says that it is skipped where `testenv` was not built.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod controller;
+mod pods;
+mod removal;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tradewind_tests::{
+    kubernetes::Clusters,
+    process::{self, Output},
+};
+
+use controller::{
+    a_controller_starts_while_its_api_server_is_away, by_the_controllers_account,
+    every_kind_of_rule_is_served, every_request_was_allowed, it_fails_closed,
+    routes_are_told_of_themselves, the_controller_may_what_it_needs_and_no_more,
+    the_controller_tells_the_api_server,
+};
+use pods::pods_get_their_proxy;
+use removal::uninstalls_without_residue;
+
+/// Longest until controllers made what they make, on busy cores.
+const SOON: Duration = Duration::from_secs(60);
+
+const SET: [&str; 6] = [
+    "--set",
+    "cluster.name=west",
+    "--set",
+    "cluster.region=us-west",
+    "--set",
+    "cluster.gateways=127.1.0.1:15443",
+];
+
+#[tokio::test]
+async fn a_real_api_server_takes_the_chart_and_makes_pods_with_a_proxy() {
+    let Some(mut clusters) = Clusters::start("installing into Kubernetes", ["west"]).await else {
+        return;
+    };
+    checks_before_and_installs(&clusters).await;
+    both_versions_of_the_mcs_api_work(&clusters).await;
+    the_controller_may_what_it_needs_and_no_more(&clusters).await;
+    every_kind_of_rule_is_served(&clusters).await;
+    let mut federation = by_the_controllers_account(&clusters).await;
+    pods_get_their_proxy(&clusters, &federation).await;
+    the_controller_tells_the_api_server(&clusters, &federation).await;
+    routes_are_told_of_themselves(&clusters).await;
+    the_check_sees_it(&clusters).await;
+    every_request_was_allowed(&federation);
+    a_controller_starts_while_its_api_server_is_away(&mut clusters, &mut federation).await;
+    it_fails_closed(&clusters, &mut federation).await;
+    uninstalls_without_residue(&clusters).await;
+}
+
+async fn tradewind(clusters: &Clusters, words: &[&str]) -> Output {
+    let file = clusters.kubeconfig().to_string_lossy().into_owned();
+    let target = ["--kubeconfig", &file, "--context", "west"];
+    process::run(&[words, &target].concat()).await
+}
+
+async fn get(clusters: &Clusters, words: &[&str]) -> Value {
+    let words = [&["get"], words, &["-o", "json"]].concat();
+    clusters.kubectl("west", &words).await.good().json()
+}
+
+async fn checks_before_and_installs(clusters: &Clusters) {
+    let before = tradewind(clusters, &["check", "--pre", "-o", "json"])
+        .await
+        .good()
+        .json();
+    assert_eq!(before["schema"], "tradewind.check/v1");
+    assert_eq!(before["ok"], true, "{before}");
+    let absent = tradewind(clusters, &["check"]).await;
+    assert_eq!(absent.code, 1, "{}", absent.stderr);
+    assert!(
+        absent.stdout.contains("tradewind-controller is not there"),
+        "{}",
+        absent.stdout
+    );
+
+    let install = |more: &[&'static str]| [&["install"], &SET[..], more].concat();
+    let unknown = tradewind(clusters, &["install", "--set", "cluster.nam=west"]).await;
+    unknown.fails(2, &["cluster.nam"]);
+    tradewind(clusters, &install(&["--apply", "--dry-run"]))
+        .await
+        .good();
+    let nothing = clusters
+        .kubectl("west", &["get", "namespace", "tradewind-system"])
+        .await;
+    assert_ne!(nothing.code, 0, "--dry-run made a namespace");
+    tradewind(clusters, &install(&["--apply"])).await.good();
+
+    // What is printed is what the API server takes from kubectl, too: every manifest, with each branch of the chart.
+    let all = [
+        "--set",
+        "injection.istioLabel=true",
+        "--set",
+        "networkPolicy.enabled=true",
+        "--set",
+        "gateway.service.type=NodePort",
+        "--set",
+        "gateway.service.nodePort=31443",
+    ];
+    let printed = tradewind(clusters, &install(&all)).await.good().stdout;
+    let file = clusters.dir().join("printed.yaml");
+    std::fs::write(&file, &printed).unwrap();
+    let file = file.to_string_lossy().into_owned();
+    let dry = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "-f",
+        &file,
+    ];
+    let dry = clusters.kubectl("west", &dry).await.good();
+    let lines = dry
+        .stdout
+        .lines()
+        .filter(|line| line.contains("server dry run)"))
+        .count();
+    assert_eq!(
+        lines,
+        printed.matches("# Source: ").count(),
+        "{}",
+        dry.stdout
+    );
+    assert!(!dry.stderr.contains("Warning"), "{}", dry.stderr);
+
+    // Twice is once.
+    let version = async || {
+        let roles = get(clusters, &["clusterrole", "tradewind-controller"]).await;
+        let set = get(
+            clusters,
+            &["-n", "tradewind-system", "deployment", "tradewind-gateway"],
+        )
+        .await;
+        (
+            roles["metadata"]["resourceVersion"].clone(),
+            set["metadata"]["generation"].clone(),
+        )
+    };
+    let first = version().await;
+    tradewind(clusters, &install(&["--apply"])).await.good();
+    assert_eq!(version().await, first);
+}
+
+/// An export that is written in the older version is read in the newer one, and what the KEP does not allow is refused.
+async fn both_versions_of_the_mcs_api_work(clusters: &Clusters) {
+    let export = "{apiVersion: multicluster.x-k8s.io/v1alpha1, kind: ServiceExport, metadata: {name: web, namespace: default}, spec: {exportedLabels: {a: b}}}";
+    clusters.apply("west", export).await.good();
+    let read = get(
+        clusters,
+        &["serviceexports.v1beta1.multicluster.x-k8s.io", "web"],
+    )
+    .await;
+    assert_eq!(read["apiVersion"], "multicluster.x-k8s.io/v1beta1");
+    assert_eq!(read["spec"]["exportedLabels"]["a"], "b");
+    for refused in [
+        "{apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceImport, metadata: {name: web, namespace: default}, spec: {type: Other, ports: []}}",
+        "{apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceImport, metadata: {name: web, namespace: default}, spec: {type: ClusterSetIP, ports: [], ips: [a, b, c]}}",
+        "{apiVersion: about.k8s.io/v1beta1, kind: ClusterProperty, metadata: {name: clusterset.k8s.io}, spec: {value: ''}}",
+    ] {
+        assert_ne!(clusters.apply("west", refused).await.code, 0, "{refused}");
+    }
+    let import = "{apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceImport, metadata: {name: web, namespace: default}, spec: {type: ClusterSetIP, ips: [240.240.0.1], ipFamilies: [IPv4], ports: [{port: 80, name: http}]}}";
+    clusters.apply("west", import).await.good();
+    let read = get(
+        clusters,
+        &["serviceimports.v1alpha1.multicluster.x-k8s.io", "web"],
+    )
+    .await;
+    assert_eq!(read["spec"]["ports"][0]["protocol"], "TCP");
+    let property = "{apiVersion: about.k8s.io/v1beta1, kind: ClusterProperty, metadata: {name: cluster.clusterset.k8s.io}, spec: {value: west}}";
+    clusters.apply("west", property).await.good();
+}
+
+async fn the_check_sees_it(clusters: &Clusters) {
+    let found = tradewind(clusters, &["check", "-o", "json"]).await.json();
+    let all: Vec<&Value> = found["categories"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|c| c["checks"].as_array().unwrap())
+        .collect();
+    let result = |id: &str| all.iter().find(|one| one["id"] == id).unwrap()["result"].clone();
+    assert_eq!(result("webhook-certificate"), "ok");
+    assert_eq!(result("pods-without-proxy"), "ok", "{found}");
+    assert_eq!(result("root-published"), "ok", "{found}");
+}
