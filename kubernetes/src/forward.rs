@@ -72,7 +72,7 @@ impl Step {
             Self::Token => "create serviceaccounts/tradewind-operator/token",
             Self::Roots => "get configmaps/tradewind-root",
             Self::Pods => "list pods",
-            // Which of the two depends on the API server's version.
+            // A WebSocket is opened by a GET; API servers from 1.35 on ask for the other as well.
             Self::Forward => "get and create pods/portforward",
         }
     }

@@ -5,7 +5,10 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 
@@ -254,6 +257,7 @@ spec:
 struct Call {
     at: Instant,
     /// For comparing with logs.
+    #[expect(dead_code, reason = "shown where a call failed")]
     unix_ms: u64,
     result: Result<String, String>,
 }
@@ -556,6 +560,22 @@ async fn ask_from_outside(lab: &Lab) {
     let endpoints = lab.outside("east", &endpoints).await.good().stdout;
     for (cluster, _) in THREE {
         assert!(endpoints.contains(cluster), "{endpoints}");
+    }
+    let create = ["create", "service", "clusterip", "second", "-n", "shop"];
+    let create = [&create[..], &["--tcp=80"]].concat();
+    lab.kubectl("east", &create).await;
+    for (verb, exported) in [("export", 0), ("unexport", 1)] {
+        until(verb, SOON, async || {
+            let done = lab.outside("east", &[verb, "shop/second"]).await;
+            match done.code {
+                0 => Ok(()),
+                _ => Err(done.stderr),
+            }
+        })
+        .await;
+        let get = ["get", "serviceexport", "second", "-n", "shop"];
+        let found = lab.clusters.kubectl("east", &get).await;
+        assert_eq!(found.code, exported, "{verb}: {}", found.stderr);
     }
     // Whoever did it stands in the log of changes under a name that says where they came from.
     let audit = lab.outside("west", &["audit", "-o", "json"]).await.good();

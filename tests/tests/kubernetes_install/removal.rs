@@ -77,7 +77,7 @@ pub(crate) async fn uninstalls_without_residue(clusters: &Clusters) {
         "-l",
         "app.kubernetes.io/part-of=tradewind",
     ];
-    let kinds = "crd,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,deployments,statefulsets,services,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies";
+    let kinds = "crd,clusterroles,clusterrolebindings,roles,mutatingwebhookconfigurations,deployments,statefulsets,services,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies";
     let words = [&["get", kinds], &left[..]].concat();
     wait::until("only the CRDs are left", SOON, async || {
         let found = clusters.kubectl("west", &words).await.good().stdout;

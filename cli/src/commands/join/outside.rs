@@ -347,7 +347,7 @@ mod tests {
             let said = unmet(&plan, there, here).unwrap();
             assert!(said.starts_with(says), "{said}");
         }
-        let mut elsewhere = there.clone();
+        let mut elsewhere = there;
         elsewhere.domain = "other".to_owned();
         assert!(unmet(&plan, &elsewhere, &here).unwrap().contains("other"));
     }
