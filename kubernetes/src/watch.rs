@@ -338,7 +338,12 @@ async fn follow<K>(
 ) -> Option<()> {
     let mut stream = pin!(stream);
     let mut listing = Vec::new();
+    // An outage is told once and not at each try.
+    let mut broken = false;
     while let Some(event) = stream.next().await {
+        if event.is_ok() && std::mem::take(&mut broken) {
+            tracing::info!(%kind, "a watch goes on");
+        }
         let change = match event {
             Ok(Event::Init) => {
                 listing.clear();
@@ -356,6 +361,10 @@ async fn follow<K>(
             }),
             Ok(Event::Delete(object)) => {
                 read(object).map(|(key, _)| Change::Gone(kind.clone(), key))
+            }
+            Err(error) if std::mem::replace(&mut broken, true) => {
+                tracing::debug!(%kind, %error, "a watch is still broken off");
+                None
             }
             Err(error) => {
                 tracing::warn!(%kind, %error, "a watch broke off; what it told stands");

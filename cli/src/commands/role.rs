@@ -51,13 +51,20 @@ impl LogArgs {
     }
 }
 
-/// The filter told, with the store's library quiet unless the filter speaks of it: what an operator must know of a peer that
-/// is away stands in our own lines and in `status`.
+/// The filter told, with libraries quiet unless the filter speaks of them: what an operator must know of a peer or an API server that is
+/// away stands in our own lines, once, and in `status`.
 fn filter(told: &str) -> String {
-    if told.contains("openraft") {
-        return told.to_owned();
+    let mut filter = told.to_owned();
+    for (library, quiet) in [
+        ("openraft", "openraft=error,openraft::replication=off"),
+        ("kube_", "kube_client=off,kube_runtime=off"),
+    ] {
+        if !told.contains(library) {
+            filter.push(',');
+            filter.push_str(quiet);
+        }
     }
-    format!("{told},openraft=error,openraft::replication=off")
+    filter
 }
 
 /// What proxy, gateway and DNS server have in common.
