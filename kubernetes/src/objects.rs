@@ -68,6 +68,8 @@ pub enum Kind {
     Slice,
     /// Pod (v1) with a proxy.
     Pod,
+    /// Pod (v1) without one: its name alone.
+    Bare,
     /// Namespace (v1).
     Namespace,
     /// ServiceExport (multicluster.x-k8s.io).
@@ -84,6 +86,7 @@ impl std::fmt::Display for Kind {
             Self::Service => "Service",
             Self::Slice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::Bare => "Pod without a proxy",
             Self::Namespace => "Namespace",
             Self::Export => "ServiceExport",
             Self::Rule(name) => name,
@@ -241,6 +244,8 @@ pub enum Object {
     Slice(Slice),
     /// A Pod.
     Pod(Pod),
+    /// A Pod without a proxy.
+    Bare,
     /// A Namespace.
     Namespace(Namespace),
     /// A ServiceExport.

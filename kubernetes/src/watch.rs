@@ -6,11 +6,13 @@
 use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Resource,
     api::{ApiResource, DynamicObject},
     core::GroupVersionKind,
-    runtime::{WatchStreamExt as _, watcher, watcher::Event},
+    core::PartialObjectMeta,
+    runtime::{WatchStreamExt as _, utils::Backoff, watcher, watcher::Event},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
@@ -33,8 +35,11 @@ const ABSENT: Duration = Duration::from_secs(15);
 const PROBE: Duration = Duration::from_secs(5);
 /// How long it may take to say so.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
-/// Pods of others are none of the mesh's business; those that have a proxy carry this label.
+/// Pods that have a proxy carry this label.
 pub const PROXY_LABEL: &str = "tradewind.io/proxy";
+/// First and longest wait before a watch that broke off is begun again. Short, so that kinds are in step again soon after an API server
+/// came back; a controller has some thirty watches, which an API server does not feel.
+const WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 /// Slices that somebody makes for imported services: they are not a Service's own endpoints.
 const IMPORTED_LABEL: &str = "multicluster.kubernetes.io/service-name";
 
@@ -90,6 +95,11 @@ pub fn start(
     tasks.spawn("watch endpoint slices", t.all::<WireSlice>(kind, config, d));
     let (t, kind, config, d) = typed(Kind::Pod, simple().labels(PROXY_LABEL));
     tasks.spawn("watch pods", t.all::<WirePod>(kind, config, d));
+    let bare = simple().labels(&format!("!{PROXY_LABEL}"));
+    tasks.spawn(
+        "watch other pods",
+        task.clone().bare(bare, drain.observer()),
+    );
     let exports = Served {
         group: "multicluster.x-k8s.io",
         versions: &["v1beta1"],
@@ -122,6 +132,33 @@ pub fn start(
     }
 }
 
+/// Waits between tries to watch, each up to twice as long as the one before.
+struct Waits {
+    next: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { next: WAIT.0 }
+    }
+}
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.next;
+        self.next = wait.saturating_mul(2).min(WAIT.1);
+        Some(wait)
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
 #[derive(Clone)]
 struct Task {
     client: Client,
@@ -134,12 +171,26 @@ impl Task {
         K: Wire + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let api = Api::<K>::all(self.client.kube.clone());
-        let stream = watcher(api, config).default_backoff();
+        let stream = watcher(api, config).backoff(Waits::default());
         let read = |object: K| Some((wire::key(object.meta())?, object.object()));
         tokio::select! {
             biased;
             () = drain.triggered() => {}
             _ended = follow(&self.out, &kind, stream, read) => {}
+        }
+    }
+
+    /// Names of Pods without a proxy: nothing else of them is asked for.
+    async fn bare(self, config: watcher::Config, mut drain: drain::Observer) {
+        let api = Api::<PartialObjectMeta<Pod>>::all(self.client.kube.clone());
+        let stream = watcher(api, config).backoff(Waits::default());
+        let read = |object: PartialObjectMeta<Pod>| {
+            Some((wire::key(&object.metadata)?, Some(Object::Bare)))
+        };
+        tokio::select! {
+            biased;
+            () = drain.triggered() => {}
+            _ended = follow(&self.out, &Kind::Bare, stream, read) => {}
         }
     }
 
@@ -151,7 +202,7 @@ impl Task {
                 };
                 let api = Api::<WireExport>::all(self.client.kube.clone());
                 let config = watcher::Config::default().page_size(PAGE);
-                let stream = until_absent(watcher(api, config)).default_backoff();
+                let stream = until_absent(watcher(api, config)).backoff(Waits::default());
                 let read = |object: WireExport| {
                     Some((wire::key(Resource::meta(&object))?, object.object()))
                 };
@@ -186,7 +237,7 @@ impl Task {
                 let gvk = GroupVersionKind::gvk(served.group, version, served.kind);
                 let resource = ApiResource::from_gvk_with_plural(&gvk, served.plural);
                 let api = Api::<DynamicObject>::all_with(self.client.kube.clone(), &resource);
-                let stream = until_absent(watcher(api, config.clone())).default_backoff();
+                let stream = until_absent(watcher(api, config.clone())).backoff(Waits::default());
                 let read = |mut object: DynamicObject| {
                     let key = wire::key(&object.metadata)?;
                     // Items of a list do not say of what kind they are.

@@ -61,9 +61,9 @@ pub struct Proxy {
     /// Data threads; 0 means one a core
     #[arg(long, env = "TRADEWIND_THREADS", value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// The zone it runs in
+    /// The zone it runs in; none where it is empty
     #[arg(long, env = "TRADEWIND_ZONE", value_name = "NAME")]
-    zone: Option<Zone>,
+    zone: Option<String>,
     /// What the workload is labelled with, KEY=VALUE: rules may be for such callers alone (sourceLabels); repeatable
     #[arg(
         long = "label",
@@ -124,7 +124,7 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
         .advertise
         .or_else(|| super::reachable(args.hbone_listen));
     config.threads = args.threads;
-    config.zone = args.zone;
+    config.zone = zone(args.zone.as_deref())?;
     config.labels = labels(args.labels);
     config.exit = args.exit;
     config.telemetry = args.telemetry.config();
@@ -138,6 +138,13 @@ pub async fn run(context: Context, args: Proxy) -> Outcome {
         bound.run(watch)
     })
     .await
+}
+
+/// A Pod whose node has no zone is told an empty one.
+fn zone(text: Option<&str>) -> Result<Option<Zone>, Failure> {
+    let named = text.filter(|text| !text.is_empty());
+    let zone = named.map(Zone::new).transpose();
+    zone.map_err(|e| Failure::of(Exit::Usage, &e).hint("set it with --zone"))
 }
 
 fn failure(e: &ProxyError) -> Failure {

@@ -101,6 +101,7 @@ pub async fn run(
         Kind::Service,
         Kind::Slice,
         Kind::Pod,
+        Kind::Bare,
         Kind::Export,
     ]
     .into_iter()

@@ -73,6 +73,8 @@ pub(super) fn proxy(wishes: &Wishes, settings: &Settings) -> Value {
             field("POD_NAMESPACE", "metadata.namespace"),
             field("POD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
             field("POD_IP", "status.podIP"),
+            // Kubernetes copies it from the node to the Pod, since 1.35; before, it is empty and no zone is near.
+            field("TRADEWIND_ZONE", "metadata.labels['topology.kubernetes.io/zone']"),
         ],
         "ports": [
             { "name": "tw-hbone", "containerPort": HBONE_PORT, "protocol": "TCP" },

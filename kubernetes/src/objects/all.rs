@@ -35,6 +35,8 @@ pub struct Objects {
     pub slices_of: BTreeMap<Key, BTreeSet<Key>>,
     /// Those with a proxy.
     pub pods: BTreeMap<Key, Arc<Pod>>,
+    /// Those without. What a slice names and neither of the two knows has just begun, or just ended: watches are not in step.
+    pub bare: BTreeSet<Key>,
     /// By name.
     pub namespaces: BTreeMap<String, Arc<Namespace>>,
     /// By the service.
@@ -106,6 +108,7 @@ impl Objects {
             Kind::Service => self.services.keys().map(Key::from).collect(),
             Kind::Slice => self.slices.keys().cloned().collect(),
             Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::Bare => self.bare.iter().cloned().collect(),
             Kind::Namespace => self.namespaces.keys().map(|n| Key::new("", n)).collect(),
             Kind::Export => self.exports.keys().map(Key::from).collect(),
             Kind::Owned(resource) => {
@@ -142,6 +145,11 @@ impl Objects {
             }
             Object::Pod(pod) => {
                 if put(&mut self.pods, key.clone(), pod) {
+                    self.touch_services_of(&key, touched);
+                }
+            }
+            Object::Bare => {
+                if self.bare.insert(key.clone()) {
                     self.touch_services_of(&key, touched);
                 }
             }
@@ -188,6 +196,11 @@ impl Objects {
             }
             Kind::Pod => {
                 if self.pods.remove(key).is_some() {
+                    self.touch_services_of(key, touched);
+                }
+            }
+            Kind::Bare => {
+                if self.bare.remove(key) {
                     self.touch_services_of(key, touched);
                 }
             }

@@ -241,6 +241,9 @@ func (s *sandbox) field(path string) (string, error) {
 	case "status.podIP":
 		return s.ip, nil
 	}
+	if label, found := strings.CutPrefix(path, "metadata.labels['"); found {
+		return s.pod.Labels[strings.TrimSuffix(label, "']")], nil
+	}
 	return "", fmt.Errorf("the field %s is not told here", path)
 }
 

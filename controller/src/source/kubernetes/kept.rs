@@ -3,6 +3,7 @@
 //! Owns the file's format. It is a copy that may be lost: one that cannot be read is as good as none, and said.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -38,6 +39,8 @@ pub struct Kept {
     services: Vec<(Key, Arc<Service>)>,
     slices: Vec<(Key, Arc<Slice>)>,
     pods: Vec<(Key, Arc<Pod>)>,
+    #[serde(default)]
+    bare: BTreeSet<Key>,
     exports: Vec<(Key, Arc<Export>)>,
     rules: Vec<(Key, Arc<Rule>)>,
 }
@@ -58,6 +61,7 @@ impl Kept {
                 .collect(),
             slices: slices.map(|(k, o)| (k.clone(), Arc::clone(o))).collect(),
             pods: pods.map(|(k, o)| (k.clone(), Arc::clone(o))).collect(),
+            bare: objects.bare.clone(),
             exports: exports
                 .map(|(n, o)| (Key::from(n), Arc::clone(o)))
                 .collect(),
@@ -77,6 +81,7 @@ impl Kept {
         let all = services.map(|(k, o)| (k, Object::Service((**o).clone())));
         let all = all.chain(slices.map(|(k, o)| (k, Object::Slice((**o).clone()))));
         let all = all.chain(pods.map(|(k, o)| (k, Object::Pod((**o).clone()))));
+        let all = all.chain(self.bare.iter().map(|k| (k, Object::Bare)));
         let all = all.chain(exports.map(|(k, o)| (k, Object::Export((**o).clone()))));
         let all = all.chain(rules.map(|(k, o)| (k, Object::Rule(Arc::clone(o)))));
         all.map(|(key, object)| Change::Set(key.clone(), object))

@@ -267,13 +267,15 @@ fn endpoints(name: &ServiceName, ports: &[ServicePort], objects: &Objects) -> Fo
             .collect();
         for endpoint in &slice.endpoints {
             let pod = endpoint.pod.as_ref();
-            let known = pod.and_then(|pod| {
-                let key = Key::new(name.namespace.as_str(), pod);
-                Some((pod, objects.pods.get(&key)?))
-            });
-            let Some((pod, object)) = known else {
-                let shown = pod.cloned().unwrap_or_else(|| endpoint.ip.to_string());
-                found.without_proxy.insert(shown);
+            let key = pod.map(|pod| Key::new(name.namespace.as_str(), pod));
+            let known = key.as_ref().and_then(|key| objects.pods.get(key));
+            let (Some(pod), Some(object)) = (pod, known) else {
+                // A Pod that is known in neither way has just begun or ended, since watches are not in step. Were it taken for one without
+                // a proxy, the end of a service's last Pod would send callers past the mesh, where nobody is left to answer.
+                if key.is_none_or(|key| objects.bare.contains(&key)) {
+                    let shown = pod.cloned().unwrap_or_else(|| endpoint.ip.to_string());
+                    found.without_proxy.insert(shown);
+                }
                 continue;
             };
             let entry = found

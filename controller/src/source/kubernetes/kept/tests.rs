@@ -77,6 +77,7 @@ fn lists(objects: &Objects) -> Vec<Change> {
         Kind::Service,
         Kind::Slice,
         Kind::Pod,
+        Kind::Bare,
         Kind::Export,
     ]
     .into_iter()
@@ -92,6 +93,7 @@ fn lists(objects: &Objects) -> Vec<Change> {
             Object::Service(_) => Kind::Service,
             Object::Slice(_) => Kind::Slice,
             Object::Pod(_) => Kind::Pod,
+            Object::Bare => Kind::Bare,
             Object::Export(_) => Kind::Export,
             Object::Rule(_) => Kind::Rule("HTTPRoute.gateway.networking.k8s.io".to_owned()),
             Object::Namespace(_) | Object::Owned(..) => panic!("{object:?}"),

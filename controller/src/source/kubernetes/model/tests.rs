@@ -156,6 +156,8 @@ fn a_service_of_pods_without_proxies_is_left_alone_and_a_mixed_one_is_told_of() 
         "cart-4",
         slice(&[("http", 8080)], vec![endpoint("p", 1), endpoint("q", 2)]),
     );
+    world.set("p", Object::Bare);
+    world.set("q", Object::Bare);
     assert!(
         world.cart().cluster_ips.is_empty(),
         "its callers get what they got before"
@@ -163,6 +165,7 @@ fn a_service_of_pods_without_proxies_is_left_alone_and_a_mixed_one_is_told_of() 
     assert!(world.cart().endpoints.is_empty());
     assert_eq!(world.problems(), Vec::<String>::new(), "that is no problem");
 
+    world.take(Change::Gone(Kind::Bare, Key::new("shop", "p")));
     world.set("p", pod("web", &["10.0.0.1"]));
     assert_eq!(world.cart().cluster_ips.len(), 1);
     assert_eq!(world.cart().endpoints.len(), 1);
@@ -295,4 +298,25 @@ fn every_kind_that_policy_reads_is_watched_by_its_name_in_paths() {
                 .all(|v| tradewind_policy::is_known(&format!("{}/{v}", kind.group), kind.kind))
         );
     }
+}
+
+#[test]
+fn a_pod_that_is_not_known_yet_or_no_more_is_not_one_without_a_proxy() {
+    let mut world = World::default();
+    world.set("cart", Object::Service(service()));
+    world.set("cart-4", slice(&[("http", 8080)], vec![endpoint("p", 1)]));
+    let is_the_meshs = |world: &World| {
+        assert_eq!(world.cart().endpoints, []);
+        assert_eq!(world.cart().cluster_ips.len(), 1);
+        assert_eq!(world.problems(), [""; 0]);
+    };
+    is_the_meshs(&world);
+    world.set("p", pod("web", &["10.0.0.1"]));
+    assert_eq!(world.cart().endpoints.len(), 1);
+    world.take(Change::Gone(Kind::Pod, Key::new("shop", "p")));
+    is_the_meshs(&world);
+    world.set("p", Object::Bare);
+    assert!(world.cart().cluster_ips.is_empty());
+    world.take(Change::Gone(Kind::Bare, Key::new("shop", "p")));
+    is_the_meshs(&world);
 }

@@ -1,0 +1,251 @@
+//! `kind-configs/run.sh` with stand-ins for docker, kind and kubectl: what it runs and in which order, what it leaves out when it runs
+//! again, and how it ends when something is missing or calls fail. What its commands do to clusters is no matter here.
+//!
+//! Owns a directory with the stand-ins and links to the few tools that the script needs; nothing else is in its PATH.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+use tradewind_tests::process::{self, Output};
+
+/// What the script may use beside the three programs that it asks for.
+const TOOLS: [&str; 18] = [
+    "awk", "cat", "cmp", "cut", "date", "dirname", "grep", "head", "mktemp", "rm", "sed", "sh",
+    "sleep", "sort", "tail", "tr", "uniq", "wc",
+];
+
+/// All three programs: each writes down how it was called and answers as the real one would, from files of STATE. The caller's log grows
+/// by thirty calls each time that it is read.
+const STAND_IN: &str = r#"#!/bin/sh
+name=${0##*/}
+echo "$name $*" >>"$STATE/log"
+case "$name $*" in
+"docker info") [ ! -e "$STATE/no-engine" ] || { echo "Is the docker daemon running?" >&2; exit 1; } ;;
+"kind get clusters") cat "$STATE/clusters" ;;
+"kind create cluster"*) file=${4##*/}; echo "${file%.yaml}" >>"$STATE/clusters" ;;
+"kind delete cluster"*) : >"$STATE/clusters" ;;
+*" get nodes "*) printf 172.18.0.2 ;;
+*" get pod tradewind-controller-0 "*) cat "$STATE/ready" ;;
+*" get service tradewind-dns "*) printf 10.21.0.53 ;;
+*" get configmap coredns "*) cat "$STATE/Corefile" ;;
+*" patch configmap coredns "*) sed '1,2d; s/^    //' "${11}" >"$STATE/Corefile" ;;
+*" token create "*) echo "tw-token" ;;
+*" apply -f "*/join-*) grep -q "address: '172.18.0.2:31443', token: 'tw-token'" "${5}" && printf true >"$STATE/ready" ;;
+*" scale "*--replicas=0) echo central >"$STATE/serves" ;;
+*" scale "*) echo west >"$STATE/serves" ;;
+*" logs "*)
+    read -r n <"$STATE/n"
+    read -r serves <"$STATE/serves"
+    last=$((n + 30))
+    while [ "$n" -lt "$last" ]; do n=$((n + 1)); echo "$n $serves/payments-x" >>"$STATE/calls"; done
+    # A call that fails, and one that does not, when another cluster has begun to serve.
+    [ ! -e "$STATE/failing" ] || [ "$serves" = west ] || {
+        rm "$STATE/failing"
+        echo "$((n + 1)) FAILED curl: (52) Empty reply from server" >>"$STATE/calls"
+        n=$((n + 1))
+    }
+    echo "$n" >"$STATE/n"
+    cat "$STATE/calls" ;;
+esac
+"#;
+
+struct Machine {
+    dir: TempDir,
+}
+
+impl Machine {
+    fn new(programs: &[&str]) -> Self {
+        let machine = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for dir in ["bin", "state"] {
+            fs::create_dir(machine.dir.path().join(dir)).unwrap();
+        }
+        let stand_in = machine.dir.path().join("stand-in");
+        fs::write(&stand_in, STAND_IN).unwrap();
+        fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+        let bin = machine.dir.path().join("bin");
+        for program in programs {
+            symlink(&stand_in, bin.join(program)).unwrap();
+        }
+        for tool in TOOLS {
+            symlink(found(tool), bin.join(tool)).unwrap();
+        }
+        for (file, text) in [
+            ("log", ""),
+            ("clusters", ""),
+            ("ready", ""),
+            ("Corefile", ".:53 {\n    errors\n}\n"),
+            ("serves", "west\n"),
+            ("n", "0\n"),
+            ("calls", ""),
+        ] {
+            machine.tell(file, text);
+        }
+        machine
+    }
+
+    fn tell(&self, file: &str, text: &str) {
+        fs::write(self.dir.path().join("state").join(file), text).unwrap();
+    }
+
+    fn told(&self, file: &str) -> String {
+        fs::read_to_string(self.dir.path().join("state").join(file)).unwrap()
+    }
+
+    async fn run(&self, args: &[&str]) -> Output {
+        self.tell("log", "");
+        let mut command = Command::new(found("sh"));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kind-configs/run.sh");
+        command.arg(script).args(args).env_clear();
+        command.env("PATH", self.dir.path().join("bin"));
+        command.env("STATE", self.dir.path().join("state"));
+        process::finish(command).await
+    }
+}
+
+/// Where a tool of this machine is.
+fn found(tool: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut all = std::env::split_paths(&path).map(|dir| dir.join(tool));
+    let place = all.find(|path| path.is_file());
+    place.ok_or(format!("{tool} is not in PATH")).unwrap()
+}
+
+/// Panics unless lines with all these words come one after another, with others between.
+#[track_caller]
+fn in_order(log: &str, expected: &[&str]) {
+    let mut lines = log.lines();
+    for words in expected {
+        let is = |line: &str| words.split(' ').all(|word| line.contains(word));
+        assert!(lines.any(is), "{words:?} is missing, or too early: {log}");
+    }
+}
+
+const ALL: [&str; 3] = ["docker", "kind", "kubectl"];
+
+/// The story, by words of each command.
+const ORDER: [&str; 26] = [
+    "docker build deploy/Dockerfile tradewind:kind",
+    "kind create west.yaml",
+    "kind load tradewind:kind west",
+    "kind create central.yaml",
+    "docker run install cluster.name=west us-west found=true type=NodePort nodePort=31443",
+    "kind-west apply --server-side install-west.yaml",
+    "kind-west rollout tradewind-controller",
+    "kind-west status --wait",
+    "docker run install cluster.name=central us-central found=false",
+    "kind-central apply --server-side install-central.yaml",
+    "kind-west token create --cluster central",
+    "kind-central apply join-central.yaml",
+    "kind-central delete pod tradewind-controller-0",
+    "kind-central rollout tradewind-controller",
+    "kind-central delete secret tradewind-join",
+    "kind-west patch coredns",
+    "kind-central status --wait",
+    "kind-central get configmap coredns",
+    "kind-west apply payments-west.yaml",
+    "kind-central apply payments-central.yaml",
+    "kind-west apply caller.yaml",
+    "kind-west rollout caller",
+    "kind-west exec caller http://payments.shop.svc.clusterset.local/",
+    "kind-west scale --replicas=0",
+    "kind-west scale --replicas=2",
+    "kind delete central",
+];
+
+#[tokio::test]
+async fn a_dry_run_says_all_in_order_and_runs_nothing() {
+    let machine = Machine::new(&ALL);
+    let said = machine
+        .run(&["--clusters", "2", "--dry-run"])
+        .await
+        .good()
+        .stdout;
+    in_order(&said, &ORDER);
+    assert!(!said.contains("east.yaml"), "two clusters: {said}");
+    assert_eq!(machine.told("log"), "");
+    let three = machine.run(&["--dry-run", "--keep"]).await.good().stdout;
+    in_order(&three, &ORDER[..25]);
+    in_order(&three, &["cluster.name=east eu-west", "--cluster east"]);
+    assert!(!three.contains("kind delete"), "they are kept: {three}");
+    let delete = machine.run(&["--delete", "--dry-run"]).await.good().stdout;
+    let names = ["west", "central", "east"];
+    let expected = names.map(|name| format!("kind delete cluster --name {name}\n"));
+    assert_eq!(delete, expected.concat());
+}
+
+#[tokio::test]
+async fn every_step_is_run_once_and_calls_are_counted() {
+    let machine = Machine::new(&ALL);
+    let first = machine.run(&["--clusters", "2", "--keep"]).await.good();
+    in_order(&machine.told("log"), &ORDER[..25]);
+    let corefile = ".:53 {\n    errors\n}\nclusterset.local:53 {\n    errors\n    cache 5\n    forward . 10.21.0.53\n}\n";
+    assert_eq!(machine.told("Corefile"), corefile);
+    let lines: Vec<_> = first.stdout.lines().collect();
+    // The first look is at what was before; the first thirty calls settle the start and are not counted.
+    let calls = |of: &str| lines.iter().filter(|l| l.starts_with(of)).count();
+    assert_eq!(
+        (calls("west payments-x"), calls("central payments-x")),
+        (60, 30)
+    );
+    let end = [
+        "calls: 60, failed: 0",
+        "answered by central: 30",
+        "answered by west: 30",
+    ];
+    assert_eq!(lines[lines.len() - 3..], end);
+
+    let again = machine.run(&["--clusters", "2"]).await.good();
+    let log = machine.told("log");
+    for done in [
+        "kind create",
+        "token create",
+        "patch configmap",
+        "rollout restart",
+    ] {
+        assert!(!log.contains(done), "{done} was done before: {log}");
+    }
+    in_order(&log, &["kind export kubeconfig west", "scale --replicas=0"]);
+    in_order(&log, &["kind delete west", "kind delete central"]);
+    assert!(
+        again.stdout.ends_with("answered by west: 30\n"),
+        "{again:?}"
+    );
+    assert_eq!(machine.told("Corefile"), corefile);
+}
+
+#[tokio::test]
+async fn calls_that_fail_are_told_and_the_clusters_stay() {
+    let machine = Machine::new(&ALL);
+    machine.tell("failing", "");
+    let output = machine.run(&["--clusters", "2"]).await;
+    output.fails(1, &["1 calls failed"]);
+    let reason = "FAILED curl: (52) Empty reply from server\n";
+    assert!(output.stdout.contains(reason), "{}", output.stdout);
+    assert!(!machine.told("log").contains("kind delete"));
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let machine = Machine::new(&["kubectl"]);
+    let output = machine.run(&[]).await;
+    output.fails(2, &["docker kind", "go install sigs.k8s.io/kind"]);
+    let machine = Machine::new(&ALL);
+    machine.tell("no-engine", "");
+    let output = machine.run(&["--delete"]).await;
+    output.fails(3, &["Is the docker daemon running?"]);
+    for wrong in [&["--clusters", "4"][..], &["--clusters"], &["--cluster=2"]] {
+        machine.run(wrong).await.fails(2, &["cluster"]);
+        assert_eq!(machine.told("log"), "", "nothing was run");
+    }
+    let help = machine.run(&["--help"]).await.good().stdout;
+    assert!(help.contains("Exit codes:"), "{help}");
+}
