@@ -257,7 +257,6 @@ spec:
 struct Call {
     at: Instant,
     /// For comparing with logs.
-    #[expect(dead_code, reason = "shown where a call failed")]
     unix_ms: u64,
     result: Result<String, String>,
 }
