@@ -13,6 +13,7 @@ mod compare;
 mod comparison;
 mod failover;
 mod gateway;
+mod kubernetes;
 mod load;
 mod node;
 mod peers;
@@ -48,6 +49,8 @@ enum What {
     Scale(scale::ScaleArguments),
     /// What rules for many services cost, and how long a change of one takes to every proxy.
     Policy(policy::PolicyArguments),
+    /// What a controller costs that follows an API server, and how long a change there takes to the proxies.
+    Kubernetes(kubernetes::KubernetesArguments),
     /// The gateway against Envoy, HAProxy and nginx.
     Gateway(Box<gateway::GatewayArguments>),
     /// A pair of local proxies against pairs of Envoy and of HAProxy.
@@ -87,6 +90,7 @@ async fn run(what: What) -> ExitCode {
         What::Store(arguments) => store::run(arguments).await,
         What::Scale(arguments) => scale::run(&arguments),
         What::Policy(arguments) => policy::run(arguments).await,
+        What::Kubernetes(arguments) => kubernetes::run(arguments).await,
         What::Node(arguments) => node::run(arguments).await.map(|()| String::new()),
         What::Proxy(arguments) => proxy::run(*arguments).await,
         What::ProxyApp(arguments) => proxy::app(arguments).await.map(|()| String::new()),

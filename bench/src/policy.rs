@@ -11,7 +11,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tradewind_policy::{World, compile};
 
-use crate::{report::Spread, usage};
+use crate::{
+    report::{Percentiles, Spread},
+    usage,
+};
 
 /// How often a compilation is made, for its median.
 const REPEATS: u32 = 15;
@@ -73,30 +76,6 @@ struct Found {
     goal_met: bool,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Percentiles {
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-}
-
-impl Percentiles {
-    fn of(mut times: Vec<Duration>) -> Result<Self, String> {
-        times.sort_unstable();
-        let at = |part: f64| {
-            let index = ((times.len() as f64 * part).ceil() as usize).max(1) - 1;
-            let time = times.get(index.min(times.len().saturating_sub(1)));
-            time.map(|t| t.as_secs_f64() * 1e3)
-                .ok_or("nothing was measured")
-        };
-        Ok(Self {
-            p50_ms: at(0.5)?,
-            p99_ms: at(0.99)?,
-            max_ms: at(1.0)?,
-        })
-    }
-}
-
 /// Measures and gives what to print.
 pub(crate) async fn run(arguments: PolicyArguments) -> Result<String, String> {
     let (compile_ms, compiled_bytes) = compiling(arguments.services, arguments.routes)?;
@@ -138,12 +117,6 @@ pub(crate) async fn run(arguments: PolicyArguments) -> Result<String, String> {
 
 fn text(found: &Found) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let times = |p: Percentiles| {
-        format!(
-            "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-            p.p50_ms, p.p99_ms, p.max_ms
-        )
-    };
     let met = if found.goal_met { "met" } else { "missed" };
     format!(
         "{} services, {} objects with rules, {} proxies
@@ -165,8 +138,8 @@ one change, all proxies  {}: goal p99 under {:.0} ms {met}",
         mib(found.proxy_rss),
         mib(found.proxy_rss_before),
         found.start_s,
-        times(found.each_proxy),
-        times(found.last_proxy),
+        found.each_proxy,
+        found.last_proxy,
         found.goal_ms,
     )
 }

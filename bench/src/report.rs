@@ -1,6 +1,6 @@
 //! The figures of a run, as a table for people and as JSON for scripts. Owns nothing; computes medians and ratios.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -35,6 +35,46 @@ impl fmt::Display for Spread {
         let Self { median, min, max } = self;
         let digits = if *median >= 100.0 { 0 } else { 2 };
         write!(f, "{median:.digits$} ({min:.digits$}..{max:.digits$})")
+    }
+}
+
+/// How long many of the same took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+impl Percentiles {
+    /// Of all that were measured.
+    pub(crate) fn of(mut times: Vec<Duration>) -> Result<Self, String> {
+        times.sort_unstable();
+        let at = |part: f64| {
+            let index = ((times.len() as f64 * part).ceil() as usize).max(1) - 1;
+            let time = times.get(index.min(times.len().saturating_sub(1)));
+            time.map(|t| t.as_secs_f64() * 1e3)
+                .ok_or("nothing was measured")
+        };
+        Ok(Self {
+            p50_ms: at(0.5)?,
+            p99_ms: at(0.99)?,
+            max_ms: at(1.0)?,
+        })
+    }
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            p50_ms,
+            p99_ms,
+            max_ms,
+        } = self;
+        write!(
+            f,
+            "p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms"
+        )
     }
 }
 

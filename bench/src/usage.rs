@@ -51,6 +51,12 @@ pub(crate) fn rss(pid: u32) -> Result<u64, String> {
     Ok(field(&read(&format!("/proc/{pid}/status"))?, "VmRSS:")? * 1024)
 }
 
+/// Lets the peak of the process `pid` begin anew with what it holds now.
+pub(crate) fn forget_peak(pid: u32) -> Result<(), String> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").map_err(|e| format!("{path}: {e}"))
+}
+
 /// Seconds of processor time of the threads that the process `pid` has now. Finer than the ticks of [`Usage`].
 pub(crate) fn cpu_s(pid: u32) -> Result<f64, String> {
     let dir = format!("/proc/{pid}/task");

@@ -214,7 +214,7 @@ fn own_cluster(own: &Own, sealed_only: bool) -> Cluster {
 }
 
 fn service(input: &Input<'_>, name: &ServiceName, before: Option<&Arc<Service>>) -> Service {
-    let local = input.local.services.get(name);
+    let local = input.local.services.get(name).map(Arc::as_ref);
     let merged = input.catalog.merged(name);
     let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
     for (cluster, export) in input

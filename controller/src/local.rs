@@ -73,7 +73,7 @@ pub struct LocalEndpoint {
 }
 
 /// One service in this cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalService {
     /// How it is addressed.
     pub kind: ServiceKind,
@@ -93,44 +93,68 @@ pub struct LocalModel {
     /// Both sources were read. Until then nothing may be concluded from what is missing.
     pub read: bool,
     /// By name.
-    pub services: BTreeMap<ServiceName, LocalService>,
+    pub services: BTreeMap<ServiceName, Arc<LocalService>>,
     /// What callers everywhere are told to do with requests for a service, once it is exported.
     pub rules: BTreeMap<ServiceName, Arc<PublishedRules>>,
     /// What of the sources could not be taken over.
     pub problems: Vec<String>,
 }
 
-/// Merges both sources.
-pub fn merge(registered: &Registered, yaml: &SourceModel, own: &Own) -> LocalModel {
-    let mut model = LocalModel {
-        read: yaml.read,
-        ..LocalModel::default()
-    };
-    for (name, service) in &yaml.services {
-        let local = from_yaml(service, own, &mut model.problems);
-        model.services.insert(name.clone(), local);
+/// What was made of each service of the source. What did not change there is not made again: with many services that would cost more than
+/// everything else that a change of one does.
+#[derive(Debug, Default)]
+pub struct Merger {
+    made: BTreeMap<ServiceName, Made>,
+}
+
+#[derive(Debug)]
+struct Made {
+    of: Arc<SourceService>,
+    service: Arc<LocalService>,
+    problems: Vec<String>,
+}
+
+impl Merger {
+    /// Merges both sources of always the same cluster.
+    pub fn merge(&mut self, registered: &Registered, yaml: &SourceModel, own: &Own) -> LocalModel {
+        let mut model = LocalModel {
+            read: yaml.read,
+            ..LocalModel::default()
+        };
+        self.made.retain(|name, _| yaml.services.contains_key(name));
+        for (name, service) in &yaml.services {
+            let known = self.made.get(name).filter(|m| Arc::ptr_eq(&m.of, service));
+            if known.is_none() {
+                self.made.insert(name.clone(), Made::of(service, own));
+            }
+            if let Some(made) = self.made.get(name) {
+                model.problems.extend(made.problems.iter().cloned());
+                let service = Arc::clone(&made.service);
+                model.services.insert(name.clone(), service);
+            }
+        }
+        for (id, endpoint) in &registered.workloads {
+            let service = model.services.entry(endpoint.service.clone());
+            let service = Arc::make_mut(service.or_default());
+            let in_file = yaml.services.contains_key(&endpoint.service);
+            add_port(service, endpoint, in_file);
+            let endpoint = from_registration(endpoint);
+            service.endpoints.insert(id.clone(), endpoint);
+        }
+        model
     }
-    for (id, endpoint) in &registered.workloads {
-        let service = model
-            .services
-            .entry(endpoint.service.clone())
-            .or_insert_with(|| LocalService {
-                kind: ServiceKind::ClusterSetIp,
-                ports: Vec::new(),
-                endpoints: BTreeMap::new(),
-                cluster_ips: Vec::new(),
-                spec: None,
-            });
-        add_port(
-            service,
-            endpoint,
-            yaml.services.contains_key(&endpoint.service),
-        );
-        service
-            .endpoints
-            .insert(id.clone(), from_registration(endpoint));
+}
+
+impl Made {
+    fn of(service: &Arc<SourceService>, own: &Own) -> Self {
+        let mut problems = Vec::new();
+        let made = from_yaml(service, own, &mut problems);
+        Self {
+            of: Arc::clone(service),
+            service: Arc::new(made),
+            problems,
+        }
     }
-    model
 }
 
 fn from_registration(endpoint: &RegisteredEndpoint) -> LocalEndpoint {
@@ -305,6 +329,11 @@ pub(crate) mod tests {
         }
     }
 
+    /// Merges both sources once.
+    pub(crate) fn merge(registered: &Registered, yaml: &SourceModel, own: &Own) -> LocalModel {
+        Merger::default().merge(registered, yaml, own)
+    }
+
     pub(crate) fn registration(
         service: &str,
         port: u16,
@@ -403,6 +432,30 @@ endpoints:
             "spiffe://west.mesh.internal/ns/shop/sa/default"
         );
         assert!(model.problems.is_empty(), "{:?}", model.problems);
+    }
+
+    #[test]
+    fn a_service_is_made_anew_when_its_source_changed_and_not_before() {
+        let payments: ServiceName = "shop/payments".parse().unwrap();
+        let (mut merger, nobody) = (Merger::default(), Registered::default());
+        let file = yaml(FILE);
+        let first = merger.merge(&nobody, &file, &own());
+        let made = Arc::clone(&first.services[&payments]);
+        let id = registration("shop/payments", 81, "127.0.0.1:15008", Health::Healthy);
+        let more = merger.merge(&registered([id]), &file, &own());
+        assert_eq!(more.services[&payments].endpoints.len(), 3);
+        let again = merger.merge(&nobody, &file, &own());
+        assert!(Arc::ptr_eq(&again.services[&payments], &made));
+
+        let elsewhere = "annotations: {tradewind.io/identity: /no}, name: payments-1";
+        let wrong = yaml(&FILE.replace("name: payments-1", elsewhere));
+        for _ in 0..2 {
+            let told = merger.merge(&nobody, &wrong, &own());
+            assert_eq!(told, merge(&nobody, &wrong, &own()));
+            assert_eq!(told.problems.len(), 2, "{:?}", told.problems);
+        }
+        let gone = merger.merge(&nobody, &SourceModel::default(), &own());
+        assert!(gone.services.is_empty());
     }
 
     #[test]

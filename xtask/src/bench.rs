@@ -13,7 +13,7 @@ const PROFILE: &str = "dist";
 /// The product's own.
 const PRODUCT: &str = "tradewind";
 /// The benchmarks that need it.
-const OF_PROCESSES: [&str; 2] = ["proxy", "policy"];
+const OF_PROCESSES: [&str; 3] = ["proxy", "policy", "kubernetes"];
 
 /// Runs the benchmark `words` begin with; the other words are its own.
 pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {

@@ -26,7 +26,7 @@ use crate::{
     compile::{self, Leases},
     datadir::DataDir,
     exports::{Exports, with_files},
-    local::{LocalModel, Own, merge},
+    local::{LocalModel, Merger, Own},
     raft_net::{Known, Peers, known_in},
     reach::{Distances, Reach},
     registry::{Registered, Reports},
@@ -149,6 +149,7 @@ impl Follower {
         let mut kept = None;
         let mut time = Time::default();
         let mut rules = Rules::default();
+        let mut merger = Merger::default();
         let (mut yaml_gone, mut introducer_gone, mut sealer_gone) = (false, false, false);
         loop {
             let catalog = Arc::clone(&catalogs.borrow_and_update());
@@ -165,7 +166,7 @@ impl Follower {
                     &yaml,
                     &registered,
                     introduced.as_deref(),
-                    (&mut time, &mut rules),
+                    (&mut time, &mut merger, &mut rules),
                 );
                 if catalog.is_founded() {
                     blocker = None;
@@ -201,7 +202,7 @@ impl Follower {
         yaml: &SourceModel,
         registered: &Registered,
         introduced: Option<&Introduced>,
-        (time, rules): (&mut Time, &mut Rules),
+        (time, merger, rules): (&mut Time, &mut Merger, &mut Rules),
     ) {
         let now_ms = self.clock.unix_ms();
         let previous = Arc::clone(&self.snapshots.borrow());
@@ -234,7 +235,7 @@ impl Follower {
             Arc::clone(&self.reports.borrow()),
         );
         time.distances.look(&reach, &reports, now_ms);
-        let mut local = merge(registered, yaml, &self.own);
+        let mut local = merger.merge(registered, yaml, &self.own);
         let seals = Arc::clone(&self.seals.borrow());
         let input = compile::Input {
             catalog,

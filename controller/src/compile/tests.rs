@@ -10,8 +10,8 @@ use tradewind_api::{
 use super::*;
 use crate::{
     local::{
-        LocalEndpoint, LocalService, merge,
-        tests::{own, registered, registration},
+        LocalEndpoint, LocalService,
+        tests::{merge, own, registered, registration},
     },
     source::SourceModel,
 };
@@ -369,7 +369,9 @@ fn each_change_of_a_service_that_nobody_exports_is_seen() {
     ];
     for (n, change) in changes.into_iter().enumerate() {
         world.local = local.clone();
-        change(world.local.services.get_mut(&payments).unwrap());
+        change(Arc::make_mut(
+            world.local.services.get_mut(&payments).unwrap(),
+        ));
         let after = world.compile(&before);
         assert_ne!(of(&before), of(&after), "{n}");
         assert_eq!(after, world.compile(&Snapshot::default()), "{n}");

@@ -12,10 +12,7 @@ use tradewind_api::{
 use super::*;
 use crate::{
     exports::Intent,
-    local::{
-        merge,
-        tests::{own, registered, registration},
-    },
+    local::tests::{merge, own, registered, registration},
     registry::RegisteredGateway,
     source::SourceModel,
 };
@@ -190,7 +187,7 @@ fn addresses_are_published_on_a_shared_network_only() {
 fn labels_and_rules_are_published_once_all_members_know_them() {
     let mut local = model(&[("shop/payments", 80, Health::Healthy)]);
     let labels: Labels = [("version".to_owned(), "v2".to_owned())].into();
-    let service = local.services.values_mut().next().unwrap();
+    let service = Arc::make_mut(local.services.values_mut().next().unwrap());
     let endpoint = service.endpoints.values_mut().next().unwrap();
     endpoint.labels.clone_from(&labels);
     let rules = PublishedRules {

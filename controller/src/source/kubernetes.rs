@@ -147,7 +147,7 @@ pub async fn run(
         read = read || kinds.iter().all(|kind| objects.has_listed(kind));
         if read {
             told.model.send_replace(Arc::new(model.told()));
-            keep_at.get_or_insert_with(|| Instant::now() + kept::SPACING);
+            keep_at.get_or_insert_with(|| Instant::now() + kept::spacing(&objects));
         }
         let written = Resource::ALL.map(Kind::Owned);
         if read && written.iter().all(|kind| objects.has_listed(kind)) {

@@ -26,7 +26,15 @@ pub const FILE: &str = "kubernetes.objects";
 const MAGIC: [u8; 4] = *b"TWKO";
 const VERSION: u16 = 1;
 /// Least time between two writes: a rolling update is some of them and not hundreds.
-pub const SPACING: Duration = Duration::from_secs(1);
+const SPACING: Duration = Duration::from_secs(1);
+/// The same for each object: all are written each time, and where there are many some always change.
+const SPACING_EACH: Duration = Duration::from_micros(250);
+
+/// How long after a change what is known is written: a process that is killed in the meantime forgets as much.
+pub fn spacing(objects: &Objects) -> Duration {
+    let all = objects.services.len() + objects.slices.len() + objects.pods.len();
+    SPACING + SPACING_EACH * u32::try_from(all).unwrap_or(u32::MAX)
+}
 
 /// The objects that the model is made from. What the mesh itself keeps in the API server is not among them: what is to be written there is
 /// concluded from what is there now.

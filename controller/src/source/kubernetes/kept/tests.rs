@@ -70,6 +70,16 @@ fn a_file_that_cannot_be_read_is_as_good_as_none() {
     assert_eq!(read(&path, SERVER), None);
 }
 
+#[test]
+fn many_objects_are_written_more_seldom() {
+    let mut many = objects();
+    assert!(spacing(&many) < SPACING + Duration::from_millis(1));
+    let pod = Arc::clone(many.pods.values().next().unwrap());
+    let pods = (0..40_000).map(|n| (Key::new("shop", format!("p{n}")), Arc::clone(&pod)));
+    many.pods.extend(pods);
+    assert_eq!(spacing(&many).as_secs(), 11);
+}
+
 /// All kinds that the source waits for, listed, with these objects.
 fn lists(objects: &Objects) -> Vec<Change> {
     let mut by_kind: BTreeMap<Kind, Vec<(Key, Object)>> = [
