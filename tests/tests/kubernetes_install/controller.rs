@@ -402,7 +402,6 @@ pub(crate) async fn the_controller_may_what_it_needs_and_no_more(clusters: &Clus
     for allowed in [
         "watch services -A",
         "list pods -A",
-        "watch nodes",
         "create endpointslices -n shop",
         "patch serviceexports.multicluster.x-k8s.io --subresource=status -n shop",
         "create serviceimports.multicluster.x-k8s.io -n shop",
@@ -418,6 +417,7 @@ pub(crate) async fn the_controller_may_what_it_needs_and_no_more(clusters: &Clus
     }
     for refused in [
         "get secrets -n shop",
+        "watch nodes",
         "get secrets -n tradewind-system",
         "create pods -n shop",
         "delete pods -n shop",
