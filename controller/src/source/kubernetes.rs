@@ -89,14 +89,9 @@ fn remember(kept: &Kept, objects: &mut Objects, model: &mut Model, told: &Told) 
     told.model.send_replace(Arc::new(before));
 }
 
-/// Takes changes until the drain.
-pub async fn run(
-    mut changes: mpsc::Receiver<Change>,
-    told: Told,
-    mut memory: Memory,
-    mut drain: drain::Observer,
-) {
-    let kinds: Vec<Kind> = [
+/// Kinds that must be listed whole before anything is told.
+fn awaited() -> Vec<Kind> {
+    [
         Kind::Namespace,
         Kind::Service,
         Kind::Slice,
@@ -106,7 +101,17 @@ pub async fn run(
     ]
     .into_iter()
     .chain(rule_kinds().iter().map(Served::rule))
-    .collect();
+    .collect()
+}
+
+/// Takes changes until the drain.
+pub async fn run(
+    mut changes: mpsc::Receiver<Change>,
+    told: Told,
+    mut memory: Memory,
+    mut drain: drain::Observer,
+) {
+    let kinds = awaited();
     let (mut objects, mut model) = (Objects::default(), Model::default());
     if let Some(kept) = memory.before.take() {
         remember(&kept, &mut objects, &mut model, &told);

@@ -9,7 +9,7 @@ use tradewind_runtime::{clock, drain};
 use super::*;
 use crate::source::{
     SourceModel,
-    kubernetes::{Memory, Told, View, rule_kinds, run},
+    kubernetes::{Memory, Told, View, awaited, run},
 };
 
 const SERVER: &str = "https://127.0.0.1:6443/";
@@ -82,19 +82,11 @@ fn many_objects_are_written_more_seldom() {
 
 /// All kinds that the source waits for, listed, with these objects.
 fn lists(objects: &Objects) -> Vec<Change> {
-    let mut by_kind: BTreeMap<Kind, Vec<(Key, Object)>> = [
-        Kind::Namespace,
-        Kind::Service,
-        Kind::Slice,
-        Kind::Pod,
-        Kind::Bare,
-        Kind::Export,
-    ]
-    .into_iter()
-    .chain(rule_kinds().iter().map(|kind| kind.rule()))
-    .chain(Resource::ALL.map(Kind::Owned))
-    .map(|kind| (kind, Vec::new()))
-    .collect();
+    let mut by_kind: BTreeMap<Kind, Vec<(Key, Object)>> = awaited()
+        .into_iter()
+        .chain(Resource::ALL.map(Kind::Owned))
+        .map(|kind| (kind, Vec::new()))
+        .collect();
     for change in Kept::of(objects, SERVER, 0).changes() {
         let Change::Set(key, object) = change else {
             panic!("{change:?}");
