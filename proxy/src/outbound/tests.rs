@@ -28,7 +28,7 @@ mod telemetry;
 mod traffic;
 mod world;
 
-use peer::{Act, Peer, gateway, nowhere, raw};
+use peer::{Act, GREETING, Peer, gateway, nowhere, raw};
 use world::{World, cluster, now_ms, on_one_thread, until};
 
 /// A client with one HTTP/1.1 connection to the proxy.

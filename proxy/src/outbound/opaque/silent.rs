@@ -22,6 +22,7 @@ use super::{
     super::{
         Outbound,
         connection::Client,
+        metrics::Outcome,
         streams::{StreamRules, name_of},
     },
     DETECT_DEADLINE, Opened, abort, from, give_up, gone, join, serve_as,
@@ -31,6 +32,11 @@ use crate::{standard::Flags, telemetry::Notes};
 /// A client that has said nothing, and whom only a name or a request would lead anywhere, has this long for it: whoever waits for a
 /// server's first words learns by then that there are none.
 const LATE_WORDS_DEADLINE: Duration = Duration::from_secs(10);
+/// A client that stays silent is led on to another endpoint when its own breaks, this often in a row: where one after the other breaks
+/// at once, the client learns of it.
+const MAX_BREAKS: u32 = 3;
+/// A tunnel that stood for this long is no such row.
+const LASTED: Duration = Duration::from_secs(10);
 /// What a server that speaks first may say before the client is asked to take it.
 const FIRST_WORDS: usize = 16 << 10;
 
@@ -44,28 +50,43 @@ pub(in crate::outbound) async fn server_first(
     detects: bool,
     drain: drain::Watch,
 ) -> Option<(Detected, Client)> {
-    let rules = outbound.stream_rules(service);
-    let mut ready = outbound
-        .ready(&stream, service, (&rules, detects), &drain)
-        .await?;
-    if let Some(Ready { opened, .. }) = &mut ready {
-        let mut words = BytesMut::with_capacity(FIRST_WORDS);
-        let mut stopping = drain.clone();
-        let heard = tokio::select! {
-            biased;
-            read = opened.tunnel.read_buf(&mut words) => Some(read),
-            // Readable, or closed: either way the client comes first.
-            _ = stream.readable() => None,
-            () = stopping.forced() => return None,
+    let mut breaks = 0;
+    let (rules, ready) = loop {
+        // Again at each turn: a silence may be long, and rules change.
+        let rules = outbound.stream_rules(service);
+        let Some(mut ready) = outbound
+            .ready(&stream, service, (&rules, detects), &drain)
+            .await?
+        else {
+            break (rules, None);
         };
-        drop(stopping);
-        if let Some(read) = heard {
-            if let Some(ready) = ready.take() {
-                pass_on(outbound, stream, (ready, read.map(|_| words)), drain).await;
+        let since = Instant::now();
+        match ready.listen(&stream, &drain).await? {
+            First::Client => break (rules, Some(ready)),
+            First::Server(words) => {
+                pass_on(outbound, stream, (ready, Ok(words)), drain).await;
+                return None;
             }
-            return None;
+            // Neither has said a word, so nobody needs to learn that this endpoint is gone: the next one is as good. What the
+            // client says meanwhile is a call like any other, and no reset may cross it.
+            First::Broken(error) => {
+                if since.elapsed() >= LASTED {
+                    breaks = 0;
+                }
+                breaks += 1;
+                if breaks > MAX_BREAKS {
+                    pass_on(outbound, stream, (ready, Err(error)), drain).await;
+                    return None;
+                }
+                tracing::debug!(%service, endpoint = %ready.opened.target.endpoint.id, %error, "silent tunnel broke");
+                outbound.metrics.tunnel(
+                    &ready.service,
+                    Some(ready.opened.target.cluster()),
+                    Outcome::broken,
+                );
+            }
         }
-    }
+    };
     let (found, first) = if detects {
         let found = detect(&mut stream, Instant::now() + DETECT_DEADLINE).await;
         found.ok()?
@@ -102,7 +123,34 @@ struct Ready {
     notes: Notes,
 }
 
+/// Who is heard first.
+enum First {
+    /// The client spoke, or closed.
+    Client,
+    /// The server spoke, or closed where there are no words.
+    Server(BytesMut),
+    /// The tunnel broke, for a reason that is none of the client's.
+    Broken(std::io::Error),
+}
+
 impl Ready {
+    /// Waits for the first word of either. `None` where the drain is over.
+    async fn listen(&mut self, client: &TcpStream, drain: &drain::Watch) -> Option<First> {
+        let mut words = BytesMut::with_capacity(FIRST_WORDS);
+        let mut stopping = drain.clone();
+        let read = tokio::select! {
+            biased;
+            read = self.opened.tunnel.read_buf(&mut words) => read,
+            // Readable, or closed: either way the client comes first.
+            _ = client.readable() => return Some(First::Client),
+            () = stopping.forced() => return None,
+        };
+        Some(match read {
+            Ok(_) => First::Server(words),
+            Err(error) => First::Broken(error),
+        })
+    }
+
     async fn join(self, outbound: &Outbound, client: Client, drain: drain::Watch) {
         let live = self.opened.pair.tunnel(Flags::None).noting(self.notes);
         join(outbound, client, (self.opened, live), &self.service, drain).await;
@@ -123,7 +171,12 @@ impl Outbound {
         let mut notes = self.connection_notes(service, stream);
         let nowhere = match rules.follow(rules.decide(None), self.balancer.random()) {
             Ok(to) => {
-                let opened = self.tunnel(to.callee(), from(stream), &mut notes).await;
+                let opened = tokio::select! {
+                    biased;
+                    opened = self.tunnel(to.callee(), from(stream), &mut notes) => opened,
+                    // Whoever speaks meanwhile is heard at once: the bytes may lead elsewhere, and nothing of them was sent.
+                    _ = stream.readable() => return Some(None),
+                };
                 let service = to.service;
                 return match opened {
                     Ok(opened) => Some(Some(Ready {

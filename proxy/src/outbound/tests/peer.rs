@@ -35,6 +35,8 @@ pub(super) enum Act {
     Status(u16),
     /// Of a tunnel: the application speaks first.
     Greet,
+    /// Of a tunnel: it is taken, and broken at once.
+    HangUp,
     /// `tradewind-unprocessed`.
     Unprocessed,
     /// Its application broke off.
@@ -216,6 +218,10 @@ async fn stream(
         }
         Act::Echo | Act::EchoLater => tunnel(respond, body, ok, "").await,
         Act::Greet => tunnel(respond, body, ok, GREETING).await,
+        Act::HangUp => {
+            let mut send = respond.send_response(ok.body(()).unwrap(), false).unwrap();
+            send.send_reset(Reason::INTERNAL_ERROR);
+        }
         Act::Status(status) => {
             let response = ok.status(status).body(()).unwrap();
             drop(respond.send_response(response, true));

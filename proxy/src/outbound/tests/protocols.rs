@@ -232,3 +232,77 @@ async fn a_silent_client_may_still_turn_out_to_speak_http() {
     })
     .await;
 }
+
+/// An application that opens connections ahead of need: those that nobody used yet are not its endpoint's to break.
+#[tokio::test]
+async fn a_silent_client_outlives_the_endpoint_that_it_was_led_to() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut http = TcpStream::connect(proxy.address).await.unwrap();
+        let mut greeted = TcpStream::connect(proxy.address).await.unwrap();
+        until("both are led to west", || west.seen.get() == 2).await;
+        east.then([Act::Greet, Act::Greet]);
+        west.kill().await;
+        let mut words = [0; GREETING.len()];
+        greeted.read_exact(&mut words).await.unwrap();
+        assert_eq!(words, GREETING.as_bytes());
+        let mut heard = [0; GREETING.len()];
+        http.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, GREETING.as_bytes());
+        let broken = "tradewind_outbound_tunnels_total{service=\"shop/payments:80\",cluster=\"west\",outcome=\"broken\"}";
+        assert_eq!(world.count(broken), 2);
+    })
+    .await;
+}
+
+/// The call and the end of the endpoint cross: the call is answered.
+#[tokio::test]
+async fn the_first_call_of_a_silent_client_survives_its_endpoint() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        let proxy = world.proxy().await;
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            clients.push(TcpStream::connect(proxy.address).await.unwrap());
+        }
+        until("all are led to west", || west.seen.get() == 8).await;
+        west.kill().await;
+        for mut client in clients {
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut out = String::new();
+            client.read_to_string(&mut out).await.unwrap();
+            assert!(out.starts_with("HTTP/1.1 200 "), "{out}");
+        }
+    })
+    .await;
+}
+
+/// Where one endpoint after the other breaks at once, the client is told.
+#[tokio::test]
+async fn a_silent_client_is_not_led_on_for_ever() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        world.endpoint("w", "west", west.address);
+        west.then(std::iter::repeat_n(Act::HangUp, 20));
+        let proxy = world.proxy().await;
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        let error = client.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        // Some are seen to break while they open, and are tried again as any other.
+        assert!((4..20).contains(&west.seen.get()), "{}", west.seen.get());
+    })
+    .await;
+}
