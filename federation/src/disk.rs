@@ -232,7 +232,7 @@ impl Disk {
         while let Some(job) = next.take() {
             let (mut work, left) = Work::gather(job, &mut jobs);
             let result = self.perform(&mut work);
-            if cfg!(feature = "planted-bug") {
+            if pace.lies() {
                 self.finish(work, result);
                 pace.settle().await;
             } else {

@@ -54,8 +54,5 @@ pub use status::{StoreStatus, Vitals};
 pub use store::{Store, StoreConfig, Timing};
 pub use types::{Batch, Outcomes, RaftNode, TypeConfig};
 
-#[cfg(all(feature = "planted-bug", not(feature = "simulation")))]
-compile_error!("the planted bug loses acknowledged writes: it is for the simulation alone");
-
 #[cfg(test)]
 mod tests;

@@ -120,6 +120,10 @@ pub(crate) trait Pace: Debug + Send + Sync + 'static {
     async fn pause(&self);
     /// Between a write and its becoming durable.
     async fn settle(&self);
+    /// Whether a write is acknowledged before it is durable: the planted bug, which every simulation must be able to find.
+    fn lies(&self) -> bool {
+        false
+    }
 }
 
 /// Who does what blocks.

@@ -66,8 +66,17 @@ pub struct Report {
     pub trace: Option<String>,
 }
 
-/// Runs the simulation of `seed`. `root` is an empty directory for the nodes' snapshots; `trace` keeps the text.
-pub fn run(seed: u64, root: &Path, trace: bool) -> Report {
+/// What a run is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Keeps the trace's text.
+    pub trace: bool,
+    /// Plants a bug that must be found: every disk acknowledges before it has written.
+    pub planted: bool,
+}
+
+/// Runs the simulation of `seed`. `root` is an empty directory for the nodes' snapshots.
+pub fn run(seed: u64, root: &Path, options: Options) -> Report {
     let mut rng = Rng::seeded(seed);
     // Two to seven, mostly three to five.
     let count = 2 + rng.below(4) + rng.below(3).min(rng.below(3));
@@ -75,7 +84,7 @@ pub fn run(seed: u64, root: &Path, trace: bool) -> Report {
         .iter()
         .filter_map(|name| ClusterName::new(name).ok());
     let clusters: Vec<ClusterName> = names.take(usize::try_from(count).unwrap_or(2)).collect();
-    let shared = Shared::new(seed, &clusters, trace);
+    let shared = Shared::new(seed, &clusters, options);
     let mut run = Run::new(&mut rng, shared.clone(), &clusters, root);
     // A panic inside is a finding like any other.
     if catch_unwind(AssertUnwindSafe(|| run.all())).is_err() {
@@ -138,8 +147,11 @@ impl<'a> Run<'a> {
             });
         }
         if let Some(founder) = clusters.first() {
-            let disk = shared.lock().rng("disk of the founder");
-            let seat = faults::seat(1, disk, root);
+            let (disk, lying) = {
+                let world = shared.lock();
+                (world.rng("disk of the founder"), world.lying_disks)
+            };
+            let seat = faults::seat(1, disk, (root, lying));
             shared.place(founder, |place| {
                 place.seat = Some(seat);
                 place.kept = BTreeSet::from([founder.clone()]);

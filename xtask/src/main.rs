@@ -43,7 +43,7 @@ commands:
           all take --json, and --help for the rest
   sim     simulations of the federation store, each from one seed: a fixed list, or
           [--from SEED] [--seeds N], or one with --seed S [--trace];
-          --planted-bug builds in a disk that lies, which must be found;
+          --planted-bug gives it disks that lie, which must be found;
           --scale measures how long a change takes until 100 clusters hold it
           [--clusters N] [--exports N] [--endpoints N] [--changes N] [--seed S]
   help    this text

@@ -76,7 +76,6 @@ impl Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Build {
     Usual,
-    Planted,
     /// Measures, and is optimised for it.
     Scale,
 }
@@ -86,22 +85,14 @@ impl Build {
     const fn name(self) -> &'static str {
         match self {
             Self::Usual => "simulate",
-            Self::Planted => "simulate-planted",
             Self::Scale => "simulate-scale",
-        }
-    }
-
-    const fn features(self) -> &'static str {
-        match self {
-            Self::Planted => "simulation,planted-bug",
-            Self::Usual | Self::Scale => "simulation",
         }
     }
 
     /// What it changes of the profile. A large catalog is not validated whole after every command on every node.
     const fn config(self) -> &'static [&'static str] {
         match self {
-            Self::Usual | Self::Planted => &[],
+            Self::Usual => &[],
             Self::Scale => &[
                 "--config=profile.simulation.package.tradewind-federation.debug-assertions=false",
                 "--config=profile.simulation.package.tradewind-federation.opt-level=3",
@@ -161,14 +152,9 @@ pub(crate) fn quick(root: &Path) -> Result<(), String> {
 }
 
 fn carry_out(root: &Path, wish: &Wish) -> Result<(), String> {
-    let what = if wish.planted {
-        Build::Planted
-    } else {
-        Build::Usual
-    };
-    let binary = build(root, what)?;
+    let binary = build(root, Build::Usual)?;
     if let Some(seed) = wish.seed {
-        let status = command(&binary, seed, wish.trace).status();
+        let status = command(&binary, (seed, wish.planted), wish.trace).status();
         let status = status.map_err(|e| format!("{}: {e}", binary.display()))?;
         return match (status.success(), wish.planted) {
             (true, false) => Ok(()),
@@ -186,7 +172,7 @@ fn carry_out(root: &Path, wish: &Wish) -> Result<(), String> {
         total = format!("{total} and {} more", ONCE_FOUND.len());
     }
     let enough = if wish.planted { 1 } else { MAX_FINDINGS };
-    let findings = try_all(&binary, seeds, enough);
+    let findings = try_all(&binary, (seeds, wish.planted), enough);
     for finding in &findings {
         println!("{}\n  again: {}", finding.text, wish.again(finding.seed));
     }
@@ -215,7 +201,7 @@ struct Finding {
     text: String,
 }
 
-fn try_all(binary: &Path, seeds: VecDeque<u64>, enough: usize) -> Vec<Finding> {
+fn try_all(binary: &Path, (seeds, planted): (VecDeque<u64>, bool), enough: usize) -> Vec<Finding> {
     let queue = Mutex::new(seeds);
     let findings = Mutex::new(Vec::new());
     let jobs = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_JOBS));
@@ -234,7 +220,7 @@ fn try_all(binary: &Path, seeds: VecDeque<u64>, enough: usize) -> Vec<Finding> {
                     let Some(seed) = next.filter(|_| full < enough) else {
                         return;
                     };
-                    if let Some(text) = try_one(binary, seed) {
+                    if let Some(text) = try_one(binary, (seed, planted)) {
                         let finding = Finding { seed, text };
                         findings
                             .lock()
@@ -251,8 +237,8 @@ fn try_all(binary: &Path, seeds: VecDeque<u64>, enough: usize) -> Vec<Finding> {
 }
 
 /// What is wrong with `seed`, if anything is.
-fn try_one(binary: &Path, seed: u64) -> Option<String> {
-    let run = || match command(binary, seed, false).output() {
+fn try_one(binary: &Path, (seed, planted): (u64, bool)) -> Option<String> {
+    let run = || match command(binary, (seed, planted), false).output() {
         Ok(output) => {
             let out = String::from_utf8_lossy(&output.stdout).into_owned();
             let err = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -275,11 +261,14 @@ fn try_one(binary: &Path, seed: u64) -> Option<String> {
     None
 }
 
-fn command(binary: &Path, seed: u64, trace: bool) -> Command {
+fn command(binary: &Path, (seed, planted): (u64, bool), trace: bool) -> Command {
     let mut command = start(binary);
     command.arg(seed.to_string());
     if trace {
         command.arg("--trace");
+    }
+    if planted {
+        command.arg("--planted-bug");
     }
     command
 }
@@ -306,7 +295,7 @@ fn build(root: &Path, what: Build) -> Result<PathBuf, String> {
     let status = Command::new(cargo)
         .args(["build", "--locked", "--profile", "simulation"])
         .args(["-p", "tradewind-federation", "--bin", "simulate"])
-        .args(["--features", what.features(), "--target-dir"])
+        .args(["--features", "simulation", "--target-dir"])
         .arg(&target)
         .args(what.config())
         .env("RUSTFLAGS", flags.trim())

@@ -10,21 +10,28 @@
 
 use std::process::ExitCode;
 
-use tradewind_federation::simulation::{self, scale};
+use tradewind_federation::simulation::{self, Options, scale};
 
 const USAGE: &str = "\
-usage: simulate SEED [--trace]
+usage: simulate SEED [--trace] [--planted-bug]
        simulate --scale [--clusters N] [--exports N] [--endpoints N] [--changes N] [--seed S]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (seed, trace) = match words.as_slice() {
+    let (seed, flags) = match words.as_slice() {
         ["--scale", rest @ ..] => return scale(rest),
-        [seed] => (seed, false),
-        [seed, "--trace"] => (seed, true),
-        _ => return usage("expected one seed"),
+        [seed, flags @ ..] => (seed, flags),
+        [] => return usage("expected one seed"),
     };
+    let mut options = Options::default();
+    for flag in flags {
+        match *flag {
+            "--trace" => options.trace = true,
+            "--planted-bug" => options.planted = true,
+            other => return usage(&format!("unknown argument: {other}")),
+        }
+    }
     let Ok(seed) = seed.parse() else {
         return usage("a seed is a number");
     };
@@ -32,7 +39,7 @@ fn main() -> ExitCode {
         Ok(root) => root,
         Err(error) => return usage(&format!("cannot make a directory for snapshots: {error}")),
     };
-    let report = simulation::run(seed, root.path(), trace);
+    let report = simulation::run(seed, root.path(), options);
     if let Some(text) = &report.trace {
         print!("{text}");
     }

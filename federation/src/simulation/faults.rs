@@ -112,7 +112,7 @@ impl Chaos {
     /// Seats nodes that the catalog admitted, and unseats those whose cluster left. Good at any time.
     pub(crate) fn seat(&mut self, shared: &Shared, newest: &Catalog, root: &std::path::Path) {
         let mut world = shared.lock();
-        let now = world.now_ms;
+        let (now, lying) = (world.now_ms, world.lying_disks);
         let clusters: Vec<ClusterName> = world.places.keys().cloned().collect();
         for cluster in clusters {
             let node = newest
@@ -133,7 +133,7 @@ impl Chaos {
                     self.leaving.remove(&cluster);
                 }
             } else if let Some(node_id) = node.filter(|_| sits.is_none() && place.store.is_none()) {
-                place.seat = Some(seat(node_id, rng, root));
+                place.seat = Some(seat(node_id, rng, (root, lying)));
                 place.kept = members(newest);
             }
         }
@@ -345,12 +345,16 @@ impl Chaos {
     }
 }
 
-/// A seat with an empty disk.
-pub(crate) fn seat(node_id: u64, rng: Rng, root: &std::path::Path) -> Seat {
+/// A seat with an empty disk below `root`, which may lie.
+pub(crate) fn seat(node_id: u64, rng: Rng, (root, lying): (&std::path::Path, bool)) -> Seat {
     let dir = root.join(format!("node-{node_id}"));
+    let medium = super::medium::SimMedium::new(dir.clone(), rng);
+    if lying {
+        medium.lie();
+    }
     Seat {
         node_id,
-        medium: super::medium::SimMedium::new(dir.clone(), rng),
+        medium,
         dir,
     }
 }

@@ -109,6 +109,8 @@ struct Inner {
     slow: bool,
     /// Every sync takes this long and no oracle looks; otherwise both are drawn and noted.
     steady: Option<Duration>,
+    /// It acknowledges before it has written.
+    lies: bool,
 }
 
 impl Inner {
@@ -147,6 +149,7 @@ impl SimMedium {
             rng,
             slow: false,
             steady: None,
+            lies: false,
         };
         Self {
             dir,
@@ -159,6 +162,11 @@ impl SimMedium {
         let this = Self::new(dir, rng);
         this.lock().steady = Some(sync);
         this
+    }
+
+    /// Makes it a disk that acknowledges before it has written.
+    pub(crate) fn lie(&self) {
+        self.lock().lies = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -295,6 +303,10 @@ impl Pace for SimMedium {
         let pause = steady.unwrap_or_else(|| self.draw());
         tokio::time::sleep(pause).await;
         self.sync();
+    }
+
+    fn lies(&self) -> bool {
+        self.lock().lies
     }
 }
 

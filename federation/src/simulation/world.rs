@@ -13,6 +13,7 @@ use tradewind_api::{ClusterName, NodeId};
 use tradewind_runtime::{Clock, Rng};
 
 use super::{
+    Options,
     checker::{Action, Operation, Value},
     medium::SimMedium,
 };
@@ -148,6 +149,8 @@ pub(crate) struct World {
     pub(crate) violation: Option<String>,
     /// Calls that get no route are refused at once, or hang until their deadline.
     pub(crate) refusals_hang: bool,
+    /// Every disk acknowledges before it has written: the planted bug.
+    pub(crate) lying_disks: bool,
     next_event: u64,
     next_value: u64,
     trace: Trace,
@@ -158,7 +161,7 @@ pub(crate) struct World {
 pub(crate) struct Shared(Arc<Mutex<World>>);
 
 impl Shared {
-    pub(crate) fn new(seed: u64, clusters: &[ClusterName], keep_text: bool) -> Self {
+    pub(crate) fn new(seed: u64, clusters: &[ClusterName], options: Options) -> Self {
         let place = || Place {
             seat: None,
             kept: BTreeSet::new(),
@@ -177,10 +180,11 @@ impl Shared {
             operations: Vec::new(),
             violation: None,
             refusals_hang: false,
+            lying_disks: options.planted,
             next_event: 0,
             next_value: 0,
             trace: Trace {
-                text: keep_text.then(String::new),
+                text: options.trace.then(String::new),
                 ..Trace::default()
             },
         })))
