@@ -96,6 +96,8 @@ pub struct AdminInput {
     pub publishing: watch::Receiver<Arc<Vec<String>>>,
     /// Its workload tokens.
     pub tokens: WorkloadTokens,
+    /// Every identity is a service account's, so that nobody could use a workload token.
+    pub accounts_alone: bool,
     /// Gateway addresses that the operator named.
     pub configured_gateways: Vec<String>,
     /// Its data directory.

@@ -245,7 +245,7 @@ impl Controller {
             listeners: readiness.blocker("listeners"),
         };
         let certificate = readiness.blocker("certificate");
-        let parts = Parts::open(files, clock, rng, kubernetes).await?;
+        let parts = Parts::open(files, clock, rng, (kubernetes, config.host_workloads)).await?;
         drop(certificate);
         Ok(Bound {
             config,

@@ -176,6 +176,8 @@ pub enum TokenSays {
 pub enum AccountSays {
     /// The request carried none.
     Absent,
+    /// The request carried none, where every identity is a service account's.
+    Missing,
     /// It is this account's, in the cluster whose own processes run in the namespace `system`.
     Is {
         /// Whose.
@@ -185,8 +187,10 @@ pub enum AccountSays {
     },
     /// It is not good, and why.
     Bad(String),
-    /// Nobody can say now.
+    /// Nobody can say now: the API server is away.
     Unknown(String),
+    /// Nobody was asked: too many ask.
+    Busy(String),
 }
 
 /// The service accounts of our own processes, in our own namespace, and what each may be.
@@ -226,6 +230,11 @@ pub enum Denied {
         "nothing proves who asks: use the controller's unix socket, a one-time token, a service account's token or a current certificate"
     )]
     NoEvidence,
+    /// What is shown is not enough here.
+    #[error(
+        "identities of this cluster are its service accounts': a token of one is to be shown each time (--identity-token-file); for workloads on hosts outside of Kubernetes its controller needs --host-workloads"
+    )]
+    NoAccount,
     /// The token is not good.
     #[error("{0}")]
     Token(String),
@@ -252,7 +261,7 @@ impl From<Denied> for Status {
     fn from(denied: Denied) -> Self {
         let text = denied.to_string();
         match denied {
-            Denied::NoEvidence | Denied::Token(_) => Self::unauthenticated(text),
+            Denied::NoEvidence | Denied::NoAccount | Denied::Token(_) => Self::unauthenticated(text),
             Denied::Unknown(_) => Self::unavailable(text),
             Denied::Identity { .. } | Denied::Never { .. } => Self::permission_denied(text),
         }
@@ -304,11 +313,17 @@ pub fn attest(
             )));
         }
         AccountSays::Bad(why) => return Err(Denied::Token(why.clone())),
+        // A crowd is easily made, so it excuses nobody.
+        AccountSays::Busy(why) => return Err(Denied::Unknown(why.clone())),
         // An API server that is away harms nobody who is known already.
         AccountSays::Unknown(why) if !holds(access, caller, path) => {
             return Err(Denied::Unknown(why.clone()));
         }
-        AccountSays::Unknown(_) | AccountSays::Absent => {}
+        // Who took a certificate from a process could keep it alive for ever. Who sits at the controller's own host shows more.
+        AccountSays::Missing if !matches!(caller, Caller::Local { .. }) => {
+            return Err(Denied::NoAccount);
+        }
+        AccountSays::Unknown(_) | AccountSays::Absent | AccountSays::Missing => {}
     }
     if holds(access, caller, path) {
         return Ok(Evidence::Certificate);
@@ -469,6 +484,31 @@ mod tests {
     }
 
     #[test]
+    fn where_identities_are_service_accounts_a_one_time_token_is_not_enough() {
+        let shown = |account| Shown {
+            token: TokenSays::GoodFor(PAYMENTS.into()),
+            account,
+        };
+        let ask = |caller, account| attest(&access(), &caller, &shown(account), PAYMENTS);
+        assert_eq!(
+            ask(Caller::Anonymous, AccountSays::Absent),
+            Ok(Evidence::Token)
+        );
+        assert_eq!(
+            ask(Caller::Anonymous, AccountSays::Missing),
+            Err(Denied::NoAccount)
+        );
+        assert_eq!(
+            ask(Caller::Local { uid: 1001 }, AccountSays::Missing),
+            Ok(Evidence::PeerCredentials)
+        );
+        assert_eq!(
+            Status::from(Denied::NoAccount).code(),
+            tonic::Code::Unauthenticated
+        );
+    }
+
+    #[test]
     fn an_api_server_that_is_away_or_refuses_is_told_apart() {
         let ask = |account| {
             let shown = Shown { account, ..NOTHING };
@@ -476,6 +516,10 @@ mod tests {
         };
         assert!(matches!(
             ask(AccountSays::Unknown("away".into())),
+            Err(Denied::Unknown(_))
+        ));
+        assert!(matches!(
+            ask(AccountSays::Busy("a crowd".into())),
             Err(Denied::Unknown(_))
         ));
         assert!(matches!(

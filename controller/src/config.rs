@@ -31,6 +31,9 @@ pub struct ControllerConfig {
     pub manifests: Option<PathBuf>,
     /// The API server whose Services and other objects are this cluster's, if it has one. Then no directory is watched.
     pub kubernetes: Option<tradewind_kubernetes::Place>,
+    /// With an API server: workloads on hosts outside of it are certified too, by one-time tokens, and whoever has a certificate renews
+    /// it with that alone. Without it a service account's token is asked for each time.
+    pub host_workloads: bool,
     /// The webhook that gives pods of that API server a proxy, if there is to be one.
     pub webhook: Option<WebhookConfig>,
     /// The unix socket for local callers; `controller.sock` in the data directory unless told.
@@ -50,6 +53,7 @@ impl ControllerConfig {
             admin_listen: (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into(),
             manifests: None,
             kubernetes: None,
+            host_workloads: false,
             webhook: None,
             socket: None,
             drain_deadline: DEFAULT_DRAIN_DEADLINE,

@@ -50,6 +50,8 @@ pub struct IdentityConfig {
     pub tokens: WorkloadTokens,
     /// Who service accounts are, in a cluster with an API server.
     pub accounts: Option<Accounts>,
+    /// Every identity is a service account's, so that a token of one is to be shown at each renewal too.
+    pub accounts_alone: bool,
     /// Where the trust map is read.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// This cluster.
@@ -111,7 +113,11 @@ impl IdentityService {
     /// What the API server says of the service account's token, if there is one.
     async fn account(&self, asked: &SignRequest) -> AccountSays {
         if asked.service_account_token.is_empty() {
-            return AccountSays::Absent;
+            return if self.config.accounts_alone {
+                AccountSays::Missing
+            } else {
+                AccountSays::Absent
+            };
         }
         match &self.config.accounts {
             Some(accounts) => {

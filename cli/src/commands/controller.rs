@@ -58,6 +58,10 @@ pub struct Controller {
         requires = "kubernetes"
     )]
     context: Option<String>,
+    /// Certify workloads on hosts outside of Kubernetes too, by one-time tokens; a certificate is then renewed by itself, without a
+    /// service account's token
+    #[arg(long, env = "TRADEWIND_HOST_WORKLOADS", requires = "kubernetes")]
+    host_workloads: bool,
     /// Address at which the API server asks about new pods, by HTTPS; without, pods get no proxy
     #[arg(long, env = "TRADEWIND_WEBHOOK_LISTEN", value_name = "IP:PORT")]
     webhook_listen: Option<SocketAddr>,
@@ -126,6 +130,7 @@ pub async fn run(args: Controller) -> Outcome {
             kubeconfig: args.kubeconfig,
             context: args.context,
         }),
+        host_workloads: args.host_workloads,
         webhook,
         socket: args.socket,
         drain_deadline: args.drain_deadline,

@@ -94,6 +94,7 @@ pub async fn run(context: Context, args: Witness) -> Outcome {
         admin_listen: args.admin_listen,
         manifests: None,
         kubernetes: None,
+        host_workloads: false,
         webhook: None,
         socket: args.socket,
         drain_deadline: args.drain_deadline,

@@ -87,6 +87,13 @@ impl AdminService {
             return self.join_token(actor, cluster, lifetime_s).await;
         }
         self.not_for_witnesses()?;
+        if self.0.accounts_alone {
+            return Err(refuse(
+                Code::FailedPrecondition,
+                "identities of this cluster are its service accounts', so no token would be taken",
+                "for a workload on a host outside of Kubernetes, start the controller with --host-workloads (controller.hostWorkloads in the chart)",
+            ));
+        }
         let (tokens, now_ms) = (self.0.tokens.clone(), self.0.clock.unix_ms());
         let path = asked.workload_path.clone();
         let created = task::spawn_blocking(move || tokens.create(&path, lifetime_s, now_ms)).await;

@@ -161,6 +161,7 @@ pub(super) struct Parts {
     peers: Peers,
     rng: Rng,
     kubernetes: Option<Client>,
+    host_workloads: bool,
 }
 
 impl Parts {
@@ -169,7 +170,7 @@ impl Parts {
         files: Files,
         clock: SharedClock,
         mut rng: Rng,
-        kubernetes: Option<Client>,
+        (kubernetes, host_workloads): (Option<Client>, bool),
     ) -> Result<Self, BuildError> {
         let node = files.data_dir.node().clone();
         let (own, trust, metrics) = (files.own, files.trust, files.metrics);
@@ -227,6 +228,7 @@ impl Parts {
             peers,
             rng,
             kubernetes,
+            host_workloads,
         })
     }
 }
@@ -252,6 +254,11 @@ impl Parts {
         let client = self.kubernetes.clone()?;
         let system = client.namespace().to_owned();
         Some(Accounts::new(client, &self.own.cluster, &system))
+    }
+
+    /// Whether nobody but service accounts has an identity here.
+    fn accounts_alone(&self) -> bool {
+        self.kubernetes.is_some() && !self.host_workloads
     }
 
     /// Starts every task and makes the routes.
@@ -338,6 +345,7 @@ impl Parts {
             seals: seals_seen,
             publishing,
             tokens: self.tokens.clone(),
+            accounts_alone: self.accounts_alone(),
             configured_gateways: self.configured_gateways.clone(),
             data_dir: Arc::clone(&self.data_dir),
             left,
@@ -435,6 +443,7 @@ impl Parts {
             access: access.clone(),
             tokens: self.tokens.clone(),
             accounts: self.accounts(),
+            accounts_alone: self.accounts_alone(),
             snapshots: snapshots.clone(),
             cluster: self.own.cluster.clone(),
             region: self.own.region.clone(),

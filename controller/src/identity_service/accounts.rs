@@ -40,7 +40,7 @@ impl Accounts {
             return AccountSays::Bad(why);
         }
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN_DEADLINE, self.turns.acquire()).await else {
-            return AccountSays::Unknown(format!(
+            return AccountSays::Busy(format!(
                 "{MAX_REVIEWS} service accounts' tokens are under review already; try again"
             ));
         };

@@ -409,6 +409,20 @@ async fn callers_get_what_their_certificate_gives_them_and_no_more() {
     .await;
 }
 
+/// Whoever took a certificate out of a process has it for its day, and not for ever.
+#[tokio::test]
+async fn where_identities_are_service_accounts_a_certificate_does_not_renew_itself() {
+    let federation = Federation::new();
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = federation.snapshot(1, &[("shop/a", 1)]);
+    let west = West::start_as(&federation, dir.path(), (snapshot, true)).await;
+    for path in [PAYMENTS, "/tradewind/gateway/gw-1", "/tradewind/dns/dns-1"] {
+        let svid = Federation::svid(&federation.west, path);
+        let own = dial(&west, &federation, Some(svid)).await.unwrap();
+        assert_eq!(sign(own, path).await, Err(Code::Unauthenticated), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_revoked_cluster_is_cut_while_it_is_connected() {
     let federation = Federation::new();

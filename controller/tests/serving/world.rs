@@ -175,6 +175,15 @@ impl West {
         dir: &Path,
         snapshot: Arc<Snapshot>,
     ) -> Self {
+        Self::start_as(federation, dir, (snapshot, false)).await
+    }
+
+    /// The same, where identities may be service accounts' alone.
+    pub(crate) async fn start_as(
+        federation: &Federation,
+        dir: &Path,
+        (snapshot, accounts_alone): (Arc<Snapshot>, bool),
+    ) -> Self {
         let trust =
             TrustCell::new(&federation.trust(&[&federation.west, &federation.east])).unwrap();
         let svid = Federation::svid(&federation.west, "/tradewind/controller/west-1");
@@ -197,6 +206,7 @@ impl West {
                 access: access.clone(),
                 tokens: tokens.clone(),
                 accounts: None,
+                accounts_alone,
                 snapshots: snapshots.subscribe(),
                 cluster: name("west"),
                 region: "us-west".parse().unwrap(),
