@@ -3,6 +3,7 @@
 //!
 //! Owns the tasks and the wiring, no decision. A peer's death must never touch this process's readiness.
 
+mod basis;
 mod follow;
 mod identity;
 mod introduce;

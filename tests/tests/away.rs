@@ -21,7 +21,7 @@ const EAST: usize = 1;
 /// The graceful end of an idle role.
 const STOP: Duration = Duration::from_secs(20);
 
-/// Waits until the snapshot on disk of a role has the export: the disk is written at most once a second.
+/// Waits until the snapshot on disk of a role has the export: the disk is written some seconds after the last change, at the latest.
 async fn on_disk(federation: &Federation, number: usize, role: &str) {
     let dir = federation.clusters[number]
         .data_dir

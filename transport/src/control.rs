@@ -3,6 +3,7 @@
 //! Owns the tasks that keep them fresh and the cells that everybody else reads. It never blocks the data path: when no
 //! controller answers, what was last known stays in force, in memory and on disk, and readers see only its age.
 
+mod disk;
 mod identity;
 mod keyring;
 mod link;

@@ -17,8 +17,8 @@ use tokio::{
 use super::{PATIENCE, PolicyArguments, objects};
 use crate::usage;
 
-/// Between two looks at a proxy.
-const LOOK: Duration = Duration::from_millis(1);
+/// Between two looks at a proxy: the resolution of what is measured. More often, and looking is most of what is done.
+const LOOK: Duration = Duration::from_millis(5);
 /// Between two changes, so that each begins with everybody at rest.
 const REST: Duration = Duration::from_millis(250);
 /// How long memory may take to settle.

@@ -21,12 +21,16 @@ use tradewind_policy::RouteStatus;
 use tradewind_runtime::{Blocker, SharedClock, drain, task};
 use tradewind_transport::trust::TrustCell;
 
-use super::{introduce::Introduced, meters::Meters};
+use super::{
+    basis::{Basis, Seen},
+    introduce::Introduced,
+    meters::Meters,
+};
 use crate::{
-    compile::{self, Leases},
+    compile::Leases,
     datadir::DataDir,
     exports::{Exports, with_files},
-    local::{LocalModel, Merger, Own},
+    local::{LocalModel, Own},
     raft_net::{Known, Peers, known_in},
     reach::{Distances, Reach},
     registry::{Registered, Reports},
@@ -149,7 +153,7 @@ impl Follower {
         let mut kept = None;
         let mut time = Time::default();
         let mut rules = Rules::default();
-        let mut merger = Merger::default();
+        let mut basis = Basis::default();
         let (mut yaml_gone, mut introducer_gone, mut sealer_gone) = (false, false, false);
         loop {
             let catalog = Arc::clone(&catalogs.borrow_and_update());
@@ -162,11 +166,9 @@ impl Follower {
             if all_read {
                 self.note_file_exports(&yaml).await;
                 self.step(
-                    &catalog,
-                    &yaml,
-                    &registered,
+                    (&catalog, &yaml, &registered),
                     introduced.as_deref(),
-                    (&mut time, &mut merger, &mut rules),
+                    (&mut time, &mut basis, &mut rules),
                 );
                 if catalog.is_founded() {
                     blocker = None;
@@ -198,11 +200,9 @@ impl Follower {
     /// Trust first, then who is where, then what is pushed: nobody is sent to a peer that would be refused.
     fn step(
         &self,
-        catalog: &Catalog,
-        yaml: &SourceModel,
-        registered: &Registered,
+        (catalog, yaml, registered): (&Arc<Catalog>, &SourceModel, &Arc<Registered>),
         introduced: Option<&Introduced>,
-        (time, merger, rules): (&mut Time, &mut Merger, &mut Rules),
+        (time, basis, rules): (&mut Time, &mut Basis, &mut Rules),
     ) {
         let now_ms = self.clock.unix_ms();
         let previous = Arc::clone(&self.snapshots.borrow());
@@ -235,19 +235,16 @@ impl Follower {
             Arc::clone(&self.reports.borrow()),
         );
         time.distances.look(&reach, &reports, now_ms);
-        let mut local = merger.merge(registered, yaml, &self.own);
-        let seals = Arc::clone(&self.seals.borrow());
-        let input = compile::Input {
-            catalog,
-            local: &local,
-            own: &self.own,
-            leases: &time.leases,
-            distances: &time.distances,
-            trust: &trust,
-            seals: &seals,
-            now_ms,
+        let now = Seen {
+            catalog: Arc::clone(catalog),
+            registered: Arc::clone(registered),
+            services: yaml.services.clone(),
+            seals: Arc::clone(&self.seals.borrow()),
+            trust,
+            leases: time.leases.clone(),
+            distances: time.distances.clone(),
         };
-        let mut snapshot = compile::compile(&input, &previous);
+        let (mut local, mut snapshot) = basis.look(now, (yaml, &self.own), now_ms, &previous);
         let offers = offers(catalog, &self.own.cluster);
         let known = (&snapshot.services, &snapshot.clusters);
         rules.look(&yaml.policy, known, offers);

@@ -169,7 +169,8 @@ impl Manifests {
             self = this;
             if changed || first {
                 first = false;
-                let model = self.model();
+                let mut model = self.model();
+                model.keep(&out.borrow());
                 for problem in &model.problems {
                     tracing::warn!(
                         place = problem.place,

@@ -46,6 +46,17 @@ pub struct SourceService {
     pub asked: Option<Asked>,
 }
 
+impl SourceModel {
+    /// Takes the allocation of each service that is what it was before, so that whoever made something of it sees that at once.
+    pub fn keep(&mut self, before: &Self) {
+        for (name, service) in &mut self.services {
+            if let Some(same) = before.services.get(name).filter(|b| *b == service) {
+                *service = Arc::clone(same);
+            }
+        }
+    }
+}
+
 /// A wish to export a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {

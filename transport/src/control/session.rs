@@ -4,12 +4,11 @@
 //! losing the controller changes the status and nothing else.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -23,16 +22,16 @@ use tradewind_api::{
 use tradewind_runtime::{
     backoff::Backoff,
     clock::SharedClock,
-    dirs, files,
+    dirs,
     metrics::MetricsRegistry,
     ready::{Blocker, Readiness},
     rng::Rng,
-    task::{self, TaskSet},
+    task::TaskSet,
 };
 
 use super::{
     BootstrapToken, Control, ControlConfig, ControlError, ControlStatus, ControllerAddr,
-    InvalidToken, Proof, ServiceAccount, identity, link, metrics::Meters, openings, sealed,
+    InvalidToken, Proof, ServiceAccount, disk, identity, link, metrics::Meters, openings, sealed,
 };
 use crate::{
     discovery,
@@ -50,25 +49,8 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// Answers waiting to be sent: one per type is outstanding, and three open the stream.
 const REPLIES: usize = 16;
-/// Shortest time between two writes of the snapshot: endpoints may change many times a second, the disk need not.
-const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the gauges that depend on time are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
-/// Magic of the snapshot file.
-const SNAPSHOT_MAGIC: [u8; 4] = *b"TWSN";
-/// Version of the snapshot file: a framed JSON of [`Saved`].
-const SNAPSHOT_VERSION: u16 = 1;
-/// The snapshot's file in the state directory.
-const SNAPSHOT_FILE: &str = "snapshot.json";
-
-// The snapshot as it lies on disk.
-#[derive(Serialize, Deserialize)]
-struct Saved<S> {
-    // When it was put in force, Unix ms: its age after a restart starts here.
-    since_unix_ms: u64,
-    snapshot: S,
-}
-
 /// What the tasks share.
 pub(super) struct Shared {
     pub(super) config: ControlConfig,
@@ -78,8 +60,8 @@ pub(super) struct Shared {
     pub(super) proof: Checked,
     pub(super) channel: Channel,
     pub(super) meters: Meters,
-    snapshot: watch::Sender<Arc<Snapshot>>,
-    status: watch::Sender<ControlStatus>,
+    pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
+    pub(super) status: watch::Sender<ControlStatus>,
     blockers: Mutex<Blockers>,
 }
 
@@ -255,8 +237,11 @@ pub(super) async fn start(
     }
     tasks.spawn("control-discovery", follow(Arc::clone(&shared), rng.fork()));
     if let Some(dir) = &shared.config.state_dir {
-        let path = dir.join(SNAPSHOT_FILE);
-        tasks.spawn("control-disk", write_snapshots(Arc::clone(&shared), path));
+        let path = dir.join(disk::FILE);
+        tasks.spawn(
+            "control-disk",
+            disk::keep(Arc::clone(&shared), path, rng.fork()),
+        );
         if is_gateway(&shared) {
             let kept = openings::keep(
                 Arc::clone(&shared),
@@ -307,8 +292,8 @@ async fn load(shared: &Arc<Shared>, dir: &Path) -> Result<(), ControlError> {
     if shared.config.identity_path.is_some() {
         sealed::load(shared, dir).await;
     }
-    let path = dir.join(SNAPSHOT_FILE);
-    match read_snapshot(path.clone()).await {
+    let path = dir.join(disk::FILE);
+    match disk::read(path.clone()).await {
         Ok(Some(saved)) => {
             tracing::info!(revision = %saved.snapshot.revision, "the last good snapshot was read from disk");
             let mut snapshot = saved.snapshot;
@@ -324,48 +309,6 @@ async fn load(shared: &Arc<Shared>, dir: &Path) -> Result<(), ControlError> {
         }
     }
     Ok(())
-}
-
-async fn read_snapshot(path: PathBuf) -> Result<Option<Saved<Snapshot>>, String> {
-    task::spawn_blocking(move || {
-        let framed = files::read_framed(&path, SNAPSHOT_MAGIC, SNAPSHOT_VERSION);
-        let Some((_, payload)) = framed.map_err(|e| e.to_string())? else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&payload)
-            .map(Some)
-            .map_err(|e| e.to_string())
-    })
-    .await
-    .map_err(|e| e.to_string())?
-}
-
-async fn write_snapshots(shared: Arc<Shared>, path: PathBuf) {
-    let mut changes = shared.snapshot.subscribe();
-    // What is in force now came from the file.
-    changes.mark_unchanged();
-    while changes.changed().await.is_ok() {
-        let snapshot = changes.borrow_and_update().clone();
-        let since_unix_ms = shared.status.borrow().changed_at_unix_ms;
-        let target = path.clone();
-        let written = task::spawn_blocking(move || {
-            let saved = Saved {
-                since_unix_ms,
-                snapshot: &*snapshot,
-            };
-            let json = serde_json::to_vec(&saved).map_err(|e| e.to_string())?;
-            files::write_framed(&target, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, &json, 0o600)
-                .map_err(|e| e.to_string())
-        })
-        .await
-        .map_err(|e| e.to_string())
-        .and_then(|r| r);
-        if let Err(why) = written {
-            shared.meters.cache_errors.inc();
-            tracing::warn!(path = %path.display(), %why, "the snapshot was not written to disk");
-        }
-        tokio::time::sleep(WRITE_INTERVAL).await;
-    }
 }
 
 async fn follow(shared: Arc<Shared>, mut rng: Rng) {
