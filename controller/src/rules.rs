@@ -6,10 +6,7 @@
 
 pub mod producers;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
     ClusterName, ServiceName,
@@ -31,7 +28,7 @@ type Clusters = BTreeMap<ClusterName, Arc<Cluster>>;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Rules {
-    objects: Vec<Object>,
+    objects: Arc<Vec<Object>>,
     /// What the world was made of.
     seen: (Services, Clusters),
     world: World,
@@ -54,7 +51,6 @@ pub struct Rules {
 #[derive(Clone, Debug)]
 struct Told {
     own: Arc<Routes>,
-    rules: Option<Arc<PublishedRules>>,
     problems: Vec<String>,
 }
 
@@ -63,7 +59,6 @@ struct Told {
 struct Merged {
     own: Option<Arc<Routes>>,
     offered: Vec<Offer>,
-    routes: Option<Arc<Routes>>,
     problems: Vec<String>,
 }
 
@@ -71,7 +66,7 @@ impl Rules {
     /// Looks at what there is now: objects, services and clusters, and what other clusters publish.
     pub fn look(
         &mut self,
-        objects: &[Object],
+        objects: &Arc<Vec<Object>>,
         (services, clusters): (&Services, &Clusters),
         offers: Offers,
     ) {
@@ -87,8 +82,9 @@ impl Rules {
             same = world == self.world;
             self.world = world;
         }
-        if objects != self.objects {
-            (self.objects, same) = (objects.to_vec(), false);
+        if !Arc::ptr_eq(objects, &self.objects) {
+            same &= **objects == *self.objects;
+            self.objects = Arc::clone(objects);
         }
         if same && offers == self.offers {
             return;
@@ -107,88 +103,80 @@ impl Rules {
             statuses,
         } = self.compiler.compile(&self.objects, &self.world);
         self.statuses = statuses;
-        let before = std::mem::take(&mut self.own);
         self.findings = findings.iter().map(ToString::to_string).collect();
+        self.own.retain(|name, _| routes.contains_key(name));
         for (name, routes) in routes {
-            let known = before.get(&name);
-            let kept = match known.filter(|k| ***k == routes) {
-                Some(same) => Some(Arc::clone(same)),
-                None if is_too_large(&routes) => {
-                    self.findings.push(format!(
-                        "the rules for {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the service, or its rules"
-                    ));
-                    known.cloned()
-                }
-                None => Some(Arc::new(routes)),
-            };
-            self.own.extend(kept.map(|routes| (name, routes)));
+            match self.own.get(&name) {
+                Some(same) if **same == routes => {}
+                _ if is_too_large(&routes) => self.findings.push(format!(
+                    "the rules for {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the service, or its rules"
+                )),
+                _ => drop(self.own.insert(name, Arc::new(routes))),
+            }
         }
         self.publish();
     }
 
     /// Only what changed is written out again: most rules do not, when one does.
     fn publish(&mut self) {
-        let before = std::mem::take(&mut self.told);
-        let mut published = BTreeMap::new();
+        self.told.retain(|name, _| self.own.contains_key(name));
+        self.published.retain(|name, _| self.own.contains_key(name));
         for (name, own) in &self.own {
-            let told = match before.get(name) {
-                Some(told) if Arc::ptr_eq(&told.own, own) => told.clone(),
-                _ => {
-                    let one = [(name.clone(), Arc::clone(own))].into();
-                    let mut problems = Vec::new();
-                    let mut rules = producers::published(&one, &self.published, &mut problems);
-                    Told {
-                        own: Arc::clone(own),
-                        rules: rules.remove(name),
-                        problems,
-                    }
-                }
-            };
-            self.findings.extend(told.problems.iter().cloned());
-            published.extend(told.rules.clone().map(|rules| (name.clone(), rules)));
-            self.told.insert(name.clone(), told);
+            let told = self.told.get(name);
+            if told.is_some_and(|told| Arc::ptr_eq(&told.own, own)) {
+                continue;
+            }
+            let one = [(name.clone(), Arc::clone(own))].into();
+            let mut problems = Vec::new();
+            let mut rules = producers::published(&one, &self.published, &mut problems);
+            match rules.remove(name) {
+                Some(rules) => drop(self.published.insert(name.clone(), rules)),
+                None => drop(self.published.remove(name)),
+            }
+            let own = Arc::clone(own);
+            self.told.insert(name.clone(), Told { own, problems });
         }
-        self.published = published;
+        let problems = self.told.values().flat_map(|told| &told.problems);
+        self.findings.extend(problems.cloned());
     }
 
     fn merge(&mut self, known_services_changed: bool) {
-        let before = std::mem::take(&mut self.merged);
-        self.routes = BTreeMap::new();
-        self.problems = self.findings.clone();
         let is_known = |name: &ServiceName| self.world.services.contains_key(name);
-        let names: BTreeSet<_> = self.own.keys().chain(self.offers.keys()).collect();
-        for name in names {
+        let stays =
+            |name: &ServiceName| self.own.contains_key(name) || self.offers.contains_key(name);
+        self.merged.retain(|name, _| stays(name));
+        self.routes.retain(|name, _| stays(name));
+        let offered_alone = self.offers.keys().filter(|n| !self.own.contains_key(*n));
+        for name in self.own.keys().chain(offered_alone) {
             let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
             let own = self.own.get(name);
-            let last = before.get(name);
-            let same = last.filter(|m| {
+            let same = self.merged.get(name).is_some_and(|m| {
                 let own_is = match (&m.own, own) {
                     (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                     (a, b) => a.is_none() && b.is_none(),
                 };
                 own_is && m.offered == offered && !known_services_changed
             });
-            let merged = same.cloned().unwrap_or_else(|| {
-                let mut problems = Vec::new();
-                let now = producers::merged(name, own, offered, is_known, &mut problems);
-                let last = last.and_then(|l| l.routes.as_ref());
-                let routes = match (now, last) {
-                    (Some(now), Some(last)) if *last == now => Some(Arc::clone(last)),
-                    (now, _) => now,
-                };
-                Merged {
-                    own: own.cloned(),
-                    offered: offered.to_vec(),
-                    routes,
-                    problems,
-                }
-            });
-            self.problems.extend(merged.problems.iter().cloned());
-            let routes = merged.routes.clone();
-            self.routes
-                .extend(routes.map(|routes| (name.clone(), routes)));
+            if same {
+                continue;
+            }
+            let mut problems = Vec::new();
+            let now = producers::merged(name, own, offered, is_known, &mut problems);
+            match (now, self.routes.get(name)) {
+                (Some(now), Some(last)) if *last == now => {}
+                (Some(now), _) => drop(self.routes.insert(name.clone(), now)),
+                (None, _) => drop(self.routes.remove(name)),
+            }
+            let merged = Merged {
+                own: own.cloned(),
+                offered: offered.to_vec(),
+                problems,
+            };
             self.merged.insert(name.clone(), merged);
         }
+        self.problems.clone_from(&self.findings);
+        let problems = self.merged.values().flat_map(|merged| &merged.problems);
+        self.problems.extend(problems.cloned());
     }
 
     /// By the service that is called.
@@ -279,7 +267,7 @@ mod tests {
         let mut rules = Rules::default();
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
-        let one = [split("one", "cart")];
+        let one = Arc::new(vec![split("one", "cart")]);
         rules.look(&one, (&services, &BTreeMap::new()), Offers::new());
         assert_eq!(rules.routes().len(), 1);
         assert_eq!(rules.problems().len(), 1, "nobody knows the backend yet");
@@ -293,13 +281,17 @@ mod tests {
 
         services.extend([service("shop/other", 80)]);
         rules.look(
-            &[split("one", "cart"), split("two", "other")],
+            &Arc::new(vec![split("one", "cart"), split("two", "other")]),
             (&services, &BTreeMap::new()),
             Offers::new(),
         );
         assert!(Arc::ptr_eq(&known, &rules.routes()[&cart]));
         assert_eq!(rules.routes().len(), 2);
-        rules.look(&[], (&services, &BTreeMap::new()), Offers::new());
+        rules.look(
+            &Arc::default(),
+            (&services, &BTreeMap::new()),
+            Offers::new(),
+        );
         assert!(rules.routes().is_empty());
     }
 
@@ -314,10 +306,10 @@ mod tests {
                 "rules": [{ "backendRefs": [{ "name": "pay", "port": 80 }] }],
             },
         });
-        let objects = [Object::new("a.yaml:1", value).unwrap()];
+        let objects = Arc::new(vec![Object::new("a.yaml:1", value).unwrap()]);
         let mut rules = Rules::default();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
-        let mut reasons = |services: &BTreeMap<_, _>, objects: &[Object]| {
+        let mut reasons = |services: &BTreeMap<_, _>, objects: &Arc<Vec<Object>>| {
             rules.look(objects, (services, &BTreeMap::new()), Offers::new());
             let all = rules.statuses().iter().flat_map(|s| s.parents.clone());
             let conditions = all.flat_map(|p| p.conditions);
@@ -332,7 +324,7 @@ mod tests {
             reasons(&services, &objects),
             [Reason::Accepted, Reason::ResolvedRefs]
         );
-        assert!(reasons(&services, &[]).is_empty());
+        assert!(reasons(&services, &Arc::default()).is_empty());
     }
 
     #[test]
@@ -346,7 +338,7 @@ mod tests {
                 "subsets": [{ "name": "v2", "labels": { "version": "v2" } }],
             },
         });
-        let objects = [Object::new("a.yaml:1", value).unwrap()];
+        let objects = Arc::new(vec![Object::new("a.yaml:1", value).unwrap()]);
         let (name, cart) = service("shop/cart", 80);
         let mut rules = Rules::default();
         let mut look = |cart: Service| {
@@ -383,14 +375,14 @@ mod tests {
                     "directResponse": { "status": 200, "body": { "string": "x".repeat(10_000) } },
                 }] },
             });
-            Object::new("a.yaml:1", value).unwrap()
+            Arc::new(vec![Object::new("a.yaml:1", value).unwrap()])
         };
         let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut rules = Rules::default();
-        rules.look(&[object(1)], (&services, &BTreeMap::new()), Offers::new());
+        rules.look(&object(1), (&services, &BTreeMap::new()), Offers::new());
         let before = Arc::clone(&rules.routes()[&cart]);
-        rules.look(&[object(300)], (&services, &BTreeMap::new()), Offers::new());
+        rules.look(&object(300), (&services, &BTreeMap::new()), Offers::new());
         assert!(Arc::ptr_eq(&before, &rules.routes()[&cart]));
         let last = rules.problems().last().unwrap();
         assert!(
@@ -398,7 +390,7 @@ mod tests {
             "{last}"
         );
         let mut new = Rules::default();
-        new.look(&[object(300)], (&services, &BTreeMap::new()), Offers::new());
+        new.look(&object(300), (&services, &BTreeMap::new()), Offers::new());
         assert!(new.routes().is_empty());
     }
 }

@@ -19,8 +19,8 @@ pub struct SourceModel {
     pub services: BTreeMap<ServiceName, Arc<SourceService>>,
     /// Services that a ServiceExport names.
     pub exports: BTreeMap<ServiceName, Asked>,
-    /// Routes and what belongs to them, as they were written.
-    pub policy: Vec<tradewind_policy::Object>,
+    /// Routes and what belongs to them, as they were written. Shared, since they are handed around with every change of a service.
+    pub policy: Arc<Vec<tradewind_policy::Object>>,
     /// What is broken or not supported anywhere.
     pub problems: Vec<Problem>,
 }
@@ -47,8 +47,11 @@ pub struct SourceService {
 }
 
 impl SourceModel {
-    /// Takes the allocation of each service that is what it was before, so that whoever made something of it sees that at once.
+    /// Takes the allocation of all that is what it was before, so that whoever made something of it sees that at once.
     pub fn keep(&mut self, before: &Self) {
+        if self.policy == before.policy {
+            self.policy = Arc::clone(&before.policy);
+        }
         for (name, service) in &mut self.services {
             if let Some(same) = before.services.get(name).filter(|b| *b == service) {
                 *service = Arc::clone(same);

@@ -259,7 +259,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
         read: true,
         ..SourceModel::default()
     };
-    let mut slices = Vec::new();
+    let (mut slices, mut policy) = (Vec::new(), Vec::new());
     let mut places: BTreeMap<ServiceName, String> = BTreeMap::new();
     for parsed in files {
         model.problems.extend(parsed.problems.iter().cloned());
@@ -287,7 +287,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
                         created_at_ms: None,
                     });
                 }
-                Object::Policy(object) => model.policy.push(object.clone()),
+                Object::Policy(object) => policy.push(object.clone()),
             }
         }
     }
@@ -303,6 +303,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
             }),
         }
     }
+    model.policy = Arc::new(policy);
     model.problems.sort();
     model.problems.dedup();
     model

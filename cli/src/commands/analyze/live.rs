@@ -155,7 +155,7 @@ mod tests {
     fn a_file_takes_the_place_of_what_has_its_kind_and_name_and_of_nothing_else() {
         let file = Object::new("f.yaml:1", object("TrafficSplit", "a", "file")).unwrap();
         let files = SourceModel {
-            policy: vec![file],
+            policy: std::sync::Arc::new(vec![file]),
             ..SourceModel::default()
         };
         let (objects, world) = live().with(&files);

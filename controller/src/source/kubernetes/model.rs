@@ -21,6 +21,7 @@ use tradewind_kubernetes::{
     objects::{Export, Namespace, Pod, Rule, Service, Slice, SliceEndpoint, Touched, Type},
     status::GATEWAY_API,
 };
+use tradewind_policy::Object;
 
 use crate::source::{
     Asked, Problem, SourceEndpoint, SourceModel, SourceService,
@@ -31,7 +32,7 @@ use crate::source::{
 #[derive(Debug, Default)]
 pub struct Model {
     services: BTreeMap<ServiceName, Made>,
-    policy: Vec<tradewind_policy::Object>,
+    policy: Arc<Vec<Object>>,
     unread: Vec<Problem>,
 }
 
@@ -88,23 +89,26 @@ impl Model {
     }
 
     fn read_rules(&mut self, objects: &Objects) {
-        let before: BTreeMap<_, _> = std::mem::take(&mut self.policy)
-            .into_iter()
-            .map(|object| (object.place.clone(), object))
-            .collect();
+        let objects_before = self.policy.iter();
+        let before: BTreeMap<_, _> = objects_before.map(|o| (o.place.as_str(), o)).collect();
+        let mut policy = Vec::with_capacity(objects.rules.len());
         self.unread.clear();
         for ((kind, key), rule) in &objects.rules {
             let place = format!("{} {key}", short(&kind.to_string()));
             // Most rules do not change when one does.
-            if let Some(same) = before.get(&place).filter(|o| *o.value == rule.object) {
-                self.policy.push(same.clone());
+            if let Some(same) = before
+                .get(place.as_str())
+                .filter(|o| *o.value == rule.object)
+            {
+                policy.push(Object::clone(same));
                 continue;
             }
-            match tradewind_policy::Object::new(&place, rule.object.clone()) {
-                Ok(object) => self.policy.push(object),
+            match Object::new(&place, rule.object.clone()) {
+                Ok(object) => policy.push(object),
                 Err(text) => self.unread.push(Problem { place, text }),
             }
         }
+        self.policy = Arc::new(policy);
     }
 
     /// All of it, as the files' model is told.
