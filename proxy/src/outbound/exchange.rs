@@ -1,5 +1,7 @@
 //! One request: from the application's head to the head of a response, over as many attempts as are safe or wanted.
 
+mod turn;
+
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, Version, request::Parts};
@@ -8,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tradewind_api::id::ServicePortRef;
 use tradewind_transport::hbone::{RecvBody, Replay, headers};
 
+use self::turn::Plain;
 use super::{
     Outbound,
     affinity::{Affinity, Traits},
@@ -18,7 +21,7 @@ use super::{
     failure::{Failure, Form, Tries},
     mirror::Tee,
     patience::{OUT_OF_TIME, Patience},
-    route::{Callee, InFlight, NoRoute, Route, Target},
+    route::{InFlight, NoRoute, Route, Target},
     rules::{Backend, Own, Ruled},
 };
 use crate::{
@@ -43,6 +46,8 @@ struct Asking {
     body: Replay<AppBody>,
     /// Where a rule sends it.
     backend: Option<Backend>,
+    /// What it was before that, where another backend may have to answer it.
+    plain: Option<Box<Plain>>,
     patience: Patience,
     affinity: Affinity,
     /// Its part of what may be under way at once, where a policy bounds that.
@@ -120,10 +125,7 @@ impl Outbound {
                 return refusal;
             }
         };
-        let to = Callee {
-            service,
-            subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
-        };
+        let to = backend.as_ref().map_or(service.into(), Backend::callee);
         let route = match self.route(to).await {
             Ok(route) => route,
             Err(error) => {
@@ -147,6 +149,15 @@ impl Outbound {
         };
         let traits = Traits::of(&head, from);
         let affinity = Affinity::of(&route.settings.balance, traits, || self.balancer.random());
+        let in_session = backend.as_ref().is_some_and(|b| b.held.is_some());
+        let plain = in_session.then(|| {
+            Box::new(Plain {
+                head: head.clone(),
+                called: called.clone(),
+                from,
+                takes,
+            })
+        });
         if let Some(backend) = &backend {
             backend.prepare(&mut head);
         }
@@ -164,6 +175,7 @@ impl Outbound {
             head,
             body: Replay::new(body),
             backend,
+            plain,
             account,
             started,
             form,
@@ -173,7 +185,9 @@ impl Outbound {
 
     /// Asks one endpoint after the other, as often as that is safe or wanted.
     async fn ask(self: &Rc<Self>, mut route: Rc<Route>, mut asking: Asking) -> Response<OutBody> {
-        let mut attempts = Attempts::new(asking.affinity.key);
+        let held = asking.backend.as_ref().and_then(|b| b.held.as_ref());
+        let home = held.map(|h| h.endpoint.clone());
+        let mut attempts = Attempts::new(asking.affinity.key, home);
         let mut maybe_processed = false;
         let mut retrying: Option<Retrying> = None;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
@@ -242,6 +256,7 @@ impl Outbound {
                 attempts.leave_place(&route, &target);
             }
             self.metrics.retry(&route.service, target.cluster(), cause);
+            self.turn(&mut route, &mut attempts, &mut asking).await;
         }
         self.unanswered(&route.service, attempts, maybe_processed, asking)
     }
@@ -324,6 +339,7 @@ impl Outbound {
         convert::incoming(&mut response, &target.served_by);
         if let Some(backend) = &asking.backend {
             backend.answered(response.headers_mut());
+            self.persist(backend, target, response.headers_mut());
         }
         asking.affinity.tell(response.headers_mut());
         if response.status().is_server_error() {

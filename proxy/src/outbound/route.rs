@@ -218,11 +218,11 @@ impl Target {
     }
 }
 
-/// An endpoint that was drawn, and the tier that it was drawn from.
+/// An endpoint that was drawn, and the tier that it was drawn from; none where a persistent session led to one that is in no tier.
 #[derive(Clone, Debug)]
 pub(super) struct Picked {
     pub(super) target: Rc<Target>,
-    pub(super) tier: Tier,
+    pub(super) tier: Option<Tier>,
 }
 
 impl Picked {
@@ -232,7 +232,7 @@ impl Picked {
         let through_gateway = self.target.link.is_some();
         notes.attempt(
             (&endpoint.id, &endpoint.cluster),
-            Some(self.tier),
+            self.tier,
             through_gateway,
         );
     }
