@@ -4,11 +4,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tonic::{Code, Status};
 use tradewind_api::{
     ServicePortRef,
+    model::{Endpoint, Health},
     proto::v1::{ExplainRequest, ExplainedBackend, ExplainedRule},
-    route::{Action, BackendRef, Otherwise, To},
+    route::{BackendRef, Otherwise, Persistence},
     snapshot::Snapshot,
 };
-use tradewind_transport::route::{Call, Caller, Compiled, CompiledRule, CorsAnswer};
+use tradewind_transport::route::{
+    Call, Caller, Compiled, CompiledRule, CorsAnswer, persistence::Brought,
+};
 
 use super::caller_namespace;
 use crate::answer::refuse;
@@ -21,6 +24,7 @@ pub(super) fn explain(
     snapshot: &Snapshot,
     called: &ServicePortRef,
     asked: &ExplainRequest,
+    now_ms: u64,
 ) -> Result<Vec<ExplainedRule>, Status> {
     let Some(routes) = snapshot.routes.get(&called.service) else {
         return Ok(Vec::new());
@@ -76,8 +80,13 @@ pub(super) fn explain(
     let mut rules = Vec::new();
     for answer in compiled.explain(&call) {
         let decides = answer.mismatch.is_none() && !decided;
+        let session = if decides && !answers_itself(answer.rule, &call) {
+            Session::of(snapshot, called, answer.rule, (&headers, now_ms))
+        } else {
+            Session::None
+        };
         let verdict = match answer.mismatch {
-            _ if decides => what(answer.rule, &call),
+            _ if decides => what(answer.rule, &call, &session),
             _ if decided => "not asked: one before it decides".to_owned(),
             Some(mismatch) => mismatch.to_string(),
             None => String::new(),
@@ -87,7 +96,7 @@ pub(super) fn explain(
             decides,
             verdict,
             backends: if decides && !answers_itself(answer.rule, &call) {
-                backends(&answer.rule.then, called)
+                backends(answer.rule, called, &session)
             } else {
                 Vec::new()
             },
@@ -119,8 +128,59 @@ fn answers_itself(rule: &CompiledRule, call: &Call<'_>) -> bool {
     matches!(asked, Some(CorsAnswer::Preflight(_)))
 }
 
+/// What the request's persistent session makes of the choice.
+enum Session {
+    /// The rule has none.
+    None,
+    /// It goes where one without a session does, and why.
+    Begins(String),
+    /// It goes to that backend of the rule's, and to that endpoint.
+    Leads(usize, String),
+}
+
+impl Session {
+    fn of(
+        snapshot: &Snapshot,
+        called: &ServicePortRef,
+        rule: &CompiledRule,
+        (request, now_ms): (&HeaderMap, u64),
+    ) -> Self {
+        let Some(persistence) = &rule.persistence else {
+            return Self::None;
+        };
+        let held = match persistence.ask(request, rule.backends(), now_ms) {
+            Brought::Held(held) => held,
+            Brought::Nothing => return Self::Begins("begins a session".to_owned()),
+            Brought::Refused(why) => return Self::Begins(format!("begins a session: {why}")),
+        };
+        let to = rule.backends().get(held.backend).map(|b| &b.to);
+        let endpoint = match to {
+            Some(BackendRef::Service { service, port, .. }) => {
+                let all = snapshot.services.get(service).map(|s| &s.endpoints);
+                let port = port.unwrap_or(called.port);
+                let its = |e: &&Endpoint| e.id == held.endpoint && e.ports.contains(&port);
+                all.into_iter().flatten().find(its)
+            }
+            Some(BackendRef::Broken(_)) | None => None,
+        };
+        match endpoint {
+            Some(e) if e.health == Health::Unhealthy => {
+                Self::Begins(format!("begins a session: endpoint {} is unhealthy", e.id))
+            }
+            Some(e) => {
+                let words = format!("its session is with endpoint {} in {}", e.id, e.cluster);
+                Self::Leads(held.backend, words)
+            }
+            None => Self::Begins(format!(
+                "begins a session: endpoint {} is gone",
+                held.endpoint
+            )),
+        }
+    }
+}
+
 /// What a rule makes of a request, in words.
-fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
+fn what(rule: &CompiledRule, call: &Call<'_>, session: &Session) -> String {
     let action = &rule.then;
     let mut words = Vec::new();
     match rule.cors.as_ref().map(|cors| cors.ask(call)) {
@@ -132,6 +192,11 @@ fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
     }
     words.extend(action.fault.words());
     words.push(action.to.words());
+    words.extend(action.persistence.iter().map(Persistence::words));
+    match session {
+        Session::None => {}
+        Session::Begins(why) | Session::Leads(_, why) => words.push(why.clone()),
+    }
     let mirrors = action.mirrors.iter();
     words.extend(mirrors.map(|mirror| mirror.words(Some(call.port))));
     if let Some(ms) = action.timeouts.whole_ms {
@@ -140,10 +205,19 @@ fn what(rule: &CompiledRule, call: &Call<'_>) -> String {
     words.join(", ")
 }
 
-fn backends(action: &Action, called: &ServicePortRef) -> Vec<ExplainedBackend> {
-    match &action.to {
-        To::Backends(backends) => shares(backends.iter().map(|b| (&b.to, b.weight)), called),
-        To::Redirect(_) | To::Direct(_) => Vec::new(),
+/// The rule's backends with their shares; where a session leads to one, that one alone.
+fn backends(
+    rule: &CompiledRule,
+    called: &ServicePortRef,
+    session: &Session,
+) -> Vec<ExplainedBackend> {
+    let all = rule.backends();
+    match session {
+        Session::Leads(index, _) => {
+            let led = all.get(*index).map(|b| (&b.to, 1));
+            shares(led.into_iter(), called)
+        }
+        Session::None | Session::Begins(_) => shares(all.iter().map(|b| (&b.to, b.weight)), called),
     }
 }
 
