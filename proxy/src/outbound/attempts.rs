@@ -345,6 +345,11 @@ impl Outbound {
             let failure = Detected::Unprocessed;
             self.balancer
                 .failed(&route.service, target, Blame::Endpoint(failure));
+            if reason == headers::OTHER_ENDPOINT {
+                // The next connection may lead to the endpoint itself; this one never will.
+                let misled = &target.endpoint.id;
+                self.balancer.pool.retain(|id, _| id != misled);
+            }
             return Err(Failed {
                 safe: Safe::Always,
                 cause: failure.as_str(),

@@ -194,6 +194,7 @@ impl Outbound {
             let Asking {
                 head,
                 body,
+                backend,
                 patience,
                 account,
                 ..
@@ -203,8 +204,14 @@ impl Outbound {
             let in_flight = InFlight::new(&target.peer);
             account.between(&self.pair(&route, &target));
             let limits = (&mut account.notes, &*patience);
+            let mut head = head.clone();
+            if backend.as_ref().is_some_and(Backend::persists) {
+                let id = target.endpoint_value();
+                head.headers_mut().insert(headers::ENDPOINT, id);
+            }
+            let method = head.method().clone();
             let answered = self
-                .attempt_within((&route, &target), head.clone(), body, limits)
+                .attempt_within((&route, &target), head, body, limits)
                 .await;
             // The retry that this may have been is over.
             drop(retrying.take());
@@ -228,11 +235,11 @@ impl Outbound {
                     tracing::debug!(service = %route.service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
                     self.note(&route, &target, &mut attempts, &failed);
                     account.notes.failed(failed.cause, &failed.why);
-                    let (method, safe) = (head.method(), failed.safe);
+                    let safe = failed.safe;
                     if patience.is_over(Instant::now()) {
                         break;
                     }
-                    if !self.may_retry(&route, method, safe, body, &mut attempts) {
+                    if !self.may_retry(&route, &method, safe, body, &mut attempts) {
                         let wanted = patience.wants_after_failure(&failed) && body.is_replayable();
                         if !wanted || !self.pays(&route) {
                             maybe_processed =

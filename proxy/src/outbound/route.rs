@@ -168,6 +168,12 @@ impl Target {
         &self.endpoint.cluster
     }
 
+    /// Its id as a header says it.
+    #[expect(clippy::expect_used, reason = "a label is a header's value")]
+    pub(super) fn endpoint_value(&self) -> HeaderValue {
+        HeaderValue::from_str(self.endpoint.id.as_str()).expect("a label")
+    }
+
     /// True while it, or the way to it, is kept out.
     pub(super) fn is_ejected(&self, now: Micros) -> bool {
         self.peer.detector.borrow().standing(now).is_ejected() || self.is_cut_off(now)

@@ -225,6 +225,11 @@ impl Backend {
         }
     }
 
+    /// Whether clients stay with one of its endpoints.
+    pub(super) fn persists(&self) -> bool {
+        self.rule.persistence.is_some()
+    }
+
     /// What the rule says of it.
     pub(super) fn told(&self) -> Option<&route::Backend> {
         self.rule.backends().get(self.index)

@@ -279,6 +279,33 @@ async fn a_call_whose_endpoint_is_lost_under_it_goes_where_the_weights_say() {
 }
 
 #[tokio::test]
+async fn an_endpoint_in_the_place_of_a_sessions_is_not_taken_for_it() {
+    on_one_thread(async {
+        let mut shop = Shop::new().await;
+        shop.weights(1, 0);
+        let token = shop.begun_with("a").await;
+        let asked = shop.a.heads.borrow().last().unwrap().headers().clone();
+        assert_eq!(asked["tradewind-endpoint"], "a", "whoever it is can tell");
+        let connections = shop.a.connections.get();
+        // Its gateway had another one answer.
+        shop.a.then([Act::OtherEndpoint]);
+        shop.moves(&token, "b").await;
+        shop.clock.advance(Duration::from_secs(10));
+        let token = shop.begun_with("a").await;
+        shop.stays(&token, "a").await;
+        assert_eq!(shop.a.connections.get(), connections + 1, "by a new way");
+        shop.world.change(|s| s.routes.clear());
+        shop.get(None).await;
+        let heads = [&shop.a, &shop.b].map(|p| p.heads.borrow().last().unwrap().headers().clone());
+        let named = heads
+            .iter()
+            .filter(|h| h.contains_key("tradewind-endpoint"));
+        assert_eq!(named.count(), 1, "others may be answered by anybody");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_backend_without_a_weight_takes_no_new_session_even_where_nobody_else_can_answer() {
     on_one_thread(async {
         let mut shop = Shop::new().await;
