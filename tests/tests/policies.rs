@@ -387,15 +387,10 @@ async fn clients_stay_with_another_clusters_endpoint_whatever_the_weights_until_
         let jar = federation.dir().join("cookies");
         let mut met = BTreeSet::new();
         for _ in 0..10 {
-            let asked = tokio::process::Command::new("/usr/bin/curl")
-                .args(["-sS", "-b"])
-                .arg(&jar)
-                .arg("-c")
-                .arg(&jar)
-                .arg(format!("http://{address}/"))
-                .output()
-                .await
-                .unwrap();
+            let (jar, url) = (jar.to_str().unwrap(), format!("http://{address}/"));
+            let mut curl = tokio::process::Command::new("/usr/bin/curl");
+            curl.args(["-sS", "-b", jar, "-c", jar, &url]);
+            let asked = curl.output().await.unwrap();
             assert!(asked.status.success(), "{asked:?}");
             met.insert(String::from_utf8(asked.stdout).unwrap());
         }

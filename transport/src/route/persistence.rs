@@ -190,9 +190,7 @@ impl CompiledPersistence {
                 .find_map(|value| hold(value.as_bytes())),
             Carried::Header(name) => {
                 let values = request.get_all(name).iter().take(MAX_TOKENS);
-                values
-                    .map(HeaderValue::as_bytes)
-                    .find_map(|value| hold(value))
+                values.map(HeaderValue::as_bytes).find_map(hold)
             }
         };
         held.map_or(refused, Brought::Held)

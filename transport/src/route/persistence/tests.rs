@@ -1,3 +1,5 @@
+//! Tokens: what holds, what does not and why, and how they are told.
+
 use http::header::COOKIE;
 use proptest::prelude::*;
 use tradewind_api::route::{Edits, Kind};
@@ -111,7 +113,7 @@ fn what_does_not_hold_is_told_and_a_later_one_that_does_is_taken() {
         "",
         "!",
         "AAAA",
-        &token[4..],
+        token.get(4..).unwrap(),
         &format!("{token}="),
         &long,
         &flipped,
