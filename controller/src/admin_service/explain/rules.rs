@@ -246,3 +246,155 @@ pub(super) fn shares<'a>(
     });
     found.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::header::SET_COOKIE;
+    use serde_json::json;
+    use tradewind_api::{
+        id::EndpointId,
+        model::{Service, ServiceKind},
+        proto::v1::ExplainedHeader,
+        route::Routes,
+        traffic::Labels,
+    };
+
+    use super::*;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    /// A rule for a cart's calls that keeps clients for an hour, with all new ones going to its second version.
+    fn snapshot() -> Snapshot {
+        let to = |name: &str, weight: u32| {
+            let service = json!({"service": name, "port": 80, "subset": null});
+            json!({"to": {"service": service}, "weight": weight})
+        };
+        let cookie = json!({"cookie": {"name": "cart", "path": "/", "permanent": false}});
+        let rule = json!({
+            "origin": {"kind": "HTTPRoute", "object": "shop/cart", "rule": "r", "cluster": null},
+            "when": {},
+            "then": {
+                "to": {"backends": [to("shop/v1", 0), to("shop/v2", 1)]},
+                "persistence": {"by": cookie, "absolute_ms": 3_600_000},
+            },
+        });
+        let table = json!({"rules": [rule], "otherwise": "not-found"});
+        let routes: Routes =
+            serde_json::from_value(json!({"of_callers": {}, "of_all": table})).unwrap();
+        let mut snapshot = Snapshot::default();
+        let cart = "shop/cart".parse().unwrap();
+        snapshot.routes.insert(cart, Arc::new(routes));
+        snapshot
+    }
+
+    /// The first version's endpoint, as well as it is.
+    fn with_endpoint(snapshot: &mut Snapshot, health: Health) {
+        let endpoint = Endpoint {
+            id: EndpointId::new("e1").unwrap(),
+            cluster: "east".parse().unwrap(),
+            region: "eu".parse().unwrap(),
+            zone: None,
+            weight: 100,
+            health,
+            identity: "spiffe://east.mesh.internal/ns/shop/sa/v1".parse().unwrap(),
+            address: None,
+            hostname: None,
+            labels: Labels::new(),
+            ports: vec![80],
+            targets: Default::default(),
+        };
+        let service = Service {
+            name: "shop/v1".parse().unwrap(),
+            kind: ServiceKind::ClusterSetIp,
+            clusterset_ips: Vec::new(),
+            cluster_ips: Vec::new(),
+            ports: Vec::new(),
+            exported_by: [].into(),
+            endpoints: vec![endpoint],
+            seals: Vec::new(),
+        };
+        let name = service.name.clone();
+        snapshot.services.insert(name, Arc::new(service));
+    }
+
+    /// The verdict and the backends with their shares.
+    fn said(snapshot: &Snapshot, cookie: Option<&str>, now_ms: u64) -> (String, Vec<String>) {
+        let header = |value: &str| ExplainedHeader {
+            name: "cookie".to_owned(),
+            value: value.to_owned(),
+        };
+        let asked = ExplainRequest {
+            headers: cookie.map(header).into_iter().collect(),
+            ..ExplainRequest::default()
+        };
+        let called = "shop/cart:80".parse().unwrap();
+        let rules = explain(snapshot, &called, &asked, now_ms).unwrap();
+        let share = |b: &ExplainedBackend| format!("{} {}", b.share, b.service);
+        let backends = rules[0].backends.iter().map(share).collect();
+        (rules[0].verdict.clone(), backends)
+    }
+
+    #[test]
+    fn where_a_session_leads_is_said_and_why_one_begins() {
+        let mut snapshot = snapshot();
+        with_endpoint(&mut snapshot, Health::Healthy);
+        let routes = &snapshot.routes[&"shop/cart".parse().unwrap()];
+        let compiled = Compiled::new(routes.of_all.as_ref().unwrap());
+        let empty = HeaderMap::new();
+        let call = Call {
+            port: 80,
+            method: &Method::GET,
+            scheme: "http",
+            authority: "",
+            path: "/",
+            query: None,
+            headers: &empty,
+            caller: Caller {
+                namespace: &"shop".parse().unwrap(),
+                labels: &Labels::new(),
+            },
+        };
+        let rule = compiled.explain(&call)[0].rule;
+        let mut told = HeaderMap::new();
+        let endpoint = EndpointId::new("e1").unwrap();
+        let persistence = rule.persistence.as_ref().unwrap();
+        persistence.begin(&rule.backends()[0].to, &endpoint, NOW_MS, &mut told);
+        let cookie = told[SET_COOKIE].to_str().unwrap().to_owned();
+        let by_weight = ["0 shop/v1:80", "1 shop/v2:80"].map(str::to_owned).to_vec();
+
+        let (verdict, to) = said(&snapshot, Some(&cookie), NOW_MS);
+        assert!(
+            verdict.ends_with("its session is with endpoint e1 in east"),
+            "{verdict}"
+        );
+        assert_eq!(to, ["1 shop/v1:80"]);
+        let over = NOW_MS + 3_600_000;
+        for (cookie, now_ms, why) in [
+            (None, NOW_MS, "begins a session"),
+            (
+                Some("cart=x"),
+                NOW_MS,
+                "begins a session: it is no token of a session",
+            ),
+            (
+                Some(cookie.as_str()),
+                over,
+                "begins a session: its session has lasted as long as the rule allows",
+            ),
+        ] {
+            let (verdict, to) = said(&snapshot, cookie, now_ms);
+            assert!(verdict.contains("keeps a client"), "{verdict}");
+            assert!(verdict.ends_with(why), "{verdict}");
+            assert_eq!(to, by_weight);
+        }
+        with_endpoint(&mut snapshot, Health::Unhealthy);
+        let (verdict, to) = said(&snapshot, Some(&cookie), NOW_MS);
+        assert!(verdict.ends_with("endpoint e1 is unhealthy"), "{verdict}");
+        assert_eq!(to, by_weight);
+        snapshot.services.clear();
+        let (verdict, _) = said(&snapshot, Some(&cookie), NOW_MS);
+        assert!(verdict.ends_with("endpoint e1 is gone"), "{verdict}");
+    }
+}
