@@ -7,6 +7,7 @@
 //! Rules travel as the JSON of these types, which is also how people see them. Whoever meets a field that he does not know refuses
 //! the rules of that service and keeps the last ones: a condition that is not understood must not be left out.
 
+mod persistence;
 mod retry;
 mod stream;
 mod words;
@@ -19,6 +20,7 @@ use crate::{
     id::{ClusterName, Namespace, ServiceName},
     traffic::{Labels, TrafficPolicy},
 };
+pub use persistence::{Carrier, Persistence};
 pub use retry::{Retry, RetryOn};
 pub use stream::{StreamBackend, StreamMatch, StreamOtherwise, StreamRule, StreamTable, Streams};
 
@@ -269,6 +271,9 @@ pub struct Action {
     /// When it is tried again, beside what is always safe; none leaves it at that.
     #[serde(default)]
     pub retry: Option<Retry>,
+    /// How its client's requests are kept with one endpoint; none picks one for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
 }
 
 impl Action {
@@ -283,6 +288,7 @@ impl Action {
             cors: None,
             timeouts: Timeouts::default(),
             retry: None,
+            persistence: None,
         }
     }
 }

@@ -30,6 +30,12 @@ to read nothing into a route's `hostnames` until that is specified; a TLSRoute h
 A stream that meets no rule goes on to the service that was called, but for the Gateway API: once a TCPRoute or TLSRoute is for a port, or for all, a connection to it that none of them takes is closed. A connection
 to a backend that is none, or of a rule whose weights sum to nothing, is closed too. The client sees a reset, and the proxy counts it among the tunnels that failed and writes down `no-rule` or `no-backend`.
 
+A rule with `sessionPersistence` (GEP-1619) keeps a client with the endpoint that answered it first, in whichever cluster, before weights (also where its backend's is 0 by now), tiers and a DestinationRule's `consistentHash`, which finds the first endpoint alone. The session ends when that endpoint is gone, fails,
+is ejected, or is of none of the rule's backends any more, and after `absoluteTimeout` and `idleTimeout`; the call that finds this out goes where one without a session does, and its answer begins another one. An endpoint that drains keeps its sessions. Where a retry, or a try that took too long, has another endpoint
+answer, the session stays. It is a token in a cookie or a header, which any proxy of any cluster can read; it holds no address, leads to the rule's own backends alone, and is not signed: a client can make it last, and gains nothing else by changing it. Rules do not share sessions, so each needs a name of its own; where it
+says none it is made of the route's name and the rule's, or the rule's place, and is another one when that changes. Cookies are `HttpOnly` and `SameSite=Strict`, for the path `/` unless `cookie.path` says another, and not `Secure`: applications call their own proxy by http. Both ways of writing it are read, that of
+releases up to 1.6 and the newer `cookie` and `header`. Rules are published with their sessions; `tradewind explain --header 'cookie: …'` says where a token leads, or why it does not hold.
+
 Retries that a rule asks for come out of the same budget as all others: a fifth of the calls to a service, or what a DestinationRule's `retryBudget` says.
 
 Every field of every kind that is read is either acted on or reported, by its path. `[]` stands for a list's items, `{}` for a map's.

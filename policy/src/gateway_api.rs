@@ -7,6 +7,7 @@ pub(crate) mod fields;
 mod filters;
 mod grpc_route;
 mod http_route;
+mod persistence;
 mod stream_route;
 mod types;
 

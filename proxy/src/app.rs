@@ -320,6 +320,7 @@ impl Bound {
         let inbound = InboundContext {
             control: control.clone(),
             serves: front.serves.clone(),
+            advertised: self.advertised().into(),
             checks: Arc::clone(&front.checks),
             mark: self.mark(),
             metrics: InboundMetrics::new(&self.metrics),

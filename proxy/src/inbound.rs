@@ -99,6 +99,8 @@ pub(crate) struct InboundContext {
     pub control: Control,
     /// What is served, as it changes.
     pub serves: watch::Receiver<Arc<[Serving]>>,
+    /// The address by which other proxies and the controller know this one.
+    pub advertised: Arc<str>,
     /// What has an application looked at at once, where this proxy checks its health.
     pub checks: Checks,
     /// What sockets to applications carry.
@@ -115,6 +117,7 @@ pub(crate) struct InboundContext {
 #[derive(Debug)]
 struct Thread {
     control: Control,
+    advertised: Arc<str>,
     served: ServedHere,
     permits: Rc<Permits>,
     peers: Rc<Peers>,
@@ -131,6 +134,7 @@ impl Thread {
     fn new(context: &InboundContext, rng: Rng) -> Rc<Self> {
         Rc::new(Self {
             control: context.control.clone(),
+            advertised: Arc::clone(&context.advertised),
             served: ServedHere::new(context),
             permits: Rc::default(),
             peers: Rc::default(),

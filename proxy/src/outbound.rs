@@ -19,6 +19,7 @@ mod mirror;
 mod opaque;
 mod parties;
 mod patience;
+mod persistence;
 mod route;
 mod rules;
 mod status;

@@ -3,9 +3,11 @@
 //!
 //! Owns the compiled expressions of one table. A rule that cannot be compiled matches nothing; whoever made the table reports it.
 
+mod cookie;
 mod cors;
 mod edit;
 mod matcher;
+pub mod persistence;
 pub mod stream;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -16,10 +18,12 @@ use tradewind_api::{
     route::{Action, Backend, MILLION, Match, Millionths, Origin, Otherwise, Rule, Table, To},
 };
 
+pub use cookie::cookies;
 pub use cors::{CompiledCors, CorsAnswer, Permit};
 pub use edit::{CompiledEdits, CompiledHeaderEdits, Location, PathEditor, location};
 use matcher::Matcher;
 pub use matcher::{Mismatch, Part, parameter};
+use persistence::CompiledPersistence;
 
 /// A request, as rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +79,8 @@ pub struct CompiledRule {
     pub path: Option<PathEditor>,
     /// What it tells browsers.
     pub cors: Option<CompiledCors>,
+    /// How it keeps clients with endpoints.
+    pub persistence: Option<CompiledPersistence>,
     matcher: Option<Matcher>,
 }
 
@@ -156,7 +162,20 @@ impl CompiledRule {
             then: Arc::clone(&rule.then),
             edits: CompiledEdits::new(&rule.then.edits),
             cors: rule.then.cors.as_ref().map(CompiledCors::new),
+            persistence: rule
+                .then
+                .persistence
+                .as_ref()
+                .and_then(|p| CompiledPersistence::new(p, &rule.origin)),
             matcher: Matcher::new(&rule.when),
+        }
+    }
+
+    /// Who answers by it; nobody, where the caller's proxy does.
+    pub fn backends(&self) -> &[Backend] {
+        match &self.then.to {
+            To::Backends(backends) => backends,
+            To::Redirect(_) | To::Direct(_) => &[],
         }
     }
 

@@ -6,9 +6,9 @@
 use std::fmt::Write as _;
 
 use super::{
-    Abort, Action, BackendRef, Cors, Edits, Fault, FieldMatch, HeaderEdits, MILLION, Match,
-    Millionths, Mirror, Otherwise, PathEdit, PathIs, Redirect, RedirectPort, Retry, RetryOn,
-    Rewrite, StreamMatch, StreamOtherwise, StreamRule, Text, Timeouts, To,
+    Abort, Action, BackendRef, Carrier, Cors, Edits, Fault, FieldMatch, HeaderEdits, MILLION,
+    Match, Millionths, Mirror, Otherwise, PathEdit, PathIs, Persistence, Redirect, RedirectPort,
+    Retry, RetryOn, Rewrite, StreamMatch, StreamOtherwise, StreamRule, Text, Timeouts, To,
 };
 use crate::{id::Namespace, traffic::Labels};
 
@@ -227,6 +227,7 @@ impl Action {
             cors,
             timeouts,
             retry,
+            persistence,
         } = self;
         let mut words = fault.words();
         words.push(to.words());
@@ -254,6 +255,7 @@ impl Action {
         words.extend(whole_ms.map(|ms| format!("within {ms} ms")));
         words.extend(try_ms.map(|ms| format!("each try within {ms} ms")));
         words.extend(retry.iter().map(retried));
+        words.extend(persistence.iter().map(Persistence::words));
         words.extend(cors.iter().map(permitted));
         words
     }
@@ -340,6 +342,41 @@ fn retried(retry: &Retry) -> String {
         }
     }
     words
+}
+
+impl Persistence {
+    /// What holds a client's requests together, and for how long.
+    pub fn words(&self) -> String {
+        let Self {
+            by,
+            absolute_ms,
+            idle_ms,
+        } = self;
+        let (carrier, kept) = match by {
+            Carrier::Cookie {
+                name,
+                path,
+                permanent,
+            } => {
+                let kept = if *permanent {
+                    ", which clients keep when they are closed"
+                } else {
+                    ""
+                };
+                (format!("the cookie {name} (path {path})"), kept)
+            }
+            Carrier::Header(name) => (format!("the header {name}"), ""),
+        };
+        let mut words =
+            format!("keeps a client with the endpoint that answered it first, by {carrier}{kept}");
+        if let Some(ms) = absolute_ms {
+            let _ = write!(words, ", for {ms} ms");
+        }
+        if let Some(ms) = idle_ms {
+            let _ = write!(words, ", until it is idle for {ms} ms");
+        }
+        words
+    }
 }
 
 fn permitted(cors: &Cors) -> String {
@@ -438,6 +475,15 @@ mod tests {
             other_localities: None,
             other_endpoints: Some(true),
         });
+        action.persistence = Some(Persistence {
+            by: Carrier::Cookie {
+                name: "cart".to_owned(),
+                path: "/shop".to_owned(),
+                permanent: true,
+            },
+            absolute_ms: Some(9_000),
+            idle_ms: Some(60),
+        });
         action.cors = Some(Cors {
             origins: vec![Text::Exact("https://shop".to_owned())],
             methods: Vec::new(),
@@ -461,6 +507,7 @@ mod tests {
             "within 100 ms",
             "each try within 10 ms",
             "tries again up to 2 times after 5xx, 409, 25 ms apart at least, at other endpoints",
+            "keeps a client with the endpoint that answered it first, by the cookie cart (path /shop), which clients keep when they are closed, for 9000 ms, until it is idle for 60 ms",
             "permits pages whose origin is \"https://shop\", with credentials",
         ];
         assert_eq!(action.words(), expected);

@@ -272,7 +272,7 @@ mod tests {
 
     fn files(backend: &str) -> SourceModel {
         SourceModel {
-            policy: std::sync::Arc::new(vec![split("cart", backend, "f.yaml:1")]),
+            policy: Arc::new(vec![split("cart", backend, "f.yaml:1")]),
             ..SourceModel::default()
         }
     }

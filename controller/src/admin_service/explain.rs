@@ -68,7 +68,8 @@ pub(super) fn explain(
     // Another cluster's proxies have the rules of their own.
     let (rules, streams) = if from.cluster.local {
         let streams = streams::explain(&snapshot, &target, asked)?;
-        (rules::explain(&snapshot, &target, asked)?, streams)
+        let now_ms = input.clock.unix_ms();
+        (rules::explain(&snapshot, &target, asked, now_ms)?, streams)
     } else {
         (Vec::new(), Vec::new())
     };

@@ -6,6 +6,7 @@ mod destination_rule;
 mod every_field;
 mod one_intent;
 mod order;
+mod persistence;
 mod statuses;
 mod streams;
 mod traffic;

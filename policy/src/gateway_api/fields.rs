@@ -130,9 +130,21 @@ const fn backend(filters: &'static [Field]) -> [Field; 7] {
     ]
 }
 
-const NO_PERSISTENCE: Field = reported(
+/// As releases up to 1.6 have it, and what follows them.
+const PERSISTENCE: Field = object(
     "sessionPersistence",
-    "requests of a session are spread like others",
+    &[
+        honoured("sessionName"),
+        honoured("absoluteTimeout"),
+        honoured("idleTimeout"),
+        honoured("type"),
+        object("cookieConfig", &[honoured("lifetimeType")]),
+        object(
+            "cookie",
+            &[honoured("name"), honoured("path"), honoured("lifetimeType")],
+        ),
+        object("header", &[honoured("name")]),
+    ],
 );
 
 const HOSTNAMES: Field = reported(
@@ -170,7 +182,7 @@ pub(crate) const HTTP_ROUTE: &[Field] = &[
                 "retry",
                 &[honoured("codes"), honoured("attempts"), honoured("backoff")],
             ),
-            NO_PERSISTENCE,
+            PERSISTENCE,
         ],
     ),
 ];
@@ -196,7 +208,7 @@ pub(crate) const GRPC_ROUTE: &[Field] = &[
             ),
             list("filters", GRPC_FILTERS),
             list("backendRefs", GRPC_BACKEND),
-            NO_PERSISTENCE,
+            PERSISTENCE,
         ],
     ),
 ];

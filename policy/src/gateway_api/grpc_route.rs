@@ -39,6 +39,8 @@ pub(crate) fn grpc_route(
         let mut action = Action::new(To::Backends(to));
         reader.filters(&rule.filters, &mut action, &at, report);
         let named = (rule.name.as_ref(), i);
+        let session = (rule.session_persistence.as_ref(), &action.to, &at);
+        action.persistence = reader.persistence(Kind::GrpcRoute, named, session, report);
         made.extend(for_each_match(
             named,
             (&rule.matches, &at),

@@ -76,6 +76,8 @@ impl Reader<'_> {
             .as_ref()
             .map(|r| retry(r, &at.field("retry"), report));
         let named = (rule.name.as_ref(), index);
+        let session = (rule.session_persistence.as_ref(), &action.to, at);
+        action.persistence = self.persistence(Kind::HttpRoute, named, session, report);
         for_each_match(named, (&rule.matches, at), action, report, http_match)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::persistence::Session;
 use crate::status::ParentReference as ParentRef;
 
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +22,7 @@ pub(super) struct HttpRule {
     pub(super) backend_refs: Vec<BackendRef>,
     pub(super) timeouts: Timeouts,
     pub(super) retry: Option<Retry>,
+    pub(super) session_persistence: Option<Session>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -172,6 +174,7 @@ pub(super) struct GrpcRule {
     pub(super) matches: Vec<GrpcMatch>,
     pub(super) filters: Vec<Filter>,
     pub(super) backend_refs: Vec<BackendRef>,
+    pub(super) session_persistence: Option<Session>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! Who may reach what: a pure function of the snapshot, the caller's verified identity and the target.
 //! It must never let a foreign caller reach a service that the local cluster does not export.
 
-use tradewind_api::{ServicePortRef, SpiffeId, TrustDomain, snapshot::Snapshot};
+use tradewind_api::{ServicePortRef, SpiffeId, TrustDomain, model::Endpoint, snapshot::Snapshot};
 
 /// Why a stream was refused by policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,10 +50,51 @@ pub(crate) fn authorise(
     }
 }
 
+/// Whether a request for the endpoint of this id is not for the one at the advertised address `here`. An id that is not known is no
+/// reason to turn anybody away: whoever calls may have heard of it before this proxy.
+pub(crate) fn is_anothers(
+    snapshot: &Snapshot,
+    target: &ServicePortRef,
+    id: &[u8],
+    here: &str,
+) -> bool {
+    let Some((local, service)) = snapshot.local().zip(snapshot.services.get(&target.service))
+    else {
+        return false;
+    };
+    let named = |e: &&Endpoint| e.cluster == local.name && e.id.as_str().as_bytes() == id;
+    let named = service.endpoints.iter().find(named);
+    named.is_some_and(|e| e.address.as_deref().is_some_and(|address| address != here))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture;
+
+    #[test]
+    fn a_request_for_an_endpoint_that_is_known_to_be_elsewhere_is_not_for_this_one() {
+        let mut s = fixture::snapshot(&[("shop/payments", true, 80)]);
+        fixture::change(&mut s, "shop/payments", |s| {
+            for (id, cluster, at) in [
+                ("here", "west", "10.0.0.1:15008"),
+                ("there", "west", "10.0.0.2:15008"),
+                ("far", "east", "10.0.0.2:15008"),
+            ] {
+                s.endpoints
+                    .push(fixture::endpoint(id, cluster, at, &[(80, 8080)]));
+            }
+        });
+        let target = "shop/payments:80".parse().unwrap();
+        let anothers = |id: &str| is_anothers(&s, &target, id.as_bytes(), "10.0.0.1:15008");
+        assert!(anothers("there"));
+        for ours in ["here", "far", "unknown", ""] {
+            assert!(!anothers(ours), "{ours}");
+        }
+        let other = "shop/other:80".parse().unwrap();
+        assert!(!is_anothers(&s, &other, b"there", "10.0.0.1:15008"));
+        assert!(!is_anothers(&Snapshot::default(), &target, b"there", ""));
+    }
 
     #[test]
     fn foreigners_reach_what_is_exported_and_members_reach_all() {

@@ -5,7 +5,9 @@ use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request,
+};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use socket2::SockRef;
@@ -19,7 +21,7 @@ use tradewind_transport::{
 
 use super::{
     AppRequest, Served, Table, Thread,
-    authorise::{Denied, Standing, authorise},
+    authorise::{Denied, Standing, authorise, is_anothers},
     body::{BodyError, ResponseBody},
     caller::Caller,
     pool::{self, Failed},
@@ -139,6 +141,12 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
             return (*response).into();
         }
     };
+    if plain_request && is_for_another(thread, &served, request.headers()) {
+        thread.metrics.refused(headers::OTHER_ENDPOINT);
+        let refusal = unprocessed(headers::OTHER_ENDPOINT);
+        account.refused(&refusal, Flags::None);
+        return refusal.into();
+    }
     // What is no longer served is given up meanwhile.
     drop(table);
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
@@ -251,6 +259,15 @@ fn admit(
         Denied::NotExported => own(StatusCode::FORBIDDEN, None, denied.as_str()),
         Denied::NotReady => unprocessed(denied.as_str()),
     }))
+}
+
+/// Whether the caller means another endpoint than this one: a gateway had it take that one's place.
+fn is_for_another(thread: &Thread, served: &Served, request: &HeaderMap) -> bool {
+    let named = request.get(headers::ENDPOINT);
+    named.is_some_and(|id| {
+        let snapshot = thread.control.snapshot.borrow();
+        is_anothers(&snapshot, &served.target, id.as_bytes(), &thread.advertised)
+    })
 }
 
 /// Carries bytes until both sides are done, or until the caller may not be here any more.

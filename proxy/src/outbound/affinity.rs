@@ -3,12 +3,15 @@
 
 use std::net::IpAddr;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request,
-    header::{COOKIE, SET_COOKIE},
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header::SET_COOKIE};
+use tradewind_api::{
+    id::EndpointId,
+    traffic::{Balance, Cookie, HashKey},
 };
-use tradewind_api::traffic::{Balance, Cookie, HashKey};
-use tradewind_transport::{balance::hash, route::parameter};
+use tradewind_transport::{
+    balance::hash,
+    route::{cookies, parameter},
+};
 
 use crate::telemetry::Ends;
 
@@ -21,6 +24,8 @@ pub(super) struct Traits<'a> {
     pub(super) query: Option<&'a str>,
     /// Where the application calls from.
     pub(super) from: Option<IpAddr>,
+    /// The endpoint that its persistent session is with.
+    pub(super) home: Option<&'a EndpointId>,
 }
 
 impl<'a> Traits<'a> {
@@ -30,6 +35,7 @@ impl<'a> Traits<'a> {
             headers: Some(request.headers()),
             query: request.uri().query(),
             from: from.map(|f| f.remote.ip()),
+            home: None,
         }
     }
 }
@@ -62,7 +68,7 @@ impl Affinity {
                 let Some(headers) = call.headers else {
                     return Self::default();
                 };
-                match value(headers, &cookie.name) {
+                match cookies(headers, &cookie.name).next() {
                     Some(value) => held(Some(hash::key(value.as_bytes()))),
                     None => given(cookie, random),
                 }
@@ -91,18 +97,6 @@ fn field(headers: &HeaderMap, name: &str) -> Option<u64> {
         [] => None,
         all => Some(hash::key(&all.join(&b'\n'))),
     }
-}
-
-/// A cookie's value; quotes around it are not part of it.
-fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let fields = headers.get_all(COOKIE).iter();
-    let pairs = fields
-        .filter_map(|f| f.to_str().ok())
-        .flat_map(|f| f.split(';'));
-    pairs
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(n, _)| *n == name)
-        .map(|(_, v)| v.trim_matches('"'))
 }
 
 /// A new cookie, where the policy gives one.
@@ -166,7 +160,7 @@ mod tests {
         let call = Traits {
             headers: Some(&headers),
             query,
-            from: None,
+            ..Traits::default()
         };
         Affinity::of(balance, call, || panic!("nothing is made up")).key
     }

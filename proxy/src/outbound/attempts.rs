@@ -80,6 +80,8 @@ pub(super) struct Attempts {
     except: Vec<EndpointId>,
     /// What the call is held together with others by.
     key: Option<u64>,
+    /// The endpoint that its persistent session is with.
+    home: Option<EndpointId>,
     /// One retry was made that the budget was not asked for.
     spared: bool,
     started: Instant,
@@ -87,15 +89,21 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(key: Option<u64>) -> Self {
+    pub(super) fn new(key: Option<u64>, home: Option<EndpointId>) -> Self {
         Self {
             tries: Tries::default(),
             except: Vec::new(),
             key,
+            home,
             spared: false,
             started: Instant::now(),
             waited: Duration::ZERO,
         }
+    }
+
+    /// Goes on with another backend's endpoints, which are held together by another key.
+    pub(super) fn turn(&mut self, key: Option<u64>) {
+        (self.key, self.home) = (key, None);
     }
 
     /// True while another attempt may start.
@@ -182,6 +190,11 @@ impl Outbound {
         loop {
             if !attempts.may_go_on() {
                 return None;
+            }
+            let home = attempts.home.as_ref();
+            let home = home.filter(|home| !attempts.except.contains(*home));
+            if let Some(picked) = home.and_then(|home| self.balancer.home(route, home)) {
+                return Some(picked);
             }
             if let Some(picked) = self.balancer.pick(route, &attempts.except, attempts.key) {
                 return Some(picked);
@@ -332,6 +345,11 @@ impl Outbound {
             let failure = Detected::Unprocessed;
             self.balancer
                 .failed(&route.service, target, Blame::Endpoint(failure));
+            if reason == headers::OTHER_ENDPOINT {
+                // The next connection may lead to the endpoint itself; this one never will.
+                let misled = &target.endpoint.id;
+                self.balancer.pool.retain(|id, _| id != misled);
+            }
             return Err(Failed {
                 safe: Safe::Always,
                 cause: failure.as_str(),

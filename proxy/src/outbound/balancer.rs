@@ -278,14 +278,8 @@ impl Balancer {
 
     fn choose(&self, route: &Route, targets: &[Rc<Target>], now: Micros) -> Option<tiers::Choice> {
         let snapshot = self.snapshot.borrow();
-        // Before the own cluster is known nobody is near: any name that is no cluster's will do.
         let local = snapshot.local();
-        let first = targets.first()?;
-        let here = Here {
-            cluster: local.map_or(&first.endpoint.cluster, |c| &c.name),
-            region: local.map_or(&first.endpoint.region, |c| &c.region),
-            zone: self.place.zone.as_ref(),
-        };
+        let here = self.here(&snapshot, targets.first()?);
         let heeded = route.heeds_answers(now);
         let candidates: Vec<_> = targets.iter().map(|t| t.candidate(now, heeded)).collect();
         let locality = &route.settings.locality;
@@ -308,6 +302,16 @@ impl Balancer {
             candidates: &known,
         };
         Some(tiers::choose_by(&candidates, &here, locality, extras))
+    }
+
+    /// Where this proxy stands. Before its own cluster is known nobody is near: any endpoint's will do.
+    fn here<'a>(&'a self, snapshot: &'a Snapshot, any: &'a Target) -> Here<'a> {
+        let local = snapshot.local();
+        Here {
+            cluster: local.map_or(&any.endpoint.cluster, |c| &c.name),
+            region: local.map_or(&any.endpoint.region, |c| &c.region),
+            zone: self.place.zone.as_ref(),
+        }
     }
 
     /// Makes the route's choice anew if it is old or something changed.

@@ -1,5 +1,7 @@
 //! One request: from the application's head to the head of a response, over as many attempts as are safe or wanted.
 
+mod turn;
+
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, Version, request::Parts};
@@ -8,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tradewind_api::id::ServicePortRef;
 use tradewind_transport::hbone::{RecvBody, Replay, headers};
 
+use self::turn::Plain;
 use super::{
     Outbound,
     affinity::{Affinity, Traits},
@@ -18,7 +21,7 @@ use super::{
     failure::{Failure, Form, Tries},
     mirror::Tee,
     patience::{OUT_OF_TIME, Patience},
-    route::{Callee, InFlight, NoRoute, Route, Target},
+    route::{InFlight, NoRoute, Route, Target},
     rules::{Backend, Own, Ruled},
 };
 use crate::{
@@ -43,6 +46,8 @@ struct Asking {
     body: Replay<AppBody>,
     /// Where a rule sends it.
     backend: Option<Backend>,
+    /// What it was before that, where another backend may have to answer it.
+    plain: Option<Box<Plain>>,
     patience: Patience,
     affinity: Affinity,
     /// Its part of what may be under way at once, where a policy bounds that.
@@ -120,10 +125,7 @@ impl Outbound {
                 return refusal;
             }
         };
-        let to = Callee {
-            service,
-            subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
-        };
+        let to = backend.as_ref().map_or(service.into(), Backend::callee);
         let route = match self.route(to).await {
             Ok(route) => route,
             Err(error) => {
@@ -147,6 +149,15 @@ impl Outbound {
         };
         let traits = Traits::of(&head, from);
         let affinity = Affinity::of(&route.settings.balance, traits, || self.balancer.random());
+        let in_session = backend.as_ref().is_some_and(|b| b.held.is_some());
+        let plain = in_session.then(|| {
+            Box::new(Plain {
+                head: head.clone(),
+                called: called.clone(),
+                from,
+                takes,
+            })
+        });
         if let Some(backend) = &backend {
             backend.prepare(&mut head);
         }
@@ -164,6 +175,7 @@ impl Outbound {
             head,
             body: Replay::new(body),
             backend,
+            plain,
             account,
             started,
             form,
@@ -173,13 +185,16 @@ impl Outbound {
 
     /// Asks one endpoint after the other, as often as that is safe or wanted.
     async fn ask(self: &Rc<Self>, mut route: Rc<Route>, mut asking: Asking) -> Response<OutBody> {
-        let mut attempts = Attempts::new(asking.affinity.key);
+        let held = asking.backend.as_ref().and_then(|b| b.held.as_ref());
+        let home = held.map(|h| h.endpoint.clone());
+        let mut attempts = Attempts::new(asking.affinity.key, home);
         let mut maybe_processed = false;
         let mut retrying: Option<Retrying> = None;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
             let Asking {
                 head,
                 body,
+                backend,
                 patience,
                 account,
                 ..
@@ -189,8 +204,14 @@ impl Outbound {
             let in_flight = InFlight::new(&target.peer);
             account.between(&self.pair(&route, &target));
             let limits = (&mut account.notes, &*patience);
+            let mut head = head.clone();
+            if backend.as_ref().is_some_and(Backend::persists) {
+                let id = target.endpoint_value();
+                head.headers_mut().insert(headers::ENDPOINT, id);
+            }
+            let method = head.method().clone();
             let answered = self
-                .attempt_within((&route, &target), head.clone(), body, limits)
+                .attempt_within((&route, &target), head, body, limits)
                 .await;
             // The retry that this may have been is over.
             drop(retrying.take());
@@ -214,11 +235,11 @@ impl Outbound {
                     tracing::debug!(service = %route.service, endpoint = %target.endpoint.id, cluster = %target.cluster(), why = failed.why, "attempt failed");
                     self.note(&route, &target, &mut attempts, &failed);
                     account.notes.failed(failed.cause, &failed.why);
-                    let (method, safe) = (head.method(), failed.safe);
+                    let safe = failed.safe;
                     if patience.is_over(Instant::now()) {
                         break;
                     }
-                    if !self.may_retry(&route, method, safe, body, &mut attempts) {
+                    if !self.may_retry(&route, &method, safe, body, &mut attempts) {
                         let wanted = patience.wants_after_failure(&failed) && body.is_replayable();
                         if !wanted || !self.pays(&route) {
                             maybe_processed =
@@ -242,6 +263,7 @@ impl Outbound {
                 attempts.leave_place(&route, &target);
             }
             self.metrics.retry(&route.service, target.cluster(), cause);
+            self.turn(&mut route, &mut attempts, &mut asking).await;
         }
         self.unanswered(&route.service, attempts, maybe_processed, asking)
     }
@@ -324,6 +346,7 @@ impl Outbound {
         convert::incoming(&mut response, &target.served_by);
         if let Some(backend) = &asking.backend {
             backend.answered(response.headers_mut());
+            self.persist(backend, target, response.headers_mut());
         }
         asking.affinity.tell(response.headers_mut());
         if response.status().is_server_error() {

@@ -329,7 +329,7 @@ impl Outbound {
         };
         let value = route.service_value.clone();
         head.headers_mut().insert(headers::SERVICE, value);
-        let mut attempts = Attempts::new(None);
+        let mut attempts = Attempts::new(None, None);
         let (session, target) = loop {
             let Some(picked) = self.next_target(&mut route, &mut attempts).await else {
                 return false;

@@ -121,7 +121,7 @@ impl Outbound {
         let (mut route, mut permit) = self.enter(to, takes).await?;
         // A stream of bytes has no answer that a cookie could be given with, and neither has an upgrade.
         let affinity = Affinity::of(&route.settings.balance, call, || self.balancer.random());
-        let mut attempts = Attempts::new(affinity.key);
+        let mut attempts = Attempts::new(affinity.key, call.home.cloned());
         let mut last = None;
         while let Some(picked) = self.next_target(&mut route, &mut attempts).await {
             picked.note(notes);

@@ -168,6 +168,12 @@ impl Target {
         &self.endpoint.cluster
     }
 
+    /// Its id as a header says it.
+    #[expect(clippy::expect_used, reason = "a label is a header's value")]
+    pub(super) fn endpoint_value(&self) -> HeaderValue {
+        HeaderValue::from_str(self.endpoint.id.as_str()).expect("a label")
+    }
+
     /// True while it, or the way to it, is kept out.
     pub(super) fn is_ejected(&self, now: Micros) -> bool {
         self.peer.detector.borrow().standing(now).is_ejected() || self.is_cut_off(now)
@@ -218,11 +224,11 @@ impl Target {
     }
 }
 
-/// An endpoint that was drawn, and the tier that it was drawn from.
+/// An endpoint that was drawn, and the tier that it was drawn from; none where a persistent session led to one that is in no tier.
 #[derive(Clone, Debug)]
 pub(super) struct Picked {
     pub(super) target: Rc<Target>,
-    pub(super) tier: Tier,
+    pub(super) tier: Option<Tier>,
 }
 
 impl Picked {
@@ -232,7 +238,7 @@ impl Picked {
         let through_gateway = self.target.link.is_some();
         notes.attempt(
             (&endpoint.id, &endpoint.cluster),
-            Some(self.tier),
+            self.tier,
             through_gateway,
         );
     }

@@ -15,16 +15,18 @@ use http::{
 use tradewind_api::{
     Namespace,
     id::{ServiceName, ServicePortRef},
-    route::{Abort, BackendRef, Routes, Table, To},
+    route::{self, Abort, BackendRef, Routes, Table, To},
 };
 use tradewind_transport::route::{
-    Call, Caller, Compiled, CompiledRule, CorsAnswer, Permit, Verdict, falls, location, pick,
+    Call, Caller, Compiled, CompiledRule, CorsAnswer, Permit, Verdict, falls, location,
+    persistence::Held, pick,
 };
 
 use super::{
     Outbound,
     body::OutBody,
     failure::{Failure, Form, Tries},
+    route::Callee,
 };
 use crate::standard::Flags;
 
@@ -73,8 +75,10 @@ pub(super) struct Backend {
     /// Which of its endpoints alone.
     pub(super) subset: Option<String>,
     pub(super) rule: Arc<CompiledRule>,
+    /// The persistent session that led here, with an endpoint that can be called.
+    pub(super) held: Option<Held>,
     /// Among the rule's backends.
-    index: usize,
+    pub(super) index: usize,
 }
 
 /// What the rules say of a request.
@@ -186,6 +190,51 @@ fn status_of(code: u16) -> StatusCode {
 }
 
 impl Backend {
+    /// One of a rule's by its index; why not, where it cannot be called.
+    pub(super) fn new(
+        rule: &Arc<CompiledRule>,
+        index: usize,
+        called: &ServicePortRef,
+    ) -> Result<Self, String> {
+        let (service, port, subset) = match rule.backends().get(index).map(|b| &b.to) {
+            Some(BackendRef::Service {
+                service,
+                port,
+                subset,
+            }) => (service, port, subset),
+            Some(BackendRef::Broken(why)) => return Err(format!("{}: {why}", rule.origin)),
+            None => return Err(format!("{} has no such backend", rule.origin)),
+        };
+        Ok(Self {
+            service: ServicePortRef {
+                service: service.clone(),
+                port: port.unwrap_or(called.port),
+            },
+            subset: subset.clone(),
+            rule: Arc::clone(rule),
+            held: None,
+            index,
+        })
+    }
+
+    /// Whom it is.
+    pub(super) fn callee(&self) -> Callee<'_> {
+        Callee {
+            service: &self.service,
+            subset: self.subset.as_deref(),
+        }
+    }
+
+    /// Whether clients stay with one of its endpoints.
+    pub(super) fn persists(&self) -> bool {
+        self.rule.persistence.is_some()
+    }
+
+    /// What the rule says of it.
+    pub(super) fn told(&self) -> Option<&route::Backend> {
+        self.rule.backends().get(self.index)
+    }
+
     /// Makes the request what the rule wants the backend to see. What cannot be written as a request stays.
     pub(super) fn prepare<B>(&self, head: &mut Request<B>) {
         let fields = head.headers_mut();
@@ -310,7 +359,7 @@ impl Outbound {
         {
             return Ruled::Own(Own::Fault(abort));
         }
-        let backends = match &rule.then.to {
+        match &rule.then.to {
             To::Redirect(redirect) => {
                 let to = location(redirect, rule.path.as_ref(), call).0;
                 return Ruled::Own(Own::Redirect(status_of(redirect.code), to));
@@ -319,28 +368,24 @@ impl Outbound {
                 let body = direct.body.clone().map(Bytes::from);
                 return Ruled::Own(Own::Direct(status_of(direct.status), body));
             }
-            To::Backends(backends) => backends,
-        };
-        let picked = pick(backends, self.balancer.random());
-        let Some((index, backend)) = picked.and_then(|i| Some((i, backends.get(i)?))) else {
+            To::Backends(_) => {}
+        }
+        // Whoever has a persistent session stays with it, whatever the weights.
+        match self.held(&rule, called, call.headers) {
+            Some(backend) => Ruled::To(backend),
+            None => self.drawn(&rule, called),
+        }
+    }
+
+    /// One of a rule's backends, by their weights.
+    pub(super) fn drawn(&self, rule: &Arc<CompiledRule>, called: &ServicePortRef) -> Ruled {
+        let Some(index) = pick(rule.backends(), self.balancer.random()) else {
             let why = format!("{} has no backend with a weight", rule.origin);
             return Ruled::Own(Own::Nowhere(why));
         };
-        match &backend.to {
-            BackendRef::Broken(why) => Ruled::Own(Own::Nowhere(format!("{}: {why}", rule.origin))),
-            BackendRef::Service {
-                service,
-                port,
-                subset,
-            } => Ruled::To(Backend {
-                service: ServicePortRef {
-                    service: service.clone(),
-                    port: port.unwrap_or(called.port),
-                },
-                subset: subset.clone(),
-                index,
-                rule,
-            }),
+        match Backend::new(rule, index, called) {
+            Ok(backend) => Ruled::To(backend),
+            Err(why) => Ruled::Own(Own::Nowhere(why)),
         }
     }
 }

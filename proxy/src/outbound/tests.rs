@@ -20,6 +20,7 @@ mod captured;
 mod distance;
 mod exit;
 mod peer;
+mod persistence;
 mod protocols;
 mod rules;
 mod silence;

@@ -27,39 +27,40 @@ use super::{
     failure::{Form, Tries},
     metrics::Outcome,
     opaque::{self, NoTunnel, Opened},
-    route::{Callee, Target},
+    route::Target,
     rules::{Backend, Ruled},
 };
 use crate::{
     standard::{Account, Flags, LiveTunnel},
-    telemetry::Ends,
+    telemetry::{Ends, Notes},
 };
 
 /// Serves one request that asks for another protocol.
 pub(super) async fn exchange(
     outbound: &Rc<Outbound>,
-    (service, from): (&Rc<ServicePortRef>, Option<Ends>),
+    (called, from): (&Rc<ServicePortRef>, Option<Ends>),
     request: Request<Incoming>,
     protocol: HeaderValue,
     drain: drain::Watch,
 ) -> Response<OutBody> {
     let (mut head, body) = request.into_parts();
     let form = Form::of(&head.headers);
-    let mut account = outbound.account(&mut head, service, from);
+    let mut account = outbound.account(&mut head, called, from);
     // Browsers ask nothing before they open a WebSocket, and read no permission in its answer.
-    let (ruled, _) = outbound.ruled(service, &head).await;
-    let (service, backend) = match ruled {
-        Ruled::AsCalled => (service, None),
-        Ruled::To(backend) => (&Rc::new(backend.service.clone()), Some(backend)),
-        Ruled::Own(own) => return outbound.answer(own, service, form, &mut account),
+    let (ruled, _) = outbound.ruled(called, &head).await;
+    let backend = match ruled {
+        Ruled::AsCalled => None,
+        Ruled::To(backend) => Some(backend),
+        Ruled::Own(own) => return outbound.answer(own, called, form, &mut account),
     };
     let mut request = Request::from_parts(head, body);
-    let to = Callee {
-        service,
-        subset: backend.as_ref().and_then(|b| b.subset.as_deref()),
-    };
     let call = Traits::of(&request, from);
-    let opened = match outbound.tunnel(to, call, &mut account.notes).await {
+    let (backend, opened) = open(outbound, called, backend, (call, &mut account.notes)).await;
+    let service = match &backend {
+        None => called,
+        Some(backend) => &Rc::new(backend.service.clone()),
+    };
+    let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return not_opened(outbound, service, error, (form, account)),
     };
@@ -105,7 +106,7 @@ pub(super) async fn exchange(
             return lost(&target, &error, account);
         }
     };
-    show(response.headers_mut(), backend.as_ref(), &target);
+    show(outbound, response.headers_mut(), backend.as_ref(), &target);
     account.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The application said no, in HTTP: that is its answer.
@@ -135,6 +136,33 @@ pub(super) async fn exchange(
     response.map(|_| OutBody::Own(None))
 }
 
+/// Opens a tunnel to whom the rules say, and says to whom in the end: where a persistent session led, and nobody there takes it, the
+/// weights decide anew.
+async fn open(
+    outbound: &Outbound,
+    called: &ServicePortRef,
+    backend: Option<Backend>,
+    (call, notes): (Traits<'_>, &mut Notes),
+) -> (Option<Backend>, Result<Opened, NoTunnel>) {
+    let Some(backend) = backend else {
+        return (None, outbound.tunnel(called.into(), call, notes).await);
+    };
+    let held = backend.held.as_ref();
+    let led = Traits {
+        home: held.map(|h| &h.endpoint),
+        ..call
+    };
+    let opened = outbound.tunnel(backend.callee(), led, notes).await;
+    if held.is_some()
+        && opened.is_err()
+        && let Ruled::To(other) = outbound.drawn(&backend.rule, called)
+    {
+        let opened = outbound.tunnel(other.callee(), call, notes).await;
+        return (Some(other), opened);
+    }
+    (Some(backend), opened)
+}
+
 /// The answer where no endpoint took the connection.
 fn not_opened(
     outbound: &Outbound,
@@ -158,12 +186,13 @@ fn not_opened(
 }
 
 /// Makes a response's fields what the application is to see.
-fn show(fields: &mut HeaderMap, backend: Option<&Backend>, target: &Target) {
+fn show(outbound: &Outbound, fields: &mut HeaderMap, backend: Option<&Backend>, target: &Target) {
     for name in headers::INTERNAL {
         fields.remove(name);
     }
     if let Some(backend) = backend {
         backend.answered(fields);
+        outbound.persist(backend, target, fields);
     }
     fields.insert(headers::SERVED_BY, target.served_by.clone());
 }

@@ -72,6 +72,40 @@ async fn requests_reach_an_http1_application_as_it_expects_them() {
 }
 
 #[tokio::test]
+async fn a_request_for_another_endpoint_is_sent_back_untouched() {
+    let (pki, app) = (Pki::new(), apps::http1().await);
+    let (p, _r) = before(&pki, app.address, "detect").await;
+    p.snapshot.send_modify(|s| {
+        let (here, there) = (p.hbone.to_string(), "127.0.0.1:9");
+        fixture::change(Arc::make_mut(s), "shop/payments", |s| {
+            s.endpoints = vec![
+                fixture::endpoint("here", "west", &here, &[]),
+                fixture::endpoint("there", "west", there, &[]),
+            ];
+        });
+    });
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    let mut ask = async |id: &str| {
+        let get = request(EXPORTED, "/where").header("tradewind-endpoint", id);
+        caller.send(get.body(full("")).unwrap()).await.unwrap()
+    };
+    let refused = ask("there").await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&refused, "tradewind-unprocessed"), "other_endpoint");
+    for ours in ["here", "unknown"] {
+        let answered = ask(ours).await;
+        assert_eq!(answered.status(), 200, "{ours}");
+        assert_eq!(
+            text(answered).await,
+            "HTTP/1.1 GET /where payments.shop host,x-request-id",
+            "the application hears nothing of it"
+        );
+    }
+    p.metric(r#"tradewind_inbound_streams_refused_total{reason="other_endpoint"} 1"#)
+        .await;
+}
+
+#[tokio::test]
 async fn calls_are_told_under_istios_names_by_the_callers_certificate() {
     let (pki, app) = (Pki::new(), apps::http1().await);
     let (p, _r) = before(&pki, app.address, "detect").await;

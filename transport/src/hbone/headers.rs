@@ -8,6 +8,9 @@ use tradewind_api::id::ServicePortRef;
 
 /// Request: `namespace/name:port`, the service that the request is for.
 pub const SERVICE: HeaderName = HeaderName::from_static("tradewind-service");
+/// Request: the id of the endpoint that it is for, where no other one of the service may answer it. A gateway that cannot reach the
+/// endpoint that it is asked for takes another one, which only that one's proxy can tell.
+pub const ENDPOINT: HeaderName = HeaderName::from_static("tradewind-endpoint");
 /// Request: the version that the application spoke, `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
 pub const VERSION: HeaderName = HeaderName::from_static("tradewind-version");
 /// Response: the request never reached the application, so it may be sent elsewhere whatever its method. The value is a
@@ -21,8 +24,11 @@ pub const ERROR: HeaderName = HeaderName::from_static("tradewind-error");
 /// The reason of a callee's proxy whose application took the request and then broke off: it may have processed it.
 pub const APP_FAILED: &str = "app_failed";
 
+/// The reason, in [`UNPROCESSED`], of a callee's proxy that is another endpoint than the one in [`ENDPOINT`].
+pub const OTHER_ENDPOINT: &str = "other_endpoint";
+
 /// Everything a proxy must not pass on from an application or to one.
-pub const INTERNAL: [HeaderName; 5] = [SERVICE, VERSION, UNPROCESSED, SERVED_BY, ERROR];
+pub const INTERNAL: [HeaderName; 6] = [SERVICE, ENDPOINT, VERSION, UNPROCESSED, SERVED_BY, ERROR];
 
 /// Longest service value accepted: two labels of 63, a slash, a colon, five digits.
 const MAX_SERVICE_LEN: usize = 63 + 1 + 63 + 1 + 5;

@@ -5,8 +5,16 @@ use crate::kinds::Known;
 /// Documents for a kind. Each is compiled by itself; whatever else it needs stands behind it.
 pub(super) fn of(kind: Known) -> Vec<String> {
     let texts: &[&str] = match kind {
-        Known::HttpRoute => &[HTTP_ROUTE, HTTP_ROUTE_REDIRECT, HTTP_ROUTE_CONSUMER],
-        Known::GrpcRoute => &[GRPC_ROUTE, GRPC_ROUTE_CONSUMER],
+        Known::HttpRoute => &[
+            HTTP_ROUTE,
+            HTTP_ROUTE_REDIRECT,
+            HTTP_ROUTE_CONSUMER,
+            HTTP_ROUTE_SESSIONS,
+        ],
+        Known::GrpcRoute => {
+            let sessions = HTTP_ROUTE_SESSIONS.replace("HTTPRoute", "GRPCRoute");
+            return [GRPC_ROUTE.into(), GRPC_ROUTE_CONSUMER.into(), sessions].into();
+        }
         Known::TcpRoute => &[TCP_ROUTE, TCP_ROUTE_CONSUMER],
         Known::TlsRoute => {
             let as_tls = |text: &str| {
@@ -207,6 +215,34 @@ spec:
         path: {type: ReplacePrefixMatch, replacePrefixMatch: /d}
     backendRefs:
     - {name: v1, port: 80}
+";
+
+const HTTP_ROUTE_SESSIONS: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: cart}
+  rules:
+  - matches: [{headers: [{name: a, value: '1'}]}]
+    backendRefs: [{name: v1, port: 80}]
+    sessionPersistence:
+      sessionName: cart
+      absoluteTimeout: 1h
+      idleTimeout: 10m
+      cookieConfig: {lifetimeType: Permanent}
+  - matches: [{headers: [{name: a, value: '2'}]}]
+    backendRefs: [{name: v1, port: 80}]
+    sessionPersistence:
+      type: Cookie
+      absoluteTimeout: 1h
+      cookie: {name: cart, path: /shop, lifetimeType: Permanent}
+  - matches: [{headers: [{name: a, value: '3'}]}]
+    backendRefs: [{name: v1, port: 80}]
+    sessionPersistence:
+      type: Header
+      header: {name: X-Cart}
 ";
 
 const HTTP_ROUTE_CONSUMER: &str = r"

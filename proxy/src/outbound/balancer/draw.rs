@@ -14,10 +14,10 @@ use tradewind_transport::balance::{
     hash::{self, Table},
     pick::{self, Member},
     round_robin::round_robin,
-    tiers,
+    tiers::{self, Rung},
 };
 
-use super::{Balancer, Picked, Route, Target};
+use super::{Balancer, Callee, Picked, Route, Target};
 use crate::telemetry::Tier;
 
 /// Tables kept for one callee: a few tiers', as they are and as they were before an endpoint left or came back. The largest takes
@@ -52,6 +52,42 @@ impl Tables {
 }
 
 impl Balancer {
+    /// Whether a persistent session with that endpoint can go on: it is there, and has not failed. One that drains, or was not heard of
+    /// lately, is asked before others are; whoever is farther, too.
+    pub(in crate::outbound) fn keeps(&self, to: Callee<'_>, id: &EndpointId) -> bool {
+        let route = self.route(to);
+        route.is_ok_and(|route| self.stays(&route, id).is_some())
+    }
+
+    /// The endpoint that a persistent session is with, where it can go on there.
+    pub(in crate::outbound) fn home(&self, route: &Route, id: &EndpointId) -> Option<Picked> {
+        let (index, target) = self.stays(route, id)?;
+        let made = route.made.borrow();
+        let tier = made.as_ref().and_then(|m| {
+            let mut tiers = m.choice.tiers.iter().enumerate();
+            tiers.find(|(_, tier)| tier.members.contains(&index))
+        });
+        Some(Picked {
+            target,
+            tier: tier.map(|(number, tier)| Tier {
+                number,
+                distance: tier.distance,
+            }),
+        })
+    }
+
+    fn stays(&self, route: &Route, id: &EndpointId) -> Option<(usize, Rc<Target>)> {
+        let now = self.now();
+        // So that whoever failed is probed though nobody asks for others.
+        self.make(route, now);
+        let mut targets = route.targets.iter().enumerate();
+        let (index, target) = targets.find(|(_, t)| t.endpoint.id == *id)?;
+        let snapshot = self.snapshot.borrow();
+        let candidate = target.candidate(now, route.heeds_answers(now));
+        let rung = tiers::rung_of(&candidate, &self.here(&snapshot, target));
+        (rung != Rung::Failing).then(|| (index, Rc::clone(target)))
+    }
+
     /// Picks a target, leaving out those in `except`. Calls with the same key get the same one, where the service's settings say so. `None`
     /// only when nobody is left.
     pub(in crate::outbound) fn pick(
@@ -155,6 +191,6 @@ fn picked(choice: &tiers::Choice, tier: &tiers::Tier, target: Rc<Target>) -> Pic
     let number = number.unwrap_or_default();
     Picked {
         target,
-        tier: Tier { number, distance },
+        tier: Some(Tier { number, distance }),
     }
 }

@@ -39,6 +39,8 @@ pub(super) enum Act {
     HangUp,
     /// `tradewind-unprocessed`.
     Unprocessed,
+    /// The same, because the request is for another endpoint.
+    OtherEndpoint,
     /// Its application broke off.
     AppFailed,
     /// REFUSED_STREAM.
@@ -226,10 +228,14 @@ async fn stream(
             let response = ok.status(status).body(()).unwrap();
             drop(respond.send_response(response, true));
         }
-        Act::Unprocessed => {
+        Act::Unprocessed | Act::OtherEndpoint => {
+            let reason = match act {
+                Act::OtherEndpoint => "other_endpoint",
+                _ => "test",
+            };
             let r = ok
                 .status(StatusCode::SERVICE_UNAVAILABLE)
-                .header("tradewind-unprocessed", "test");
+                .header("tradewind-unprocessed", reason);
             drop(respond.send_response(r.body(()).unwrap(), true));
         }
         Act::AppFailed => {

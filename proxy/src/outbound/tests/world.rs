@@ -179,12 +179,9 @@ impl World {
     pub(super) fn behind(&self, id: &str, gateways: &[SocketAddr]) {
         let gateways: Vec<_> = gateways.iter().map(ToString::to_string).collect();
         self.change(|s| {
-            let service = Arc::make_mut(s.services.values_mut().next().unwrap());
-            let e = service
-                .endpoints
-                .iter_mut()
-                .find(|e| e.id.as_str() == id)
-                .unwrap();
+            let all = s.services.values_mut();
+            let mut all = all.flat_map(|service| &mut Arc::make_mut(service).endpoints);
+            let e = all.find(|e| e.id.as_str() == id).unwrap();
             e.address = None;
             Arc::make_mut(s.clusters.get_mut(&e.cluster).unwrap()).gateways = gateways;
         });
