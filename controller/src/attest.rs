@@ -261,7 +261,9 @@ impl From<Denied> for Status {
     fn from(denied: Denied) -> Self {
         let text = denied.to_string();
         match denied {
-            Denied::NoEvidence | Denied::NoAccount | Denied::Token(_) => Self::unauthenticated(text),
+            Denied::NoEvidence | Denied::NoAccount | Denied::Token(_) => {
+                Self::unauthenticated(text)
+            }
             Denied::Unknown(_) => Self::unavailable(text),
             Denied::Identity { .. } | Denied::Never { .. } => Self::permission_denied(text),
         }
