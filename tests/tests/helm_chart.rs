@@ -62,7 +62,7 @@ const CASES: [(&str, &str); 6] = [
     ),
     (
         "7",
-        "cluster: {name: s, region: r, gateways: 'g:1'}\ninjection: {inbound: permissive, resources: {cpu: '1', memoryLimit: 1e9}}\n",
+        "cluster: {name: s, region: r, gateways: 'g:1'}\ninjection: {inbound: permissive, resources: {cpu: '1', memoryLimit: '1e9'}}\n",
     ),
 ];
 
@@ -223,6 +223,9 @@ async fn helm_and_we_render_the_same() {
         let text = helm.with(namespace, yaml, &[]).await.good().stdout;
         let theirs = helm.read(&text).await;
         assert_order(&theirs);
+        // Whatever else YAML could take it for.
+        let places = theirs.iter().filter_map(|o| o["metadata"].get("namespace"));
+        assert!(places.into_iter().all(|place| place == namespace));
         assert_same(namespace, &ours, &by_id(theirs));
     }
 }
@@ -322,7 +325,8 @@ async fn what_has_no_default_is_asked_for_by_both() {
                 error.starts_with(&format!("set cluster.{missing}")),
                 "{error}"
             );
-            theirs.fails(1, &[&error]);
+            assert_eq!(theirs.code, 1, "{}", theirs.stdout);
+            assert!(theirs.stderr.contains(&error), "{}", theirs.stderr);
         }
     }
 }
@@ -337,13 +341,10 @@ async fn a_kubernetes_that_is_too_old_is_refused() {
         ("1.29.0", true),
         ("v1.33.4-gke.1245000", true),
     ] {
-        let out = helm
-            .with(NAMESPACE, CLUSTER, &["--kube-version", version])
-            .await;
-        match works {
-            true => drop(out.good()),
-            false => out.fails(1, &["1.29"]),
-        }
+        let words = ["--kube-version", version];
+        let out = helm.with(NAMESPACE, CLUSTER, &words).await;
+        assert_eq!(out.code == 0, works, "{version}: {}", out.stderr);
+        assert_eq!(out.stderr.contains(">=1.29"), !works, "{version}");
     }
 }
 
@@ -359,6 +360,10 @@ fn complaints(out: &Output) -> BTreeSet<String> {
         else {
             continue;
         };
+        // A heading over several complaints below it.
+        if what == "validation failed" {
+            continue;
+        }
         // Of a member that is not there, or not known, the map complains.
         let named = what.starts_with("missing prop") || what.starts_with("additional prop");
         let names = what.split('\'').skip(1).step_by(2);
@@ -480,7 +485,7 @@ async fn what_is_taken_away_is_refused_by_both() {
         let quantities = ["/resources/limits/", "/resources/requests/"];
         assert!(quantities.iter().any(|q| pointer.contains(q)), "{pointer}");
     }
-    for (depth, may) in [(1, 0), (2, 3), (3, 6)] {
+    for (depth, may) in [(1, 0), (2, 0), (3, 6)] {
         let deep = |(pointer, _): &(String, Value)| pointer.matches('/').count() == depth;
         let maps = defaults(true).into_iter().filter(deep).map(null).collect();
         let accepted = both_refuse(&helm, maps).await;

@@ -88,7 +88,11 @@ fn values_that_nobody_knows_are_refused() {
 #[test]
 fn settings_that_the_controller_would_refuse_are_refused() {
     let base = CASES[0];
-    for bad in ["inbound: loose", "captureTool: ebpf", "resources: {gpu: '1'}"] {
+    for bad in [
+        "inbound: loose",
+        "captureTool: ebpf",
+        "resources: {gpu: '1'}",
+    ] {
         let all = Values::default().merge(&format!("{base}injection: {{{bad}}}\n"));
         let error = all.unwrap_err().to_string();
         assert!(error.contains("injection."), "{bad}: {error}");

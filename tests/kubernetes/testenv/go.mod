@@ -240,6 +240,8 @@ replace (
 	k8s.io/streaming => k8s.io/streaming v0.36.3
 )
 
+// Helm asks for newer ones of what the servers are built from: these stay as Kubernetes v1.36.3 and etcd have them. A newer Helm asks
+// for a newer Kubernetes.
 replace (
 	github.com/Azure/go-ansiterm => github.com/Azure/go-ansiterm v0.0.0-20230124172434-306776ec8161
 	github.com/go-errors/errors => github.com/go-errors/errors v1.4.2
