@@ -16,8 +16,9 @@ import (
 
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/loader"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
-	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	valuesloader "helm.sh/helm/v4/pkg/chart/v2/loader"
 	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
 	"helm.sh/helm/v4/pkg/engine"
 	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
@@ -64,7 +65,7 @@ func templateChart(arguments []string, out io.Writer) error {
 	if flags.NArg() != 1 {
 		return errors.New("expected one directory of a chart")
 	}
-	loaded, err := loader.Load(flags.Arg(0))
+	loaded, err := loadChart(flags.Arg(0))
 	if err != nil {
 		return err
 	}
@@ -73,6 +74,22 @@ func templateChart(arguments []string, out io.Writer) error {
 		return err
 	}
 	return printChart(loaded, files, options, out)
+}
+
+// By the loader that picks one by the chart's apiVersion, and validates what it says of itself.
+func loadChart(dir string) (*chart.Chart, error) {
+	loaded, err := loader.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	known, ok := loaded.(*chart.Chart)
+	if !ok {
+		return nil, fmt.Errorf("%s is a chart of a version that is not released yet: %T", dir, loaded)
+	}
+	if kind := known.Metadata.Type; kind != "" && kind != "application" {
+		return nil, fmt.Errorf("%s is a chart of type %s, which cannot be installed", dir, kind)
+	}
+	return known, nil
 }
 
 // All of the chart's templates, by their paths.
@@ -115,11 +132,11 @@ func readHelmValues(options helmOptions) (map[string]any, error) {
 		if err != nil {
 			return nil, err
 		}
-		read, err := loader.LoadValues(bytes.NewReader(text))
+		read, err := valuesloader.LoadValues(bytes.NewReader(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		values = loader.MergeMaps(values, read)
+		values = valuesloader.MergeMaps(values, read)
 	}
 	for _, assignment := range options.set {
 		if err := strvals.ParseInto(assignment, values); err != nil {
