@@ -2,9 +2,10 @@
 //!
 //! The chart's own files are the one source: they are part of the program, and what renders them ([`template`]) knows just as much
 //! of Helm's language as they use. So `tradewind install` and `helm install` cannot drift apart, the reasons beside each rule are in
-//! both, and a test compares them where there is a Helm. Pure but for [`cluster`], which speaks with an API server.
+//! both, and a test compares what comes out with what Helm's own engine makes. Pure but for [`cluster`], which speaks with an API server.
 
 pub mod cluster;
+mod schema;
 pub mod template;
 pub mod values;
 
@@ -24,6 +25,9 @@ pub const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "tradewind");
 pub const DEFAULT_VALUES: &str = include_str!("../../deploy/chart/tradewind/values.yaml");
 
 const CHART: &str = include_str!("../../deploy/chart/tradewind/Chart.yaml");
+
+/// What values may be, for Helm and for [`Values`].
+const VALUES_SCHEMA: &str = include_str!("../../deploy/chart/tradewind/values.schema.json");
 
 /// A chart's file, by its name in the chart.
 type File = (&'static str, &'static str);
@@ -154,7 +158,7 @@ fn the_namespace(name: &str) -> Manifest {
         },
     });
     let text = format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{{}: {}, pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}}\n",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: \"{name}\"\n  labels: {{{}: {}, pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}}\n",
         PART_OF.0, PART_OF.1
     );
     Manifest {

@@ -135,7 +135,7 @@ impl Renderer<'_> {
                 "toJson" => Value::String(value.to_string()),
                 "default" if is_true(&value) => value,
                 "default" => self.value(argument)?.clone(),
-                "required" if is_true(&value) => value,
+                "required" if !is_missing(&value) => value,
                 "required" => {
                     let message = argument.trim_matches('"').to_owned();
                     return Err(TemplateError::Required(message));
@@ -189,6 +189,11 @@ fn is_true(value: &Value) -> bool {
     }
 }
 
+/// What Helm's `required` refuses; no and zero are values.
+fn is_missing(value: &Value) -> bool {
+    value.is_null() || value == ""
+}
+
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -234,6 +239,7 @@ mod tests {
             required,
             Err(TemplateError::Required("set it | now".to_owned()))
         );
+        assert_eq!(of(r#"{{ .Values.no | required "x" }}"#).unwrap(), "false");
         for bad in [
             "{{ range .Values.a }}",
             "{{ .Values.a | upper }}",

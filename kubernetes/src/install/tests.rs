@@ -1,6 +1,6 @@
-//! The chart, rendered here and by Helm.
+//! The chart, rendered. That Helm renders the same is held by `tests/tests/helm_chart.rs`.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::collections::BTreeMap;
 
 use super::*;
 
@@ -47,59 +47,6 @@ fn rendered(yaml: &str) -> BTreeMap<String, Value> {
     by_id(all.into_iter().map(|manifest| manifest.object))
 }
 
-/// A Helm on the path, or the one that `TRADEWIND_HELM` names.
-fn helm() -> Option<PathBuf> {
-    let told = std::env::var_os("TRADEWIND_HELM").map(PathBuf::from);
-    let path = told.unwrap_or_else(|| PathBuf::from("helm"));
-    let works = Command::new(&path).arg("version").output();
-    works.is_ok_and(|out| out.status.success()).then_some(path)
-}
-
-#[test]
-fn helm_renders_the_same() {
-    let Some(helm) = helm() else {
-        eprintln!(
-            "SKIPPED helm_renders_the_same: no helm on the path, and TRADEWIND_HELM names none"
-        );
-        return;
-    };
-    let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/tradewind");
-    let dir = tempfile::tempdir().unwrap();
-    for (number, yaml) in CASES.iter().enumerate() {
-        let file = dir.path().join("values.yaml");
-        std::fs::write(&file, yaml).unwrap();
-        let out = Command::new(&helm)
-            .args(["template", "tradewind"])
-            .arg(&chart)
-            .args([
-                "--namespace",
-                NAMESPACE,
-                "--include-crds",
-                "--kube-version",
-                "1.33.0",
-                "--values",
-            ])
-            .arg(&file)
-            .output()
-            .unwrap();
-        assert!(
-            out.status.success(),
-            "{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
-        let text = String::from_utf8(out.stdout).unwrap();
-        let theirs = documents("helm", &text).unwrap();
-        let theirs = by_id(theirs.into_iter().map(|manifest| manifest.object));
-        let mut ours = rendered(yaml);
-        assert!(ours.remove(&format!("Namespace/{NAMESPACE}")).is_some());
-        let keys = |all: &BTreeMap<String, Value>| all.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&ours), keys(&theirs), "case {number}");
-        for (id, object) in &ours {
-            assert_eq!(Some(object), theirs.get(id), "case {number}: {id}");
-        }
-    }
-}
-
 #[test]
 fn what_has_no_default_is_asked_for() {
     let error = render(&Values::default(), NAMESPACE).unwrap_err();
@@ -131,6 +78,11 @@ fn values_that_nobody_knows_are_refused() {
     assert_eq!(values.text("image.tag"), Some("1"));
     values.set("gateway.resources.limits.cpu=2").unwrap();
     values.merge("").unwrap();
+    // What is a text by the schema stays one where there is no default, too.
+    values.set("injection.resources.cpuLimit=2").unwrap();
+    assert_eq!(values.text("injection.resources.cpuLimit"), Some("2"));
+    values.set("gateway.service.annotations.a=true").unwrap();
+    assert_eq!(values.text("gateway.service.annotations.a"), Some("true"));
 }
 
 #[test]
@@ -139,13 +91,15 @@ fn settings_that_the_controller_would_refuse_are_refused() {
     for bad in [
         "inbound: loose",
         "captureTool: ebpf",
-        "resources: {cpu: lots}",
         "resources: {gpu: '1'}",
     ] {
-        let values = values(&format!("{base}injection: {{{bad}}}\n"));
-        let error = render(&values, NAMESPACE).unwrap_err();
-        assert!(matches!(error, RenderError::Injection(_)), "{bad}: {error}");
+        let all = Values::default().merge(&format!("{base}injection: {{{bad}}}\n"));
+        let error = all.unwrap_err().to_string();
+        assert!(error.contains("injection."), "{bad}: {error}");
     }
+    let values = values(&format!("{base}injection: {{resources: {{cpu: lots}}}}\n"));
+    let error = render(&values, NAMESPACE).unwrap_err();
+    assert!(matches!(error, RenderError::Injection(_)), "{error}");
 }
 
 #[test]

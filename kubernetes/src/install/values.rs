@@ -1,19 +1,10 @@
 //! The chart's values: the defaults, what files say over them, and what is set one by one.
 //!
-//! Only what the defaults know can be set, and only to something of the same kind: a mistyped value is an error, never ignored.
+//! Only what the chart's schema knows can be set, and only to what it allows: a mistyped value is an error, never ignored.
 
 use serde_json::{Map, Value};
 
-use super::DEFAULT_VALUES;
-
-/// Maps whose members are not ours to know.
-const OPEN: [&str; 5] = [
-    "controller.resources",
-    "gateway.resources",
-    "gateway.service.annotations",
-    "dns.resources",
-    "injection.resources",
-];
+use super::{DEFAULT_VALUES, VALUES_SCHEMA, schema::Schema};
 
 /// Why a value was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +28,7 @@ pub enum ValuesError {
         /// What it was set to.
         found: String,
         /// What is expected.
-        expected: &'static str,
+        expected: String,
     },
     /// Not `key=value`.
     #[error("{0:?} is not valid: expected KEY=VALUE, such as cluster.name=west")]
@@ -73,11 +64,11 @@ impl Values {
             serde_saphyr::from_str(yaml).map_err(|e| ValuesError::Yaml(e.to_string()))?;
         match file {
             Value::Null => Ok(()),
-            Value::Object(map) => merge(&mut self.0, map, ""),
+            Value::Object(map) => self.put(map),
             other => Err(ValuesError::Kind {
                 path: "the file".to_owned(),
                 found: other.to_string(),
-                expected: "a map",
+                expected: "a map".to_owned(),
             }),
         }
     }
@@ -89,20 +80,40 @@ impl Values {
         if path.is_empty() || path.split('.').any(str::is_empty) {
             return Err(bad());
         }
-        let now = path.split('.').try_fold(&self.0, |v, step| v.get(step));
+        let root = schema();
+        let said = path.split('.').try_fold(Schema::new(&root), Schema::member);
         // What is a text stays one: a tag of 1 is no number.
-        let value = match now {
-            Some(Value::String(_)) => Value::String(text.to_owned()),
-            _ => typed(text),
+        let value = if said.is_some_and(Schema::is_text) {
+            Value::String(text.to_owned())
+        } else {
+            typed(text)
         };
         let nested = path.rsplit('.').fold(value, |value, step| {
             Value::Object(Map::from_iter([(step.to_owned(), value)]))
         });
         match nested {
-            Value::Object(map) => merge(&mut self.0, map, ""),
+            Value::Object(map) => self.put(map),
             _ => Err(bad()),
         }
     }
+
+    fn put(&mut self, map: Map<String, Value>) -> Result<(), ValuesError> {
+        let root = schema();
+        let Some(known) = self.0.as_object_mut() else {
+            return Ok(());
+        };
+        merge(known, map, Schema::new(&root), "")
+    }
+}
+
+/// The chart's. What Helm gives to charts within charts nobody sets here.
+fn schema() -> Value {
+    // A test holds that it can be read.
+    let mut root: Value = serde_json::from_str(VALUES_SCHEMA).unwrap_or_default();
+    if let Some(named) = root.get_mut("properties").and_then(Value::as_object_mut) {
+        named.remove("global");
+    }
+    root
 }
 
 fn typed(text: &str) -> Value {
@@ -117,54 +128,37 @@ fn typed(text: &str) -> Value {
     }
 }
 
-fn merge(into: &mut Value, from: Map<String, Value>, at: &str) -> Result<(), ValuesError> {
-    let Some(known) = into.as_object_mut() else {
-        return Ok(());
-    };
+fn merge(
+    into: &mut Map<String, Value>,
+    from: Map<String, Value>,
+    schema: Schema<'_>,
+    at: &str,
+) -> Result<(), ValuesError> {
     for (key, value) in from {
-        let path = if at.is_empty() {
-            key.clone()
-        } else {
-            format!("{at}.{key}")
+        let path = match at {
+            "" => key.clone(),
+            _ => format!("{at}.{key}"),
         };
-        let inside_open = OPEN
-            .iter()
-            .any(|open| at == *open || at.starts_with(&format!("{open}.")));
-        let Some(now) = known.get_mut(&key) else {
-            if inside_open {
-                known.insert(key, value);
-                continue;
+        let Some(said) = schema.member(&key) else {
+            return Err(schema.unknown(path));
+        };
+        // As Helm has it, null takes a default away.
+        if value.is_null() && into.contains_key(&key) && schema.may_lack(&key) {
+            into.remove(&key);
+            continue;
+        }
+        said.check(&path, &value)?;
+        match value {
+            Value::Object(map) if said.is_map() => {
+                let inner = into.entry(key).or_insert_with(|| Map::new().into());
+                if let Some(inner) = inner.as_object_mut() {
+                    merge(inner, map, said, &path)?;
+                }
             }
-            let near: Vec<&str> = known.keys().map(String::as_str).collect();
-            let near = near.join(", ");
-            return Err(ValuesError::Unknown { path, near });
-        };
-        match (now.is_object(), value) {
-            (true, Value::Object(map)) => merge(now, map, &path)?,
-            (_, value) => {
-                check_kind(&path, now, &value)?;
-                *now = value;
+            value => {
+                into.insert(key, value);
             }
         }
     }
     Ok(())
-}
-
-fn check_kind(path: &str, now: &Value, new: &Value) -> Result<(), ValuesError> {
-    let (fits, expected) = match now {
-        Value::Bool(_) => (new.is_boolean(), "true or false"),
-        Value::Number(_) => (new.is_u64(), "a whole number"),
-        Value::String(_) => (new.is_string(), "a text"),
-        Value::Object(_) => (new.is_object(), "a map"),
-        Value::Array(_) => (new.is_array(), "a list"),
-        Value::Null => (true, ""),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(ValuesError::Kind {
-        path: path.to_owned(),
-        found: new.to_string(),
-        expected,
-    })
 }

@@ -2,6 +2,7 @@
 // kube-controller-manager as they are released, one set for each cluster. Nothing in it speaks for them; only kubelets are
 // stood in for, because none can run here (see kubelet.go). Where it is told which programs stand for which images, pods of these
 // run as processes in network namespaces (see runtime.go), and kube-proxy, as it is released, leads to services.
+// It also renders charts as Helm does (see helm.go).
 //
 // This file only picks what one process of it does: it runs itself again for each server, since those keep global state.
 package main
@@ -21,6 +22,8 @@ import (
 
 const usage = `usage: testenv serve --clusters NAME,... --dir DIR [flags]
        testenv kubectl ...
+       testenv helm-template --name RELEASE --namespace NAME [--values FILE] [--set KEY=VALUE] [flags] CHARTDIR
+       testenv read-manifests   YAML on stdin as kubectl reads it: a line of JSON for each document
 
 serve prints one line of JSON when all clusters answer, then obeys lines of JSON on stdin:
   {"command": "stop-api", "cluster": NAME}   kill the cluster's API server and controllers; etcd keeps its objects
@@ -33,11 +36,13 @@ Each is answered by one line. It ends when stdin closes or its parent is gone.
 
 // What the binary is told to be by its first argument.
 const (
-	roleServe       = "serve"
-	roleAPIServer   = "apiserver"
-	roleControllers = "controller-manager"
-	roleKubectl     = "kubectl"
-	roleProxy       = "kube-proxy"
+	roleServe         = "serve"
+	roleAPIServer     = "apiserver"
+	roleControllers   = "controller-manager"
+	roleKubectl       = "kubectl"
+	roleProxy         = "kube-proxy"
+	roleHelmTemplate  = "helm-template"
+	roleReadManifests = "read-manifests"
 )
 
 func main() {
@@ -48,10 +53,11 @@ func main() {
 	}
 	switch role {
 	case roleServe:
-		if err := serve(os.Args[1:]); err != nil {
-			fmt.Fprintln(os.Stderr, "error:", err)
-			os.Exit(1)
-		}
+		endBy(serve(os.Args[1:]))
+	case roleHelmTemplate:
+		endBy(templateChart(os.Args[1:], os.Stdout))
+	case roleReadManifests:
+		endBy(readManifests(os.Stdin, os.Stdout))
 	case roleAPIServer:
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case roleControllers:
@@ -66,5 +72,12 @@ func main() {
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
+	}
+}
+
+func endBy(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
 	}
 }
