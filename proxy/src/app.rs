@@ -31,7 +31,7 @@ use crate::{
     capture::{InboundPorts, Keeper},
     config::{ProxyConfig, advertised},
     error::ProxyError,
-    inbound::{InboundContext, InboundMetrics},
+    inbound::{self, InboundContext, InboundMetrics},
     outbound::{StandardMetrics, StateCell},
     telemetry::{self, Telemetry, Teller},
 };
@@ -321,6 +321,13 @@ impl Bound {
             control: control.clone(),
             serves: front.serves.clone(),
             checks: Arc::clone(&front.checks),
+            limits: inbound::start_limits(
+                &control,
+                front.serves.clone(),
+                Arc::clone(&self.config.labels),
+                Arc::clone(&self.clock),
+                &mut tasks,
+            ),
             mark: self.mark(),
             metrics: InboundMetrics::new(&self.metrics),
             standard: standard.telling(telling),

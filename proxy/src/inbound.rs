@@ -6,6 +6,7 @@ mod authorise;
 mod body;
 mod caller;
 mod exec;
+mod limits;
 mod metrics;
 mod peers;
 mod pool;
@@ -43,6 +44,8 @@ use tradewind_transport::{
 };
 
 use caller::Caller;
+use limits::LimitsHere;
+pub(crate) use limits::{Held, start as start_limits};
 pub(crate) use metrics::InboundMetrics;
 use peers::Peers;
 pub(crate) use served::Checks;
@@ -101,6 +104,8 @@ pub(crate) struct InboundContext {
     pub serves: watch::Receiver<Arc<[Serving]>>,
     /// What has an application looked at at once, where this proxy checks its health.
     pub checks: Checks,
+    /// How many requests it takes.
+    pub limits: watch::Receiver<Arc<Held>>,
     /// What sockets to applications carry.
     pub mark: Option<u32>,
     pub metrics: InboundMetrics,
@@ -116,6 +121,7 @@ pub(crate) struct InboundContext {
 struct Thread {
     control: Control,
     served: ServedHere,
+    limits: LimitsHere,
     permits: Rc<Permits>,
     peers: Rc<Peers>,
     metrics: InboundMetrics,
@@ -132,6 +138,7 @@ impl Thread {
         Rc::new(Self {
             control: context.control.clone(),
             served: ServedHere::new(context),
+            limits: LimitsHere::new(&context.limits),
             permits: Rc::default(),
             peers: Rc::default(),
             metrics: context.metrics.clone(),
@@ -283,6 +290,7 @@ async fn connection(
         ends,
         server_name: ends.and_then(|_| tls.get_ref().1.server_name().map(Into::into)),
         pairs: RefCell::default(),
+        buckets: RefCell::default(),
     });
     // A certificate that ended proves nothing any more; its owner has renewed it long before, and dialled anew.
     let now_s = i64::try_from(thread.clock.unix_ms() / 1000).unwrap_or(i64::MAX);
