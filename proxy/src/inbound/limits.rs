@@ -3,13 +3,14 @@
 //! One task of the process finds out what holds, from the snapshot, the workload's namespace and labels and what is served. Data threads read that and
 //! share the buckets, which are one number each. Where nothing holds a request costs one look at whether that has changed.
 
+mod bucket;
+mod field;
+mod follow;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use http::{
@@ -18,18 +19,16 @@ use http::{
 use tokio::{sync::watch, time::Instant};
 use tradewind_api::{
     Namespace, ServiceName, ServicePortRef,
-    limit::{
-        HeaderEdit, HeaderEditHow, Level, Limits, LocalLimit, LocalLimits, TokenBucket, in_force,
-    },
+    limit::{HeaderEdit, Limits, LocalLimit, LocalLimits, TokenBucket, in_force},
     route::{MILLION, Millionths},
-    snapshot::Snapshot,
     traffic::Labels,
 };
-use tradewind_runtime::{clock::SharedClock, task::TaskSet};
-use tradewind_transport::{control::Control, svid::Svid};
 
 use super::{Served, Thread, body::ResponseBody, caller::Caller, stream::own};
 use crate::{serving::Serving, standard::is_grpc};
+use bucket::Bucket;
+use field::Field;
+pub(crate) use follow::start;
 
 /// What a request is told, and its access log, as Envoy says it.
 const LIMITED: &str = "local_rate_limited";
@@ -43,104 +42,6 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// gRPC's RESOURCE_EXHAUSTED.
 const RESOURCE_EXHAUSTED: u16 = 8;
-
-/// A bucket, and when it was full at first.
-#[derive(Debug)]
-pub(crate) struct Bucket {
-    of: TokenBucket,
-    since: Instant,
-    level: AtomicU64,
-}
-
-/// What a bucket said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Taken {
-    had_one: bool,
-    left: u32,
-    until_fill_ms: u64,
-}
-
-impl Bucket {
-    fn new(of: TokenBucket, now: Instant) -> Self {
-        let level = of.full().bits().into();
-        Self {
-            of,
-            since: now,
-            level,
-        }
-    }
-
-    fn elapsed_ms(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.since);
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Takes a token, if there is one. The number is all there is, so no order with anything else is asked for.
-    fn take(&self, now: Instant) -> Taken {
-        let elapsed_ms = self.elapsed_ms(now);
-        let until_fill_ms = self.of.until_fill_ms(elapsed_ms);
-        let mut bits = self.level.load(Ordering::Relaxed);
-        loop {
-            let Some(after) = self.of.take(Level::of_bits(bits), elapsed_ms) else {
-                return Taken {
-                    had_one: false,
-                    left: 0,
-                    until_fill_ms,
-                };
-            };
-            let set = self.level.compare_exchange_weak(
-                bits,
-                after.bits(),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            match set {
-                Ok(_) => {
-                    return Taken {
-                        had_one: true,
-                        left: after.tokens,
-                        until_fill_ms,
-                    };
-                }
-                Err(newer) => bits = newer,
-            }
-        }
-    }
-
-    fn left(&self, now: Instant) -> u32 {
-        let level = Level::of_bits(self.level.load(Ordering::Relaxed));
-        self.of.at(level, self.elapsed_ms(now)).tokens
-    }
-}
-
-/// A header field, as it is put into messages.
-#[derive(Debug)]
-struct Field(HeaderName, HeaderValue, HeaderEditHow);
-
-impl Field {
-    /// None for what is no header field: it was checked where it was read.
-    fn of(edit: &HeaderEdit) -> Option<Self> {
-        let name = HeaderName::try_from(edit.name.as_str()).ok()?;
-        Some(Self(
-            name,
-            HeaderValue::try_from(edit.value.as_str()).ok()?,
-            edit.how,
-        ))
-    }
-
-    fn put(&self, into: &mut HeaderMap) {
-        let Self(name, value, how) = self;
-        let is_there = into.contains_key(name);
-        match how {
-            HeaderEditHow::Append => drop(into.append(name.clone(), value.clone())),
-            HeaderEditHow::IfAbsent if is_there => {}
-            HeaderEditHow::IfPresent if !is_there => {}
-            HeaderEditHow::IfAbsent | HeaderEditHow::Set | HeaderEditHow::IfPresent => {
-                drop(into.insert(name.clone(), value.clone()));
-            }
-        }
-    }
-}
 
 /// What tells limits apart: the object, the limit's place in it, and the application before which it stands.
 type Key = (ServiceName, usize, String);
@@ -285,77 +186,6 @@ impl Held {
     }
 }
 
-/// What is looked at to know what holds.
-struct Looking {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    serves: watch::Receiver<Arc<[Serving]>>,
-    svids: watch::Receiver<Option<Arc<Svid>>>,
-    labels: Arc<Labels>,
-    clock: SharedClock,
-}
-
-impl Looking {
-    fn look(&mut self, before: &Held) -> Held {
-        let svid = self.svids.borrow_and_update().clone();
-        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
-        let serves = Arc::clone(&self.serves.borrow_and_update());
-        // Before there is a certificate nobody is served either.
-        let account = svid.as_ref().and_then(|svid| svid.id.account());
-        let namespace = account.and_then(|(namespace, _)| Namespace::new(namespace).ok());
-        namespace.map_or_else(Held::default, |namespace| {
-            let workload = (&namespace, &*self.labels);
-            before.next(&snapshot.limits, &serves, workload, self.clock.now())
-        })
-    }
-
-    /// Until there may be something else to see; false once there will not.
-    async fn changed(&mut self, serves_change: &mut bool) -> bool {
-        tokio::select! {
-            changed = self.snapshots.changed() => changed.is_ok(),
-            changed = self.svids.changed() => changed.is_ok(),
-            // What is served by flags is said once.
-            changed = self.serves.changed(), if *serves_change => {
-                *serves_change = changed.is_ok();
-                true
-            }
-        }
-    }
-}
-
-/// Keeps what holds current, from now on.
-pub(crate) fn start(
-    control: &Control,
-    serves: watch::Receiver<Arc<[Serving]>>,
-    labels: Arc<Labels>,
-    clock: SharedClock,
-    tasks: &mut TaskSet,
-) -> watch::Receiver<Arc<Held>> {
-    let mut looking = Looking {
-        snapshots: control.snapshot.clone(),
-        serves,
-        svids: control.svid.watch(),
-        labels,
-        clock,
-    };
-    let (tell, held) = watch::channel(Arc::new(looking.look(&Held::default())));
-    tasks.spawn("limits", async move {
-        let mut serves_change = true;
-        while looking.changed(&mut serves_change).await {
-            tell.send_if_modified(|before| {
-                let now = looking.look(before);
-                let changed = !before.is(&now);
-                if changed {
-                    let limits = now.all.len();
-                    tracing::info!(limits, "the rate limits that hold have changed");
-                    *before = now.into();
-                }
-                changed
-            });
-        }
-    });
-    held
-}
-
 /// What holds, as one thread reads it.
 #[derive(Debug)]
 pub(super) struct LimitsHere {
@@ -467,6 +297,3 @@ pub(super) fn ask<B>(
     }
     Ok(told)
 }
-
-#[cfg(test)]
-mod tests;
