@@ -45,7 +45,7 @@ use tradewind_transport::{
 
 use caller::Caller;
 use limits::LimitsHere;
-pub(crate) use limits::{Held, start as start_limits};
+pub(crate) use limits::{Held, Workload, start as start_limits};
 pub(crate) use metrics::InboundMetrics;
 use peers::Peers;
 pub(crate) use served::Checks;

@@ -28,7 +28,7 @@ use super::{Served, Thread, body::ResponseBody, caller::Caller, stream::own};
 use crate::{serving::Serving, standard::is_grpc};
 use bucket::Bucket;
 use field::Field;
-pub(crate) use follow::start;
+pub(crate) use follow::{Workload, start};
 
 /// What a request is told, and its access log, as Envoy says it.
 const LIMITED: &str = "local_rate_limited";

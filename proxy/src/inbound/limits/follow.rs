@@ -1,6 +1,6 @@
 //! Finds out again which limits hold whenever the snapshot, what is served or the certificate is another one.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 use tradewind_api::{Namespace, snapshot::Snapshot, traffic::Labels};
@@ -15,8 +15,17 @@ struct Looking {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     serves: watch::Receiver<Arc<[Serving]>>,
     svids: watch::Receiver<Option<Arc<Svid>>>,
-    labels: Arc<Labels>,
+    workload: Workload,
     clock: SharedClock,
+}
+
+/// What is known of the workload besides.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    /// Those that its proxy was told.
+    pub(crate) labels: Arc<Labels>,
+    /// Its address in a pod, by which the snapshot says what the pod is labelled with.
+    pub(crate) at: Option<SocketAddr>,
 }
 
 impl Looking {
@@ -28,7 +37,8 @@ impl Looking {
         let account = svid.as_ref().and_then(|svid| svid.id.account());
         let namespace = account.and_then(|(namespace, _)| Namespace::new(namespace).ok());
         namespace.map_or_else(Held::default, |namespace| {
-            let workload = (&namespace, &*self.labels);
+            let labels = self.workload.labels_in(&snapshot, &serves);
+            let workload = (&namespace, &*labels);
             before.next(&snapshot.limits, &serves, workload, self.clock.now())
         })
     }
@@ -47,11 +57,35 @@ impl Looking {
     }
 }
 
+impl Workload {
+    /// Its labels.
+    fn labels_in(&self, snapshot: &Snapshot, serves: &[Serving]) -> Arc<Labels> {
+        let (Some(at), Some(local)) = (self.at, snapshot.local()) else {
+            return Arc::clone(&self.labels);
+        };
+        let at = at.to_string();
+        let services = serves.iter();
+        let services = services.filter_map(|s| snapshot.services.get(&s.target.service));
+        let all = services.flat_map(|service| &service.endpoints);
+        let mut here =
+            all.filter(|e| e.cluster == local.name && e.address.as_deref() == Some(at.as_str()));
+        // One address is one pod, whichever service it is behind.
+        here.next().map_or_else(
+            || Arc::clone(&self.labels),
+            |own| {
+                let mut labels = Labels::clone(&self.labels);
+                labels.extend(own.labels.clone());
+                labels.into()
+            },
+        )
+    }
+}
+
 /// Keeps what holds current, from now on.
 pub(crate) fn start(
     control: &Control,
     serves: watch::Receiver<Arc<[Serving]>>,
-    labels: Arc<Labels>,
+    workload: Workload,
     clock: SharedClock,
     tasks: &mut TaskSet,
 ) -> watch::Receiver<Arc<Held>> {
@@ -59,7 +93,7 @@ pub(crate) fn start(
         snapshots: control.snapshot.clone(),
         serves,
         svids: control.svid.watch(),
-        labels,
+        workload,
         clock,
     };
     let (tell, held) = watch::channel(Arc::new(looking.look(&Held::default())));
