@@ -1,3 +1,5 @@
+//! What a bucket gives by the clock, never more than it may, and which limits hold for whom.
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;

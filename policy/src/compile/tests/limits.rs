@@ -254,177 +254,101 @@ fn values_come_to_what_envoy_makes_of_them() {
     }
 }
 
+/// What is wrong, in a bucket, in what a header field is added by, or elsewhere; whether there is a limit all the same; what is told, and of which field.
+const WRONG: &str = r#"
+bucket max_tokens: 0, fill_interval: 1s                    => no TW0204 token_bucket.max_tokens
+bucket fill_interval: 1s                                   => no TW0204 token_bucket.max_tokens
+bucket max_tokens: 4294967296, fill_interval: 1s           => no TW0204 token_bucket.max_tokens
+bucket max_tokens: 1, tokens_per_fill: 0, fill_interval: 1s => no TW0204 token_bucket.tokens_per_fill
+bucket max_tokens: 1, fill_interval: 49ms                  => no TW0204 token_bucket.fill_interval
+bucket max_tokens: 1, fill_interval: soon                  => no TW0204 token_bucket.fill_interval
+bucket max_tokens: 1                                       => no TW0204 token_bucket.fill_interval
+more status: {code: 200}                                   => yes TW0228 status.code
+more status: {code: 499}                                   => yes TW0204 status.code
+more status: {code: Teapot}                                => yes TW0204 status.code
+more status: {}                                            => yes TW0204 status.code
+more enable_x_ratelimit_headers: DRAFT_VERSION_04          => yes TW0204 enable_x_ratelimit_headers
+more enable_x_ratelimit_headers: false                     => yes TW0204 enable_x_ratelimit_headers
+more no_such: 1                                            => yes TW0202 no_such
+more value: {}                                             => yes TW0202 value
+more descriptors: [{}]                                     => yes TW0203 descriptors
+header header: {key: '', value: b}                         => yes TW0204 response_headers_to_add[0].header
+header header: {key: a, value: "b\r"}                      => yes TW0204 response_headers_to_add[0].header
+header header: {key: a, value: '%REQ(x)%'}                 => yes TW0203 response_headers_to_add[0].header.value
+header header: {key: a}                                    => yes TW0228 response_headers_to_add[0].header.value
+header header: {key: a, value: b}, append_action: ADD      => yes TW0204 response_headers_to_add[0].append_action
+header header: {key: a, value: b}, append: true, append_action: ADD_IF_ABSENT => yes TW0204 response_headers_to_add[0].append_action
+"#;
+
 #[test]
 fn what_envoy_would_refuse_or_cannot_act_is_told() {
-    let bucket = |text: &str| format!("token_bucket: {{{text}}}, {ON}, {ENFORCED}");
-    let more = |text: &str| format!("{BUCKET}, {ON}, {ENFORCED}, {text}");
-    let header = |text: &str| more(&format!("response_headers_to_add: [{{{text}}}]"));
-    let in_header = |field: &str| format!("response_headers_to_add[0].{field}");
+    for line in WRONG.lines().filter(|l| !l.is_empty()) {
+        let (wrong, told) = line.split_once("=> ").unwrap();
+        let told: Vec<_> = told.split(' ').collect();
+        let config = match wrong.split_once(' ').unwrap() {
+            ("bucket", text) => format!("token_bucket: {{{text}}}, {ON}, {ENFORCED}"),
+            ("header", text) => {
+                format!("{BUCKET}, {ON}, {ENFORCED}, response_headers_to_add: [{{{text}}}]")
+            }
+            (_, text) => format!("{BUCKET}, {ON}, {ENFORCED}, {text}"),
+        };
+        let (limit, said) = read(&config);
+        let said: Vec<_> = said.iter().map(|(c, p)| (c.as_str(), p.as_str())).collect();
+        assert_eq!(said, [(told[1], told[2])], "{line}");
+        assert_eq!(limit.is_some(), told[0] == "yes", "{line}");
+        if wrong.starts_with("header") {
+            assert!(limit.unwrap().answer.headers.is_empty(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn shares_that_are_none_are_told_and_hold_for_nothing() {
     let invalid = Code::InvalidValue;
-    // Each with whether there is a limit all the same.
-    let cases = [
-        (
-            bucket("max_tokens: 0, fill_interval: 1s"),
-            false,
-            invalid,
-            "token_bucket.max_tokens",
-        ),
-        (
-            bucket("fill_interval: 1s"),
-            false,
-            invalid,
-            "token_bucket.max_tokens",
-        ),
-        (
-            bucket("max_tokens: 4294967296, fill_interval: 1s"),
-            false,
-            invalid,
-            "token_bucket.max_tokens",
-        ),
-        (
-            bucket("max_tokens: 1, tokens_per_fill: 0, fill_interval: 1s"),
-            false,
-            invalid,
-            "token_bucket.tokens_per_fill",
-        ),
-        (
-            bucket("max_tokens: 1, fill_interval: 49ms"),
-            false,
-            invalid,
-            "token_bucket.fill_interval",
-        ),
-        (
-            bucket("max_tokens: 1, fill_interval: soon"),
-            false,
-            invalid,
-            "token_bucket.fill_interval",
-        ),
-        (
-            bucket("max_tokens: 1"),
-            false,
-            invalid,
-            "token_bucket.fill_interval",
-        ),
+    let enforced = |text: &str| format!("{BUCKET}, {ON}, filter_enforced: {{{text}}}");
+    for (config, code, path) in [
         (
             format!("{BUCKET}, {ENFORCED}"),
-            true,
             Code::IdleSetting,
             "filter_enabled",
         ),
         (
             format!("{BUCKET}, {ON}"),
-            true,
             Code::IdleSetting,
             "filter_enforced",
         ),
+        (enforced(""), invalid, "filter_enforced.default_value"),
         (
-            format!("{BUCKET}, {ON}, filter_enforced: {{}}"),
-            true,
-            invalid,
-            "filter_enforced.default_value",
-        ),
-        (
-            format!(
-                "{BUCKET}, {ON}, filter_enforced: {{default_value: {{numerator: 1, denominator: TEN}}}}"
-            ),
-            true,
+            enforced("default_value: {numerator: 1, denominator: TEN}"),
             invalid,
             "filter_enforced.default_value.denominator",
         ),
         (
-            format!("{BUCKET}, {ON}, filter_enforced: {{default_value: {{numerator: -1}}}}"),
-            true,
+            enforced("default_value: {numerator: -1}"),
             invalid,
             "filter_enforced.default_value.numerator",
         ),
-        (
-            more("status: {code: 200}"),
-            true,
-            Code::IdleSetting,
-            "status.code",
-        ),
-        (more("status: {code: 499}"), true, invalid, "status.code"),
-        (more("status: {code: Teapot}"), true, invalid, "status.code"),
-        (
-            more("enable_x_ratelimit_headers: DRAFT_VERSION_04"),
-            true,
-            invalid,
-            "enable_x_ratelimit_headers",
-        ),
-        (
-            more("enable_x_ratelimit_headers: false"),
-            true,
-            invalid,
-            "enable_x_ratelimit_headers",
-        ),
-        (more("no_such: 1"), true, Code::UnknownField, "no_such"),
-        (more("value: {}"), true, Code::UnknownField, "value"),
-        (
-            more("descriptors: [{}]"),
-            true,
-            Code::UnsupportedField,
-            "descriptors",
-        ),
-        (
-            header("header: {key: '', value: b}"),
-            true,
-            invalid,
-            &in_header("header"),
-        ),
-        (
-            header("header: {key: a, value: \"b\\r\"}"),
-            true,
-            invalid,
-            &in_header("header"),
-        ),
-        (
-            header("header: {key: a, value: '%REQ(x)%'}"),
-            true,
-            Code::UnsupportedField,
-            &in_header("header.value"),
-        ),
-        (
-            header("header: {key: a}"),
-            true,
-            Code::IdleSetting,
-            &in_header("header.value"),
-        ),
-        (
-            header("header: {key: a, value: b}, append_action: ADD"),
-            true,
-            invalid,
-            &in_header("append_action"),
-        ),
-        (
-            header("header: {key: a, value: b}, append: true, append_action: ADD_IF_ABSENT"),
-            true,
-            invalid,
-            &in_header("append_action"),
-        ),
-        (
-            more(&format!(
-                "response_headers_to_add: [{}]",
-                ["{header: {key: a, value: b}}"; 11].join(", ")
-            )),
-            true,
-            invalid,
-            "response_headers_to_add[10]",
-        ),
-    ];
-    for (config, holds, code, path) in cases {
+    ] {
         let (limit, said) = read(&config);
         assert_eq!(said, [(code, path.to_owned())], "{config}");
-        assert_eq!(limit.is_some(), holds, "{config}");
-        if path.starts_with("response_headers_to_add[0]") {
-            assert!(limit.unwrap().answer.headers.is_empty(), "{config}");
-        }
+        let limit = limit.unwrap();
+        assert_eq!(limit.enabled.min(limit.enforced), 0, "{config}");
     }
-    let (limit, said) = read(&more(
-        "descriptors: [{}], always_consume_default_token_bucket: false",
-    ));
+}
+
+#[test]
+fn what_is_too_much_or_is_not_understood_as_a_whole_is_left_out() {
+    let more = |text: &str| format!("{BUCKET}, {ON}, {ENFORCED}, {text}");
+    let many = ["{header: {key: a, value: b}}"; 11].join(", ");
+    let (limit, said) = read(&more(&format!("response_headers_to_add: [{many}]")));
+    assert_eq!(limit.unwrap().answer.headers.len(), 10);
+    let path = "response_headers_to_add[10]".to_owned();
+    assert_eq!(said, [(Code::InvalidValue, path)]);
+    let without_default = "descriptors: [{}], always_consume_default_token_bucket: false";
+    let (limit, said) = read(&more(without_default));
     assert!(limit.is_none() && said.len() == 2, "{said:?}");
     let (limit, said) = read(&format!("{BUCKET}, tokenBucket: 5"));
-    assert!(limit.is_none(), "{said:?}");
+    assert!(limit.is_none() && said[0].0 == Code::Malformed, "{said:?}");
 }
 
 #[test]
@@ -514,10 +438,9 @@ fn patches_that_are_none_of_limits_are_reported_as_a_whole_and_conditions_that_a
 
 #[test]
 fn a_route_without_a_filter_before_its_workloads_is_told() {
-    let first = DOCUMENTED.find("  - applyTo: HTTP_FILTER").unwrap();
-    let second = DOCUMENTED.find("  - applyTo: HTTP_ROUTE").unwrap();
-    let route = format!("{}{}", &DOCUMENTED[..first], &DOCUMENTED[second..]);
-    let filter = DOCUMENTED[..second].to_owned();
+    let (filter, second) = DOCUMENTED.split_once("  - applyTo: HTTP_ROUTE").unwrap();
+    let (head, _) = filter.split_once("  - applyTo: HTTP_FILTER").unwrap();
+    let route = format!("{head}  - applyTo: HTTP_ROUTE{second}");
     let idle = [(Code::IdleSetting, "spec.configPatches")];
     assert_eq!(found(&compiled(&route)), idle);
     let of = |filter: &str| compiled(&format!("{route}\n---\n{filter}"));
