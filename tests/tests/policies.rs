@@ -494,6 +494,14 @@ spec:
         assert!(!answer.headers.contains_key("tradewind-error"));
     }
     assert_eq!(passed, 10, "{refused} refused");
+    // Nor is it one when the answer comes before all of a request did.
+    let large = "x".repeat(4 << 20);
+    let answer = client::ask(address, ("POST", "/"), &[("host", "payments.shop")], &large).await;
+    refused += 1;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (429, "local_rate_limited")
+    );
     let mut counted = 0.0;
     for workload in &workloads {
         let labels = [SERVICE, "refused"];

@@ -155,6 +155,12 @@ async fn a_bucket_empties_is_filled_and_its_refusals_are_told_and_counted() {
     assert_eq!(ours.count(), 0);
     assert_eq!(text(refused).await, "local_rate_limited");
     assert_eq!(world.app.connections(), asked);
+    // Whatever a caller is still sending.
+    let large = request(CART, "/echo").method("POST");
+    let large = large.body(full(vec![b'x'; 4 << 20])).unwrap();
+    let refused = caller.send(large).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(text(refused).await, "local_rate_limited");
     world.moved(999);
     assert_eq!(statuses(&mut caller, CART, 1).await, [429]);
     world.moved(1);
@@ -163,9 +169,9 @@ async fn a_bucket_empties_is_filled_and_its_refusals_are_told_and_counted() {
     world.moved(60_000);
     assert_eq!(statuses(&mut caller, CART, 3).await, [200, 200, 429]);
     let counted =
-        r#"tradewind_inbound_rate_limited_total{service="shop/payments:80",outcome="refused"} 4"#;
+        r#"tradewind_inbound_rate_limited_total{service="shop/payments:80",outcome="refused"} 5"#;
     world.proxy.metric(counted).await;
-    let flagged = r#"request_protocol="http",response_code="429",grpc_response_status="unknown",response_flags="RL",connection_security_policy="mutual_tls"} 4"#;
+    let flagged = r#"request_protocol="http",response_code="429",grpc_response_status="unknown",response_flags="RL",connection_security_policy="mutual_tls"} 5"#;
     world.proxy.metric(flagged).await;
     let answered = r#"tradewind_inbound_responses_total{service="shop/payments:80",class="4xx"} 0"#;
     world.proxy.metric(answered).await;
