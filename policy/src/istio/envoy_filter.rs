@@ -8,6 +8,7 @@ mod types;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tradewind_api::{
+    Namespace, ServiceName,
     limit::{LocalLimit, LocalLimits, MAX_LIMITS, Place},
     traffic::has_labels,
 };
@@ -18,7 +19,7 @@ use crate::{
     fields::check,
     finding::Code,
     object::{At, Object, Report},
-    world::World,
+    world::{Ports, World},
 };
 
 /// The filter, as it is called wherever it stands.
@@ -52,7 +53,7 @@ pub(crate) fn envoy_filter(
             let text = format!("an object has at most {MAX_LIMITS} limits; this one is left out");
             report.say(Code::InvalidValue, &at, text);
         } else {
-            limits.extend(limit(object, patch, &at, report));
+            limits.extend(limit((object, world), patch, &at, report));
         }
     }
     let labels = spec.workload_selector.labels;
@@ -62,9 +63,8 @@ pub(crate) fn envoy_filter(
     {
         return None;
     }
-    let namespace = &object.name.namespace;
     let limits = LocalLimits {
-        namespace: Some(namespace.clone()).filter(|n| n.as_str() != ROOT_NAMESPACE),
+        namespace: of(object).cloned(),
         labels,
         limits,
     };
@@ -84,14 +84,31 @@ pub(crate) fn envoy_filter(
 
 /// Whether nobody has these labels, where all that are called are known.
 fn meets_nobody(limits: &LocalLimits, world: &World) -> bool {
-    let of = limits.namespace.as_ref();
-    let names = world.services.keys();
-    let mut names = names.filter(|s| of.is_none_or(|n| s.namespace == *n));
     !world.labels.is_empty()
-        && names.all(|service| {
+        && services(limits.namespace.as_ref(), world).all(|(service, _)| {
             let known = world.labels.get(service);
             known.is_some_and(|sets| !sets.iter().any(|l| has_labels(l, &limits.labels)))
         })
+}
+
+/// Whether nobody has a service with this port, where there are any.
+fn has_no_service(port: u16, namespace: Option<&Namespace>, world: &World) -> bool {
+    let has = |ports: &Ports| ports.iter().any(|(_, p)| *p == port);
+    !world.services.is_empty() && !services(namespace, world).any(|(_, ports)| has(ports))
+}
+
+/// The namespace whose workloads an object is for; none for all.
+fn of(object: &Object) -> Option<&Namespace> {
+    Some(&object.name.namespace).filter(|n| n.as_str() != ROOT_NAMESPACE)
+}
+
+/// The services of a namespace, or of all.
+fn services<'w>(
+    namespace: Option<&Namespace>,
+    world: &'w World,
+) -> impl Iterator<Item = (&'w ServiceName, &'w Ports)> {
+    let all = world.services.iter();
+    all.filter(move |(name, _)| namespace.is_none_or(|n| name.namespace == *n))
 }
 
 /// What is in `value`, as a type; what is wrong with it is told.
@@ -106,7 +123,12 @@ fn read<T: DeserializeOwned>(value: &Value, at: &At, report: &mut Report<'_>) ->
 }
 
 /// One patch.
-fn limit(object: &Object, patch: &Value, at: &At, report: &mut Report<'_>) -> Option<LocalLimit> {
+fn limit(
+    (object, world): (&Object, &World),
+    patch: &Value,
+    at: &At,
+    report: &mut Report<'_>,
+) -> Option<LocalLimit> {
     let doc: ConfigPatch = read(patch, at, report)?;
     let in_match = at.field("match");
     let place = place(&doc, &in_match, report)?;
@@ -136,6 +158,16 @@ fn limit(object: &Object, patch: &Value, at: &At, report: &mut Report<'_>) -> Op
     }
     let (config, at) = config(&doc.patch.value, place, &in_patch.field("value"), report)?;
     let limit = config::limit(&config, place, &at, report)?;
+    if let Place::Route { port: Some(port) } = place
+        && has_no_service(port, of(object), world)
+    {
+        let at = in_match
+            .field("routeConfiguration")
+            .field("vhost")
+            .field("name");
+        let text = format!("no service of these workloads has a port {port}");
+        report.say(Code::IdleSetting, &at, text);
+    }
     if !matches!(doc.matches.context.as_deref(), Some("SIDECAR_INBOUND")) && unmet.is_empty() {
         let text = "it holds for what a workload is called for and not for what it calls, as if it said SIDECAR_INBOUND";
         report.say(Code::UnsupportedField, &in_match.field("context"), text);

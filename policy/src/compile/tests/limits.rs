@@ -453,6 +453,21 @@ fn a_route_without_a_filter_before_its_workloads_is_told() {
 }
 
 #[test]
+fn a_port_that_no_service_of_its_workloads_has_is_told() {
+    let at = "spec.configPatches[1].match.routeConfiguration.vhost.name";
+    let of_port = |port: &str| DOCUMENTED.replace("inbound|http|80", port);
+    let elsewhere = of_port("inbound|http|82");
+    assert_eq!(found(&compiled(&elsewhere)), [(Code::IdleSetting, at)]);
+    // One of another namespace is none of theirs.
+    let other = of_port("inbound|http|81");
+    assert_eq!(found(&compiled(&other)), []);
+    let of_front = other.replace("istio-system", "front");
+    assert_eq!(found(&compiled(&of_front)), [(Code::IdleSetting, at)]);
+    let nothing_known = compile(&objects(&elsewhere), &World::default());
+    assert_eq!(found(&nothing_known), []);
+}
+
+#[test]
 fn a_selector_that_nobody_meets_is_told_where_all_workloads_are_known() {
     let told = |yaml: &str, world: &World| {
         let policy = compile(&objects(yaml), world);
