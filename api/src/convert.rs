@@ -9,6 +9,7 @@ use crate::{
         ClusterName, Domain, EndpointId, InvalidName, Network, Region, ServiceName, SpiffeId,
         TrustDomain, Zone, is_label,
     },
+    limit::LocalLimits,
     model::{
         AppProtocol, Cluster, ClusterState, Endpoint, Health, Service, ServiceKind, ServicePort,
     },
@@ -90,6 +91,25 @@ pub fn read_routes(wire: &v1::Routes) -> Result<(ServiceName, Routes), ConvertEr
     let service = ServiceName::new(&wire.namespace, &wire.name)?;
     match serde_json::from_slice(&wire.rules) {
         Ok(routes) => Ok((service, routes)),
+        Err(error) => Err(ConvertError::Rules(error.to_string())),
+    }
+}
+
+/// An object's limits for the wire. The same limits are the same bytes.
+pub fn limits(object: &ServiceName, limits: &LocalLimits) -> v1::LocalLimits {
+    v1::LocalLimits {
+        namespace: object.namespace.to_string(),
+        name: object.name().to_owned(),
+        // Maps with text for keys, and nothing else that JSON cannot say.
+        limits: serde_json::to_vec(limits).unwrap_or_default(),
+    }
+}
+
+/// An object's limits off the wire.
+pub fn read_limits(wire: &v1::LocalLimits) -> Result<(ServiceName, LocalLimits), ConvertError> {
+    let object = ServiceName::new(&wire.namespace, &wire.name)?;
+    match serde_json::from_slice(&wire.limits) {
+        Ok(limits) => Ok((object, limits)),
         Err(error) => Err(ConvertError::Rules(error.to_string())),
     }
 }

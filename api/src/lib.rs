@@ -6,6 +6,7 @@
 pub mod convert;
 pub mod expression;
 pub mod id;
+pub mod limit;
 pub mod mcs;
 pub mod model;
 pub mod proto;

@@ -37,6 +37,8 @@ pub const CLUSTER_TYPE: &str = "type.googleapis.com/tradewind.v1.Cluster";
 pub const OPENINGS_TYPE: &str = "type.googleapis.com/tradewind.v1.Openings";
 /// Type URL of [`v1::Routes`], for proxies alone.
 pub const ROUTES_TYPE: &str = "type.googleapis.com/tradewind.v1.Routes";
+/// Type URL of [`v1::LocalLimits`], for proxies alone.
+pub const LIMITS_TYPE: &str = "type.googleapis.com/tradewind.v1.LocalLimits";
 /// Type URL of [`v1::Trust`].
 pub const TRUST_TYPE: &str = "type.googleapis.com/tradewind.v1.Trust";
 /// Name of the only resource of [`TRUST_TYPE`].

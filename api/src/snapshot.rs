@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ClusterName, Domain, Revision, ServiceName, ServicePortRef, TrustDomain},
+    limit::{Limits, LocalLimits},
     model::{Cluster, Service},
     route::Routes,
     seal::OpeningKey,
@@ -42,6 +43,9 @@ pub struct Snapshot {
     /// What callers' proxies do with requests, by the service that is called. Proxies alone have any.
     #[serde(default)]
     pub routes: BTreeMap<ServiceName, Arc<Routes>>,
+    /// How much workloads take, by the object that says it. Proxies alone have any.
+    #[serde(default)]
+    pub limits: Limits<Arc<LocalLimits>>,
     /// Whom to believe.
     pub trust: Arc<Trust>,
     /// What opens the names that others send. Gateways alone have any. Secret: it is no part of what is shown or written

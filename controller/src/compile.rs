@@ -156,8 +156,9 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
         clusters,
         trust: Arc::clone(trust),
         openings: input.seals.openings().clone(),
-        // They are made from the services, and added by whoever keeps them.
+        // Both are made from what people write and the services, and added by whoever keeps them.
         routes: BTreeMap::new(),
+        limits: BTreeMap::new(),
     }
 }
 

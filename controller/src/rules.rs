@@ -8,8 +8,10 @@ pub mod producers;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
 use tradewind_api::{
     ClusterName, ServiceName,
+    limit::{Limits, LocalLimits},
     model::{Cluster, Service},
     route::Routes,
     store::PublishedRules,
@@ -38,6 +40,8 @@ pub struct Rules {
     findings: Vec<String>,
     /// What Gateway API's routes among the objects are told of themselves.
     statuses: Vec<Arc<RouteStatus>>,
+    /// How much workloads take, by the object that says it.
+    limits: Limits<Arc<LocalLimits>>,
     offers: Offers,
     published: BTreeMap<ServiceName, Arc<PublishedRules>>,
     /// What was made of each service's, so that only what changed is made again.
@@ -101,6 +105,7 @@ impl Rules {
             routes,
             findings,
             statuses,
+            limits,
         } = self.compiler.compile(&self.objects, &self.world);
         self.statuses = statuses;
         self.findings = findings.iter().map(ToString::to_string).collect();
@@ -114,7 +119,27 @@ impl Rules {
                 _ => drop(self.own.insert(name, Arc::new(routes))),
             }
         }
+        self.limit(limits);
         self.publish();
+    }
+
+    /// Limits that are the same keep their allocation.
+    fn limit(&mut self, limits: Limits<Arc<LocalLimits>>) {
+        let before = std::mem::take(&mut self.limits);
+        for (name, limits) in limits {
+            let known = before.get(&name);
+            let kept = match known.filter(|k| **k == limits) {
+                Some(same) => Some(Arc::clone(same)),
+                None if is_too_large(&limits) => {
+                    self.findings.push(format!(
+                        "the limits of {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the object"
+                    ));
+                    known.cloned()
+                }
+                None => Some(limits),
+            };
+            self.limits.extend(kept.map(|limits| (name, limits)));
+        }
     }
 
     /// Only what changed is written out again: most rules do not, when one does.
@@ -184,6 +209,11 @@ impl Rules {
         &self.routes
     }
 
+    /// How much workloads take, by the object that says it.
+    pub fn limits(&self) -> &Limits<Arc<LocalLimits>> {
+        &self.limits
+    }
+
     /// What callers elsewhere are told, by the service.
     pub fn published(&self) -> &BTreeMap<ServiceName, Arc<PublishedRules>> {
         &self.published
@@ -223,8 +253,8 @@ pub fn world(services: &Services, clusters: &Clusters) -> World {
 }
 
 /// As they travel: as JSON, in which each rule has its action for itself.
-fn is_too_large(routes: &Routes) -> bool {
-    serde_json::to_vec(routes).is_ok_and(|json| json.len() > MAX_BYTES)
+fn is_too_large(rules: &impl Serialize) -> bool {
+    serde_json::to_vec(rules).is_ok_and(|json| json.len() > MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -325,6 +355,50 @@ mod tests {
             [Reason::Accepted, Reason::ResolvedRefs]
         );
         assert!(reasons(&services, &Arc::default()).is_empty());
+    }
+
+    #[test]
+    fn limits_follow_objects_and_keep_what_did_not_change() {
+        let limit = |name: &str, tokens: u32| {
+            let all = serde_json::json!({ "default_value": { "numerator": 100 } });
+            let value = serde_json::json!({
+                "apiVersion": "networking.istio.io/v1alpha3",
+                "kind": "EnvoyFilter",
+                "metadata": { "name": name, "namespace": "shop" },
+                "spec": { "configPatches": [{
+                    "applyTo": "HTTP_FILTER",
+                    "match": { "context": "SIDECAR_INBOUND" },
+                    "patch": { "operation": "INSERT_BEFORE", "value": {
+                        "name": "envoy.filters.http.local_ratelimit",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+                            "token_bucket": { "max_tokens": tokens, "fill_interval": "1s" },
+                            "filter_enabled": all, "filter_enforced": all,
+                        },
+                    } },
+                }] },
+            });
+            Object::new("a.yaml:1", value).unwrap()
+        };
+        let mut rules = Rules::default();
+        let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
+        let mut look = |objects: &[Object], services: &BTreeMap<_, _>| {
+            rules.look(objects, (services, &BTreeMap::new()), Offers::new());
+            (rules.limits().clone(), rules.problems().to_vec())
+        };
+        let (first, problems) = look(&[limit("a", 1), limit("b", 2)], &services);
+        assert!(
+            problems[0].contains("TW0231"),
+            "nobody is there yet: {problems:?}"
+        );
+        let [a, b] = ["shop/a", "shop/b"].map(|n| n.parse::<ServiceName>().unwrap());
+        services.extend([service("shop/other", 80)]);
+        let (now, _) = look(&[limit("a", 1), limit("b", 3)], &services);
+        assert!(Arc::ptr_eq(&first[&a], &now[&a]));
+        assert_eq!(now[&b].limits[0].bucket.unwrap().max_tokens, 3);
+        let (now, _) = look(&[limit("a", 1)], &services);
+        assert!(now.keys().eq([&a]));
+        assert!(look(&[], &services).0.is_empty());
     }
 
     #[test]

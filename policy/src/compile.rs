@@ -3,6 +3,7 @@
 //! others one object holds, the oldest that names the service. Whatever does not hold is reported. Rules for streams are merged
 //! by themselves, in the same way.
 
+mod limits;
 mod merged;
 mod streams;
 
@@ -14,6 +15,7 @@ use std::{
 
 use tradewind_api::{
     ServiceName,
+    limit::{Limits, LocalLimits},
     route::{FieldMatch, Match, Origin, PathIs, PathMatch, Routes, Rule, StreamTable, Table, Text},
     traffic::TrafficPolicy,
 };
@@ -41,6 +43,8 @@ pub struct Policy {
     pub findings: Vec<Finding>,
     /// What each route of Gateway API is told of itself, by kind, namespace and name.
     pub statuses: Vec<Arc<RouteStatus>>,
+    /// How much workloads take, by the object that says it.
+    pub limits: Limits<Arc<LocalLimits>>,
 }
 
 /// Whether objects of this kind are read here.
@@ -161,6 +165,7 @@ impl Compiler {
                 .traffic
                 .clone_from(traffic);
         }
+        let limits = limits::of_all(&objects, &reads, &mut findings);
         findings.sort();
         findings.dedup();
         statuses.sort_by(|a: &Arc<RouteStatus>, b| a.key().cmp(&b.key()));
@@ -168,6 +173,7 @@ impl Compiler {
             routes,
             findings,
             statuses,
+            limits,
         }
     }
 
@@ -264,6 +270,10 @@ fn read(
         Known::TcpRoute => Drafts::of_streams(gateway_api::tcp_route(object, index, world, report)),
         Known::TlsRoute => Drafts::of_streams(gateway_api::tls_route(object, index, world, report)),
         Known::VirtualService => istio::virtual_service(object, index, world, report),
+        Known::EnvoyFilter => Drafts {
+            limits: istio::envoy_filter(object, world, report).map(Arc::new),
+            ..Drafts::default()
+        },
         Known::TrafficSplit => {
             Drafts::of_requests(smi::traffic_split(object, index, groups, world, report))
         }

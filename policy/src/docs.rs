@@ -62,6 +62,15 @@ Several of one namespace for the same host and the same callers are one: the `tr
 
 A Service and a ServiceImport of one name are the same service: it is the same in every cluster, and calls prefer what is near.
 
+Of EnvoyFilters those patches are acted on that limit how many requests a workload takes, as Istio documents local rate limits: `envoy.filters.http.local_ratelimit` before the application (`HTTP_FILTER`, `INSERT_BEFORE`), and what it does for a
+route (`HTTP_ROUTE`, `MERGE`; the name `inbound|http|80` is the service's port 80, and without a name it is for all ports). `portNumber` is the service's port, or the one where the application listens. Every other patch is reported as a whole, and so is one with a condition
+that is not understood. Objects are for workloads of their namespace with these labels, and those in `istio-system` for workloads of every namespace; they are read by the workloads' own cluster, and hold for callers of all clusters.
+
+The callee's proxy holds the limit, behind the caller's mutual TLS and authorisation and before the application: a bucket for each port where the application listens, shared by all of the proxy's threads. It is full at first and is filled at whole intervals
+from then on. A request without a token is answered with 429 (or `status`), `local_rate_limited` and `x-envoy-ratelimited: true`; a gRPC call with UNAVAILABLE or, where `rate_limited_as_resource_exhausted` says so, RESOURCE_EXHAUSTED. The caller's proxy passes that on: it is
+no failure of the endpoint and is not tried elsewhere, unless a rule says so of its status. All limits that are for a workload hold; one for a route takes the place of them all there, and of several the last by namespace and name holds. What stays the same when something else changes
+keeps what is in its bucket. Only HTTP requests are counted: neither streams, nor upgraded connections such as WebSockets, nor calls that come without the mesh.
+
 ";
 
 /// All of it, as `docs/policy-fields.md` is.

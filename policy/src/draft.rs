@@ -1,9 +1,10 @@
 //! What a front end makes of one object: rules for a service and its callers, before it is known who else has some for them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tradewind_api::{
     Namespace, ServiceName,
+    limit::LocalLimits,
     route::{Backend, BackendRef, Otherwise, Rule, StreamBackend, StreamOtherwise, StreamRule},
 };
 
@@ -63,20 +64,22 @@ pub(crate) type StreamDraft = Draft<StreamRule, StreamOtherwise>;
 pub(crate) struct Drafts {
     pub(crate) requests: Vec<Draft>,
     pub(crate) streams: Vec<StreamDraft>,
+    /// How much some workloads take.
+    pub(crate) limits: Option<Arc<LocalLimits>>,
 }
 
 impl Drafts {
     pub(crate) fn of_requests(requests: Vec<Draft>) -> Self {
         Self {
             requests,
-            streams: Vec::new(),
+            ..Self::default()
         }
     }
 
     pub(crate) fn of_streams(streams: Vec<StreamDraft>) -> Self {
         Self {
-            requests: Vec::new(),
             streams,
+            ..Self::default()
         }
     }
 }

@@ -24,8 +24,8 @@ pub enum Is {
     Honoured,
     /// It is known and not acted on; this happens instead.
     Reported(&'static str),
-    /// The same, but for a value that says what happens anyway.
-    ReportedBut(&'static str, &'static str),
+    /// The same, but for values that say what happens anyway.
+    ReportedBut(&'static [&'static str], &'static str),
     /// It changes nothing, and nobody expects it to: names for people and statistics.
     Inert,
     /// Fields.
@@ -34,6 +34,8 @@ pub enum Is {
     List(&'static [Field]),
     /// Objects of these fields, by names that people choose.
     Map(&'static [Field]),
+    /// Objects of these fields, where this says that they are acted on; what is said of the others says whoever reads the kind.
+    ListOf(fn(&Value) -> bool, &'static [Field]),
 }
 
 /// One that is acted on.
@@ -52,15 +54,15 @@ pub(crate) const fn reported(name: &'static str, instead: &'static str) -> Field
     }
 }
 
-/// One that is not, but for the value that says what happens anyway.
+/// One that is not, but for the values that say what happens anyway.
 pub(crate) const fn reported_but(
-    value: &'static str,
+    usual: &'static [&'static str],
     name: &'static str,
     instead: &'static str,
 ) -> Field {
     Field {
         name,
-        is: Is::ReportedBut(value, instead),
+        is: Is::ReportedBut(usual, instead),
     }
 }
 
@@ -92,6 +94,37 @@ pub(crate) const fn map(name: &'static str, fields: &'static [Field]) -> Field {
     }
 }
 
+pub(crate) const fn list_of(
+    name: &'static str,
+    acted_on: fn(&Value) -> bool,
+    fields: &'static [Field],
+) -> Field {
+    Field {
+        name,
+        is: Is::ListOf(acted_on, fields),
+    }
+}
+
+impl Field {
+    /// Whether an object means this one: fields of protobuf messages may be written as they stand in the message, or as its JSON has
+    /// them (`max_tokens`, `maxTokens`).
+    fn is_called(&self, key: &str) -> bool {
+        let mut parts = self.name.split('_');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = key.strip_prefix(first) else {
+            return false;
+        };
+        let in_json = |part: &str| {
+            let (head, tail) = part.split_at_checked(1)?;
+            rest = rest
+                .strip_prefix(head.to_ascii_uppercase().as_str())?
+                .strip_prefix(tail)?;
+            Some(())
+        };
+        self.name == key || (parts.map(in_json).all(|p| p.is_some()) && rest.is_empty())
+    }
+}
+
 /// Reports every field of `value` that its kind does not have, or that is not acted on. Nothing that is null is there.
 pub(crate) fn check(value: &Value, fields: &[Field], at: &At, report: &mut Report<'_>) {
     let Value::Object(map) = value else {
@@ -99,7 +132,7 @@ pub(crate) fn check(value: &Value, fields: &[Field], at: &At, report: &mut Repor
     };
     for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
         let at = at.field(key);
-        let Some(field) = fields.iter().find(|f| f.name == key) else {
+        let Some(field) = fields.iter().find(|f| f.is_called(key)) else {
             report.say(
                 Code::UnknownField,
                 &at,
@@ -109,7 +142,7 @@ pub(crate) fn check(value: &Value, fields: &[Field], at: &At, report: &mut Repor
         };
         match field.is {
             Is::Honoured | Is::Inert => {}
-            Is::ReportedBut(usual, _) if value == usual => {}
+            Is::ReportedBut(usual, _) if usual.iter().any(|u| value == u) => {}
             Is::Reported(instead) | Is::ReportedBut(_, instead) => {
                 report.say(
                     Code::UnsupportedField,
@@ -120,6 +153,12 @@ pub(crate) fn check(value: &Value, fields: &[Field], at: &At, report: &mut Repor
             Is::Object(fields) => check(value, fields, &at, report),
             Is::List(fields) => {
                 for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                    check(item, fields, &at.index(index), report);
+                }
+            }
+            Is::ListOf(acted_on, fields) => {
+                let all = value.as_array().into_iter().flatten().enumerate();
+                for (index, item) in all.filter(|(_, item)| acted_on(item)) {
                     check(item, fields, &at.index(index), report);
                 }
             }
@@ -164,7 +203,7 @@ fn gather(fields: &[Field], at: &str, all: &mut Vec<(String, Standing)>) {
             }
             Is::Inert => all.push((path, Standing::Inert)),
             Is::Object(fields) => gather(fields, &path, all),
-            Is::List(fields) => gather(fields, &format!("{path}[]"), all),
+            Is::List(fields) | Is::ListOf(_, fields) => gather(fields, &format!("{path}[]"), all),
             Is::Map(fields) => gather(fields, &format!("{path}{{}}"), all),
         }
     }

@@ -70,11 +70,13 @@ pub enum Code {
     IdleDelegate,
     /// A rule that no request of the rule which delegates to it meets.
     Contradiction,
+    /// A selector that no workload meets.
+    EmptySelector,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::UnknownField,
         Self::UnsupportedField,
@@ -95,6 +97,7 @@ impl Code {
         Self::IdleSetting,
         Self::IdleDelegate,
         Self::Contradiction,
+        Self::EmptySelector,
     ];
 
     /// The code as it is printed; it never changes its meaning.
@@ -120,6 +123,7 @@ impl Code {
             Self::IdleSetting => "TW0228",
             Self::IdleDelegate => "TW0229",
             Self::Contradiction => "TW0230",
+            Self::EmptySelector => "TW0231",
         }
     }
 
@@ -145,7 +149,8 @@ impl Code {
             | Self::IdleFailover
             | Self::IdleSetting
             | Self::IdleDelegate
-            | Self::Contradiction => Severity::Warning,
+            | Self::Contradiction
+            | Self::EmptySelector => Severity::Warning,
         }
     }
 
@@ -191,6 +196,9 @@ impl Code {
             }
             Self::Contradiction => {
                 "ask for no less than the rule that delegates to it; until then it is left out there"
+            }
+            Self::EmptySelector => {
+                "give workloads these labels, or correct them; those in the root namespace are for all namespaces, others for their own"
             }
         }
     }

@@ -1,8 +1,9 @@
-//! Istio's VirtualService and DestinationRule, for calls inside of the mesh.
+//! Istio's VirtualService and DestinationRule, for calls inside of the mesh, and EnvoyFilter, as far as it limits how many a workload takes.
 
 mod cors;
 mod delegate;
 pub(crate) mod destination_rule;
+pub(crate) mod envoy_filter;
 mod fault;
 pub(crate) mod fields;
 mod http;
@@ -13,4 +14,5 @@ mod virtual_service;
 
 pub(crate) use delegate::delegates;
 pub(crate) use destination_rule::destination_rule;
+pub(crate) use envoy_filter::envoy_filter;
 pub(crate) use virtual_service::virtual_service;

@@ -19,6 +19,8 @@ pub(crate) enum Known {
     VirtualService,
     /// Istio.
     DestinationRule,
+    /// Istio.
+    EnvoyFilter,
     /// SMI.
     TrafficSplit,
     /// SMI.
@@ -27,7 +29,7 @@ pub(crate) enum Known {
 
 impl Known {
     /// All of them.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TcpRoute,
@@ -35,6 +37,7 @@ impl Known {
         Self::ReferenceGrant,
         Self::VirtualService,
         Self::DestinationRule,
+        Self::EnvoyFilter,
         Self::TrafficSplit,
         Self::HttpRouteGroup,
     ];
@@ -49,6 +52,7 @@ impl Known {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
+            Self::EnvoyFilter => "EnvoyFilter",
             Self::TrafficSplit => "TrafficSplit",
             Self::HttpRouteGroup => "HTTPRouteGroup",
         }
@@ -64,6 +68,7 @@ impl Known {
             Self::ReferenceGrant => "referencegrants",
             Self::VirtualService => "virtualservices",
             Self::DestinationRule => "destinationrules",
+            Self::EnvoyFilter => "envoyfilters",
             Self::TrafficSplit => "trafficsplits",
             Self::HttpRouteGroup => "httproutegroups",
         }
@@ -76,7 +81,9 @@ impl Known {
             | Self::TcpRoute
             | Self::TlsRoute
             | Self::ReferenceGrant => "gateway.networking.k8s.io",
-            Self::VirtualService | Self::DestinationRule => "networking.istio.io",
+            Self::VirtualService | Self::DestinationRule | Self::EnvoyFilter => {
+                "networking.istio.io"
+            }
             Self::TrafficSplit => "split.smi-spec.io",
             Self::HttpRouteGroup => "specs.smi-spec.io",
         }
@@ -89,6 +96,7 @@ impl Known {
             Self::TcpRoute => &["v1", "v1alpha2"],
             Self::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Self::VirtualService | Self::DestinationRule => &["v1", "v1beta1", "v1alpha3"],
+            Self::EnvoyFilter => &["v1alpha3"],
             Self::TrafficSplit | Self::HttpRouteGroup => {
                 &["v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"]
             }
@@ -105,6 +113,7 @@ impl Known {
             Self::ReferenceGrant => gateway_api::fields::REFERENCE_GRANT,
             Self::VirtualService => istio::fields::VIRTUAL_SERVICE,
             Self::DestinationRule => istio::destination_rule::fields::DESTINATION_RULE,
+            Self::EnvoyFilter => istio::envoy_filter::fields::ENVOY_FILTER,
             Self::TrafficSplit => smi::fields::TRAFFIC_SPLIT,
             Self::HttpRouteGroup => smi::fields::HTTP_ROUTE_GROUP,
         }

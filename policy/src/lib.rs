@@ -1,5 +1,5 @@
 //! What people write about traffic - Gateway API's routes, Istio's VirtualService and DestinationRule, SMI's TrafficSplit - into the
-//! one model of `tradewind_api::route` and `traffic`, and what is wrong or without effect in it.
+//! one model of `tradewind_api::route` and `traffic`, and the limits of EnvoyFilters into `limit`, and what is wrong or without effect in it.
 //!
 //! No I/O, no clock, no state: of (objects, services) and nothing else, so that a controller and `tradewind analyze` say the
 //! same. Every field of every kind is either acted on or reported by its path.

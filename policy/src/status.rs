@@ -316,6 +316,7 @@ impl Facts {
             Known::ReferenceGrant
             | Known::VirtualService
             | Known::DestinationRule
+            | Known::EnvoyFilter
             | Known::TrafficSplit
             | Known::HttpRouteGroup => return None,
         }

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicUsize},
 };
 
+use tokio::sync::watch;
 use tradewind_api::{ServicePortRef, id::is_subdomain};
 use tradewind_runtime::{
     admin::{AdminBound, AdminServer},
@@ -31,7 +32,7 @@ use crate::{
     capture::{InboundPorts, Keeper},
     config::{ProxyConfig, advertised},
     error::ProxyError,
-    inbound::{InboundContext, InboundMetrics},
+    inbound::{self, InboundContext, InboundMetrics},
     outbound::{StandardMetrics, StateCell},
     telemetry::{self, Telemetry, Teller},
 };
@@ -322,6 +323,7 @@ impl Bound {
             serves: front.serves.clone(),
             advertised: self.advertised().into(),
             checks: Arc::clone(&front.checks),
+            limits: self.start_limits(&control, &front, &mut tasks)?,
             mark: self.mark(),
             metrics: InboundMetrics::new(&self.metrics),
             standard: standard.telling(telling),
@@ -372,6 +374,24 @@ impl Bound {
         drop(stop_admin);
         tasks.abort_all().await;
         ended.map_err(|e| ProxyError::Worker(e.to_string()))
+    }
+
+    /// What keeps the rate limits current.
+    fn start_limits(
+        &self,
+        control: &Control,
+        front: &front::Front,
+        tasks: &mut TaskSet,
+    ) -> Result<watch::Receiver<Arc<inbound::Held>>, ProxyError> {
+        let kubernetes = self.config.kubernetes;
+        let workload = inbound::Workload {
+            labels: Arc::clone(&self.config.labels),
+            at: kubernetes.then(|| self.pod_address()).transpose()?,
+        };
+        let (serves, clock) = (front.serves.clone(), Arc::clone(&self.clock));
+        Ok(inbound::start_limits(
+            control, serves, workload, clock, tasks,
+        ))
     }
 
     /// The traces and the access log, as far as they are asked for.

@@ -6,6 +6,7 @@ mod authorise;
 mod body;
 mod caller;
 mod exec;
+mod limits;
 mod metrics;
 mod peers;
 mod pool;
@@ -43,6 +44,8 @@ use tradewind_transport::{
 };
 
 use caller::Caller;
+use limits::LimitsHere;
+pub(crate) use limits::{Held, Workload, start as start_limits};
 pub(crate) use metrics::InboundMetrics;
 use peers::Peers;
 pub(crate) use served::Checks;
@@ -103,6 +106,8 @@ pub(crate) struct InboundContext {
     pub advertised: Arc<str>,
     /// What has an application looked at at once, where this proxy checks its health.
     pub checks: Checks,
+    /// How many requests it takes.
+    pub limits: watch::Receiver<Arc<Held>>,
     /// What sockets to applications carry.
     pub mark: Option<u32>,
     pub metrics: InboundMetrics,
@@ -119,6 +124,7 @@ struct Thread {
     control: Control,
     advertised: Arc<str>,
     served: ServedHere,
+    limits: LimitsHere,
     permits: Rc<Permits>,
     peers: Rc<Peers>,
     metrics: InboundMetrics,
@@ -136,6 +142,7 @@ impl Thread {
             control: context.control.clone(),
             advertised: Arc::clone(&context.advertised),
             served: ServedHere::new(context),
+            limits: LimitsHere::new(&context.limits),
             permits: Rc::default(),
             peers: Rc::default(),
             metrics: context.metrics.clone(),
@@ -287,6 +294,7 @@ async fn connection(
         ends,
         server_name: ends.and_then(|_| tls.get_ref().1.server_name().map(Into::into)),
         pairs: RefCell::default(),
+        buckets: RefCell::default(),
     });
     // A certificate that ended proves nothing any more; its owner has renewed it long before, and dialled anew.
     let now_s = i64::try_from(thread.clock.unix_ms() / 1000).unwrap_or(i64::MAX);

@@ -5,6 +5,7 @@ mod apps;
 mod inbound;
 mod kubernetes;
 mod life;
+mod limits;
 mod pki;
 mod registry;
 
@@ -20,7 +21,8 @@ use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::TlsConnector;
 use tradewind_api::snapshot::Snapshot;
 use tradewind_runtime::{
-    clock, drain, metrics::MetricsRegistry, ready::Readiness, rng::Rng, task, task::TaskSet,
+    SharedClock, clock, drain, metrics::MetricsRegistry, ready::Readiness, rng::Rng, task,
+    task::TaskSet,
 };
 use tradewind_transport::{
     control::{Control, ControlStatus},
@@ -54,6 +56,18 @@ pub(crate) async fn start(
     serves: &[String],
     change: impl FnOnce(&mut ProxyConfig),
 ) -> Running {
+    start_at(clock::system(), pki, snapshot, registry, serves, change).await
+}
+
+/// The same by another clock.
+pub(crate) async fn start_at(
+    clock: SharedClock,
+    pki: &Pki,
+    snapshot: Snapshot,
+    registry: &Registry,
+    serves: &[String],
+    change: impl FnOnce(&mut ProxyConfig),
+) -> Running {
     let mut config = ProxyConfig::new("p-1", "unix:/nowhere".parse().unwrap());
     config.hbone_listen = "127.0.0.1:0".parse().unwrap();
     config.admin_listen = "127.0.0.1:0".parse().unwrap();
@@ -61,7 +75,7 @@ pub(crate) async fn start(
     config.leave_grace = Duration::from_millis(50);
     config.serves = serves.iter().map(|s| s.parse().unwrap()).collect();
     change(&mut config);
-    let bound = Proxy::build(config, clock::system(), Rng::seeded(1), None).unwrap();
+    let bound = Proxy::build(config, clock, Rng::seeded(1), None).unwrap();
     let (hbone, admin) = (bound.hbone_addr().unwrap(), bound.admin_addr());
     let (metrics, readiness) = (bound.metrics(), bound.readiness());
     let (snapshot, rx) = watch::channel(Arc::new(snapshot));

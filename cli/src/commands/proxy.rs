@@ -64,7 +64,7 @@ pub struct Proxy {
     /// The zone it runs in; none where it is empty
     #[arg(long, env = "TRADEWIND_ZONE", value_name = "NAME")]
     zone: Option<String>,
-    /// What the workload is labelled with, KEY=VALUE: rules may be for such callers alone (sourceLabels); repeatable
+    /// What the workload is labelled with, KEY=VALUE: rules may be for such callers alone (sourceLabels), limits for such workloads; repeatable
     #[arg(
         long = "label",
         env = "TRADEWIND_LABEL",

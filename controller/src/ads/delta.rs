@@ -10,7 +10,7 @@ use std::{
 };
 
 use tradewind_api::proto::{
-    CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_TYPE,
+    CLUSTER_TYPE, LIMITS_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 
@@ -240,7 +240,7 @@ impl Stream {
             state.compare(encoded, &type_url);
             if state.outstanding.is_some() {
                 // What hangs on this type waits until the client has it.
-                if state.pending(entries) && type_url != ROUTES_TYPE {
+                if state.pending(entries) && ![ROUTES_TYPE, LIMITS_TYPE].contains(&&*type_url) {
                     return None;
                 }
                 continue;
@@ -319,7 +319,7 @@ impl Stream {
     }
 
     // Types in the order in which they are sent: whom to believe, where clusters are, what opens their names, who serves,
-    // which requests go to whom, and the rest.
+    // which requests go to whom, how many are taken, and the rest.
     fn order(&self) -> Vec<String> {
         let rank = |url: &str| match url {
             TRUST_TYPE => 0,
@@ -327,7 +327,8 @@ impl Stream {
             OPENINGS_TYPE => 2,
             SERVICE_TYPE => 3,
             ROUTES_TYPE => 4,
-            _ => 5,
+            LIMITS_TYPE => 5,
+            _ => 6,
         };
         let mut urls: Vec<String> = self.types.keys().cloned().collect();
         urls.sort_by_key(|url| rank(url));

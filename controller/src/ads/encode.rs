@@ -14,10 +14,11 @@ use prost_types::Any;
 use tradewind_api::{
     convert,
     id::{ClusterName, ServiceName},
+    limit::LocalLimits,
     model::{Cluster, Service},
     proto::{
-        CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
-        discovery::Resource, v1,
+        CLUSTER_TYPE, LIMITS_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_NAME,
+        TRUST_TYPE, discovery::Resource, v1,
     },
     route::Routes,
     seal::OpeningKey,
@@ -112,6 +113,7 @@ pub struct Encoded {
     services: Arc<Entries>,
     openings: Arc<Entries>,
     routes: Arc<Entries>,
+    limits: Arc<Entries>,
     nothing: Entries,
     mark: Mark,
     /// Those before this one, oldest first, each with what changed after it.
@@ -142,6 +144,7 @@ impl Encoded {
             SERVICE_TYPE => &self.services,
             OPENINGS_TYPE => &self.openings,
             ROUTES_TYPE => &self.routes,
+            LIMITS_TYPE => &self.limits,
             _ => &self.nothing,
         }
     }
@@ -196,6 +199,13 @@ impl Encoded {
             |name: &ServiceName| name.to_string().into(),
             |name, routes: &Routes| convert::routes(name, routes),
         );
+        let limits = fold(
+            [&snapshot.limits, &self.of.limits],
+            &self.limits,
+            changes.entry(LIMITS_TYPE).or_default(),
+            |name: &ServiceName| name.to_string().into(),
+            |name, limits: &LocalLimits| convert::limits(name, limits),
+        );
         let mut before = self.before.clone();
         before.push_back((self.mark.clone(), Arc::new(changes)));
         if before.len() > MAX_REMEMBERED {
@@ -208,6 +218,7 @@ impl Encoded {
             services,
             openings,
             routes,
+            limits,
             nothing: Entries::new(),
             mark: Mark::default(),
             before,

@@ -249,6 +249,7 @@ impl Follower {
         let known = (&snapshot.services, &snapshot.clusters);
         rules.look(&yaml.policy, known, offers);
         snapshot.routes = rules.routes().clone();
+        snapshot.limits = rules.limits().clone();
         local.rules = rules.published().clone();
         local.problems.extend(rules.problems().iter().cloned());
         let problems = yaml.problems.len() + rules.problems().len();

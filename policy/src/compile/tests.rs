@@ -4,6 +4,7 @@ mod corpus;
 mod delegates;
 mod destination_rule;
 mod every_field;
+mod limits;
 mod one_intent;
 mod order;
 mod persistence;

@@ -100,7 +100,7 @@ fn unreached(
 }
 
 /// Whether all of these are labels; which are not is told.
-fn are_labels(labels: &Labels, at: &At, report: &mut Report<'_>) -> bool {
+pub(super) fn are_labels(labels: &Labels, at: &At, report: &mut Report<'_>) -> bool {
     let mut all = true;
     for (key, value) in labels.iter().filter(|(k, v)| !is_label(k, v)) {
         report.invalid(&at.field(key), value, "a label, as workloads may have it");

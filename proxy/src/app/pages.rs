@@ -44,6 +44,7 @@ impl Bound {
         };
         let (control, cells) = (control.clone(), Arc::clone(cells));
         let connections = Arc::clone(&inbound.connections);
+        let (limits, clock) = (inbound.limits.clone(), Arc::clone(&inbound.clock));
         let state = move || {
             let status = control.status.borrow().clone();
             let (serves, registered) = front.json();
@@ -62,6 +63,7 @@ impl Bound {
                 "snapshot_from_disk": status.from_disk,
                 "registered": registered,
                 "serves": serves,
+                "rate_limits": limits.borrow().json(clock.now()),
                 "inbound_connections": connections.load(Ordering::Relaxed),
                 "outbound_threads": threads,
             })

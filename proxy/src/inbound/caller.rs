@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tradewind_api::{ServiceName, SpiffeId};
 use tradewind_transport::request_id;
 
-use super::{Served, Thread};
+use super::{Served, Thread, limits::OfConnection};
 use crate::{
     standard::{Account, Pair, PairKey, Party, Reporter, Security, is_grpc},
     telemetry::Ends,
@@ -24,6 +24,8 @@ pub(crate) struct Caller {
     pub server_name: Option<Arc<str>>,
     /// What its calls count under: at most one for each service that was served here meanwhile.
     pub pairs: RefCell<Vec<(ServiceName, Rc<Pair>)>>,
+    /// What limits allow this connection alone.
+    pub(super) buckets: OfConnection,
 }
 
 impl Caller {

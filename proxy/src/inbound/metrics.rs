@@ -26,6 +26,12 @@ struct ServiceLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitedLabels {
+    service: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FailureLabels {
     service: String,
     failure: &'static str,
@@ -43,6 +49,7 @@ pub(crate) struct InboundMetrics {
     withdrawn: Family<ServiceLabels, Counter>,
     responses: Family<ResponseLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
+    limited: Family<LimitedLabels, Counter>,
     tunnels: Family<ServiceLabels, Counter>,
     tunnels_active: Family<ServiceLabels, Gauge>,
     received: Family<ServiceLabels, Counter>,
@@ -97,6 +104,11 @@ impl InboundMetrics {
                 "tradewind_inbound_app_failures",
                 "Requests and tunnels that the application failed, by how",
                 m.failures.clone(),
+            );
+            r.register(
+                "tradewind_inbound_rate_limited",
+                "Requests beyond a local rate limit, by what became of them",
+                m.limited.clone(),
             );
             r.register(
                 "tradewind_inbound_tunnels",
@@ -171,6 +183,14 @@ impl InboundMetrics {
                 })
                 .clone()
         };
+        let limited = |outcome| {
+            self.limited
+                .get_or_create(&LimitedLabels {
+                    service: service.clone(),
+                    outcome,
+                })
+                .clone()
+        };
         let labels = ServiceLabels {
             service: service.clone(),
         };
@@ -185,6 +205,8 @@ impl InboundMetrics {
             connect: failure("connect"),
             unsent: failure("unsent"),
             cut: failure("cut"),
+            limited: limited("refused"),
+            over_limit: limited("passed"),
             tunnels: self.tunnels.get_or_create(&labels).clone(),
             tunnels_active: self.tunnels_active.get_or_create(&labels).clone(),
             received: self.received.get_or_create(&labels).clone(),
@@ -210,6 +232,10 @@ pub(crate) struct ServiceMetrics {
     pub(crate) connect: Counter,
     pub(crate) unsent: Counter,
     pub(crate) cut: Counter,
+    /// Refused by a limit.
+    pub(crate) limited: Counter,
+    /// Beyond a limit that is not enforced.
+    pub(crate) over_limit: Counter,
     tunnels: Counter,
     tunnels_active: Gauge,
     received: Counter<u64, AtomicU64>,

@@ -24,6 +24,7 @@ use super::{
     authorise::{Denied, Standing, authorise, is_anothers},
     body::{BodyError, ResponseBody},
     caller::Caller,
+    limits,
     pool::{self, Failed},
     rewrite,
     wire::{self, RequestBody, StreamIo},
@@ -152,7 +153,17 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
-            return plain(&served, permit, &mut account, request).await.into();
+            return match limits::ask(thread, caller, &served, &mut request) {
+                Ok(told) => {
+                    let mut response = plain(&served, permit, &mut account, request).await;
+                    told.inspect(|told| told.put(response.headers_mut()));
+                    response.into()
+                }
+                Err(refusal) => {
+                    account.refused(&refusal, Flags::RateLimited);
+                    (*refusal).into()
+                }
+            };
         }
         match pool::dial(&served.app, served.mark).await {
             Ok(app) => {
@@ -468,7 +479,8 @@ fn unprocessed(reason: &'static str) -> Response<ResponseBody> {
     )
 }
 
-fn own(
+/// An answer of this proxy.
+pub(super) fn own(
     status: StatusCode,
     header: Option<(HeaderName, &'static str)>,
     reason: &'static str,

@@ -69,6 +69,8 @@ pub(crate) enum Flags {
     Fault,
     /// As much is under way as may be.
     UpstreamOverflow,
+    /// As many came as are taken.
+    RateLimited,
 }
 
 impl Flags {
@@ -84,6 +86,7 @@ impl Flags {
             Self::Timeout => "UT",
             Self::Fault => "FI",
             Self::UpstreamOverflow => "UO",
+            Self::RateLimited => "RL",
         }
     }
 

@@ -237,3 +237,43 @@ async fn what_does_not_go_with_kubernetes_is_named() {
         Err(e) => assert!(e.contains("[::]:0"), "without IPv6: {e}"),
     }
 }
+
+#[tokio::test]
+async fn its_limits_are_those_for_the_labels_that_its_pod_has_in_the_cluster() {
+    let (pki, registry, app) = (Pki::new(), Registry::start().await, apps::http1().await);
+    let p = pod(&pki, &registry, snapshot()).await;
+    let limits = serde_json::json!({ "labels": { "app": "cart" }, "limits": [{
+        "place": { "filter": { "port": null } },
+        "bucket": { "max_tokens": 1, "tokens_per_fill": 1, "fill_interval_ms": 3_600_000 },
+        "enabled": 1_000_000, "enforced": 1_000_000,
+    }] });
+    let limits = Arc::new(serde_json::from_value(limits).unwrap());
+    p.snapshot.send_modify(|s| {
+        let all = &mut Arc::make_mut(s).limits;
+        all.insert("istio-system/limit".parse().unwrap(), limits);
+    });
+    p.select("shop/payments", &[(80, app.address)]);
+    p.serves(&[SERVICE]).await;
+    let mut caller = Caller::dial(&pki, "west", p.hbone).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(caller.get(SERVICE, "/").await.unwrap().status(), 200);
+    }
+    p.snapshot.send_modify(|s| {
+        change(Arc::make_mut(s), "shop/payments", |s| {
+            s.endpoints[0].labels.insert("app".into(), "cart".into());
+        });
+    });
+    let limited = async { while caller.get(SERVICE, "/").await.unwrap().status() != 429 {} };
+    soon(limited).await;
+    // Another pod's labels are none of its own.
+    p.snapshot.send_modify(|s| {
+        change(Arc::make_mut(s), "shop/payments", |s| {
+            s.endpoints[0].labels.clear();
+            let mut other = fixture::endpoint("b", "west", "10.9.9.9:15008", &[(80, 80)]);
+            other.labels.insert("app".into(), "cart".into());
+            s.endpoints.push(other);
+        });
+    });
+    let free = async { while caller.get(SERVICE, "/").await.unwrap().status() != 200 {} };
+    soon(free).await;
+}

@@ -10,11 +10,12 @@ use std::{
 
 use prost::Message;
 use tradewind_api::{
-    convert::{read_openings, read_routes},
+    convert::{read_limits, read_openings, read_routes},
     id::{ClusterName, Revision, ServiceName},
     model::{Cluster, Service},
     proto::{
-        CLUSTER_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_NAME, TRUST_TYPE,
+        CLUSTER_TYPE, LIMITS_TYPE, OPENINGS_TYPE, ROUTES_TYPE, SERVICE_TYPE, TRUST_NAME,
+        TRUST_TYPE,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource},
         rpc, v1,
     },
@@ -58,6 +59,7 @@ enum Kind {
     Service,
     Openings,
     Routes,
+    Limits,
 }
 
 impl Kind {
@@ -68,6 +70,7 @@ impl Kind {
             SERVICE_TYPE => Some(Self::Service),
             OPENINGS_TYPE => Some(Self::Openings),
             ROUTES_TYPE => Some(Self::Routes),
+            LIMITS_TYPE => Some(Self::Limits),
             _ => None,
         }
     }
@@ -94,6 +97,7 @@ pub struct Client {
     openings: Option<PerType>,
     // Of proxies alone.
     routes: Option<PerType>,
+    limits: Option<PerType>,
     published: bool,
 }
 
@@ -119,10 +123,11 @@ impl Client {
         }
     }
 
-    /// One that asks for what to do with requests too, as proxies do.
+    /// One that asks for what to do with requests and how many to take too, as proxies do.
     pub fn with_routes() -> Self {
         Self {
             routes: Some(PerType::default()),
+            limits: Some(PerType::default()),
             ..Self::default()
         }
     }
@@ -132,8 +137,10 @@ impl Client {
         // Before services: whoever hears of an export is met by a gateway that opens its names.
         let [trust, clusters, services] = TYPES;
         // Behind them: rules speak of services.
-        [trust, clusters, OPENINGS_TYPE, services, ROUTES_TYPE]
+        let rules = [ROUTES_TYPE, LIMITS_TYPE];
+        [trust, clusters, OPENINGS_TYPE, services]
             .iter()
+            .chain(&rules)
             .filter_map(|url| {
                 let per_type = self.per_type(Kind::of(url)?)?;
                 per_type.answered = false;
@@ -158,6 +165,7 @@ impl Client {
             .into_iter()
             .chain(&self.openings)
             .chain(&self.routes)
+            .chain(&self.limits)
     }
 
     /// Takes one response.
@@ -228,6 +236,7 @@ impl Client {
             Kind::Service => Some(&mut self.services),
             Kind::Openings => self.openings.as_mut(),
             Kind::Routes => self.routes.as_mut(),
+            Kind::Limits => self.limits.as_mut(),
         }
     }
 
@@ -279,6 +288,12 @@ impl Client {
                 named(&resource.name, &service.to_string())?;
                 put(&mut self.state.routes, service, routes)
             }
+            Kind::Limits => {
+                let limits = v1::LocalLimits::decode(bytes).map_err(text)?;
+                let (object, limits) = read_limits(&limits).map_err(text)?;
+                named(&resource.name, &object.to_string())?;
+                put(&mut self.state.limits, object, limits)
+            }
         };
         if let Some(per_type) = self.per_type(kind) {
             per_type.versions.insert(resource.name, resource.version);
@@ -306,6 +321,9 @@ impl Client {
             Kind::Routes => name
                 .parse::<ServiceName>()
                 .is_ok_and(|name| self.state.routes.remove(&name).is_some()),
+            Kind::Limits => name
+                .parse::<ServiceName>()
+                .is_ok_and(|name| self.state.limits.remove(&name).is_some()),
         }
     }
 }
@@ -464,6 +482,40 @@ mod tests {
         // A proxy did not ask.
         let step = synced().receive(response(OPENINGS_TYPE, 1, openings()));
         assert!(step.reply.error_detail.is_some() && step.snapshot.is_none());
+    }
+
+    #[test]
+    fn limits_come_to_proxies_and_what_is_not_understood_leaves_the_last_in_force() {
+        let limits = |json: &str| v1::LocalLimits {
+            namespace: "shop".into(),
+            name: "cart".into(),
+            limits: json.as_bytes().to_vec(),
+        };
+        let sent = |revision: u64, json: &str| {
+            let version = revision.to_string();
+            let one = resource("shop/cart", &version, LIMITS_TYPE, &limits(json));
+            response(LIMITS_TYPE, revision, vec![one])
+        };
+        let mut proxy = Client::with_routes();
+        let asked = proxy.open(&Node::default());
+        let types: Vec<_> = asked.iter().map(|r| r.type_url.as_str()).collect();
+        let [trusted, clusters, services] = TYPES;
+        let all = [trusted, clusters, services, ROUTES_TYPE, LIMITS_TYPE];
+        assert_eq!(types, all);
+        proxy.receive(response(TRUST_TYPE, 1, vec![trust()]));
+        for url in [CLUSTER_TYPE, SERVICE_TYPE, ROUTES_TYPE] {
+            assert!(proxy.receive(response(url, 1, vec![])).snapshot.is_none());
+        }
+        let cart: ServiceName = "shop/cart".parse().unwrap();
+        let step = proxy.receive(sent(1, r#"{"labels":{"app":"cart"},"limits":[]}"#));
+        let first = Arc::clone(&step.snapshot.unwrap().limits[&cart]);
+        assert_eq!(first.labels["app"], "cart");
+        let newer = proxy.receive(sent(2, r#"{"limits":[],"weather":1}"#));
+        assert!(newer.rejected[0].why.contains("weather"), "{newer:?}");
+        assert!(newer.snapshot.is_none());
+        let mut gone = response(LIMITS_TYPE, 3, vec![]);
+        gone.removed_resources = vec!["shop/cart".into()];
+        assert!(proxy.receive(gone).snapshot.unwrap().limits.is_empty());
     }
 
     #[test]

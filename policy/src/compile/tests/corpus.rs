@@ -40,10 +40,61 @@ pub(super) fn of(kind: Known) -> Vec<String> {
                 .chain(exported)
                 .collect();
         }
+        Known::EnvoyFilter => return envoy_filters().into(),
         Known::TrafficSplit => &[TRAFFIC_SPLIT],
         Known::HttpRouteGroup => &[HTTP_ROUTE_GROUP],
     };
     texts.iter().map(|&t| t.to_owned()).collect()
+}
+
+/// Limits as their own type and in a TypedStruct, of filters and of routes.
+fn envoy_filters() -> [String; 4] {
+    let headers = "[{header: {key: a, value: b}, append: false}, {header: {key: c, value: d}, append_action: ADD_IF_ABSENT}, {header: {key: e, value: ''}, keep_empty_value: true}]";
+    let limit =
+        "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    let config = format!(
+        "stat_prefix: limit, status: {{code: 503}}, token_bucket: {{max_tokens: 10, tokens_per_fill: 5, fill_interval: 1s}}, \
+        filter_enabled: {{runtime_key: a, default_value: {{numerator: 50, denominator: TEN_THOUSAND}}}}, \
+        filter_enforced: {{runtime_key: b, default_value: {{numerator: 7, denominator: MILLION}}}}, \
+        request_headers_to_add_when_not_enforced: {headers}, response_headers_to_add: {headers}, \
+        local_rate_limit_per_downstream_connection: true, enable_x_ratelimit_headers: DRAFT_VERSION_03, \
+        rate_limited_as_resource_exhausted: true"
+    );
+    let direct = format!("{{'@type': {limit}, {config}}}");
+    let typed = format!(
+        "{{'@type': type.googleapis.com/udpa.type.v1.TypedStruct, type_url: {limit}, value: {{{config}}}}}"
+    );
+    let name = "envoy.filters.http.local_ratelimit";
+    let filter = |config: &str| {
+        format!(
+            "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_INBOUND, listener: {{portNumber: 80}}}}, \
+            patch: {{operation: INSERT_BEFORE, value: {{name: {name}, typed_config: {config}}}}}}}"
+        )
+    };
+    let route = |config: &str| {
+        format!(
+            "{{applyTo: HTTP_ROUTE, match: {{context: SIDECAR_INBOUND, routeConfiguration: {{vhost: {{name: 'inbound|http|80'}}}}}}, \
+            patch: {{operation: MERGE, value: {{typed_per_filter_config: {{{name}: {config}}}}}}}}}"
+        )
+    };
+    [
+        filter(&direct),
+        filter(&typed),
+        route(&direct),
+        route(&typed),
+    ]
+    .map(|patch| {
+        format!(
+            "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {{name: cart, namespace: shop}}
+spec:
+  workloadSelector: {{labels: {{app: cart}}}}
+  configPatches: [{patch}]
+"
+        )
+    })
 }
 
 /// A rule that has these sections itself, for a port, in a subset and for a port of the subset.

@@ -30,7 +30,7 @@ fn honoured(
             Is::Honoured => all.push((at, pointer)),
             Is::Reported(_) | Is::ReportedBut(..) | Is::Inert => {}
             Is::Object(fields) => honoured(value, fields, &at, &pointer, all),
-            Is::List(fields) => {
+            Is::List(fields) | Is::ListOf(_, fields) => {
                 for (i, item) in value.as_array().unwrap().iter().enumerate() {
                     honoured(
                         item,
@@ -79,7 +79,8 @@ fn each_honoured_field_changes_what_is_compiled() {
             for (path, pointer) in fields {
                 let mut less = objects.clone();
                 less[0] = without(&objects[0], &pointer);
-                if compile(&less, &world()).routes != whole.routes {
+                let less = compile(&less, &world());
+                if (less.routes, less.limits) != (whole.routes.clone(), whole.limits.clone()) {
                     works.insert(path);
                 }
             }
@@ -114,6 +115,32 @@ fn nested(path: &str, leaf: Value) -> Value {
     Value::Object(Map::from_iter([(name.to_owned(), value)]))
 }
 
+/// Beside what it has what its kind is looked into for.
+fn with_what_is_read(kind: Known, spec: Value) -> Value {
+    fn into(all: &mut Value, more: Value) {
+        match (all, more) {
+            (Value::Object(all), Value::Object(more)) => {
+                for (key, value) in more {
+                    into(all.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (Value::Array(all), Value::Array(more)) if all.len() == more.len() => {
+                all.iter_mut().zip(more).for_each(|(a, m)| into(a, m));
+            }
+            (all, more) => *all = more,
+        }
+    }
+    let mut all = match kind {
+        Known::EnvoyFilter => json!({ "configPatches": [{
+            "applyTo": "HTTP_FILTER",
+            "patch": { "value": { "name": "envoy.filters.http.local_ratelimit" } },
+        }] }),
+        _ => json!({}),
+    };
+    into(&mut all, spec);
+    all
+}
+
 #[test]
 fn each_reported_field_is_reported_by_its_path() {
     for kind in Known::ALL {
@@ -122,7 +149,7 @@ fn each_reported_field_is_reported_by_its_path() {
                 "apiVersion": format!("{}/{}", kind.group(), kind.versions()[0]),
                 "kind": kind.kind(),
                 "metadata": { "name": "x", "namespace": "shop" },
-                "spec": nested(path, json!({ "some": "thing" })),
+                "spec": with_what_is_read(kind, nested(path, json!({ "some": "thing" }))),
             });
             let object = Object::new("t.yaml:1", value).unwrap();
             compile(&[object], &world())

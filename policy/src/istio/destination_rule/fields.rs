@@ -73,7 +73,7 @@ const CONNECTION_POOL: &[Field] = &[
             honoured("maxRequestsPerConnection"),
             honoured("maxRetries"),
             reported("idleTimeout", SESSIONS),
-            reported_but("DEFAULT", "h2UpgradePolicy", VERSIONS),
+            reported_but(&["DEFAULT"], "h2UpgradePolicy", VERSIONS),
             reported("useClientProtocol", VERSIONS),
             reported(
                 "maxConcurrentStreams",
@@ -102,7 +102,7 @@ const MESH_TLS: &str =
 
 const TLS: &[Field] = &[
     reported_but(
-        "ISTIO_MUTUAL",
+        &["ISTIO_MUTUAL"],
         "mode",
         "calls inside the mesh always use the mesh's own mutual TLS (ISTIO_MUTUAL says so, and is not reported)",
     ),
