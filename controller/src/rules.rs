@@ -109,7 +109,11 @@ impl Rules {
         } = self.compiler.compile(&self.objects, &self.world);
         self.statuses = statuses;
         self.findings = findings.iter().map(ToString::to_string).collect();
-        self.own.retain(|name, _| routes.contains_key(name));
+        if !self.own.keys().eq(routes.keys()) {
+            self.own.retain(|name, _| routes.contains_key(name));
+            self.told.retain(|name, _| routes.contains_key(name));
+            self.published.retain(|name, _| routes.contains_key(name));
+        }
         for (name, routes) in routes {
             match self.own.get(&name) {
                 Some(same) if **same == routes => {}
@@ -144,8 +148,6 @@ impl Rules {
 
     /// Only what changed is written out again: most rules do not, when one does.
     fn publish(&mut self) {
-        self.told.retain(|name, _| self.own.contains_key(name));
-        self.published.retain(|name, _| self.own.contains_key(name));
         for (name, own) in &self.own {
             let told = self.told.get(name);
             if told.is_some_and(|told| Arc::ptr_eq(&told.own, own)) {
@@ -167,10 +169,12 @@ impl Rules {
 
     fn merge(&mut self, known_services_changed: bool) {
         let is_known = |name: &ServiceName| self.world.services.contains_key(name);
-        let stays =
+        let is_there =
             |name: &ServiceName| self.own.contains_key(name) || self.offers.contains_key(name);
-        self.merged.retain(|name, _| stays(name));
-        self.routes.retain(|name, _| stays(name));
+        if !self.merged.keys().all(is_there) {
+            self.merged.retain(|name, _| is_there(name));
+            self.routes.retain(|name, _| is_there(name));
+        }
         let offered_alone = self.offers.keys().filter(|n| !self.own.contains_key(*n));
         for name in self.own.keys().chain(offered_alone) {
             let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
@@ -383,7 +387,8 @@ mod tests {
         let mut rules = Rules::default();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let mut look = |objects: &[Object], services: &BTreeMap<_, _>| {
-            rules.look(objects, (services, &BTreeMap::new()), Offers::new());
+            let objects = Arc::new(objects.to_vec());
+            rules.look(&objects, (services, &BTreeMap::new()), Offers::new());
             (rules.limits().clone(), rules.problems().to_vec())
         };
         let (first, problems) = look(&[limit("a", 1), limit("b", 2)], &services);

@@ -73,6 +73,8 @@ pub struct Compiler {
     /// What each object made then.
     read: HashMap<Id, Arc<Read>>,
     ruled: HashMap<Id, Arc<Ruled>>,
+    /// What VirtualServices say of delegates.
+    delegations: istio::Delegations,
     /// What all DestinationRules made, in the order of their age.
     of_ruled: Vec<Arc<Ruled>>,
     traffic_findings: Vec<Finding>,
@@ -80,12 +82,12 @@ pub struct Compiler {
     streams: Remembered<StreamTable>,
 }
 
-/// Tells objects apart.
-type Id = (String, ServiceName, String);
+/// Where an object's value lies: that of another one, or of another reading of it, lies elsewhere for as long as this one is held. Whether it
+/// is the same object is for its comparison to say.
+type Id = usize;
 
-fn id(object: &Object) -> Id {
-    let kind = format!("{}/{}", object.api_version, object.kind);
-    (kind, object.name.clone(), object.place.clone())
+pub(crate) fn id(object: &Object) -> Id {
+    Arc::as_ptr(&object.value) as usize
 }
 
 /// What one object said by itself.
@@ -110,21 +112,22 @@ impl Compiler {
     pub fn compile(&mut self, objects: &[Object], services: &World) -> Policy {
         let mut objects: Vec<&Object> = objects.iter().collect();
         objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
-        let of_kind = |kind| move |o: &&&Object| known(o) == Some(kind);
+        let kinds: Vec<Option<Known>> = objects.iter().map(|o| known(o)).collect();
+        let of_kind = |kind: Known| {
+            let all = objects.iter().zip(&kinds);
+            all.filter(move |(_, k)| **k == Some(kind)).map(|(o, _)| *o)
+        };
         if !self.world.is_of_the_same(services) {
             self.world = services.clone();
             self.read.clear();
             self.ruled.clear();
         }
         let mut findings = Vec::new();
-        let grants = objects.iter().filter(of_kind(Known::ReferenceGrant));
-        let grants: Vec<_> = grants.map(|o| Grant::read(o)).collect();
-        let groups = objects.iter().filter(of_kind(Known::HttpRouteGroup));
-        let groups: Vec<Object> = groups.map(|o| Object::clone(o)).collect();
-        let traffic = self.traffic(&objects, &mut findings);
-        let services = objects.iter().filter(of_kind(Known::VirtualService));
-        let services: Vec<&Object> = services.copied().collect();
-        let delegates = istio::delegates(&services, &mut findings);
+        let grants: Vec<_> = of_kind(Known::ReferenceGrant).map(Grant::read).collect();
+        let groups: Vec<Object> = of_kind(Known::HttpRouteGroup).cloned().collect();
+        let traffic = self.traffic((&objects, &kinds), &mut findings);
+        let services: Vec<&Object> = of_kind(Known::VirtualService).collect();
+        let delegates = self.delegations.among(&services, &mut findings);
         let refer = (&self.world.grants, &self.world.delegates, &self.groups);
         if traffic.is_some() || refer != (&grants, &delegates, &groups) {
             (self.world.grants, self.world.delegates) = (grants, delegates);
@@ -135,8 +138,8 @@ impl Compiler {
         let mut reads = Vec::new();
         let mut statuses = Vec::new();
         let mut before = std::mem::take(&mut self.read);
-        for (index, object) in objects.iter().enumerate() {
-            let Some(kind) = known(object) else { continue };
+        for (index, (object, kind)) in objects.iter().zip(&kinds).enumerate() {
+            let Some(kind) = *kind else { continue };
             let id = id(object);
             let same = before.remove(&id).filter(|r| r.object == **object);
             let read = same.unwrap_or_else(|| Arc::new(self.read(object, kind)));
@@ -201,13 +204,13 @@ impl Compiler {
     /// What DestinationRules make, before the routes that refer to their subsets; none where that is what they made the last time.
     fn traffic(
         &mut self,
-        objects: &[&Object],
+        (objects, kinds): (&[&Object], &[Option<Known>]),
         findings: &mut Vec<Finding>,
     ) -> Option<BTreeMap<ServiceName, Vec<Arc<TrafficPolicy>>>> {
         let mut all = Vec::new();
         let mut before = std::mem::take(&mut self.ruled);
-        for (index, object) in objects.iter().enumerate() {
-            if known(object) != Some(Known::DestinationRule) {
+        for (index, (object, kind)) in objects.iter().zip(kinds).enumerate() {
+            if *kind != Some(Known::DestinationRule) {
                 continue;
             }
             let id = id(object);

@@ -3,7 +3,7 @@
 //! root's where that is silent. One level, and of rules for HTTP alone. As Istio merges them (`pilot/pkg/model/virtualservice.go`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -20,6 +20,7 @@ use super::{
     virtual_service::MESH,
 };
 use crate::{
+    compile::id,
     draft::Callers,
     finding::{Code, Finding},
     object::{At, Object, Report},
@@ -30,17 +31,52 @@ use crate::{
 /// Rules that one object has of its delegates, one for each match: each of its rules may have all of theirs, and nobody reads so many.
 const MAX_DELEGATED: usize = 1_000;
 
-/// VirtualServices without hosts, by name, of all of them in the order of their age; of several of one name the first. Those that nobody delegates
-/// to are told.
-pub(crate) fn delegates(
-    objects: &[&Object],
-    findings: &mut Vec<Finding>,
-) -> BTreeMap<ServiceName, Object> {
+/// What each VirtualService says of delegates, remembered for as long as there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Delegations(HashMap<usize, Said>);
+
+#[derive(Debug)]
+struct Said {
+    object: Object,
+    /// Whom it delegates to; none for one without hosts, which others delegate to.
+    to: Option<Vec<ServiceName>>,
+}
+
+impl Said {
+    fn of(object: &Object) -> Self {
+        Self {
+            object: object.clone(),
+            to: has_hosts(object).then(|| named_by(object).collect()),
+        }
+    }
+}
+
+impl Delegations {
+    /// VirtualServices without hosts, by name, of all of them in the order of their age; of several of one name the first. Those that nobody
+    /// delegates to are told.
+    pub(crate) fn among(
+        &mut self,
+        objects: &[&Object],
+        findings: &mut Vec<Finding>,
+    ) -> BTreeMap<ServiceName, Object> {
+        let mut before = std::mem::take(&mut self.0);
+        let mut all = Vec::with_capacity(objects.len());
+        for object in objects {
+            let same = before.remove(&id(object)).filter(|s| s.object == **object);
+            all.push(same.unwrap_or_else(|| Said::of(object)));
+        }
+        let found = delegates(&all, findings);
+        self.0 = all.into_iter().map(|s| (id(&s.object), s)).collect();
+        found
+    }
+}
+
+fn delegates(all: &[Said], findings: &mut Vec<Finding>) -> BTreeMap<ServiceName, Object> {
     let mut found: BTreeMap<ServiceName, Object> = BTreeMap::new();
     let mut named = BTreeSet::new();
-    for object in objects {
-        if has_hosts(object) {
-            named.extend(named_by(object));
+    for Said { object, to } in all {
+        if let Some(to) = to {
+            named.extend(to);
         } else if let Some(first) = found.get(&object.name) {
             let text = format!("has no effect: {first} ({}) goes before it", first.place);
             Report::new(object, findings).say(Code::Superseded, &At::default(), text);

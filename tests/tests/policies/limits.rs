@@ -1,0 +1,97 @@
+//! Local rate limits of one cluster, which callers of the other meet.
+
+use super::*;
+
+#[tokio::test]
+async fn callers_of_another_cluster_meet_a_workloads_limit_and_take_it_for_no_failure() {
+    let (federation, manifests) = federation(EAST).await;
+    let mut workloads = Vec::new();
+    for n in [1, 2] {
+        let more = ["--label", "app=payments"];
+        workloads.push(federation.workload_with(EAST, n, SERVICE, &more).await);
+    }
+    federation.export(EAST, "shop/payments").await;
+    federation.sees(WEST, "shop/payments", 2).await;
+    let (_caller, address) = federation.caller(WEST, 0, SERVICE).await;
+    until_answered(address, "the service", |a| a.status == 200).await;
+    write(
+        &manifests,
+        r#"
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: limit, namespace: istio-system}
+spec:
+  workloadSelector: {labels: {app: payments}}
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match:
+      context: SIDECAR_INBOUND
+      listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}
+    patch:
+      operation: INSERT_BEFORE
+      value:
+        name: envoy.filters.http.local_ratelimit
+        typed_config:
+          "@type": type.googleapis.com/udpa.type.v1.TypedStruct
+          type_url: type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+          value:
+            stat_prefix: http_local_rate_limiter
+            token_bucket: {max_tokens: 5, tokens_per_fill: 5, fill_interval: 3600s}
+            filter_enabled: {runtime_key: local_rate_limit_enabled, default_value: {numerator: 100, denominator: HUNDRED}}
+            filter_enforced: {runtime_key: local_rate_limit_enforced, default_value: {numerator: 100, denominator: HUNDRED}}
+            response_headers_to_add: [{append: false, header: {key: x-local-rate-limit, value: 'true'}}]
+"#,
+    );
+    for workload in &workloads {
+        until("the limit to hold", USUAL, || async {
+            let page = client::get(workload.admin, "/debug/state").await?.text();
+            let holds = page.contains("istio-system/limit");
+            if holds { Ok(()) } else { Err(page) }
+        })
+        .await;
+    }
+    // Five of each, whoever is asked how often, and then none.
+    let (mut passed, mut refused) = (0, 0);
+    for _ in 0..400 {
+        let answer = ask(address, &[("host", "payments.shop")]).await;
+        if answer.status == 200 {
+            passed += 1;
+            continue;
+        }
+        refused += 1;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (429, "local_rate_limited")
+        );
+        for field in ["x-envoy-ratelimited", "x-local-rate-limit"] {
+            assert_eq!(answer.headers[field], "true");
+        }
+        assert!(!answer.headers.contains_key("tradewind-error"));
+    }
+    assert_eq!(passed, 10, "{refused} refused");
+    // Nor is it one when the answer comes before all of a request did.
+    let large = "x".repeat(4 << 20);
+    let answer = client::ask(address, ("POST", "/"), &[("host", "payments.shop")], &large).await;
+    refused += 1;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (429, "local_rate_limited")
+    );
+    let mut counted = 0.0;
+    for workload in &workloads {
+        let labels = [SERVICE, "refused"];
+        let all = metrics::total(workload.admin, "tradewind_inbound_rate_limited", &labels);
+        counted += all.await.unwrap();
+        let flagged = metrics::total(workload.admin, "istio_requests", &["\"RL\"", "\"429\""]);
+        assert!(flagged.await.unwrap() > 0.0);
+    }
+    assert_eq!(counted, f64::from(refused));
+    // Nobody was tried again, and nobody is avoided.
+    let admin = federation.addr(WEST, host::CALLERS, ADMIN);
+    for name in ["tradewind_outbound_retries", "tradewind_outbound_ejections"] {
+        let all = metrics::total(admin, name, &["shop/payments:80"]).await;
+        assert_eq!(all.unwrap(), 0.0, "{name}");
+    }
+    fs::remove_file(manifests.join("policy.yaml")).unwrap();
+    until_answered(address, "the limit to be over", |a| a.status == 200).await;
+}
