@@ -22,11 +22,29 @@ const MAGIC: [u8; 4] = *b"TWSN";
 const VERSION: u16 = 1;
 /// Shortest time between two writes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A burst of changes is over when nothing changed for this long, and up to as much again, so that not all proxies of a machine write at
-/// once what came to all of them at once.
-const QUIET: Duration = Duration::from_secs(1);
-/// A burst that does not end is written all the same when it is this old.
-const LATEST: Duration = Duration::from_secs(10);
+/// A burst of changes is over when nothing changed for this long, and it is written all the same when it is so old that it does not end.
+/// Both up to twice as long, so that not all proxies of a machine write at once what came to all of them at once.
+const PATIENCE: Patience = Patience {
+    quiet: Duration::from_secs(1),
+    latest: Duration::from_secs(10),
+};
+
+/// How long a burst is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    quiet: Duration,
+    latest: Duration,
+}
+
+impl Patience {
+    fn stretched(self, rng: &mut Rng) -> Self {
+        let by = 1.0 + rng.unit();
+        Self {
+            quiet: self.quiet.mul_f64(by),
+            latest: self.latest.mul_f64(by),
+        }
+    }
+}
 
 /// The snapshot as it lies on disk.
 #[derive(Serialize, Deserialize)]
@@ -58,8 +76,8 @@ pub(super) async fn keep(shared: Arc<Shared>, path: PathBuf, mut rng: Rng) {
     changes.mark_unchanged();
     let mut kept = None;
     while changes.changed().await.is_ok() {
-        let quiet = QUIET + QUIET.mul_f64(rng.unit());
-        burst(&mut changes, kept.as_ref(), quiet).await;
+        let patience = PATIENCE.stretched(&mut rng);
+        burst(&mut changes, kept.as_ref(), patience).await;
         let snapshot = changes.borrow_and_update().clone();
         kept = Some(Arc::clone(&snapshot.trust));
         let since_unix_ms = shared.status.borrow().changed_at_unix_ms;
@@ -90,9 +108,9 @@ pub(super) async fn keep(shared: Arc<Shared>, path: PathBuf, mut rng: Rng) {
 async fn burst(
     changes: &mut watch::Receiver<Arc<Snapshot>>,
     kept: Option<&Arc<Trust>>,
-    quiet: Duration,
+    patience: Patience,
 ) {
-    let latest = Instant::now() + LATEST;
+    let latest = Instant::now() + patience.latest;
     loop {
         let trust = Arc::clone(&changes.borrow_and_update().trust);
         if kept.is_none_or(|kept| *kept != trust) {
@@ -100,7 +118,7 @@ async fn burst(
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            () = sleep(quiet) => return,
+            () = sleep(patience.quiet) => return,
             () = sleep_until(latest) => return,
         }
     }
@@ -125,7 +143,7 @@ mod tests {
         };
         tokio::select! {
             () = sending => unreachable!(),
-            () = burst(&mut receiver, trust.as_ref(), QUIET) => start.elapsed(),
+            () = burst(&mut receiver, trust.as_ref(), PATIENCE) => start.elapsed(),
         }
     }
 
