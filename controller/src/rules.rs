@@ -24,13 +24,14 @@ use producers::{Offer, Offers};
 /// takes in one message, and one that it does not take would hold up everything else that it is to know.
 const MAX_BYTES: usize = 4 << 20;
 
+type Objects = Arc<Vec<Arc<Object>>>;
 type Services = BTreeMap<ServiceName, Arc<Service>>;
 type Clusters = BTreeMap<ClusterName, Arc<Cluster>>;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Rules {
-    objects: Arc<Vec<Object>>,
+    objects: Objects,
     /// What the world was made of.
     seen: (Services, Clusters),
     world: World,
@@ -70,7 +71,7 @@ impl Rules {
     /// Looks at what there is now: objects, services and clusters, and what other clusters publish.
     pub fn look(
         &mut self,
-        objects: &Arc<Vec<Object>>,
+        objects: &Objects,
         (services, clusters): (&Services, &Clusters),
         offers: Offers,
     ) {
@@ -286,14 +287,14 @@ mod tests {
         (name, Arc::new(service))
     }
 
-    fn split(name: &str, root: &str) -> Object {
+    fn split(name: &str, root: &str) -> Arc<Object> {
         let value = serde_json::json!({
             "apiVersion": "split.smi-spec.io/v1alpha4",
             "kind": "TrafficSplit",
             "metadata": { "name": name, "namespace": "shop" },
             "spec": { "service": root, "backends": [{ "service": "pay", "weight": 1 }] },
         });
-        Object::new("a.yaml:1", value).unwrap()
+        Arc::new(Object::new("a.yaml:1", value).unwrap())
     }
 
     #[test]
@@ -340,10 +341,10 @@ mod tests {
                 "rules": [{ "backendRefs": [{ "name": "pay", "port": 80 }] }],
             },
         });
-        let objects = Arc::new(vec![Object::new("a.yaml:1", value).unwrap()]);
+        let objects = Arc::new(vec![Arc::new(Object::new("a.yaml:1", value).unwrap())]);
         let mut rules = Rules::default();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
-        let mut reasons = |services: &BTreeMap<_, _>, objects: &Arc<Vec<Object>>| {
+        let mut reasons = |services: &BTreeMap<_, _>, objects: &Objects| {
             rules.look(objects, (services, &BTreeMap::new()), Offers::new());
             let all = rules.statuses().iter().flat_map(|s| s.parents.clone());
             let conditions = all.flat_map(|p| p.conditions);
@@ -382,11 +383,11 @@ mod tests {
                     } },
                 }] },
             });
-            Object::new("a.yaml:1", value).unwrap()
+            Arc::new(Object::new("a.yaml:1", value).unwrap())
         };
         let mut rules = Rules::default();
         let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
-        let mut look = |objects: &[Object], services: &BTreeMap<_, _>| {
+        let mut look = |objects: &[Arc<Object>], services: &BTreeMap<_, _>| {
             let objects = Arc::new(objects.to_vec());
             rules.look(&objects, (services, &BTreeMap::new()), Offers::new());
             (rules.limits().clone(), rules.problems().to_vec())
@@ -417,7 +418,7 @@ mod tests {
                 "subsets": [{ "name": "v2", "labels": { "version": "v2" } }],
             },
         });
-        let objects = Arc::new(vec![Object::new("a.yaml:1", value).unwrap()]);
+        let objects = Arc::new(vec![Arc::new(Object::new("a.yaml:1", value).unwrap())]);
         let (name, cart) = service("shop/cart", 80);
         let mut rules = Rules::default();
         let mut look = |cart: Service| {
@@ -454,7 +455,7 @@ mod tests {
                     "directResponse": { "status": 200, "body": { "string": "x".repeat(10_000) } },
                 }] },
             });
-            Arc::new(vec![Object::new("a.yaml:1", value).unwrap()])
+            Arc::new(vec![Arc::new(Object::new("a.yaml:1", value).unwrap())])
         };
         let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
         let cart: ServiceName = "shop/cart".parse().unwrap();

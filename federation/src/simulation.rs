@@ -349,7 +349,7 @@ mod tests {
     fn some_seeds_find_nothing() {
         for seed in 1..=2 {
             let root = tempfile::tempdir().unwrap();
-            let report = super::run(seed, root.path(), false);
+            let report = super::run(seed, root.path(), super::Options::default());
             assert_eq!(report.violation, None, "seed {seed}");
             assert!(report.lines > 1_000, "{report:?}");
         }

@@ -8,6 +8,7 @@ mod merged;
 mod streams;
 
 use std::{
+    borrow::Borrow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -54,12 +55,12 @@ pub fn is_known(api_version: &str, kind: &str) -> bool {
 
 /// Compiles. Objects of kinds that are not known here are other people's. The same objects make the same, in whatever order
 /// they come.
-pub fn compile(objects: &[Object], services: &World) -> Policy {
+pub fn compile(objects: &[impl Borrow<Object>], services: &World) -> Policy {
     Compiler::default().compile(objects, services)
 }
 
 /// What Gateway API's routes among the objects are told of themselves, by kind, namespace and name; of what [`compile`] makes of them.
-pub fn statuses(objects: &[Object], services: &World) -> Vec<Arc<RouteStatus>> {
+pub fn statuses(objects: &[impl Borrow<Object>], services: &World) -> Vec<Arc<RouteStatus>> {
     compile(objects, services).statuses
 }
 
@@ -109,8 +110,8 @@ struct Ruled {
 
 impl Compiler {
     /// Compiles what there is now.
-    pub fn compile(&mut self, objects: &[Object], services: &World) -> Policy {
-        let mut objects: Vec<&Object> = objects.iter().collect();
+    pub fn compile(&mut self, objects: &[impl Borrow<Object>], services: &World) -> Policy {
+        let mut objects: Vec<&Object> = objects.iter().map(Borrow::borrow).collect();
         objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
         let kinds: Vec<Option<Known>> = objects.iter().map(|o| known(o)).collect();
         let of_kind = |kind: Known| {

@@ -4,7 +4,7 @@
 mod compare;
 mod live;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Borrow, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
 use tradewind_controller::source::{self, Problem, SourceModel};
@@ -95,7 +95,7 @@ struct Judged {
 }
 
 impl Judged {
-    fn new(objects: &[Object], world: &World, unread: Vec<Problem>) -> Self {
+    fn new(objects: &[impl Borrow<Object>], world: &World, unread: Vec<Problem>) -> Self {
         let policy = compile(objects, world);
         Self {
             objects: objects.len(),
@@ -272,7 +272,7 @@ mod tests {
 
     fn files(backend: &str) -> SourceModel {
         SourceModel {
-            policy: Arc::new(vec![split("cart", backend, "f.yaml:1")]),
+            policy: Arc::new(vec![Arc::new(split("cart", backend, "f.yaml:1"))]),
             ..SourceModel::default()
         }
     }

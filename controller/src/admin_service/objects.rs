@@ -155,7 +155,9 @@ mod tests {
             "metadata": {"name": "a", "namespace": "shop"},
         });
         let yaml = SourceModel {
-            policy: Arc::new(vec![Object::new("a.yaml:3", value.clone()).unwrap()]),
+            policy: Arc::new(vec![Arc::new(
+                Object::new("a.yaml:3", value.clone()).unwrap(),
+            )]),
             problems: vec![Problem {
                 place: "b.yaml:1".to_owned(),
                 text: "broken".to_owned(),

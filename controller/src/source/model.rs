@@ -20,7 +20,7 @@ pub struct SourceModel {
     /// Services that a ServiceExport names.
     pub exports: BTreeMap<ServiceName, Asked>,
     /// Routes and what belongs to them, as they were written. Shared, since they are handed around with every change of a service.
-    pub policy: Arc<Vec<tradewind_policy::Object>>,
+    pub policy: Arc<Vec<Arc<tradewind_policy::Object>>>,
     /// What is broken or not supported anywhere.
     pub problems: Vec<Problem>,
 }

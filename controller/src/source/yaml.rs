@@ -42,13 +42,13 @@ pub struct Placed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A Service.
-    Service(SourceService),
+    Service(Arc<SourceService>),
     /// An EndpointSlice.
     Slice(Slice),
     /// A ServiceExport.
     Export(ServiceName),
     /// Routes and what belongs to them.
-    Policy(tradewind_policy::Object),
+    Policy(Arc<tradewind_policy::Object>),
 }
 
 /// An EndpointSlice.
@@ -148,7 +148,7 @@ fn one(
     let mut found = Unsupported::default();
     let object = match (version.as_str(), kind.as_str()) {
         ("v1", "Service") => objects::service(typed(place, &kind, value)?, &mut found)
-            .map(|o| o.map(Object::Service)),
+            .map(|o| o.map(|service| Object::Service(Arc::new(service)))),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             objects::slice(typed(place, &kind, value)?, &mut found).map(|o| o.map(Object::Slice))
         }
@@ -158,7 +158,10 @@ fn one(
         (version, kind) if is_known(version, kind) => {
             let lines = stands.map(|(spot, _, before)| Lines::of(spot, before as u64));
             let object = tradewind_policy::Object::new(place, value);
-            object.map(|o| Some(Object::Policy(o.with_lines(lines.unwrap_or_default()))))
+            object.map(|object| {
+                let object = object.with_lines(lines.unwrap_or_default());
+                Some(Object::Policy(Arc::new(object)))
+            })
         }
         ("v1", "List") => {
             let Some(Value::Array(items)) = value.get("items").cloned() else {
@@ -260,7 +263,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
         ..SourceModel::default()
     };
     let (mut slices, mut policy) = (Vec::new(), Vec::new());
-    let mut places: BTreeMap<ServiceName, String> = BTreeMap::new();
+    let mut places: BTreeMap<&ServiceName, &str> = BTreeMap::new();
     for parsed in files {
         model.problems.extend(parsed.problems.iter().cloned());
         for Placed { place, object } in &parsed.objects {
@@ -276,8 +279,8 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
                         });
                         continue;
                     }
-                    places.insert(service.name.clone(), place.clone());
-                    let service = Arc::new(service.clone());
+                    places.insert(&service.name, place);
+                    let service = Arc::clone(service);
                     model.services.insert(service.name.clone(), service);
                 }
                 Object::Slice(slice) => slices.push((place, slice)),
@@ -287,7 +290,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
                         created_at_ms: None,
                     });
                 }
-                Object::Policy(object) => policy.push(object.clone()),
+                Object::Policy(object) => policy.push(Arc::clone(object)),
             }
         }
     }

@@ -153,17 +153,7 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
-            return match limits::ask(thread, caller, &served, &mut request) {
-                Ok(told) => {
-                    let mut response = plain(&served, permit, &mut account, request).await;
-                    told.inspect(|told| told.put(response.headers_mut()));
-                    response.into()
-                }
-                Err(refusal) => {
-                    account.refused(&refusal, Flags::RateLimited);
-                    (*refusal).into()
-                }
-            };
+            return limited((thread, caller), &served, permit, &mut account, request).await;
         }
         match pool::dial(&served.app, served.mark).await {
             Ok(app) => {
@@ -198,6 +188,27 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
             Answer::Withdrawn
         }
         tunnel @ Answer::Tunnel { .. } => tunnel,
+    }
+}
+
+/// Has the application answer a request, as far as its limits allow.
+async fn limited(
+    (thread, caller): (&Thread, &Caller),
+    served: &Rc<Served>,
+    permit: Option<Permit>,
+    account: &mut Account,
+    mut request: Request<RecvStream>,
+) -> Answer {
+    match limits::ask(thread, caller, served, &mut request) {
+        Ok(told) => {
+            let mut response = plain(served, permit, account, request).await;
+            told.inspect(|told| told.put(response.headers_mut()));
+            response.into()
+        }
+        Err(refusal) => {
+            account.refused(&refusal, Flags::RateLimited);
+            (*refusal).into()
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl Live {
             !files.any(|o| o.kind == live.kind && o.name == live.name)
         };
         let mut objects: Vec<_> = self.objects.iter().filter(replaced).cloned().collect();
-        objects.extend(files.policy.iter().cloned());
+        objects.extend(files.policy.iter().map(|o| Object::clone(o)));
         let mut world = self.world.clone();
         world.services.extend(super::of_files(files).services);
         (objects, world)
@@ -88,6 +88,8 @@ fn read(object: v1::PolicyObject) -> Result<Object, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use serde_json::json;
     use v1::policy_part::Part;
@@ -155,7 +157,7 @@ mod tests {
     fn a_file_takes_the_place_of_what_has_its_kind_and_name_and_of_nothing_else() {
         let file = Object::new("f.yaml:1", object("TrafficSplit", "a", "file")).unwrap();
         let files = SourceModel {
-            policy: std::sync::Arc::new(vec![file]),
+            policy: Arc::new(vec![Arc::new(file)]),
             ..SourceModel::default()
         };
         let (objects, world) = live().with(&files);

@@ -32,7 +32,7 @@ use crate::source::{
 #[derive(Debug, Default)]
 pub struct Model {
     services: BTreeMap<ServiceName, Made>,
-    policy: Arc<Vec<Object>>,
+    policy: Arc<Vec<Arc<Object>>>,
     unread: Vec<Problem>,
 }
 
@@ -100,11 +100,11 @@ impl Model {
                 .get(place.as_str())
                 .filter(|o| *o.value == rule.object)
             {
-                policy.push(Object::clone(same));
+                policy.push(Arc::clone(same));
                 continue;
             }
             match Object::new(&place, rule.object.clone()) {
-                Ok(object) => policy.push(object),
+                Ok(object) => policy.push(Arc::new(object)),
                 Err(text) => self.unread.push(Problem { place, text }),
             }
         }
