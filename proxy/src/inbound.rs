@@ -49,7 +49,7 @@ pub(crate) use limits::{Held, Workload, start as start_limits};
 pub(crate) use metrics::InboundMetrics;
 use peers::Peers;
 pub(crate) use served::Checks;
-use served::{Served, ServedHere, Table};
+use served::{Served, ServedHere};
 use wire::RequestBody;
 
 use crate::{

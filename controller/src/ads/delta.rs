@@ -24,9 +24,10 @@ const MAX_NAMES: usize = 100_000;
 const MAX_NAME_BYTES: usize = 512;
 /// The name that stands for everything of a type.
 const WILDCARD: &str = "*";
-/// Bytes of resources in one response, give or take one resource: half of what our clients accept. All of a type fits
-/// into one response but in a federation far beyond what is designed for, which then is told in several.
-const MAX_RESPONSE_BYTES: usize = 32 << 20;
+/// Bytes of resources in one response, give or take one resource. More is told in several, and all but the last of them have no
+/// `system_version_info`: our clients act on what they were told once they have it all. Each stream, on both sides, keeps a buffer as large
+/// as its largest message for as long as it lives, and a controller has a thousand streams.
+const MAX_RESPONSE_BYTES: usize = 256 << 10;
 
 /// A client went past a bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,16 +57,18 @@ pub enum Heard {
 struct PerType {
     wildcard: bool,
     names: BTreeSet<String>,
-    // What the client holds, by what we sent or it told.
-    held: BTreeMap<String, String>,
+    // What the client holds, by what we sent or it told: names and versions, shared with the encoding where they are its.
+    held: BTreeMap<Arc<str>, Arc<str>>,
     // The encoding that it was last compared with; none where what it covers or holds changed since.
     compared: Option<Mark>,
     // Names in which what it holds differs from that one: those to send, and those to say are gone.
     differ: BTreeSet<Arc<str>>,
     // Names to answer for, whether the client is current or not.
-    asked: BTreeSet<String>,
+    asked: BTreeSet<Arc<str>>,
     outstanding: Option<String>,
     answered: bool,
+    // The last response said that more follows, so that another one is due even if nothing is left to tell.
+    owes: bool,
 }
 
 impl PerType {
@@ -83,15 +86,13 @@ impl PerType {
         let entries = encoded.entries(type_url);
         let changed = last.and_then(|mark| encoded.changed_since(&mark, type_url));
         let Some(changed) = changed else {
+            self.share(entries);
             let all = entries.keys().filter(|name| self.differs(name, entries));
             let gone = self
                 .held
                 .keys()
-                .filter(|n| !entries.contains_key(n.as_str()));
-            self.differ = all
-                .cloned()
-                .chain(gone.map(|n| n.as_str().into()))
-                .collect();
+                .filter(|name| !entries.contains_key(&***name));
+            self.differ = all.chain(gone).cloned().collect();
             return;
         };
         for name in changed {
@@ -103,8 +104,21 @@ impl PerType {
         }
     }
 
+    // What a client told of itself is the encoding's, most of it: no need to keep it twice.
+    fn share(&mut self, entries: &Entries) {
+        let told = std::mem::take(&mut self.held);
+        let shared = told.into_iter().map(|(name, version)| {
+            let known = entries.get_key_value(&name);
+            match known.filter(|(_, entry)| entry.version == version) {
+                Some((name, entry)) => (Arc::clone(name), Arc::clone(&entry.version)),
+                None => (name, version),
+            }
+        });
+        self.held = shared.collect();
+    }
+
     fn differs(&self, name: &str, entries: &Entries) -> bool {
-        let held = self.held.get(name).map(String::as_str);
+        let held = self.held.get(name).map(|version| &**version);
         match entries.get(name) {
             Some(entry) => self.covers(name) && held != Some(&*entry.version),
             None => held.is_some(),
@@ -118,10 +132,21 @@ impl PerType {
 }
 
 /// One stream's state.
-#[derive(Default)]
 pub struct Stream {
     types: BTreeMap<String, PerType>,
     nonce: u64,
+    /// Bytes of resources in one response.
+    most: usize,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            types: BTreeMap::new(),
+            nonce: 0,
+            most: MAX_RESPONSE_BYTES,
+        }
+    }
 }
 
 impl std::fmt::Debug for Stream {
@@ -159,7 +184,8 @@ impl Stream {
             state.compared = None;
         }
         if first {
-            state.held = request.initial_resource_versions.into_iter().collect();
+            let told = request.initial_resource_versions.into_iter();
+            state.held = told.map(|(n, v)| (n.into(), v.into())).collect();
             // The legacy form of the wildcard.
             state.wildcard = request.resource_names_subscribe.is_empty()
                 && request.resource_names_unsubscribe.is_empty();
@@ -181,8 +207,8 @@ impl Stream {
                 });
             }
             // At the start of a stream the client's versions speak for it.
-            if !(first && state.held.contains_key(&name)) {
-                state.asked.insert(name.clone());
+            if !(first && state.held.contains_key(name.as_str())) {
+                state.asked.insert(name.as_str().into());
             }
             state.names.insert(name);
         }
@@ -190,15 +216,15 @@ impl Stream {
             if name == WILDCARD {
                 state.wildcard = false;
                 let names = &state.names;
-                state.held.retain(|held, _| names.contains(held));
+                state.held.retain(|held, _| names.contains(&**held));
             } else {
                 state.names.remove(&name);
-                state.asked.remove(&name);
+                state.asked.remove(name.as_str());
                 if state.wildcard {
                     // Still covered, or gone: the client cannot know which.
-                    state.asked.insert(name);
+                    state.asked.insert(name.into());
                 } else {
-                    state.held.remove(&name);
+                    state.held.remove(name.as_str());
                 }
             }
         }
@@ -232,6 +258,7 @@ impl Stream {
     }
 
     fn next_upserts(&mut self, encoded: &Encoded) -> Option<DeltaDiscoveryResponse> {
+        let most = self.most;
         for type_url in self.order() {
             let entries = encoded.entries(&type_url);
             let Some(state) = self.types.get_mut(&type_url) else {
@@ -245,7 +272,7 @@ impl Stream {
                 }
                 continue;
             }
-            let answer_due = !state.answered && state.subscribes();
+            let answer_due = state.owes || !state.answered && state.subscribes();
             if !answer_due && state.asked.is_empty() && !state.pending(entries) {
                 continue;
             }
@@ -253,14 +280,13 @@ impl Stream {
                 type_url: type_url.clone(),
                 ..Default::default()
             };
-            let mut size = answer_asked(state, entries, &type_url, &mut response);
+            let mut size = answer_asked(state, (entries, most), &type_url, &mut response);
             let differ = std::mem::take(&mut state.differ);
             for name in differ {
                 match entries.get(&name) {
-                    Some(entry) if size < MAX_RESPONSE_BYTES => {
-                        let version = entry.version.as_ref().to_owned();
-                        state.held.insert(name.as_ref().to_owned(), version);
+                    Some(entry) if size < most => {
                         response.resources.push(entry.resource(&type_url, &name));
+                        state.held.insert(name, Arc::clone(&entry.version));
                         size += entry.size();
                     }
                     // The next time, or where what is gone is told.
@@ -268,7 +294,9 @@ impl Stream {
                 }
             }
             state.answered = true;
-            return Some(self.stamp(response, encoded));
+            state.owes = !state.asked.is_empty() || state.pending(entries);
+            let more = state.owes;
+            return Some(self.stamp(response, encoded, more));
         }
         None
     }
@@ -291,7 +319,7 @@ impl Stream {
                 continue;
             }
             for name in &gone {
-                state.held.remove(name);
+                state.held.remove(name.as_str());
                 state.differ.remove(name.as_str());
             }
             let response = DeltaDiscoveryResponse {
@@ -299,7 +327,7 @@ impl Stream {
                 removed_resources: gone,
                 ..Default::default()
             };
-            return Some(self.stamp(response, encoded));
+            return Some(self.stamp(response, encoded, false));
         }
         None
     }
@@ -308,10 +336,13 @@ impl Stream {
         &mut self,
         mut response: DeltaDiscoveryResponse,
         encoded: &Encoded,
+        more: bool,
     ) -> DeltaDiscoveryResponse {
         self.nonce += 1;
         response.nonce = self.nonce.to_string();
-        response.system_version_info = encoded.revision().to_string();
+        if !more {
+            response.system_version_info = encoded.revision().to_string();
+        }
         if let Some(state) = self.types.get_mut(&response.type_url) {
             state.outstanding = Some(response.nonce.clone());
         }
@@ -339,22 +370,23 @@ impl Stream {
 // Answers for the names asked for; returns the bytes that took.
 fn answer_asked(
     state: &mut PerType,
-    entries: &Entries,
+    (entries, most): (&Entries, usize),
     type_url: &str,
     response: &mut DeltaDiscoveryResponse,
 ) -> usize {
     let mut size = 0;
-    while size < MAX_RESPONSE_BYTES
+    while size < most
         && let Some(name) = state.asked.pop_first()
     {
-        state.differ.remove(name.as_str());
-        if let Some(entry) = entries.get(name.as_str()) {
+        state.differ.remove(&name);
+        if let Some((name, entry)) = entries.get_key_value(&name) {
             size += entry.size();
-            response.resources.push(entry.resource(type_url, &name));
-            state.held.insert(name, entry.version.as_ref().to_owned());
+            response.resources.push(entry.resource(type_url, name));
+            let version = Arc::clone(&entry.version);
+            state.held.insert(Arc::clone(name), version);
         } else {
             state.held.remove(&name);
-            response.removed_resources.push(name);
+            response.removed_resources.push(name.as_ref().to_owned());
         }
     }
     size

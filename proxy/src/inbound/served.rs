@@ -8,9 +8,11 @@ use std::{
     sync::Arc,
 };
 
+use http::{HeaderName, Method, Request, StatusCode};
 use tokio::sync::{Notify, watch};
 use tradewind_api::{ServicePortRef, model::AppProtocol};
 use tradewind_runtime::clock::SharedClock;
+use tradewind_transport::hbone::headers;
 
 use super::{
     AppRequest, InboundContext,
@@ -57,7 +59,40 @@ pub(super) struct Table {
     by_app: HashMap<String, Vec<Rc<Served>>>,
 }
 
+/// Why there is nothing for a request: status, what the caller is told, and how it is counted.
+pub(super) type Unfound = (StatusCode, Option<(HeaderName, &'static str)>, &'static str);
+
 impl Table {
+    /// What the request is for. A `CONNECT` to an application's address may be for several services.
+    pub(super) fn find<B>(&self, request: &Request<B>) -> Result<&[Rc<Served>], Unfound> {
+        // The caller may know already what this proxy will learn of in a moment, or not know yet what it has forgotten.
+        const NOT_SERVED: Unfound = (
+            StatusCode::NOT_FOUND,
+            Some((headers::UNPROCESSED, "not_served")),
+            "not_served",
+        );
+        let target = if *request.method() == Method::CONNECT {
+            let authority =
+                request
+                    .uri()
+                    .authority()
+                    .ok_or((StatusCode::BAD_REQUEST, None, "no_authority"))?;
+            match headers::parse_connect_authority(authority.as_str()) {
+                Some(target) => target,
+                None => return self.at(authority.as_str()).ok_or(NOT_SERVED),
+            }
+        } else {
+            let service = request.headers().get(headers::SERVICE);
+            service.and_then(headers::parse_service).ok_or((
+                StatusCode::BAD_REQUEST,
+                None,
+                "no_service",
+            ))?
+        };
+        let served = self.service(&target).ok_or(NOT_SERVED)?;
+        Ok(std::slice::from_ref(served))
+    }
+
     /// Who serves this.
     pub(super) fn service(&self, target: &ServicePortRef) -> Option<&Rc<Served>> {
         self.services.get(target)

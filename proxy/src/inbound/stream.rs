@@ -20,7 +20,7 @@ use tradewind_transport::{
 };
 
 use super::{
-    AppRequest, Served, Table, Thread,
+    AppRequest, Served, Thread,
     authorise::{Denied, Standing, authorise, is_anothers},
     body::{BodyError, ResponseBody},
     caller::Caller,
@@ -117,7 +117,7 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
         return refuse(account, unprocessed("draining"));
     }
     let table = thread.served.now();
-    let found = match find(&table, &request) {
+    let found = match table.find(&request) {
         Ok(found) => found,
         Err((status, header, reason)) => {
             thread.metrics.refused(reason);
@@ -210,38 +210,6 @@ async fn limited(
             (*refusal).into()
         }
     }
-}
-
-type Unfound = (StatusCode, Option<(HeaderName, &'static str)>, &'static str);
-
-/// What the request is for. A `CONNECT` to an application's address may be for several services.
-fn find<'t, B>(table: &'t Table, request: &Request<B>) -> Result<&'t [Rc<Served>], Unfound> {
-    // The caller may know already what this proxy will learn of in a moment, or not know yet what it has forgotten.
-    const NOT_SERVED: Unfound = (
-        StatusCode::NOT_FOUND,
-        Some((headers::UNPROCESSED, "not_served")),
-        "not_served",
-    );
-    let target = if *request.method() == Method::CONNECT {
-        let authority =
-            request
-                .uri()
-                .authority()
-                .ok_or((StatusCode::BAD_REQUEST, None, "no_authority"))?;
-        match headers::parse_connect_authority(authority.as_str()) {
-            Some(target) => target,
-            None => return table.at(authority.as_str()).ok_or(NOT_SERVED),
-        }
-    } else {
-        let service = request.headers().get(headers::SERVICE);
-        service.and_then(headers::parse_service).ok_or((
-            StatusCode::BAD_REQUEST,
-            None,
-            "no_service",
-        ))?
-    };
-    let served = table.service(&target).ok_or(NOT_SERVED)?;
-    Ok(std::slice::from_ref(served))
 }
 
 type Admitted = (Rc<Served>, Option<Permit>);

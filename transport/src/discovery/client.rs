@@ -1,7 +1,7 @@
 //! Delta ADS, client side, as a pure state machine: responses in, answers and snapshots out.
 //!
 //! Owns the last accepted state of every resource and its version. A resource that cannot be read is rejected by name
-//! and its last good state stays; the rest of the response counts. Never publishes a state of which a type is missing.
+//! and its last good state stays; the rest of the response counts. Never publishes a state of which a type is missing, or told in part.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -84,6 +84,8 @@ struct PerType {
     seen: bool,
     // Answered at least once on this stream.
     answered: bool,
+    // The last response told a part, and the rest is on its way.
+    partial: bool,
 }
 
 /// The protocol's state, over all streams of one process.
@@ -99,6 +101,8 @@ pub struct Client {
     routes: Option<PerType>,
     limits: Option<PerType>,
     published: bool,
+    // Something changed that was not published, since the rest of it was on its way.
+    withheld: bool,
 }
 
 impl std::fmt::Debug for Client {
@@ -206,9 +210,12 @@ impl Client {
         for name in &response.removed_resources {
             changed |= self.remove(kind, name);
         }
+        // Of a state that is told in several responses only the last has a version.
+        let partial = response.system_version_info.is_empty();
         if let Some(per_type) = self.per_type(kind) {
-            per_type.seen = true;
-            per_type.answered = true;
+            per_type.partial = partial;
+            per_type.seen |= !partial;
+            per_type.answered |= !partial;
         }
         if let Ok(revision) = response.system_version_info.parse() {
             self.state.revision = Revision(revision);
@@ -216,9 +223,10 @@ impl Client {
         if !rejected.is_empty() {
             reply.error_detail = Some(detail(&rejected));
         }
-        let complete = self.all().all(|t| t.seen);
-        let snapshot = (complete && (changed || !self.published)).then(|| {
-            self.published = true;
+        self.withheld |= changed;
+        let complete = self.all().all(|t| t.seen && !t.partial);
+        let snapshot = (complete && (self.withheld || !self.published)).then(|| {
+            (self.published, self.withheld) = (true, false);
             Arc::new(self.state.clone())
         });
         Step {
@@ -442,6 +450,41 @@ mod tests {
     #[test]
     fn the_first_snapshot_waits_for_every_type() {
         synced();
+    }
+
+    #[test]
+    fn a_state_told_in_parts_is_published_once_it_is_whole() {
+        let part = |url: &str, resources| DeltaDiscoveryResponse {
+            system_version_info: String::new(),
+            ..response(url, 2, resources)
+        };
+        let mut client = synced();
+        let one = client.receive(part(SERVICE_TYPE, vec![service("shop/c", "1")]));
+        assert!(one.snapshot.is_none() && one.reply.error_detail.is_none());
+        // What comes between belongs to it.
+        let between = client.receive(response(CLUSTER_TYPE, 2, vec![]));
+        assert!(between.snapshot.is_none());
+        // Its controller ends in the middle of it; the next one tells the rest.
+        let told = client.open(&Node::default());
+        assert!(told[2].initial_resource_versions.contains_key("shop/c"));
+        assert!(
+            client
+                .receive(response(TRUST_TYPE, 3, vec![]))
+                .snapshot
+                .is_none()
+        );
+        let rest = client.receive(response(SERVICE_TYPE, 3, vec![]));
+        let whole = rest.snapshot.unwrap();
+        assert_eq!((whole.services.len(), whole.revision), (3, Revision(3)));
+
+        let mut new = Client::new();
+        new.open(&Node::default());
+        new.receive(response(TRUST_TYPE, 1, vec![trust()]));
+        new.receive(response(CLUSTER_TYPE, 1, vec![]));
+        let first = new.receive(part(SERVICE_TYPE, vec![service("shop/a", "1")]));
+        assert!(first.snapshot.is_none() && !new.in_sync());
+        let last = new.receive(response(SERVICE_TYPE, 1, vec![service("shop/b", "1")]));
+        assert_eq!(last.snapshot.unwrap().services.len(), 2);
     }
 
     #[test]

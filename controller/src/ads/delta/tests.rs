@@ -474,13 +474,53 @@ proptest! {
                     (quick, thorough) = (Stream::new(), Stream::new());
                     for (url, held) in held {
                         let mut request = subscribe(&url, &[WILDCARD]);
-                        request.initial_resource_versions = held.into_iter().collect();
+                        let held = held.into_iter().map(|(n, v)| (n.to_string(), v.to_string()));
+                        request.initial_resource_versions = held.collect();
                         both(&mut quick, &mut thorough, request);
                     }
                 }
             }
         }
     }
+}
+
+#[test]
+fn what_is_too_much_for_one_response_is_told_in_several_and_the_last_says_so() {
+    let all: &[(&str, &[&str])] = &[
+        ("shop/a", &["west"]),
+        ("shop/b", &["west"]),
+        ("shop/c", &["west"]),
+    ];
+    let encoded = encode(&snapshot(1, all, &["west"]));
+    let start = || {
+        let mut stream = Stream {
+            most: 1,
+            ..Stream::new()
+        };
+        stream.hear(subscribe(SERVICE_TYPE, &["*"])).unwrap();
+        stream
+    };
+    let mut stream = start();
+    for (name, version) in [("shop/a", ""), ("shop/b", ""), ("shop/c", "1")] {
+        let response = stream.next(&encoded).unwrap();
+        assert_eq!(names(&response), [name]);
+        assert_eq!(response.system_version_info, version);
+        assert_eq!(stream.next(&encoded), None, "one at a time");
+        ack(&mut stream, &response);
+    }
+    assert_eq!(stream.next(&encoded), None);
+
+    // What was to follow is gone: that is said, or the client would wait for it.
+    let mut stream = start();
+    let response = stream.next(&encoded).unwrap();
+    assert_eq!(response.system_version_info, "");
+    ack(&mut stream, &response);
+    let encoded = encoded.next(&snapshot(2, &all[..1], &["west"]));
+    let response = stream.next(&encoded).unwrap();
+    assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+    assert_eq!(response.system_version_info, "2");
+    ack(&mut stream, &response);
+    assert_eq!(stream.next(&encoded), None);
 }
 
 #[test]
@@ -513,11 +553,12 @@ proptest! {
     // it subscribed to.
     #[test]
     fn an_answering_client_converges(
+        most in prop_oneof![Just(1_usize), Just(MAX_RESPONSE_BYTES)],
         steps in proptest::collection::vec((0u8..6, 0usize..5, proptest::collection::vec((0usize..5, 0usize..3), 0..5)), 1..20)
     ) {
         const NAMES: [&str; 5] = ["s/a", "s/b", "s/c", "s/d", "s/e"];
         const BY: [&[&str]; 3] = [&["west"], &["east"], &["east", "west"]];
-        let mut stream = Stream::new();
+        let mut stream = Stream { most, ..Stream::new() };
         let (mut wildcard, mut named) = (true, BTreeSet::new());
         let mut client: BTreeMap<String, String> = BTreeMap::new();
         stream.hear(subscribe(SERVICE_TYPE, &["*"])).unwrap();
@@ -541,14 +582,16 @@ proptest! {
             let services: BTreeMap<&str, &[&str]> = services.iter().map(|(n, e)| (NAMES[*n], BY[*e])).collect();
             let services: Vec<_> = services.into_iter().collect();
             let encoded = encode(&snapshot(revision as u64, &services, &["west"]));
-            let mut rounds = 0;
+            let (mut rounds, mut partial) = (0, false);
             while let Some(response) = stream.next(&encoded) {
                 rounds += 1;
-                prop_assert!(rounds < 10, "never quiet");
+                prop_assert!(rounds < 20, "never quiet");
+                partial = response.system_version_info.is_empty();
                 for r in &response.resources { client.insert(r.name.clone(), r.version.clone()); }
                 for n in &response.removed_resources { client.remove(n); }
                 ack(&mut stream, &response);
             }
+            prop_assert!(!partial, "the rest never came");
             let expected: BTreeMap<String, String> = encoded.entries(SERVICE_TYPE).iter()
                 .filter(|(n, _)| wildcard || named.contains(&***n))
                 .map(|(n, e)| (n.to_string(), e.version.to_string())).collect();
