@@ -1,7 +1,7 @@
 //! The last good snapshot on disk, for a start at which no controller answers.
 //!
 //! What is written is all of it, as JSON, and with many services that costs a process more than everything else that a change brings. So
-//! it is not written with each change: what lies there is for another day, and may be some seconds old. Whom to believe may not.
+//! it is not written with each change: what lies there is for another day, and may be a minute old. Whom to believe may not.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Both up to twice as long, so that not all proxies of a machine write at once what came to all of them at once.
 const PATIENCE: Patience = Patience {
     quiet: Duration::from_secs(1),
-    latest: Duration::from_secs(10),
+    latest: Duration::from_secs(30),
 };
 
 /// How long a burst is waited for.
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(took(false, 3, other).await, ms(0), "nothing is there yet");
         assert_eq!(took(true, 0, other).await, ms(1_000));
         assert_eq!(took(true, 3, other).await, ms(1_900));
-        assert_eq!(took(true, 1_000, other).await, ms(10_000));
+        assert_eq!(took(true, 1_000, other).await, ms(30_000));
         let revoked = |n: u32, s: &mut Snapshot| {
             if n == 4 {
                 Arc::make_mut(&mut s.trust).roots.insert(vec![1]);
