@@ -161,6 +161,7 @@ fn proxy_args(wishes: &Wishes, settings: &Settings) -> Vec<String> {
         "--capture-rules=external".to_owned(),
     ];
     args.extend(rules(wishes));
+    args.extend(wishes.labels.iter().map(|l| format!("--label={l}")));
     if wishes.inbound != Inbound::Off {
         args.push(format!("--inbound={}", wishes.inbound.as_str()));
     }

@@ -3,6 +3,8 @@
 //! A view: it owns nothing, and keeps what it does not know. Kubernetes' types are not used, since a field that they lack would be
 //! lost, and one that has another shape would refuse the whole pod.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 /// Something in a pod has a shape that no API server lets through.
@@ -66,6 +68,13 @@ impl<'a> Pod<'a> {
 
     pub(super) fn label(&self, key: &str) -> Option<&'a str> {
         self.labels?.get(key)?.as_str()
+    }
+
+    /// Its labels, by their keys.
+    pub(super) fn labels(&self) -> BTreeMap<&'a str, &'a str> {
+        let all = self.labels.into_iter().flatten();
+        all.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+            .collect()
     }
 
     pub(super) fn annotation_keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {

@@ -183,6 +183,24 @@ fn nothing_of_the_pod_itself_is_changed() {
 }
 
 #[test]
+fn a_proxy_is_told_what_its_pod_is_labelled_with() {
+    let mut pod = case("plain");
+    let mut labels = json!({ "app": "web", "example.com/tier": "" });
+    for number in 0..100 {
+        labels[format!("zz-{number:03}")] = json!("x");
+    }
+    labels["a b"] = json!("what no API server lets through");
+    pod["metadata"]["labels"] = labels;
+    let (_, made) = outcome(&pod);
+    let text = made["spec"]["initContainers"][1]["args"].to_string();
+    assert!(
+        text.contains(r#""--label=app=web","--label=example.com/tier=","--label=zz-000=x""#),
+        "{text}"
+    );
+    assert_eq!(text.matches("--label=").count(), 64);
+}
+
+#[test]
 fn the_label_goes_before_the_annotation() {
     let mut pod = case("plain");
     pod["metadata"]["annotations"] = json!({ INJECT: "true" });

@@ -5,6 +5,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use tradewind_api::traffic::{MAX_LABELS, is_label};
+
 use super::{
     INJECT, PROXY_PORTS,
     pod::Pod,
@@ -81,7 +83,18 @@ pub(super) struct Wishes {
     pub(super) inbound_ports: Vec<u16>,
     pub(super) exclude_ports: Vec<u16>,
     pub(super) exclude_cidrs: Vec<String>,
+    /// `key=value`, what the pod is labelled with: rules may be for such callers alone.
+    pub(super) labels: Vec<String>,
     pub(super) warnings: Vec<String>,
+}
+
+/// As the API server has them when the pod is made. Those that the proxy would refuse, or that are too many for it, it is not told of.
+fn labels(pod: &Pod<'_>) -> Vec<String> {
+    let all = pod.labels().into_iter();
+    let told = all.filter(|(key, value)| is_label(key, value));
+    told.take(MAX_LABELS)
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
 }
 
 impl Wishes {
@@ -103,6 +116,7 @@ impl Wishes {
             inbound_ports: Vec::new(),
             exclude_ports: reader.ports(EXCLUDE_OUTBOUND_PORTS),
             exclude_cidrs: reader.cidrs(EXCLUDE_OUTBOUND_CIDRS),
+            labels: labels(pod),
             warnings: unknown(pod),
         };
         let excluded = reader.ports(EXCLUDE_INBOUND_PORTS);
