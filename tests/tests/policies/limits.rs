@@ -69,9 +69,10 @@ spec:
         assert!(!answer.headers.contains_key("tradewind-error"));
     }
     assert_eq!(passed, 10, "{refused} refused");
-    // Nor is it one when the answer comes before all of a request did.
-    let large = "x".repeat(4 << 20);
-    let answer = client::ask(address, ("POST", "/"), &[("host", "payments.shop")], &large).await;
+    // Nor is it one for a request whose body nobody reads. It fits into what lies on the way: of an HTTP/1 client that still sends when it is
+    // answered nobody can say whether it reads the answer or finds its connection closed.
+    let body = "x".repeat(16 << 10);
+    let answer = client::ask(address, ("POST", "/"), &[("host", "payments.shop")], &body).await;
     refused += 1;
     assert_eq!(
         (answer.status, answer.text().as_str()),
