@@ -100,7 +100,7 @@ pub struct Client {
     // Of proxies alone.
     routes: Option<PerType>,
     limits: Option<PerType>,
-    published: bool,
+    published: Option<Arc<Snapshot>>,
     // Something changed that was not published, since the rest of it was on its way.
     withheld: bool,
 }
@@ -225,10 +225,27 @@ impl Client {
         }
         self.withheld |= changed;
         let complete = self.all().all(|t| t.seen && !t.partial);
-        let snapshot = (complete && (self.withheld || !self.published)).then(|| {
-            (self.published, self.withheld) = (true, false);
-            Arc::new(self.state.clone())
-        });
+        let snapshot = match &self.published {
+            Some(last) if !complete => {
+                // Whom to believe waits for nothing: somebody may have been revoked.
+                let trust = Arc::clone(&self.state.trust);
+                let revoked = kind == Kind::Trust && changed;
+                revoked.then(|| Snapshot {
+                    trust,
+                    ..Snapshot::clone(last)
+                })
+            }
+            Some(_) if !self.withheld => None,
+            None if !complete => None,
+            Some(_) | None => {
+                self.withheld = false;
+                Some(self.state.clone())
+            }
+        };
+        let snapshot = snapshot.map(Arc::new);
+        if snapshot.is_some() {
+            self.published.clone_from(&snapshot);
+        }
         Step {
             reply,
             snapshot,
@@ -461,9 +478,18 @@ mod tests {
         let mut client = synced();
         let one = client.receive(part(SERVICE_TYPE, vec![service("shop/c", "1")]));
         assert!(one.snapshot.is_none() && one.reply.error_detail.is_none());
-        // What comes between belongs to it.
+        // What comes between belongs to it, but for whom to believe.
         let between = client.receive(response(CLUSTER_TYPE, 2, vec![]));
         assert!(between.snapshot.is_none());
+        let message = v1::Trust {
+            domain: "other.internal".into(),
+            ..v1::Trust::default()
+        };
+        let revoked = resource(TRUST_NAME, "t2", TRUST_TYPE, &message);
+        let believed = client.receive(response(TRUST_TYPE, 2, vec![revoked]));
+        let believed = believed.snapshot.unwrap();
+        assert_eq!(believed.trust.domain.as_str(), "other.internal");
+        assert_eq!(believed.services.len(), 2, "the rest is as it was");
         // Its controller ends in the middle of it; the next one tells the rest.
         let told = client.open(&Node::default());
         assert!(told[2].initial_resource_versions.contains_key("shop/c"));
