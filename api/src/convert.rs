@@ -377,6 +377,7 @@ impl From<&Cluster> for v1::Cluster {
             local: c.local,
             sealed_only: c.sealed_only,
             round_trip_us: c.round_trip_us,
+            controllers: c.controllers.clone().into_iter().collect(),
         }
     }
 }
@@ -404,6 +405,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             local: c.local,
             sealed_only: c.sealed_only,
             round_trip_us: c.round_trip_us,
+            controllers: c.controllers.into_iter().collect(),
         })
     }
 }

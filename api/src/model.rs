@@ -1,11 +1,11 @@
 //! The domain model: what a service, an endpoint and a cluster are, wherever they are spoken of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ClusterName, EndpointId, Network, Region, ServiceName, SpiffeId, Zone},
+    id::{ClusterName, EndpointId, Network, NodeId, Region, ServiceName, SpiffeId, Zone},
     seal::SealedPort,
     traffic::Labels,
 };
@@ -211,4 +211,7 @@ pub struct Cluster {
     /// How far it is from the reader's own cluster, µs, once that is known. For whoever has not measured it himself.
     #[serde(default)]
     pub round_trip_us: Option<u64>,
+    /// Where its controllers are dialled, `host:port` by node: of the reader's own cluster alone, where they said so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub controllers: BTreeMap<NodeId, String>,
 }

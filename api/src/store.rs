@@ -28,7 +28,8 @@ use crate::{
 /// | 4 | transfers of the lead in the audit log |
 /// | 5 | labels of endpoints, rules that are published with an export |
 /// | 6 | what the Multi-Cluster Services API passes on of a Service |
-pub const LEVEL: u16 = 6;
+/// | 7 | several controllers of one cluster: their addresses and authorities, and which of them speaks |
+pub const LEVEL: u16 = 7;
 
 /// What a record that names no level was written by.
 const fn first_level() -> u16 {
@@ -157,6 +158,44 @@ pub struct SealRecord {
     /// The keys that are in use, oldest first.
     pub keys: Vec<SealKeyRecord>,
 }
+
+/// What the others need of one of a cluster's controllers. Since level 7.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerRecord {
+    /// `host:port` at which its own cluster's gateways, proxies and other controllers dial it.
+    pub address: String,
+    /// The newest level that it knows: the cluster knows no more than each of them.
+    pub level: u16,
+    /// Its own authority, DER, where it came after the cluster's first one. It goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Blob>,
+}
+
+/// Which controller publishes for its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speaker {
+    /// Its node.
+    pub node: NodeId,
+    /// When it last said so, Unix ms by the leaders' clocks.
+    pub at_ms: u64,
+}
+
+/// A cluster's controllers, where it has or had several. Since level 7.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllersRecord {
+    /// By node. One that says nothing of itself is missing.
+    pub nodes: BTreeMap<NodeId, ControllerRecord>,
+    /// Who speaks; none where nobody ever had to be told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<Speaker>,
+    /// Authorities of controllers that are gone, and since when, Unix ms: accepted until the last certificate below them is over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retiring: BTreeMap<Blob, u64>,
+}
+
+/// How long a cluster's speaker may be silent before another of its controllers takes its place, ms by the leaders' clocks:
+/// three of its signs of life.
+pub const SPEAKER_MS: u64 = 6_000;
 
 /// What an operator wants of a node's vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -304,6 +343,25 @@ pub enum Command {
         #[serde(default)]
         alone: bool,
     },
+    /// Gives the proposer a further node, for one more controller beside those that it has.
+    AddController {
+        /// What the others need of it.
+        controller: ControllerRecord,
+    },
+    /// Says where one of the proposer's controllers is dialled, and what it knows.
+    PutController {
+        /// Its node.
+        node: NodeId,
+        /// `host:port`, as [`ControllerRecord::address`].
+        address: String,
+        /// The newest level it knows.
+        level: u16,
+    },
+    /// The sign of life of the controller that speaks for the proposer, or that wants to: it does where nobody else does.
+    Speak {
+        /// Its node.
+        node: NodeId,
+    },
     /// Notes in the log of changes that somebody moved the lead. It changes nothing else: who leads is not in the store.
     NoteTransfer {
         /// Who leads since.
@@ -334,6 +392,9 @@ impl Command {
             | Self::AttestExports { .. } => 2,
             Self::PutNodeKey { .. } | Self::PutSealKey { .. } => 3,
             Self::NoteTransfer { .. } => 4,
+            Self::AddController { .. } | Self::PutController { .. } | Self::Speak { .. } => {
+                CONTROLLERS
+            }
         }
     }
 }
@@ -353,6 +414,8 @@ pub const LABELS: u16 = 5;
 pub const RULES: u16 = 5;
 /// From this level on exports carry what the Multi-Cluster Services API passes on.
 pub const SPEC: u16 = 6;
+/// From this level on a cluster may have several controllers.
+pub const CONTROLLERS: u16 = 7;
 
 /// A command as it stands in the log: who asked, and when the leader took it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,9 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        analyze, app, audit, check, controller, demo, dns, drain, explain, export, gateway, init,
-        install, join, list, plan, proxy, routes, status, store, token, version, witness,
+        add_controller, analyze, app, audit, check, controller, demo, dns, drain, explain, export,
+        gateway, init, install, join, list, plan, proxy, routes, status, store, token, version,
+        witness,
     },
     exit::EXIT_CODES,
 };
@@ -38,6 +39,8 @@ pub enum Command {
     Init(init::Init),
     /// Make this cluster a member of a federation
     Join(join::Join),
+    /// Make this host a further controller of a cluster
+    AddController(add_controller::AddController),
     /// Run a cluster's control plane
     Controller(controller::Controller),
     /// Run a cluster's east-west gateway

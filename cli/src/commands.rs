@@ -1,6 +1,7 @@
 //! The commands, one idea a file, and what they share. Each takes its parsed arguments and a [`Context`] and returns
 //! how it ended; none of them ends the process.
 
+pub mod add_controller;
 pub mod analyze;
 pub mod app;
 pub mod audit;
@@ -48,6 +49,7 @@ pub async fn run(command: Command, context: Context) -> Outcome {
     match command {
         Command::Init(args) => init::run(context, args).await,
         Command::Join(args) => join::run(context, args).await,
+        Command::AddController(args) => add_controller::run(context, args).await,
         Command::Controller(args) => controller::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
         Command::Proxy(args) => proxy::run(context, *args).await,

@@ -52,6 +52,7 @@ use crate::{
     registry::{Registered, Reports},
     seals::Ring,
     server::{Access, caller},
+    siblings::Heard,
     source::SourceModel,
 };
 
@@ -82,6 +83,8 @@ pub struct AdminInput {
     pub yaml: watch::Receiver<Arc<SourceModel>>,
     /// Its proxies and gateways.
     pub registered: watch::Receiver<Arc<Registered>>,
+    /// The cluster's other controllers.
+    pub siblings: watch::Receiver<Arc<Heard>>,
     /// What its proxies see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Signs of life of the others.
@@ -199,8 +202,8 @@ impl AdminService {
         &self,
         change: impl FnOnce(&exports::Intents) -> exports::Intents + Send + 'static,
     ) -> Result<bool, Status> {
-        let exports = self.0.exports.clone();
-        let written = task::spawn_blocking(move || exports.update(change)).await;
+        let (exports, now_ms) = (self.0.exports.clone(), self.0.clock.unix_ms());
+        let written = task::spawn_blocking(move || exports.command(now_ms, change)).await;
         match written {
             Ok(Ok(changed)) => Ok(changed),
             Ok(Err(error)) => Err(refuse(

@@ -246,7 +246,14 @@ impl Controller {
             listeners: readiness.blocker("listeners"),
         };
         let certificate = readiness.blocker("certificate");
-        let parts = Parts::open(files, clock, rng, (kubernetes, config.host_workloads)).await?;
+        let parts = Parts::open(
+            files,
+            clock,
+            rng,
+            (kubernetes, config.host_workloads),
+            config.advertise.clone(),
+        )
+        .await?;
         drop(certificate);
         Ok(Bound {
             config,

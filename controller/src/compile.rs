@@ -9,7 +9,7 @@ use std::{
 };
 
 use tradewind_api::{
-    ClusterName, EndpointId, Revision, ServiceName, SpiffeId,
+    ClusterName, EndpointId, NodeId, Revision, ServiceName, SpiffeId,
     model::{Cluster, Endpoint, Service, ServicePort, Targets},
     seal::Phase,
     snapshot::{Snapshot, Trust},
@@ -180,6 +180,11 @@ fn cluster(input: &Input<'_>, record: &ClusterRecord) -> Cluster {
     Cluster {
         sealed_only: sealed_only(input),
         round_trip_us: distance.filter(|_| !local),
+        controllers: if local {
+            controllers(input)
+        } else {
+            BTreeMap::new()
+        },
         ..cluster_of(record, input.own, expired)
     }
 }
@@ -197,7 +202,15 @@ pub(crate) fn cluster_of(record: &ClusterRecord, own: &Own, lease_expired: bool)
         local,
         sealed_only: false,
         round_trip_us: None,
+        controllers: BTreeMap::new(),
     }
+}
+
+/// Where this cluster's controllers are, as they said themselves.
+fn controllers(input: &Input<'_>) -> BTreeMap<NodeId, String> {
+    let record = input.catalog.controllers_of(&input.own.cluster);
+    let nodes = record.into_iter().flat_map(|r| &r.nodes);
+    nodes.map(|(node, c)| (*node, c.address.clone())).collect()
 }
 
 fn own_cluster(own: &Own, sealed_only: bool) -> Cluster {
@@ -211,6 +224,7 @@ fn own_cluster(own: &Own, sealed_only: bool) -> Cluster {
         local: true,
         sealed_only,
         round_trip_us: None,
+        controllers: BTreeMap::new(),
     }
 }
 

@@ -25,6 +25,9 @@ pub struct ControllerConfig {
     pub data_dir: PathBuf,
     /// gRPC over mTLS: proxies, gateways, other controllers through the gateway.
     pub listen: SocketAddr,
+    /// `host:port` of that listener as its own cluster's gateways, proxies and other controllers dial it. Needed where the
+    /// cluster has several controllers; without it, what the data directory holds.
+    pub advertise: Option<String>,
     /// HTTP: health, metrics, debugging.
     pub admin_listen: SocketAddr,
     /// Directory of Kubernetes YAML to watch, if any.
@@ -50,6 +53,7 @@ impl ControllerConfig {
         Self {
             data_dir,
             listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
+            advertise: None,
             admin_listen: (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into(),
             manifests: None,
             kubernetes: None,

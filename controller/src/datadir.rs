@@ -47,6 +47,9 @@ pub struct KnownCluster {
     pub gateways: Vec<String>,
     /// Its controllers' node ids.
     pub nodes: BTreeSet<NodeId>,
+    /// Those that its gateways tell apart, where it has several.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub by_node: BTreeSet<NodeId>,
 }
 
 /// Who this controller is: the content of `node.json`.
@@ -81,6 +84,12 @@ pub struct NodeFile {
     /// True for a voter without a cluster.
     #[serde(default)]
     pub witness: bool,
+    /// `host:port` at which this very controller is dialled within its cluster, where it was told so when it was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Where the other controllers of its cluster were last known to be.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub siblings: BTreeMap<NodeId, String>,
 }
 
 /// A cluster's directory, locked for this process.
@@ -166,13 +175,19 @@ impl DataDir {
     pub fn remember(
         &mut self,
         known: BTreeMap<ClusterName, KnownCluster>,
+        siblings: BTreeMap<NodeId, String>,
         replicated: bool,
     ) -> Result<(), DataDirError> {
-        if self.node.known_clusters == known && self.node.replicated == replicated {
+        let before = &self.node;
+        if before.known_clusters == known
+            && before.siblings == siblings
+            && before.replicated == replicated
+        {
             return Ok(());
         }
         let mut node = self.node.clone();
         node.known_clusters = known;
+        node.siblings = siblings;
         node.replicated = replicated;
         self.replace(node)
     }
@@ -290,6 +305,8 @@ pub(crate) mod tests {
             replicated: false,
             left: false,
             witness: false,
+            address: None,
+            siblings: BTreeMap::new(),
         }
     }
 
@@ -325,7 +342,7 @@ pub(crate) mod tests {
         assert!(matches!(second, DataDirError::Locked(_)), "{second}");
 
         let known = BTreeMap::from([(ClusterName::new("east").unwrap(), KnownCluster::default())]);
-        dir.remember(known.clone(), true).unwrap();
+        dir.remember(known.clone(), BTreeMap::new(), true).unwrap();
         drop(dir);
         let mut dir = DataDir::open(&path).unwrap();
         assert_eq!(dir.node().known_clusters, known);

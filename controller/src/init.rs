@@ -202,6 +202,8 @@ pub async fn init(
         replicated: true,
         left: false,
         witness: false,
+        address: None,
+        siblings: std::collections::BTreeMap::new(),
     };
     let record = ClusterRecord {
         name: options.cluster.clone(),

@@ -3,7 +3,9 @@
 //! Owns nothing but the attempt. The joiner must change nothing, here or there, before both directions are proven, and
 //! must write its data directory as the very last step.
 
+mod adding;
 mod client;
+mod enlist;
 mod server;
 mod way_back;
 
@@ -11,7 +13,9 @@ use std::{fmt, path::PathBuf};
 
 use tradewind_api::{ClusterName, Domain, Network, NodeId, Region};
 
+pub use adding::Adding;
 pub use client::join;
+pub use enlist::{EnlistOptions, Enlisted, enlist};
 pub use server::FederationService;
 
 /// What `tradewind join` is told.

@@ -29,6 +29,7 @@ pub mod registry;
 pub mod rules;
 pub mod seals;
 pub mod server;
+pub mod siblings;
 pub mod source;
 pub mod webhook;
 
@@ -36,7 +37,9 @@ pub use app::{Bound, BuildError, Controller, RunError};
 pub use config::ControllerConfig;
 pub use datadir::{DataDir, DataDirError};
 pub use init::{InitError, InitOptions, Initialised, init};
-pub use join::{JoinError, JoinLayer, JoinOptions, JoinStep, Joined, join};
+pub use join::{
+    EnlistOptions, Enlisted, JoinError, JoinLayer, JoinOptions, JoinStep, Joined, enlist, join,
+};
 
 /// The version this program announces to the federation.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

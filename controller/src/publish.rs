@@ -6,6 +6,7 @@
 
 mod attest;
 mod meters;
+mod speaker;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,15 +1,17 @@
-//! Controllers among each other: the store's transport over tonic, always through a gateway of the other cluster.
+//! Controllers among each other: the store's transport over tonic, through a gateway of the other cluster, or at its own
+//! address for another controller of the same cluster.
 //!
-//! Owns one channel for each other cluster and what is known of where its gateways are. It knows addresses and
-//! certificates and nothing of Raft: payloads are the store's own frames. It must never dial its own cluster.
+//! Owns one channel for each other cluster, one for each controller that is meant by its node, and what is known of where
+//! they are. It knows addresses and certificates and nothing of Raft: payloads are the store's own frames.
 
 mod dial;
+mod nodes;
 mod ping;
 mod service;
 mod stream;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::Path,
     sync::{
@@ -31,14 +33,15 @@ use tradewind_api::{
     },
 };
 use tradewind_federation::{Catalog, PeerError, PeerTransport, peer::Call};
-use tradewind_transport::{svid::SvidCell, trust::TrustCell};
+use tradewind_transport::{server_name::Target, svid::SvidCell, trust::TrustCell};
 
 use crate::datadir::KnownCluster;
 
 pub use dial::{DialError, DialStep, GatewayFailure};
 pub(crate) use dial::{endpoint, within};
-pub(crate) use ping::vitals;
+pub use nodes::{Siblings, siblings_in};
 pub use ping::{Answer, Layer, Unreached};
+pub(crate) use ping::{read as read_vitals, vitals};
 pub use service::RaftService;
 pub(crate) use service::handle_status;
 pub use stream::{PeerStream, Streams};
@@ -64,10 +67,18 @@ pub fn known_in(catalog: &Catalog, own: &ClusterName) -> Known {
             let known = KnownCluster {
                 gateways: c.gateways.clone(),
                 nodes: c.nodes.clone(),
+                by_node: told_apart(catalog, &c.name),
             };
             (c.name.clone(), known)
         })
         .collect()
+}
+
+/// The controllers of a cluster that has several and said where each is.
+pub(crate) fn told_apart(catalog: &Catalog, cluster: &ClusterName) -> BTreeSet<NodeId> {
+    let record = catalog.controllers_of(cluster);
+    let nodes = record.map(|r| r.nodes.keys().copied().collect::<BTreeSet<_>>());
+    nodes.filter(|n| n.len() > 1).unwrap_or_default()
 }
 
 /// The other clusters' controllers, as this one reaches them. Clones share the channels.
@@ -82,6 +93,8 @@ struct Inner {
     trust: TrustCell,
     known: ArcSwap<Known>,
     channels: Mutex<HashMap<ClusterName, Channel>>,
+    siblings: ArcSwap<Siblings>,
+    nodes: Mutex<HashMap<(ClusterName, NodeId), Channel>>,
     streams: watch::Sender<Arc<Streams>>,
 }
 
@@ -113,6 +126,8 @@ impl Peers {
             trust,
             known: ArcSwap::from_pointee(known),
             channels: Mutex::default(),
+            siblings: ArcSwap::default(),
+            nodes: Mutex::default(),
             streams,
         }))
     }
@@ -125,6 +140,7 @@ impl Peers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         channels.retain(|cluster, _| known.contains_key(cluster));
+        self.forget_nodes(&known, &self.0.siblings.load());
         stream::keep(&self.0.streams, &known);
         self.0.known.store(Arc::new(known));
     }
@@ -173,8 +189,11 @@ impl Peers {
                 // Start with the gateway that worked last; whoever fails hands the turn on.
                 let start = turn.load(Ordering::Relaxed);
                 let config = dial::controller_config(&this.svid, &this.trust, &to, &this.domain);
+                let target = Target::Controller {
+                    cluster: to.clone(),
+                };
                 let (stream, used) =
-                    dial::any_gateway(&gateways, start, &to, &this.domain, config).await?;
+                    dial::any_gateway(&gateways, start, &target, &this.domain, config).await?;
                 turn.store(used, Ordering::Relaxed);
                 let gateway = gateways.get(used).cloned().unwrap_or_default();
                 Ok(stream::Watched::new(&this.streams, to, gateway, stream))
@@ -189,13 +208,11 @@ impl Peers {
         &self,
         cluster: &ClusterName,
     ) -> Result<FederationClient<Channel>, PeerError> {
-        Ok(FederationClient::new(self.channel(cluster)?)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        Ok(federation_client(self.channel(cluster)?))
     }
 
-    fn raft(&self, cluster: &ClusterName) -> Result<RaftClient<Channel>, PeerError> {
-        Ok(RaftClient::new(self.channel(cluster)?)
+    fn raft(&self, to: NodeId, cluster: &ClusterName) -> Result<RaftClient<Channel>, PeerError> {
+        Ok(RaftClient::new(self.channel_of(to, cluster)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
@@ -209,6 +226,12 @@ impl Peers {
         request.set_timeout(deadline);
         request
     }
+}
+
+fn federation_client(channel: Channel) -> FederationClient<Channel> {
+    FederationClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// Runs a call within its deadline and sorts what can go wrong by whether the request may have arrived.
@@ -258,14 +281,14 @@ fn sort(cluster: &ClusterName, status: &Status) -> PeerError {
 }
 
 impl Peers {
-    /// A proposal goes to the cluster, not to a node: whoever runs there answers it.
+    /// A proposal goes to the node that leads, or to whoever runs the cluster where that node is not known.
     async fn propose(
         &self,
-        cluster: &ClusterName,
+        (to, cluster): (NodeId, &ClusterName),
         command: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.federation(cluster)?;
+        let mut client = federation_client(self.channel_of(to, cluster)?);
         let mut request = Request::new(ProposeRequest { command });
         request.set_timeout(deadline);
         let answer = bounded(cluster, deadline, client.propose(request)).await?;
@@ -283,7 +306,7 @@ impl PeerTransport for Peers {
         payload: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.raft(cluster)?;
+        let mut client = self.raft(to, cluster)?;
         let message = |payload| self.message(to, payload, deadline);
         let answer = match call {
             Call::Append => {
@@ -291,7 +314,7 @@ impl PeerTransport for Peers {
             }
             Call::Vote => bounded(cluster, deadline, client.vote(message(payload))).await,
             Call::PreVote => bounded(cluster, deadline, client.pre_vote(message(payload))).await,
-            Call::Propose => return self.propose(cluster, payload, deadline).await,
+            Call::Propose => return self.propose((to, cluster), payload, deadline).await,
         };
         answer.map(|m| m.payload)
     }
@@ -304,7 +327,7 @@ impl PeerTransport for Peers {
         file: &Path,
         deadline: Duration,
     ) -> Result<Vec<u8>, PeerError> {
-        let mut client = self.raft(cluster)?;
+        let mut client = self.raft(to, cluster)?;
         let unread = |error: std::io::Error| PeerError::Unreachable {
             cluster: cluster.clone(),
             cause: format!("the snapshot {} cannot be read: {error}", file.display()),

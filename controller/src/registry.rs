@@ -20,6 +20,7 @@ use tradewind_api::{
 };
 
 pub use gateways::GatewayRegistryService;
+pub(crate) use hub::RelayStream;
 pub use hub::{RegistryError, RegistryHub};
 pub use proxies::RegistryService;
 pub use reports::Reports;

@@ -156,7 +156,9 @@ impl Bound {
         // Over the unix socket nobody needs a certificate; over TCP the controller knows a caller by it alone.
         let identity_path = match self.config.controller {
             ControllerAddr::Unix(_) => None,
-            ControllerAddr::Tcp(_) => Some(format!("/tradewind/dns/{}", self.config.name)),
+            ControllerAddr::Tcp(_) | ControllerAddr::OneOf(_) => {
+                Some(format!("/tradewind/dns/{}", self.config.name))
+            }
         };
         let control = Control::start(
             ControlConfig {

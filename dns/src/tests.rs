@@ -92,6 +92,7 @@ fn snapshot() -> Snapshot {
         gateways: vec![],
         lease_expired: false,
         sealed_only: false,
+        controllers: std::collections::BTreeMap::new(),
         round_trip_us: None,
         local: true,
     };

@@ -110,7 +110,7 @@ impl Budgets {
 pub(crate) const fn is_free(command: &Command) -> bool {
     matches!(
         command,
-        Command::RenewLease | Command::Leave | Command::AddNode { .. }
+        Command::RenewLease | Command::Speak { .. } | Command::Leave | Command::AddNode { .. }
     )
 }
 

@@ -8,6 +8,7 @@ mod addresses;
 mod apply;
 mod audit;
 mod changes;
+mod controllers;
 mod digest;
 mod limits;
 mod map;
@@ -27,7 +28,9 @@ use tradewind_api::{
     ClusterName, Domain, NodeId, ServiceName,
     model::ClusterState,
     snapshot::Trust,
-    store::{AuditEntry, Blob, ClusterRecord, Export, SealRecord, TokenRecord, Voting},
+    store::{
+        AuditEntry, Blob, ClusterRecord, ControllersRecord, Export, SealRecord, TokenRecord, Voting,
+    },
 };
 
 pub use audit::MAX_AUDIT;
@@ -97,6 +100,14 @@ pub struct Catalog {
     /// What members published for sealed names.
     #[serde(default)]
     pub seals: Arc<BTreeMap<ClusterName, Arc<SealRecord>>>,
+    /// The controllers of clusters that said something of them.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub controllers: Arc<BTreeMap<ClusterName, Arc<ControllersRecord>>>,
+}
+
+/// Nothing is written of what no member knows yet, so that all of them hold the same bytes.
+fn nothing(controllers: &Arc<BTreeMap<ClusterName, Arc<ControllersRecord>>>) -> bool {
+    controllers.is_empty()
 }
 
 impl Catalog {

@@ -95,7 +95,9 @@ impl Ask {
                 | Command::SetVoting { .. }
                 | Command::AttestExports { .. }
                 | Command::PutNodeKey { .. }
-                | Command::PutSealKey { .. } => true,
+                | Command::PutSealKey { .. }
+                | Command::PutController { .. }
+                | Command::Speak { .. } => true,
                 Command::Found { .. }
                 | Command::Join { .. }
                 | Command::Leave
@@ -104,6 +106,7 @@ impl Ask {
                 | Command::RevokeToken(_)
                 | Command::RemoveNode { .. }
                 | Command::AddNode { .. }
+                | Command::AddController { .. }
                 | Command::NoteTransfer { .. } => false,
             },
         }

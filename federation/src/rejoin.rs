@@ -70,7 +70,7 @@ impl NewNode {
         limit: Duration,
     ) -> Result<NodeId, RejoinError> {
         let until = Instant::now() + limit;
-        let mut hint: Option<ClusterName> = None;
+        let mut hint: Option<(ClusterName, NodeId)> = None;
         if known.keys().all(|c| *c == self.own) {
             return Err(RejoinError::Alone(self.own.clone()));
         }
@@ -78,16 +78,16 @@ impl NewNode {
             let mut failures = Vec::new();
             let mut answered = false;
             let others = known.keys().filter(|c| **c != self.own).cloned();
-            for cluster in hint.take().into_iter().chain(others) {
-                let nodes = known.get(&cluster);
-                let node = nodes.and_then(|n| n.last()).copied().unwrap_or_default();
+            // Whoever runs the cluster, where nobody said which node leads.
+            let others = others.map(|cluster| (cluster, NodeId::default()));
+            for (cluster, node) in hint.take().into_iter().chain(others) {
                 match self.ask_one(transport, (node, &cluster), until).await {
                     Ok(Told::Outcome(Outcome::Joined { node_id, .. })) => return Ok(node_id),
                     Ok(Told::Outcome(Outcome::Refused(refusal))) => return Err(refusal.into()),
                     Ok(Told::NotLeader(leader)) => {
                         answered = true;
-                        hint = leader.and_then(|l| home(known, l, &self.own));
-                        if hint.as_ref().is_some_and(|h| *h != cluster) {
+                        hint = leader.and_then(|l| Some((home(known, l, &self.own)?, l)));
+                        if hint.as_ref().is_some_and(|(_, leader)| *leader != node) {
                             break;
                         }
                     }

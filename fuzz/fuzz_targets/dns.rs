@@ -37,6 +37,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         gateways: vec![],
         lease_expired: false,
         sealed_only: false,
+        controllers: std::collections::BTreeMap::new(),
         round_trip_us: None,
         local: true,
     };

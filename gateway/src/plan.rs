@@ -164,23 +164,13 @@ impl Planner<'_> {
                     stands_by: StandsBy::Export(self.permits.take(service)),
                 }
             }
-            Route::Controller => {
-                let to = ToLabels {
-                    to: "controller".to_owned(),
-                    peer: String::new(),
-                };
-                let place = match self.limits.controller(asked.source) {
-                    Ok(_place) => Held::Controller { _place },
-                    Err(full) => return Err(No::full(full, to)),
-                };
-                Plan {
-                    to,
-                    place,
-                    addresses: vec![self.controller.to_owned()],
-                    timeout: DIAL_TIMEOUT,
-                    stands_by: StandsBy::Controller,
-                }
+            Route::Controller(mut addresses) => {
+                // What the operator said stands first.
+                addresses.retain(|a| a != self.controller);
+                addresses.insert(0, self.controller.to_owned());
+                self.to_controller(addresses, asked.source)?
             }
+            Route::ControllerNode(address) => self.to_controller(vec![address], asked.source)?,
             Route::PassOn(addresses) => {
                 let to = ToLabels {
                     to: "gateway".to_owned(),
@@ -200,6 +190,24 @@ impl Planner<'_> {
                 }
             }
         }))
+    }
+
+    fn to_controller(&self, addresses: Vec<String>, source: IpAddr) -> Result<Plan, No> {
+        let to = ToLabels {
+            to: "controller".to_owned(),
+            peer: String::new(),
+        };
+        let place = match self.limits.controller(source) {
+            Ok(_place) => Held::Controller { _place },
+            Err(full) => return Err(No::full(full, to)),
+        };
+        Ok(Plan {
+            to,
+            place,
+            addresses,
+            timeout: DIAL_TIMEOUT,
+            stands_by: StandsBy::Controller,
+        })
     }
 
     fn carried(&self, holder: Holder, to: ToLabels) -> Result<(ToLabels, Held), No> {

@@ -37,8 +37,10 @@ pub enum Route {
         /// Best first; never empty.
         candidates: Vec<Candidate>,
     },
-    /// To this cluster's controller.
-    Controller,
+    /// To this cluster's controller; where it has several, to any of these.
+    Controller(Vec<String>),
+    /// To one of this cluster's controllers.
+    ControllerNode(String),
     /// No further: the gateway itself is asked whether it is there.
     Here,
     /// To a gateway of another cluster, best first; never empty.
@@ -71,13 +73,22 @@ pub fn route(
                 Ok(exit(snapshot, local, named, pick)?)
             }
             // Anybody can write these: whoever passed them on would lend his network to strangers.
-            Target::Endpoint { .. } | Target::Controller { .. } | Target::Gateway { .. } => {
-                Err(Refusal::OtherCluster.into())
-            }
+            Target::Endpoint { .. }
+            | Target::Controller { .. }
+            | Target::ControllerNode { .. }
+            | Target::Gateway { .. } => Err(Refusal::OtherCluster.into()),
         };
     }
     let (asked, caller, endpoint) = match target {
-        Target::Controller { .. } => return Ok(Route::Controller),
+        Target::Controller { .. } => {
+            return Ok(Route::Controller(
+                local.controllers.values().cloned().collect(),
+            ));
+        }
+        Target::ControllerNode { node, .. } => {
+            let known = local.controllers.get(node).cloned();
+            return Ok(Route::ControllerNode(known.ok_or(Refusal::NoEndpoint)?));
+        }
         Target::Gateway { .. } => return Ok(Route::Here),
         Target::Sealed { seal, endpoint, .. } => {
             let opened = names.open(snapshot, seal, now_unix_s)?;
@@ -524,7 +535,7 @@ mod tests {
         let controller = Target::Controller {
             cluster: ClusterName::new("west").unwrap(),
         };
-        assert_eq!(route(&s, &controller, 0), Ok(Route::Controller));
+        assert_eq!(route(&s, &controller, 0), Ok(Route::Controller(Vec::new())));
         let s = Arc::new(s);
         let names = NameTable::default().of(&s);
         let ask_sealed = |service: &str, now_unix_s| {

@@ -233,9 +233,10 @@ async fn decide(
     };
     let names = match target {
         Target::Sealed { .. } => thread.shared.names.of(&snapshot),
-        Target::Endpoint { .. } | Target::Controller { .. } | Target::Gateway { .. } => {
-            Arc::default()
-        }
+        Target::Endpoint { .. }
+        | Target::Controller { .. }
+        | Target::ControllerNode { .. }
+        | Target::Gateway { .. } => Arc::default(),
     };
     let decided = route(&snapshot, &names, &target, now).inspect_err(|refused| {
         tracing::debug!(

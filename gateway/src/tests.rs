@@ -506,6 +506,31 @@ async fn the_controller_is_reached_by_its_name_and_strangers_are_refused_before_
 }
 
 #[tokio::test]
+async fn one_of_several_controllers_is_reached_by_its_node_and_any_by_the_clusters_name() {
+    let (pki, mut tasks) = (Pki::new(), TaskSet::new());
+    let second = workload(&pki, "c2", &mut tasks).await.to_string();
+    let mut snapshot = mesh(&pki, &mut tasks).await;
+    cluster(&mut snapshot, "west").controllers = [(7, second)].into();
+    // The controller beside this gateway is gone.
+    let g = start(snapshot, |c| {
+        c.controller_backend = "127.0.0.1:1".to_owned()
+    });
+    let west = || ClusterName::new("west").unwrap();
+    let node = |node| Target::ControllerNode {
+        cluster: west(),
+        node,
+    };
+    for target in [Target::Controller { cluster: west() }, node(7)] {
+        let name = encode(&target, &Domain::default());
+        let mut stream = call(&pki, g.address, &name).await.unwrap();
+        assert_eq!(served_by(&mut stream).await, "c2", "{name}");
+    }
+    let name = encode(&node(8), &Domain::default());
+    let error = call(&pki, g.address, &name).await.unwrap_err();
+    assert!(alert_of(&error).contains("Alert"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_drain_lets_connections_finish_and_takes_callers_meanwhile() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let g = start(mesh(&pki, &mut tasks).await, |c| {

@@ -23,6 +23,7 @@ pub(crate) fn snapshot(services: &[(&str, bool, u16)]) -> Snapshot {
             gateways: vec![],
             lease_expired: false,
             sealed_only: false,
+            controllers: std::collections::BTreeMap::new(),
             round_trip_us: None,
             local,
         };

@@ -65,12 +65,34 @@ pub enum ControllerAddr {
     Unix(PathBuf),
     /// `host:port`, spoken to by mTLS.
     Tcp(String),
+    /// The several controllers of one cluster, in the order in which they are tried: one is spoken to at a time.
+    OneOf(Vec<ControllerAddr>),
+}
+
+/// Controllers that one process is told of: twice as many as a cluster has.
+const MAX_CONTROLLERS: usize = 8;
+
+impl ControllerAddr {
+    /// Each place by itself, in order.
+    pub fn places(&self) -> &[Self] {
+        match self {
+            Self::Unix(_) | Self::Tcp(_) => std::slice::from_ref(self),
+            Self::OneOf(all) => all,
+        }
+    }
+
+    /// True where no place is on this host, so that nothing but a certificate or a token says who calls.
+    pub fn is_remote(&self) -> bool {
+        self.places()
+            .iter()
+            .all(|place| matches!(place, Self::Tcp(_)))
+    }
 }
 
 /// Why a controller's address was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "controller address {0:?} is not valid: expected unix:/path/to/controller.sock or host:port"
+    "controller address {0:?} is not valid: expected unix:/path/to/controller.sock or host:port, several of them separated by commas"
 )]
 pub struct InvalidControllerAddr(String);
 
@@ -78,6 +100,14 @@ impl FromStr for ControllerAddr {
     type Err = InvalidControllerAddr;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let bad = || InvalidControllerAddr(s.chars().take(200).collect());
+        if s.contains(',') {
+            let all: Vec<Self> = s.split(',').map(Self::from_str).collect::<Result<_, _>>()?;
+            return if all.len() > MAX_CONTROLLERS {
+                Err(bad())
+            } else {
+                Ok(Self::OneOf(all))
+            };
+        }
         if let Some(path) = s.strip_prefix("unix:") {
             // A relative path depends on where the process was started, which a service manager changes.
             return if path.is_empty() {
@@ -100,6 +130,13 @@ impl fmt::Display for ControllerAddr {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => f.write_str(address),
+            Self::OneOf(all) => {
+                for (n, place) in all.iter().enumerate() {
+                    let comma = if n == 0 { "" } else { "," };
+                    write!(f, "{comma}{place}")?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! from peers; parsing is pure and never panics.
 
 use rustls::pki_types::ServerName;
-use tradewind_api::{ClusterName, Domain, EndpointId, ServiceName};
+use tradewind_api::{ClusterName, Domain, EndpointId, NodeId, ServiceName};
 
 use crate::seal::Seal;
 
@@ -37,6 +37,13 @@ pub enum Target {
         /// Whose.
         cluster: ClusterName,
     },
+    /// One of a cluster's controllers, where it has several.
+    ControllerNode {
+        /// Whose.
+        cluster: ClusterName,
+        /// Its node of the store.
+        node: NodeId,
+    },
     /// A cluster's gateway itself, which says that it is there and closes.
     Gateway {
         /// Whose.
@@ -51,6 +58,7 @@ impl Target {
             Self::Sealed { cluster, .. }
             | Self::Endpoint { cluster, .. }
             | Self::Controller { cluster }
+            | Self::ControllerNode { cluster, .. }
             | Self::Gateway { cluster } => cluster,
         }
     }
@@ -103,6 +111,9 @@ pub fn encode(target: &Target, domain: &Domain) -> String {
             format!("{endpoint}.{port}.{name}.{namespace}.{cluster}.{GATEWAY}.{domain}")
         }
         Target::Controller { cluster } => format!("{CONTROLLER}.{cluster}.{GATEWAY}.{domain}"),
+        Target::ControllerNode { cluster, node } => {
+            format!("n{node}.{CONTROLLER}.{cluster}.{GATEWAY}.{domain}")
+        }
         Target::Gateway { cluster } => format!("{ITSELF}.{cluster}.{GATEWAY}.{domain}"),
     }
 }
@@ -155,6 +166,14 @@ pub fn parse(name: &str, domain: &Domain) -> Result<Target, NameError> {
         ([ITSELF, cluster, ..], 2) => Ok(Target::Gateway {
             cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
         }),
+        // No seal is as short as this word.
+        ([node, CONTROLLER, cluster, ..], 3) => Ok(Target::ControllerNode {
+            cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
+            node: node
+                .strip_prefix('n')
+                .and_then(parse_number)
+                .ok_or(NameError::Form)?,
+        }),
         ([endpoint, seal, cluster, ..], 3) => Ok(Target::Sealed {
             cluster: ClusterName::new(cluster).map_err(|_| NameError::Form)?,
             endpoint: parse_endpoint(endpoint)?,
@@ -177,11 +196,14 @@ fn parse_endpoint(label: &str) -> Result<Option<EndpointId>, NameError> {
     }
 }
 
-/// Digits only, no sign, no leading zero: one port has one name.
-fn parse_port(text: &str) -> Result<u16, NameError> {
+/// Digits only, no sign, no leading zero: one number has one name.
+fn parse_number<N: std::str::FromStr>(text: &str) -> Option<N> {
     let plain = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
-    let port = text.parse().ok().filter(|_| plain);
-    port.ok_or(NameError::Form)
+    text.parse().ok().filter(|_| plain)
+}
+
+fn parse_port(text: &str) -> Result<u16, NameError> {
+    parse_number(text).ok_or(NameError::Form)
 }
 
 #[cfg(test)]
@@ -217,6 +239,25 @@ mod tests {
             parse("Controller.WEST.gw.mesh.internal", &domain),
             Ok(controller)
         );
+        let node = Target::ControllerNode {
+            cluster: ClusterName::new("west").unwrap(),
+            node: 12,
+        };
+        let name = encode(&node, &domain);
+        assert_eq!(name, "n12.controller.west.gw.mesh.internal");
+        assert_eq!(parse(&name, &domain), Ok(node));
+        for bad in [
+            "12",
+            "n",
+            "n0",
+            "n012",
+            "n+1",
+            "n99999999999999999999",
+            "m1",
+        ] {
+            let name = format!("{bad}.controller.west.gw.mesh.internal");
+            assert_eq!(parse(&name, &domain), Err(NameError::Form), "{bad}");
+        }
         let gateway = Target::Gateway {
             cluster: ClusterName::new("west").unwrap(),
         };

@@ -85,6 +85,7 @@ fn snapshot(backend: SocketAddr) -> Result<Snapshot, String> {
         lease_expired: false,
         local: true,
         sealed_only: true,
+        controllers: std::collections::BTreeMap::new(),
         round_trip_us: None,
     };
     let caller = Cluster {

@@ -28,6 +28,9 @@ pub struct Controller {
         default_value = "127.0.0.1:15012"
     )]
     listen: SocketAddr,
+    /// host:port of that address as this cluster's own gateways, proxies and other controllers dial it; needed where the cluster has several controllers
+    #[arg(long, env = "TRADEWIND_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
     /// Address of its health, metrics and debug pages
     #[arg(
         long,
@@ -124,6 +127,7 @@ pub async fn run(args: Controller) -> Outcome {
     let config = ControllerConfig {
         data_dir: args.data_dir,
         listen: args.listen,
+        advertise: args.advertise,
         admin_listen: args.admin_listen,
         manifests: args.manifests,
         kubernetes: args.kubernetes.then_some(tradewind_kubernetes::Place {

@@ -155,6 +155,10 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
     }
     printer.data(peers.render());
     printer.data("");
+    if status.controllers.len() > 1 {
+        printer.data(controllers(&status.controllers).render());
+        printer.data("");
+    }
     let links = matrix::lines(&status.reach);
     for line in &links {
         printer.data(line);
@@ -168,6 +172,34 @@ fn show(printer: Printer, status: &v1::StatusResponse) {
             .iter()
             .for_each(|p| printer.data(format_args!("problem: {p}"))),
     }
+}
+
+/// The cluster's own controllers, where it has several.
+fn controllers(all: &[v1::ControllerStatus]) -> Table {
+    let mut table = Table::new(&[
+        "",
+        "CONTROLLER",
+        "ADDRESS",
+        "HEARD",
+        "PUBLISHES",
+        ">REVISION",
+    ]);
+    for one in all {
+        let heard = match (one.this_node, one.up) {
+            (true, _) => "-".to_owned(),
+            (false, true) => "yes".to_owned(),
+            (false, false) => format!("not for {}", table::age(one.age_ms)),
+        };
+        table.row([
+            if one.this_node { "*" } else { "" }.to_owned(),
+            one.node_id.to_string(),
+            one.address.clone(),
+            heard,
+            if one.speaks { "yes" } else { "no" }.to_owned(),
+            table::count(one.revision),
+        ]);
+    }
+    table
 }
 
 /// How far the federation is on the way to sealed names at gateways; nothing where it has arrived, or was never asked.
@@ -196,6 +228,19 @@ fn role(peer: &v1::Peer) -> &'static str {
     }
 }
 
+fn controller_json(one: &v1::ControllerStatus) -> Value {
+    json!({
+        "node_id": one.node_id,
+        "address": one.address,
+        "this_node": one.this_node,
+        "speaks": one.speaks,
+        "up": one.up,
+        "age_ms": one.age_ms,
+        "revision": one.revision,
+        "error": one.error,
+    })
+}
+
 fn json(status: &v1::StatusResponse) -> Value {
     let peer = |p: &v1::Peer| {
         json!({
@@ -218,6 +263,7 @@ fn json(status: &v1::StatusResponse) -> Value {
             "term": status.term,
             "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
             "clusters": status.clusters.iter().map(view::cluster_json).collect::<Vec<_>>(),
+            "controllers": status.controllers.iter().map(controller_json).collect::<Vec<_>>(),
             "problems": status.problems,
             "reach": matrix::json(&status.reach),
             "names": { "phase": status.names, "left_ms": status.names_left_ms },

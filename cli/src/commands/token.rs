@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tradewind_api::{ClusterName, proto::v1};
+use tradewind_controller::identity_service::tokens::NEW_CONTROLLER;
 use tradewind_runtime::clock;
 
 use super::{Context, list::Freshness};
@@ -38,6 +39,9 @@ pub struct Create {
     /// How long it is good for
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration::parse)]
     lifetime: Duration,
+    /// Make a token for a further controller of this cluster instead: `tradewind add-controller` takes it
+    #[arg(long, conflicts_with_all = ["cluster", "workload"])]
+    controller: bool,
     /// Make a token for a workload, gateway or DNS server instead: the identity it may take, such as /ns/shop/sa/payments
     #[arg(long, value_name = "PATH", conflicts_with = "cluster")]
     workload: Option<String>,
@@ -79,6 +83,11 @@ async fn create(context: Context, args: Create) -> Outcome {
         .workload
         .map(|text| super::identity_path(&text))
         .transpose()?;
+    let workload = if args.controller {
+        Some(NEW_CONTROLLER.to_owned())
+    } else {
+        workload
+    };
     let request = v1::CreateTokenRequest {
         cluster: args.cluster.map(|c| c.to_string()).unwrap_or_default(),
         lifetime_s: args.lifetime.as_secs(),
@@ -110,6 +119,10 @@ async fn create(context: Context, args: Create) -> Outcome {
         table::left(left_ms(made.expires_at_unix_ms))
     ));
     match workload {
+        Some(path) if path == NEW_CONTROLLER => printer.say(format_args!(
+            "use it on the new host: tradewind add-controller {} --token <token> --advertise <host:port> --data-dir <dir>",
+            made.join_address
+        )),
         Some(path) => printer.say(format_args!("use it: tradewind proxy --identity {path} --token <token> …")),
         None => printer.say(format_args!(
             "use it: tradewind join {} --token <token> --cluster <name> --region <region> --data-dir <dir>",
@@ -136,6 +149,7 @@ async fn list(context: Context, args: List) -> Outcome {
         let good_for = match (token.workload_path.as_str(), token.cluster.as_str()) {
             ("", "") => "any cluster".to_owned(),
             ("", cluster) => format!("cluster {cluster}"),
+            (NEW_CONTROLLER, _) => "a controller".to_owned(),
             (path, _) => path.to_owned(),
         };
         let left = match left_ms(token.expires_at_unix_ms) {

@@ -91,6 +91,7 @@ pub async fn run(context: Context, args: Witness) -> Outcome {
     let signals = Signals::install().map_err(|e| Failure::of(Exit::Problems, &e))?;
     let config = ControllerConfig {
         listen: args.listen,
+        advertise: None,
         admin_listen: args.admin_listen,
         manifests: None,
         kubernetes: None,

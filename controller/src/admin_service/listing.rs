@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tradewind_api::{
     ClusterName,
     model::{Cluster, ClusterState},
-    proto::v1::{ClusterFacts, ClusterStatus, Peer, StatusResponse, TokenStatus},
+    proto::v1::{ClusterFacts, ClusterStatus, ControllerStatus, Peer, StatusResponse, TokenStatus},
     seal::{PREPARE_MS, Phase, TRANSITION_MS},
     store::TokenRecord,
 };
@@ -124,7 +124,9 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
     let (names, names_left_ms) = names(input, &catalog);
     let connected = registered.gateways.values().filter(|g| g.connected).count();
     let (reached, reports) = (input.reach.borrow().clone(), input.reports.borrow().clone());
+    let controllers = controllers(input, &catalog);
     StatusResponse {
+        controllers,
         cluster: input.own.cluster.to_string(),
         domain: input.own.domain.to_string(),
         revision: catalog.revision,
@@ -146,6 +148,43 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
         names: names.to_owned(),
         names_left_ms,
     }
+}
+
+/// This cluster's controllers, as this one hears them.
+fn controllers(input: &AdminInput, catalog: &Catalog) -> Vec<ControllerStatus> {
+    let (own, now_ms) = (&input.own.cluster, input.clock.unix_ms());
+    let me = input.store.vitals().node_id;
+    let heard = input.siblings.borrow().clone();
+    let nodes = catalog.member(own).map(|c| &c.nodes);
+    let speaker = catalog.speaker_of(own);
+    let record = catalog.controllers_of(own);
+    let address = |node| record.and_then(|r| Some(r.nodes.get(node)?.address.clone()));
+    nodes
+        .into_iter()
+        .flatten()
+        .map(|node| {
+            let sibling = heard.get(node).cloned().unwrap_or_default();
+            let this_node = *node == me;
+            ControllerStatus {
+                node_id: *node,
+                address: address(node).unwrap_or_default(),
+                this_node,
+                speaks: speaker == Some(*node),
+                up: this_node || sibling.up,
+                age_ms: if this_node {
+                    0
+                } else {
+                    now_ms.saturating_sub(sibling.since_ms)
+                },
+                revision: if this_node {
+                    catalog.revision
+                } else {
+                    sibling.revision
+                },
+                error: sibling.error,
+            }
+        })
+        .collect()
 }
 
 /// How far the federation is on the way to sealed names, and how long it is until the next step.

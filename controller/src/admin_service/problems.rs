@@ -47,6 +47,7 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
         ));
     }
     silent_clusters(input, catalog, &mut found);
+    silent_controllers(input, &mut found);
     silent_proxies(input, &mut found);
     if !input.own.witness
         && !input
@@ -72,6 +73,23 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
         found.push(format!("and {more} more"));
     }
     found
+}
+
+/// The other controllers of this cluster that are not heard. They take nothing with them: any one of them serves all.
+fn silent_controllers(input: &AdminInput, found: &mut Vec<String>) {
+    let now_ms = input.clock.unix_ms();
+    let heard = input.siblings.borrow().clone();
+    for (node, sibling) in heard.iter().filter(|(_, s)| !s.up) {
+        let age_ms = now_ms.saturating_sub(sibling.since_ms);
+        if age_ms >= STREAM_TOLD_MS {
+            found.push(format!(
+                "controller {node} of this cluster at {} is not heard for {} s: {}; see that it runs, or take it out with `tradewind store remove {node} --yes`",
+                sibling.address,
+                age_ms / 1000,
+                sibling.error
+            ));
+        }
+    }
 }
 
 /// The other clusters' bad facts, each with what to look at next. All of them speak of what is seen from here.

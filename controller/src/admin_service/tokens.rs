@@ -11,7 +11,7 @@ use tradewind_ca::token::JoinToken;
 use tradewind_runtime::task;
 
 use super::{AdminService, done};
-use crate::answer::refuse;
+use crate::{answer::refuse, identity_service::tokens::NEW_CONTROLLER};
 
 /// A token's life when none is asked for.
 const DEFAULT_TOKEN_S: u64 = 15 * 60;
@@ -94,6 +94,10 @@ impl AdminService {
                 "for a workload on a host outside of Kubernetes, start the controller with --host-workloads (controller.hostWorkloads in the chart)",
             ));
         }
+        let mut join_address = String::new();
+        if asked.workload_path == NEW_CONTROLLER {
+            join_address = self.own_address()?;
+        }
         let (tokens, now_ms) = (self.0.tokens.clone(), self.0.clock.unix_ms());
         let path = asked.workload_path.clone();
         let created = task::spawn_blocking(move || tokens.create(&path, lifetime_s, now_ms)).await;
@@ -110,7 +114,22 @@ impl AdminService {
             id: info.id,
             token: token.to_string(),
             expires_at_unix_ms: info.expires_at_ms,
-            join_address: String::new(),
+            join_address,
+        })
+    }
+
+    /// Where a further controller of this cluster finds this one.
+    fn own_address(&self) -> Result<String, Status> {
+        let catalog = self.0.store.catalog();
+        let record = catalog.controllers_of(&self.0.own.cluster);
+        let me = self.0.store.vitals().node_id;
+        let known = record.and_then(|r| r.nodes.get(&me));
+        known.map(|c| c.address.clone()).ok_or_else(|| {
+            refuse(
+                Code::FailedPrecondition,
+                "this controller has not said where others reach it",
+                "start it with --advertise host:port, and with a --listen that others reach; every member must know level 7",
+            )
         })
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 use tradewind_api::{
-    ClusterName,
+    ClusterName, NodeId, ServiceName,
     model::ClusterState,
     snapshot::{Snapshot, Trust},
 };
@@ -31,11 +31,12 @@ use crate::{
     datadir::DataDir,
     exports::{Exports, with_files},
     local::{LocalModel, Own},
-    raft_net::{Known, Peers, known_in},
+    raft_net::{Known, Peers, Siblings, known_in, siblings_in},
     reach::{Distances, Reach},
     registry::{Registered, Reports},
     rules::{Rules, producers::offers},
     seals::Ring,
+    siblings,
     source::SourceModel,
 };
 
@@ -65,6 +66,8 @@ pub(super) struct Follower {
     pub(super) registered: watch::Receiver<Arc<Registered>>,
     pub(super) yaml: watch::Receiver<Arc<SourceModel>>,
     pub(super) introduced: watch::Receiver<Option<Arc<Introduced>>>,
+    pub(super) siblings: siblings::Seen,
+    pub(super) node_id: NodeId,
     pub(super) seals: watch::Receiver<Arc<Ring>>,
     /// Looked at from time to time; neither wakes this task.
     pub(super) reach: watch::Receiver<Arc<Reach>>,
@@ -82,6 +85,7 @@ pub(super) struct Follower {
 #[derive(Clone, PartialEq, Eq)]
 struct Kept {
     known: Known,
+    siblings: Arc<Siblings>,
     trust: Arc<Trust>,
     replicated: bool,
 }
@@ -161,8 +165,13 @@ impl Follower {
             let registered = Arc::clone(&self.registered.borrow_and_update());
             let introduced = self.introduced.borrow_and_update().clone();
             self.seals.mark_unchanged();
+            if catalog.is_founded() {
+                let siblings = siblings_in(&catalog, &self.own.cluster, self.node_id);
+                self.peers.know_siblings(siblings);
+            }
             // What is missing before everything was read is not gone; the proxies keep what they had.
-            let all_read = yaml.read && (catalog.is_founded() || !self.replicated);
+            let told = *self.siblings.complete.borrow_and_update();
+            let all_read = yaml.read && told && (catalog.is_founded() || !self.replicated);
             if all_read {
                 self.note_file_exports(&yaml).await;
                 self.step(
@@ -188,6 +197,7 @@ impl Follower {
                 changed = self.registered.changed() => if changed.is_err() { return },
                 changed = self.yaml.changed(), if !yaml_gone => yaml_gone = changed.is_err(),
                 changed = self.introduced.changed(), if !introducer_gone => introducer_gone = changed.is_err(),
+                Ok(()) = self.siblings.complete.changed() => {}
                 changed = self.seals.changed(), if !sealer_gone => sealer_gone = changed.is_err(),
                 () = tokio::time::sleep(TICK) => {}
             }
@@ -324,6 +334,7 @@ impl Follower {
         let revision = told.max(catalog.revision).max(self.first_revision);
         let now = Kept {
             known,
+            siblings: self.peers.siblings(),
             trust,
             replicated: self.replicated || catalog.is_founded(),
         };
@@ -337,7 +348,11 @@ impl Follower {
                 // Another process may have it by now.
                 return Ok(());
             }
-            dir.remember(writing.known, writing.replicated)?;
+            dir.remember(
+                writing.known,
+                (*writing.siblings).clone(),
+                writing.replicated,
+            )?;
             dir.save_trust(&writing.trust, revision)
         })
         .await;
@@ -353,7 +368,8 @@ impl Follower {
         let intents = self.exports.current();
         let now_ms = self.clock.unix_ms();
         let wanted = yaml.exports.clone();
-        let after = with_files(&intents, &wanted, now_ms);
+        let published = published_since(&self.store.catalog(), &self.own.cluster);
+        let after = with_files(&intents, &wanted, |s| published.get(s).copied(), now_ms);
         if after == *intents {
             return;
         }
@@ -367,8 +383,10 @@ impl Follower {
             self.exports.asked(service, "a manifest that is gone");
         }
         let exports = self.exports.clone();
-        let noted =
-            task::spawn_blocking(move || exports.update(|i| with_files(i, &wanted, now_ms))).await;
+        let noted = task::spawn_blocking(move || {
+            exports.update(|i| with_files(i, &wanted, |s| published.get(s).copied(), now_ms))
+        })
+        .await;
         if let Ok(Err(error)) = noted {
             tracing::warn!(%error, "exports that files ask for were not noted");
         }
@@ -394,6 +412,14 @@ impl Follower {
         tracing::info!("this cluster has left its federation; stopping");
         self.left.send_replace(true);
     }
+}
+
+/// Since when each service of `own` is exported.
+fn published_since(catalog: &Catalog, own: &ClusterName) -> BTreeMap<ServiceName, u64> {
+    let exports = catalog.exports_of(own);
+    exports
+        .map(|e| (e.service.clone(), e.created_at_ms))
+        .collect()
 }
 
 /// Replaces a watched value if it is another.

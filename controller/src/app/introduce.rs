@@ -39,11 +39,21 @@ pub(crate) struct Introduced {
     pub(crate) known: Known,
 }
 
+/// Whom to ask.
+#[derive(Clone, Debug)]
+enum Whom {
+    /// Any controller of another cluster.
+    Cluster(ClusterName),
+    /// Another one of this cluster.
+    Sibling(NodeId),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Introducer {
     pub(super) store: Store,
     pub(super) peers: Peers,
+    pub(super) own: ClusterName,
     pub(super) node_id: NodeId,
     pub(super) rng: Rng,
     pub(super) told: watch::Sender<Option<Arc<Introduced>>>,
@@ -68,11 +78,11 @@ impl Introducer {
                 backoff.reset();
                 LOOK_EVERY
             } else {
-                let known = self.peers.known();
-                let next = known.keys().nth(turn % known.len().max(1)).cloned();
+                let all = self.all();
+                let next = all.get(turn % all.len().max(1));
                 turn = turn.wrapping_add(1);
-                if let Some(cluster) = next {
-                    self.introduce(&cluster).await;
+                if let Some(next) = next {
+                    self.introduce(next).await;
                 }
                 backoff.next(&mut self.rng)
             };
@@ -84,8 +94,20 @@ impl Introducer {
         }
     }
 
-    async fn introduce(&self, cluster: &ClusterName) {
-        let answer = match self.peers.federation(cluster) {
+    /// Who can be asked.
+    fn all(&self) -> Vec<Whom> {
+        let (known, siblings) = (self.peers.known(), self.peers.siblings());
+        let siblings = siblings.keys().copied().map(Whom::Sibling);
+        let clusters = known.keys().cloned().map(Whom::Cluster);
+        siblings.chain(clusters).collect()
+    }
+
+    async fn introduce(&self, whom: &Whom) {
+        let (cluster, client) = match whom {
+            Whom::Cluster(cluster) => (cluster, self.peers.federation(cluster)),
+            Whom::Sibling(node) => (&self.own, Ok(self.peers.sibling(*node))),
+        };
+        let answer = match client {
             Ok(mut client) => {
                 let request = IntroduceRequest {
                     node_id: self.node_id,
@@ -130,6 +152,7 @@ pub(crate) fn read(response: IntroduceResponse) -> Result<Introduced, String> {
             KnownCluster {
                 gateways: cluster.gateways,
                 nodes: cluster.nodes.into_iter().collect(),
+                by_node: cluster.by_node.into_iter().collect(),
             },
         );
     }

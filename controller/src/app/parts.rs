@@ -50,7 +50,7 @@ use crate::{
     datadir::{DataDir, DataDirError, KeptTrust},
     exports::Exports,
     identity_service::{Accounts, IdentityConfig, IdentityService, WorkloadTokens},
-    join::FederationService,
+    join::{Adding, FederationService},
     local::{LocalModel, Own},
     publish::{PublishInput, Publisher},
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
@@ -58,6 +58,7 @@ use crate::{
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
     seals::node_key,
     server::Access,
+    siblings::{self, Followers, SiblingsService},
 };
 
 /// What lies in the data directory, read and found good.
@@ -147,6 +148,7 @@ pub(super) struct Parts {
     data_dir: Arc<Mutex<DataDir>>,
     spool: PathBuf,
     configured_gateways: Vec<String>,
+    address: Option<String>,
     first_trust: Arc<Trust>,
     first_revision: u64,
     replicated: bool,
@@ -171,6 +173,7 @@ impl Parts {
         clock: SharedClock,
         mut rng: Rng,
         (kubernetes, host_workloads): (Option<Client>, bool),
+        address: Option<String>,
     ) -> Result<Self, BuildError> {
         let node = files.data_dir.node().clone();
         let (own, trust, metrics) = (files.own, files.trust, files.metrics);
@@ -192,6 +195,7 @@ impl Parts {
             trust.clone(),
             node.known_clusters,
         );
+        peers.know_siblings(node.siblings);
         let config = StoreConfig {
             data_dir: files.data_dir.store(),
             node_id: node.node_id,
@@ -214,6 +218,7 @@ impl Parts {
             spool: files.data_dir.path().to_owned(),
             data_dir: Arc::new(Mutex::new(files.data_dir)),
             configured_gateways: node.gateways,
+            address: address.or(node.address),
             first_trust: Arc::new(files.first_trust.trust),
             first_revision: files.first_trust.revision,
             replicated: node.replicated,
@@ -291,6 +296,7 @@ impl Parts {
         let yaml = sources.yaml.clone();
         let seals = self.keep_seals(tasks, drain);
         let seals_seen = seals.clone();
+        let siblings = self.follow_siblings(tasks, drain);
         let reach = self.reach(leases.clone(), tasks, drain);
         let reports = self.registry.reports();
         let follower = Follower {
@@ -307,6 +313,8 @@ impl Parts {
             registered: registered.clone(),
             yaml: yaml.clone(),
             introduced,
+            siblings: siblings.clone(),
+            node_id: self.node_id,
             seals,
             reach: reach.clone(),
             reports: reports.clone(),
@@ -319,7 +327,7 @@ impl Parts {
         };
         tasks.spawn("compile", follower.run(store_blocker, drain.observer()));
         self.keep_identity(introduced_tx, tasks, drain);
-        let publishing = self.publish(local.clone(), registered.clone(), tasks, drain);
+        let publishing = self.publish(local.clone(), registered.clone(), &siblings, tasks, drain);
         self.write_mcs(
             &sources,
             snapshots.clone(),
@@ -338,6 +346,7 @@ impl Parts {
             local,
             yaml,
             registered,
+            siblings: siblings.heard,
             snapshots: snapshots.clone(),
             leases,
             reach: reach.clone(),
@@ -352,12 +361,28 @@ impl Parts {
             drain: drain.observer(),
             clock: Arc::clone(&self.clock),
         });
-        let routes = self.routes(&access, admin, snapshots.clone(), reach);
+        let routes = self.routes(&access, admin, (snapshots.clone(), reach), drain);
         Wired {
             routes,
             snapshots,
             sources,
         }
+    }
+
+    /// Starts what follows the other controllers of this cluster.
+    fn follow_siblings(&mut self, tasks: &mut TaskSet, drain: &drain::Watch) -> siblings::Seen {
+        if self.own.witness {
+            return siblings::Seen::alone();
+        }
+        let (followers, seen) = Followers::new(
+            self.peers.clone(),
+            (self.registry.clone(), self.exports.clone()),
+            self.node_id,
+            Arc::clone(&self.clock),
+            self.rng.fork(),
+        );
+        tasks.spawn("siblings", followers.run(drain.observer()));
+        seen
     }
 
     /// Starts what renews the own certificate, and what asks others whom to believe.
@@ -376,6 +401,7 @@ impl Parts {
         let introducer = Introducer {
             store: self.store.clone(),
             peers: self.peers.clone(),
+            own: self.own.cluster.clone(),
             node_id: self.node_id,
             rng: self.rng.fork(),
             told: introduced_tx,
@@ -388,6 +414,7 @@ impl Parts {
         &mut self,
         local: watch::Receiver<Arc<LocalModel>>,
         registered: watch::Receiver<Arc<Registered>>,
+        siblings: &siblings::Seen,
         tasks: &mut TaskSet,
         drain: &drain::Watch,
     ) -> watch::Receiver<Arc<Vec<String>>> {
@@ -399,6 +426,11 @@ impl Parts {
             exports: self.exports.clone(),
             registered,
             configured_gateways: self.configured_gateways.clone(),
+            node_id: self.node_id,
+            address: self.address.clone(),
+            siblings: siblings.heard.clone(),
+            // Until it is known whether there are others.
+            speaking: watch::Sender::new(false),
         };
         tasks.spawn(
             "lease",
@@ -417,8 +449,8 @@ impl Parts {
         &mut self,
         access: &Access,
         admin: AdminService,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        reach: watch::Receiver<Arc<Reach>>,
+        (snapshots, reach): (watch::Receiver<Arc<Snapshot>>, watch::Receiver<Arc<Reach>>),
+        drain: &drain::Watch,
     ) -> Routes {
         let federation = FederationService::new(
             self.own.cluster.clone(),
@@ -428,6 +460,13 @@ impl Parts {
             self.root.take(),
             Arc::clone(&self.clock),
         )
+        .adding(Adding {
+            tokens: self.tokens.clone(),
+            node_id: self.node_id,
+            region: self.own.region.clone(),
+            network: self.own.network.clone(),
+            gateways: self.configured_gateways.clone(),
+        })
         .sharing(Seen {
             reach,
             reports: self.registry.reports(),
@@ -470,6 +509,16 @@ impl Parts {
         routes
             .add_service(IdentityService::new(identity, &self.metrics).into_service())
             .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
+            .add_service(
+                SiblingsService::new(
+                    self.registry.clone(),
+                    self.exports.clone(),
+                    (self.store.clone(), self.own.cluster.clone()),
+                    access.clone(),
+                    drain.observer(),
+                )
+                .into_service(),
+            )
             .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())
             .add_service(
                 GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service(),

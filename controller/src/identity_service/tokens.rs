@@ -19,6 +19,10 @@ use tradewind_runtime::files::{self, FileError};
 
 use crate::attest::{TokenSays, Wanted};
 
+/// What a token is good for that lets a further controller of this cluster in. No certificate is ever given for it: such a
+/// controller has an authority of its own.
+pub const NEW_CONTROLLER: &str = "/tradewind/controller/new";
+
 /// Tokens kept at once.
 const MAX_TOKENS: usize = 10_000;
 /// Longest life of a token: it is meant to be used at once.
@@ -172,10 +176,11 @@ impl WorkloadTokens {
         lifetime_s: u64,
         now_ms: u64,
     ) -> Result<(WorkloadToken, TokenInfo), TokensError> {
-        if !matches!(
+        let usual = matches!(
             Wanted::parse(path),
             Some(Wanted::Workload | Wanted::Gateway | Wanted::Dns)
-        ) {
+        );
+        if !usual && path != NEW_CONTROLLER {
             return Err(TokensError::Path(path.chars().take(80).collect()));
         }
         if lifetime_s == 0 || lifetime_s > MAX_LIFETIME_S {
@@ -360,6 +365,7 @@ mod tests {
             TokenSays::Bad(_)
         ));
         assert!(tokens.create("/tradewind/controller/x", 10, NOW).is_err());
+        assert!(tokens.create(NEW_CONTROLLER, 10, NOW).is_ok());
         assert!(tokens.create("/ns/shop/sa/a", 0, NOW).is_err());
     }
 }

@@ -16,7 +16,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{Code, Status, transport::Channel};
 use tradewind_api::{
     ClusterName, Domain, Network,
-    proto::v1::{JoinRequest, JoinResponse, federation_client::FederationClient},
+    proto::v1::{self, JoinRequest, JoinResponse, federation_client::FederationClient},
     snapshot::Trust,
 };
 use tradewind_ca::{authority::AuthorityKey, token::JoinToken};
@@ -68,7 +68,7 @@ pub async fn join(
 /// Hears of every layer passed.
 type Passed<'a> = &'a mut (dyn FnMut(JoinLayer, String) + Send);
 
-fn local(message: &dyn std::fmt::Display, hint: impl Into<String>) -> JoinError {
+pub(super) fn local(message: &dyn std::fmt::Display, hint: impl Into<String>) -> JoinError {
     JoinError::new(JoinLayer::Local, message, hint)
 }
 
@@ -191,7 +191,7 @@ async fn reach(
         JoinLayer::Tls,
         format!("the controller of {host} proved the root that the token names"),
     );
-    let client = client(tls, addresses, &token);
+    let client = client(tls, addresses, Pin::of(&token));
     Ok((token, client))
 }
 
@@ -253,7 +253,7 @@ fn not_written(options: &JoinOptions, message: String) -> JoinError {
     }
 }
 
-async fn resolve(address: &str) -> Result<Vec<SocketAddr>, JoinError> {
+pub(super) async fn resolve(address: &str) -> Result<Vec<SocketAddr>, JoinError> {
     let failed = |message: String| {
         JoinError::new(
             JoinLayer::Resolve,
@@ -277,7 +277,10 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, JoinError> {
     Ok(found)
 }
 
-async fn connect(address: &str, resolved: &[SocketAddr]) -> Result<TcpStream, JoinError> {
+pub(super) async fn connect(
+    address: &str,
+    resolved: &[SocketAddr],
+) -> Result<TcpStream, JoinError> {
     let dialled = within(CONNECT_DEADLINE, TcpStream::connect(resolved)).await;
     let stream = dialled.and_then(|s| s.set_nodelay(true).map(|()| s));
     stream.map_err(|e| {
@@ -307,10 +310,10 @@ async fn tls(tcp: TcpStream, token: &JoinToken) -> Result<TlsStream<TcpStream>, 
 }
 
 /// Whom the token makes us believe.
-struct Pin {
-    root_sha256: [u8; 32],
-    cluster: ClusterName,
-    domain: Domain,
+pub(super) struct Pin {
+    pub(super) root_sha256: [u8; 32],
+    pub(super) cluster: ClusterName,
+    pub(super) domain: Domain,
 }
 
 impl Pin {
@@ -323,7 +326,7 @@ impl Pin {
     }
 }
 
-async fn handshake(tcp: TcpStream, pin: &Pin) -> std::io::Result<TlsStream<TcpStream>> {
+pub(super) async fn handshake(tcp: TcpStream, pin: &Pin) -> std::io::Result<TlsStream<TcpStream>> {
     let target = Target::Controller {
         cluster: pin.cluster.clone(),
     };
@@ -333,13 +336,13 @@ async fn handshake(tcp: TcpStream, pin: &Pin) -> std::io::Result<TlsStream<TcpSt
 }
 
 /// A client on the connection that was just proven; should it break, it is made and proven again.
-fn client(
+pub(super) fn client(
     first: TlsStream<TcpStream>,
     addresses: Vec<SocketAddr>,
-    token: &JoinToken,
+    pin: Pin,
 ) -> FederationClient<Channel> {
     let first = Arc::new(Mutex::new(Some(first)));
-    let again = Arc::new(Pin::of(token));
+    let again = Arc::new(pin);
     let channel = endpoint().connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
         let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (addresses, again) = (addresses.clone(), Arc::clone(&again));
@@ -382,7 +385,7 @@ async fn listen(
     way_back::Answering::start(&sockets, nonce).map_err(|e| failed(e.to_string()))
 }
 
-async fn timed<T>(
+pub(super) async fn timed<T>(
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Status> {
     match tokio::time::timeout(CALL_DEADLINE, call).await {
@@ -394,7 +397,7 @@ async fn timed<T>(
     }
 }
 
-fn refused(layer: JoinLayer, status: &Status) -> JoinError {
+pub(super) fn refused(layer: JoinLayer, status: &Status) -> JoinError {
     let (sentence, hint) = answer::split(status.message());
     JoinError::new(
         layer,
@@ -436,6 +439,27 @@ async fn ask_to_join(
     }
 }
 
+/// The clusters that an answer names, without `own`.
+pub(super) fn others(
+    clusters: Vec<v1::KnownCluster>,
+    own: &ClusterName,
+) -> Result<BTreeMap<ClusterName, KnownCluster>, String> {
+    let mut others = BTreeMap::new();
+    for cluster in clusters {
+        let name =
+            ClusterName::new(&cluster.name).map_err(|e| format!("the member's answer: {e}"))?;
+        let known = KnownCluster {
+            gateways: cluster.gateways,
+            nodes: cluster.nodes.into_iter().collect(),
+            by_node: cluster.by_node.into_iter().collect(),
+        };
+        if name != *own {
+            others.insert(name, known);
+        }
+    }
+    Ok(others)
+}
+
 fn write(
     staging: Staging,
     options: &JoinOptions,
@@ -457,18 +481,7 @@ fn write(
         .ok_or("the member's answer lacks the root that the token names")?;
     key.save(staging.path(), &response.authority_der, root)
         .map_err(|e| e.to_string())?;
-    let mut known_clusters = BTreeMap::new();
-    for cluster in response.clusters {
-        let name =
-            ClusterName::new(&cluster.name).map_err(|e| format!("the member's answer: {e}"))?;
-        let known = KnownCluster {
-            gateways: cluster.gateways,
-            nodes: cluster.nodes.into_iter().collect(),
-        };
-        if name != options.cluster {
-            known_clusters.insert(name, known);
-        }
-    }
+    let mut known_clusters = others(response.clusters, &options.cluster)?;
     // The gateway that let us in is known to work, whatever the member announced.
     let through = known_clusters.entry(token.cluster.clone()).or_default();
     if !through.gateways.contains(&options.address) {
@@ -489,6 +502,8 @@ fn write(
         replicated: false,
         left: false,
         witness: options.witness,
+        address: None,
+        siblings: BTreeMap::new(),
     };
     staging.commit(&node, &trust).map_err(|e| e.to_string())?;
     Ok(node)

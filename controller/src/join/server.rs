@@ -12,14 +12,15 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 use tradewind_api::{
     ClusterName, InvalidName, Network, NodeId, Region,
     model::ClusterState,
     proto::v1::{
-        IntroduceRequest, IntroduceResponse, JoinCheckResponse, JoinRequest, JoinResponse,
-        KnownCluster, PingRequest, PingResponse, ProposeRequest, ProposeResponse,
-        federation_server::Federation,
+        AddControllerRequest, AddControllerResponse, IntroduceRequest, IntroduceResponse,
+        JoinCheckResponse, JoinRequest, JoinResponse, KnownCluster, PingRequest, PingResponse,
+        ProposeRequest, ProposeResponse, SignAuthorityRequest, SignAuthorityResponse,
+        federation_client::FederationClient, federation_server::Federation,
     },
     store::{Blob, ClusterRecord, Command, Outcome, Refusal, Stamped},
 };
@@ -28,12 +29,12 @@ use tradewind_federation::{Catalog, PeerError, Store};
 use tradewind_runtime::SharedClock;
 use tradewind_transport::trust::sha256;
 
-use super::way_back;
+use super::{adding, way_back};
 use crate::{
     VERSION,
     answer::{self, refuse},
     init::check_gateways,
-    raft_net::{Peers, handle_status, vitals},
+    raft_net::{Peers, handle_status, told_apart, vitals},
     reach::Seen,
     server::{Access, Caller, caller},
 };
@@ -45,21 +46,33 @@ const MAX_ANSWERS: usize = 64;
 /// How long a call that is handed on to the founder's controller may take: less than the joiner waits.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(40);
 /// A signing request has some 300 bytes.
-const MAX_CSR_BYTES: usize = 16 << 10;
+pub(super) const MAX_CSR_BYTES: usize = 16 << 10;
 
 /// See the module.
 #[derive(Clone)]
-pub struct FederationService(Arc<Inner>, Seen);
+pub struct FederationService(pub(super) Arc<Inner>, Seen);
 
-struct Inner {
-    own: ClusterName,
-    store: Store,
-    access: Access,
-    peers: Peers,
-    root: Option<Root>,
-    clock: SharedClock,
+pub(super) struct Inner {
+    pub(super) own: ClusterName,
+    pub(super) store: Store,
+    pub(super) access: Access,
+    pub(super) peers: Peers,
+    pub(super) root: Option<Root>,
+    pub(super) clock: SharedClock,
     turns: Semaphore,
     answers: Mutex<VecDeque<Answered>>,
+    pub(super) adding: Option<adding::Adding>,
+    pub(super) added: Mutex<VecDeque<adding::Added>>,
+}
+
+/// Who holds the root's key.
+pub(super) enum Holder {
+    /// This controller.
+    Here,
+    /// Another one of this cluster.
+    Sibling,
+    /// A controller of the founding cluster.
+    Founder(ClusterName),
 }
 
 struct Answered {
@@ -103,8 +116,20 @@ impl FederationService {
             clock,
             turns: Semaphore::new(MAX_JOINS),
             answers: Mutex::default(),
+            adding: None,
+            added: Mutex::default(),
         });
         Self(inner, Seen::nobody())
+    }
+
+    /// The same, which lets further controllers of its own cluster in.
+    #[must_use]
+    pub fn adding(mut self, adding: adding::Adding) -> Self {
+        // Not shared with anybody yet.
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.adding = Some(adding);
+        }
+        self
     }
 
     /// The same, which says whom this controller and its cluster's gateways reach.
@@ -113,10 +138,10 @@ impl FederationService {
         Self(self.0, seen)
     }
 
-    /// The founder, if a call has to be handed on to it.
-    fn hand_on_to(&self, caller: &Caller) -> Result<Option<ClusterName>, Status> {
+    /// Where a call has to go that needs the root's key.
+    pub(super) fn hand_on_to(&self, caller: &Caller) -> Result<Holder, Status> {
         if self.0.root.is_some() {
-            return Ok(None);
+            return Ok(Holder::Here);
         }
         let founder = self
             .0
@@ -125,8 +150,14 @@ impl FederationService {
             .founder
             .clone()
             .ok_or_else(|| answer::refusal(&Refusal::NotFounded))?;
-        let handed_on = self.0.access.require_controller_of_member(caller).is_ok();
-        if founder == self.0.own || handed_on {
+        let from = self.0.access.require_controller_of_member(caller).ok();
+        if founder == self.0.own
+            && from.as_ref() != Some(&self.0.own)
+            && !self.0.peers.siblings().is_empty()
+        {
+            return Ok(Holder::Sibling);
+        }
+        if founder == self.0.own || from.is_some() {
             return Err(refuse(
                 Code::FailedPrecondition,
                 format!(
@@ -136,10 +167,32 @@ impl FederationService {
                 "restore root.key in its data directory from a backup",
             ));
         }
-        Ok(Some(founder))
+        Ok(Holder::Founder(founder))
     }
 
-    fn away(founder: &ClusterName, error: &PeerError) -> Status {
+    /// Asks the others of this cluster in turn: one of them holds the root's key, and the others refuse.
+    pub(super) async fn ask_siblings<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        ask: impl Fn(FederationClient<Channel>) -> F,
+    ) -> Result<Response<T>, Status> {
+        let mut last = Status::unavailable("no other controller of this cluster is known");
+        for node in self.0.peers.siblings().keys() {
+            let call = ask(self.0.peers.sibling(*node));
+            match handed_on(&self.0.own, call).await {
+                Ok(response) => return Ok(response),
+                // What was decided is the answer. One that has no root's key, or is away, leaves it to the next.
+                Err(status)
+                    if !matches!(status.code(), Code::Unavailable | Code::FailedPrecondition) =>
+                {
+                    return Err(status);
+                }
+                Err(status) => last = status,
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn away(founder: &ClusterName, error: &PeerError) -> Status {
         refuse(
             Code::Unavailable,
             format!(
@@ -178,7 +231,7 @@ impl FederationService {
         }
     }
 
-    fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Status> {
+    pub(super) fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Status> {
         self.0.turns.try_acquire().map_err(|_| {
             refuse(
                 Code::ResourceExhausted,
@@ -307,13 +360,14 @@ impl FederationService {
     }
 }
 
-fn known_clusters(catalog: &Catalog) -> Vec<KnownCluster> {
+pub(super) fn known_clusters(catalog: &Catalog) -> Vec<KnownCluster> {
     catalog
         .members()
         .map(|c| KnownCluster {
             name: c.name.to_string(),
             gateways: c.gateways.clone(),
             nodes: c.nodes.iter().copied().collect(),
+            by_node: told_apart(catalog, &c.name).into_iter().collect(),
         })
         .collect()
 }
@@ -368,7 +422,7 @@ fn asked(request: &JoinRequest) -> Result<Asked, Status> {
 }
 
 /// Versions of one line speak the same protocol: the same major, and below 1.0 the same minor.
-fn same_line(a: &str, b: &str) -> bool {
+pub(super) fn same_line(a: &str, b: &str) -> bool {
     fn line(version: &str) -> Option<(u64, u64)> {
         let mut parts = version.split('.');
         let major = parts.next()?.parse().ok()?;
@@ -401,10 +455,18 @@ impl Federation for FederationService {
         &self,
         request: Request<JoinRequest>,
     ) -> Result<Response<JoinCheckResponse>, Status> {
-        let founder = self.hand_on_to(&caller(&request))?;
+        let holder = self.hand_on_to(&caller(&request))?;
         let request = request.into_inner();
-        let Some(founder) = founder else {
-            return self.check_here(request).await.map(Response::new);
+        let founder = match holder {
+            Holder::Here => return self.check_here(request).await.map(Response::new),
+            Holder::Sibling => {
+                let ask = |mut c: FederationClient<Channel>| {
+                    let request = request.clone();
+                    async move { c.join_check(request).await }
+                };
+                return self.ask_siblings(ask).await;
+            }
+            Holder::Founder(founder) => founder,
         };
         let mut client = self
             .0
@@ -415,13 +477,23 @@ impl Federation for FederationService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let founder = self.hand_on_to(&caller(&request))?;
+        let holder = self.hand_on_to(&caller(&request))?;
         let request = request.into_inner();
-        let Some(founder) = founder else {
-            let Some(root) = &self.0.root else {
-                return Err(Status::internal("the root key is missing"));
-            };
-            return self.join_here(root, request).await.map(Response::new);
+        let founder = match holder {
+            Holder::Here => {
+                let Some(root) = &self.0.root else {
+                    return Err(Status::internal("the root key is missing"));
+                };
+                return self.join_here(root, request).await.map(Response::new);
+            }
+            Holder::Sibling => {
+                let ask = |mut c: FederationClient<Channel>| {
+                    let request = request.clone();
+                    async move { c.join(request).await }
+                };
+                return self.ask_siblings(ask).await;
+            }
+            Holder::Founder(founder) => founder,
         };
         let mut client = self
             .0
@@ -459,6 +531,30 @@ impl Federation for FederationService {
         }))
     }
 
+    async fn add_controller(
+        &self,
+        request: Request<AddControllerRequest>,
+    ) -> Result<Response<AddControllerResponse>, Status> {
+        self.add(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn sign_authority(
+        &self,
+        request: Request<SignAuthorityRequest>,
+    ) -> Result<Response<SignAuthorityResponse>, Status> {
+        let caller = caller(&request);
+        let mut cluster = self.0.access.require_controller_of_member(&caller)?;
+        let asked = request.into_inner();
+        // One of this cluster's own controllers says for whom it was asked: what is signed counts only once that cluster
+        // has put it into the trust map itself.
+        if cluster == self.0.own && !asked.cluster.is_empty() {
+            cluster = ClusterName::new(&asked.cluster)
+                .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        }
+        let authority_der = self.sign_for(&cluster, &caller, asked.csr_der).await?;
+        Ok(Response::new(SignAuthorityResponse { authority_der }))
+    }
+
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
         self.0
             .access
@@ -476,7 +572,7 @@ impl Federation for FederationService {
 }
 
 /// The founder's answer, or the reason why there is none.
-async fn handed_on<T>(
+pub(super) async fn handed_on<T>(
     founder: &ClusterName,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<Response<T>, Status> {

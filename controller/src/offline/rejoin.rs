@@ -87,7 +87,8 @@ impl Rejoin {
         let kept = format!("store.before-rejoin-{}", self.data_dir.node().node_id);
         let kept = self.data_dir.replace_store(&kept, node_id)?;
         if let Some(Newest { known, trust }) = known {
-            self.data_dir.remember(known, true)?;
+            let siblings = self.data_dir.node().siblings.clone();
+            self.data_dir.remember(known, siblings, true)?;
             self.data_dir.save_trust(&trust, 0)?;
         }
         Ok(Rejoined { node_id, kept })

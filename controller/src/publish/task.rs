@@ -11,10 +11,10 @@ use std::{
 use futures::StreamExt as _;
 use tokio::{sync::watch, time::Instant};
 use tradewind_api::{
-    ServiceName,
-    store::{Command, LEVEL, Outcome, Refusal},
+    NodeId, ServiceName,
+    store::{CONTROLLERS, Command, LEVEL, Outcome, Refusal},
 };
-use tradewind_federation::{ProposeError, Store, catalog::digest_exports};
+use tradewind_federation::{Catalog, ProposeError, Store, catalog::digest_exports};
 use tradewind_runtime::{Backoff, MetricsRegistry, Rng, drain};
 
 use super::{
@@ -22,13 +22,16 @@ use super::{
     attest::{ATTEST_EVERY, ATTEST_LEVEL, Schedule, expected},
     desired, gateways,
     meters::Meters,
-    plan, published, tell, whole,
+    plan, published,
+    speaker::Floor,
+    tell, whole,
 };
 use crate::{
     VERSION,
     exports::{Exports, Intents},
     local::{LocalModel, Own},
     registry::Registered,
+    siblings::Heard,
 };
 
 /// Least time between two rounds: changes that come in a burst go together.
@@ -61,6 +64,14 @@ pub struct PublishInput {
     pub registered: watch::Receiver<Arc<Registered>>,
     /// Gateway addresses that the operator named.
     pub configured_gateways: Vec<String>,
+    /// This controller's node.
+    pub node_id: NodeId,
+    /// `host:port` at which the cluster's own processes dial this controller, where that was told.
+    pub address: Option<String>,
+    /// The cluster's other controllers.
+    pub siblings: watch::Receiver<Arc<Heard>>,
+    /// Whether this controller speaks for its cluster, as [`Publisher::keep_lease`] finds.
+    pub speaking: watch::Sender<bool>,
 }
 
 /// Keeps the federation told.
@@ -128,12 +139,13 @@ impl Publisher {
         )
     }
 
-    /// None while nothing can be said: the empty first model says nothing yet, and a cluster that is no member has
-    /// nothing to say.
+    /// None while nothing can be said: the empty first model says nothing yet, a cluster that is no member has nothing to
+    /// say, and where another controller speaks this one does not.
     fn both(&self) -> Option<Both> {
         let input = &self.input;
         let catalog = input.store.catalog();
-        if !input.local.borrow().read || catalog.member(&input.own.cluster).is_none() {
+        let may = *input.speaking.borrow() && input.local.borrow().read;
+        if !may || catalog.member(&input.own.cluster).is_none() {
             return None;
         }
         let published = published(&catalog, &input.own);
@@ -158,6 +170,7 @@ impl Publisher {
     pub async fn run(mut self, mut drain: drain::Observer) {
         let mut catalogs = self.input.store.watch();
         let (mut local, mut intents) = (self.input.local.clone(), self.input.intents.clone());
+        let mut speaking = self.input.speaking.subscribe();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut schedule = Schedule::new(self.attest_every, Instant::now());
         loop {
@@ -165,6 +178,7 @@ impl Publisher {
             catalogs.mark_unchanged();
             local.mark_unchanged();
             intents.mark_unchanged();
+            speaking.mark_unchanged();
             let commands = self.pending();
             let idle = commands.is_empty();
             let done = if idle {
@@ -194,6 +208,7 @@ impl Publisher {
                         _ = catalogs.changed() => {}
                         _ = local.changed() => {}
                         _ = intents.changed() => {}
+                        _ = speaking.changed() => {}
                         () = self.attest_is_due(&mut schedule) => {}
                     };
                 };
@@ -342,13 +357,16 @@ impl Publisher {
         });
     }
 
-    /// Renews the lease and announces gateways and version until the drain. Best effort: without a quorum others cannot
+    /// Renews the lease until the drain, says where this controller is, and, where it speaks for its cluster, announces
+    /// gateways and version. Best effort: without a quorum others cannot
     /// judge leases either.
     pub async fn keep_lease(input: PublishInput, mut drain: drain::Observer) {
         let mut every = tokio::time::interval(LEASE_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut registered = input.registered.clone();
         let mut gone = false;
+        let mut floor = Floor::new(input.node_id, Instant::now());
+        let own = &input.own.cluster;
         loop {
             let due = tokio::select! {
                 biased;
@@ -359,12 +377,22 @@ impl Publisher {
                     false
                 }
             };
-            let command = announcement(&input).or(due.then_some(Command::RenewLease));
+            let catalog = input.store.catalog();
+            let standing = floor.look(&catalog, own, Instant::now());
+            let speaks = floor.speaks(standing, &input.siblings.borrow(), Instant::now());
+            tell_speaking(&input, speaks);
+            let command = address(&input, &catalog)
+                .or_else(|| speaks.then(|| announcement(&input))?)
+                .or_else(|| due.then(|| floor.sign(standing)));
             let Some(command) = command else { continue };
             let announced = matches!(command, Command::Announce { .. });
-            match input.store.propose(&input.own.cluster, command).await {
+            let spoke = matches!(command, Command::Speak { .. });
+            match input.store.propose(own, command).await {
                 Ok(Outcome::Refused(refusal)) => {
                     tracing::warn!(%refusal, "the store refused a sign of life")
+                }
+                Ok(Outcome::Done { .. } | Outcome::Joined { .. }) if spoke => {
+                    floor.written(&input.store.catalog(), own, Instant::now());
                 }
                 Ok(Outcome::Done { .. } | Outcome::Joined { .. }) => {}
                 Err(error) => tracing::debug!(%error, "no sign of life was written"),
@@ -375,6 +403,34 @@ impl Publisher {
             }
         }
     }
+}
+
+fn tell_speaking(input: &PublishInput, speaks: bool) {
+    let told = input.speaking.send_if_modified(|now| {
+        let changed = *now != speaks;
+        *now = speaks;
+        changed
+    });
+    if told {
+        tracing::info!(speaks, cluster = %input.own.cluster, "who publishes for this cluster was settled");
+    }
+}
+
+/// Where this controller is, if the catalog says something else.
+fn address(input: &PublishInput, catalog: &Catalog) -> Option<Command> {
+    let address = input.address.clone()?;
+    let member = catalog.member(&input.own.cluster)?;
+    if catalog.level < CONTROLLERS || !member.nodes.contains(&input.node_id) {
+        return None;
+    }
+    let record = catalog.controllers_of(&input.own.cluster);
+    let known = record.and_then(|r| r.nodes.get(&input.node_id));
+    let same = known.is_some_and(|c| c.address == address && c.level == LEVEL);
+    (!same).then_some(Command::PutController {
+        node: input.node_id,
+        address,
+        level: LEVEL,
+    })
 }
 
 /// What has to be announced, if what the catalog says is not what is.
@@ -412,6 +468,9 @@ fn service_of(command: &Command) -> Option<&ServiceName> {
         | Command::AttestExports { .. }
         | Command::PutNodeKey { .. }
         | Command::PutSealKey { .. }
+        | Command::AddController { .. }
+        | Command::PutController { .. }
+        | Command::Speak { .. }
         | Command::NoteTransfer { .. } => None,
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn record(name: &str, network: &str) -> ClusterRecord {
     }
 }
 
-fn founded() -> Catalog {
+pub(super) fn founded() -> Catalog {
     let mut catalog = Catalog::default();
     let command = Command::Found {
         domain: own().domain,

@@ -47,6 +47,16 @@ pub enum DialError {
         /// What is wrong.
         cause: String,
     },
+    /// Another controller of this cluster, at its own address.
+    #[error("controller {node} of this cluster at {address}: {cause}")]
+    Sibling {
+        /// Its node.
+        node: String,
+        /// Where it was dialled; empty where that is not known.
+        address: String,
+        /// What stopped us.
+        cause: String,
+    },
     /// Each gateway in turn, with what stopped us there.
     #[error("{}", joined(.0))]
     AllFailed(Vec<GatewayFailure>),
@@ -108,27 +118,46 @@ pub(super) fn controller_config(
     )
 }
 
+/// Dials another controller of this cluster.
+pub(super) async fn sibling(
+    address: Option<String>,
+    target: &Target,
+    domain: &Domain,
+    config: Arc<rustls::ClientConfig>,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let name = name_of(target, domain)?;
+    let failed = |address: &str, cause: String| DialError::Sibling {
+        node: server_name::encode(target, domain),
+        address: address.to_owned(),
+        cause,
+    };
+    let address = address.ok_or_else(|| failed("", "it has not said where it is".to_owned()))?;
+    let dialled = one_gateway(&address, &TlsConnector::from(config), name).await;
+    dialled.map_err(|(step, error)| failed(&address, format!("{step}: {error}")))
+}
+
+fn name_of(
+    target: &Target,
+    domain: &Domain,
+) -> Result<rustls::pki_types::ServerName<'static>, DialError> {
+    server_name::server_name(target, domain).map_err(|e| DialError::Name {
+        cluster: target.cluster().clone(),
+        cause: e.to_string(),
+    })
+}
+
 /// Tries the gateways in turn from `start` on. Returns the stream and the index that worked.
 pub(super) async fn any_gateway(
     gateways: &[String],
     start: usize,
-    cluster: &ClusterName,
+    target: &Target,
     domain: &Domain,
     config: Arc<rustls::ClientConfig>,
 ) -> Result<(TlsStream<TcpStream>, usize), DialError> {
     if gateways.is_empty() {
-        return Err(DialError::NoGateway(cluster.clone()));
+        return Err(DialError::NoGateway(target.cluster().clone()));
     }
-    let name = server_name::server_name(
-        &Target::Controller {
-            cluster: cluster.clone(),
-        },
-        domain,
-    )
-    .map_err(|e| DialError::Name {
-        cluster: cluster.clone(),
-        cause: e.to_string(),
-    })?;
+    let name = name_of(target, domain)?;
     let connector = TlsConnector::from(config);
     let mut failures = Vec::new();
     for step in 0..gateways.len() {
@@ -245,7 +274,8 @@ mod tests {
                 let config = controller_config(&svid, &trust, &cluster, &domain);
                 let (gateways, cluster) = (gateways.clone(), cluster.clone());
                 async move {
-                    any_gateway(&gateways, 7, &cluster, &domain, config)
+                    let target = Target::Controller { cluster };
+                    any_gateway(&gateways, 7, &target, &domain, config)
                         .await
                         .map(|(s, _)| s)
                 }

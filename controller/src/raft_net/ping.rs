@@ -85,7 +85,8 @@ pub(crate) fn vitals(vitals: Vitals) -> v1::Vitals {
     }
 }
 
-fn read(vitals: v1::Vitals) -> Vitals {
+/// A node's vitals from the wire.
+pub(crate) fn read(vitals: v1::Vitals) -> Vitals {
     Vitals {
         node_id: vitals.node_id,
         term: vitals.term,
@@ -161,7 +162,9 @@ fn unreached(status: &Status) -> Unreached {
         let text = dial.to_string();
         let (layer, short) = match &dial {
             DialError::NoGateway(_) => (Layer::Address, "no gateway announced"),
-            DialError::Name { .. } => (Layer::Address, "no address known"),
+            DialError::Name { .. } | DialError::Sibling { .. } => {
+                (Layer::Address, "no address known")
+            }
             DialError::AllFailed(failures) => {
                 // The furthest that any of them came says most.
                 let furthest = failures.iter().max_by_key(|f| (f.step, f.refused));

@@ -26,7 +26,7 @@ use tradewind_runtime::{
 use super::{
     Registered,
     reports::{PeerSight, Reports},
-    state::{Event, Refused, RegistryState, Saved, StreamId},
+    state::{Event, FirstHand, Refused, RegistryState, Relay, Saved, StreamId},
 };
 
 /// Magic of the registrations' file.
@@ -192,6 +192,20 @@ impl RegistryHub {
         StreamId(self.0.streams.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Who is connected to this very controller.
+    pub(crate) fn first_hand(&self) -> FirstHand {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.first_hand()
+    }
+
+    /// For a stream to another controller of this cluster, by which it tells what it knows.
+    pub(crate) fn relay(&self) -> RelayStream {
+        RelayStream {
+            hub: self.clone(),
+            stream: self.stream(),
+        }
+    }
+
     /// Applies one event at the clock's time.
     pub(super) fn apply(&self, event: Event) -> Result<Vec<EndpointId>, Refused> {
         let now_ms = self.0.clock.unix_ms();
@@ -260,6 +274,29 @@ impl RegistryHub {
             self.0.meters.file_errors.inc();
             tracing::warn!(path = %self.0.path.display(), why, "registrations were not saved");
         }
+    }
+}
+
+/// What another controller tells, for as long as its stream lasts.
+#[derive(Debug)]
+pub(crate) struct RelayStream {
+    hub: RegistryHub,
+    stream: StreamId,
+}
+
+impl RelayStream {
+    /// Takes one thing. What cannot stand beside what is known here is left: whoever is connected is believed first.
+    pub(crate) fn take(&self, relay: Relay) {
+        let stream = self.stream;
+        if let Err(refused) = self.hub.apply(Event::Relayed { stream, relay }) {
+            tracing::debug!(%refused, "another controller's registration was left");
+        }
+    }
+}
+
+impl Drop for RelayStream {
+    fn drop(&mut self) {
+        drop(self.hub.apply(Event::RelayEnded(self.stream)));
     }
 }
 

@@ -5,9 +5,10 @@
 
 mod check;
 mod link;
+mod relay;
 mod saved;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tradewind_api::{
     id::{ClusterName, EndpointId, SpiffeId},
@@ -17,6 +18,7 @@ use tradewind_api::{
 use super::{Registered, RegisteredEndpoint, RegisteredGateway};
 pub use check::{Fronted, Refused, check_address, check_labels, check_name};
 use link::Link;
+pub use relay::{FirstHand, HeardGateway, ProxyKey, Relay};
 pub use saved::Saved;
 use saved::{SavedGateway, SavedProxy};
 
@@ -30,6 +32,8 @@ pub const MAX_GATEWAYS: usize = 256;
 pub const GRACE_MS: u64 = 2_000;
 /// How long after a start of the controller: every proxy has to find it again.
 pub const START_GRACE_MS: u64 = 15_000;
+/// How long after another controller of the cluster was lost: all who were with it have to find this one, as after a start.
+pub const RELAY_GRACE_MS: u64 = START_GRACE_MS;
 /// A stream without a message for this long is silent: three signs of life were missed.
 pub const SILENCE_MS: u64 = 15_000;
 /// After this long a silent proxy is forgotten.
@@ -71,6 +75,15 @@ pub enum Event {
         /// It drains.
         draining: bool,
     },
+    /// Another controller of this cluster says what it knows at first hand.
+    Relayed {
+        /// By which stream.
+        stream: StreamId,
+        /// What.
+        relay: Relay,
+    },
+    /// The stream to another controller ended: what it knew of finds the way to a third or to here.
+    RelayEnded(StreamId),
     /// A stream ended, however.
     StreamEnded(StreamId),
     /// Time went by.
@@ -82,6 +95,8 @@ struct ProxyState {
     fronted: BTreeMap<EndpointId, Fronted>,
     link: Link,
     last_seen_ms: u64,
+    // Its last stream was to this controller.
+    here: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,10 +105,8 @@ struct GatewayState {
     draining: bool,
     link: Link,
     last_seen_ms: u64,
+    here: bool,
 }
-
-// A proxy is its name and its identity: another identity under the same name is another proxy.
-type ProxyKey = (SpiffeId, String);
 
 /// All registrations of one cluster.
 #[derive(Clone, Debug)]
@@ -104,6 +117,9 @@ pub struct RegistryState {
     // Who holds an endpoint's id.
     held: BTreeMap<EndpointId, ProxyKey>,
     changes: u64,
+    // Those that ended gracefully here, newest last, each with its number.
+    departed: VecDeque<(u64, ProxyKey)>,
+    departures: u64,
 }
 
 impl RegistryState {
@@ -115,6 +131,8 @@ impl RegistryState {
             gateways: BTreeMap::new(),
             held: BTreeMap::new(),
             changes: 0,
+            departed: VecDeque::new(),
+            departures: 0,
         }
     }
 
@@ -142,6 +160,7 @@ impl RegistryState {
                     fronted,
                     link,
                     last_seen_ms,
+                    here: p.here,
                 },
             );
         }
@@ -154,6 +173,7 @@ impl RegistryState {
                     draining,
                     link,
                     last_seen_ms,
+                    here: g.here,
                 },
             );
         }
@@ -171,6 +191,7 @@ impl RegistryState {
                     proxy: proxy.clone(),
                     fronted: p.fronted.values().cloned().collect(),
                     last_seen_ms: p.last_seen_ms,
+                    here: p.here,
                 })
                 .collect(),
             gateways: self
@@ -181,6 +202,7 @@ impl RegistryState {
                     address: g.address.clone(),
                     draining: g.draining,
                     last_seen_ms: g.last_seen_ms,
+                    here: g.here,
                 })
                 .collect(),
         }
@@ -195,47 +217,58 @@ impl RegistryState {
                 identity,
                 fronted,
             } => {
-                return self.register((identity, proxy), stream, fronted, now_ms);
+                return self.register((identity, proxy), (stream, true), fronted, now_ms);
             }
-            Event::Left { proxy, identity } => self.forget(&(identity, proxy)),
+            Event::Left { proxy, identity } => {
+                let key = (identity, proxy);
+                self.forget(&key);
+                self.depart(key);
+            }
             Event::GatewayHello {
                 stream,
                 name,
                 address,
                 draining,
             } => {
-                if !self.gateways.contains_key(&name) && self.gateways.len() >= MAX_GATEWAYS {
-                    return Err(Refused::TooMuch {
-                        what: "gateways",
-                        limit: MAX_GATEWAYS,
-                    });
-                }
-                let link = Link::Up(stream);
                 let new = GatewayState {
                     address,
                     draining,
-                    link,
+                    link: Link::Up(stream),
                     last_seen_ms: now_ms,
+                    here: true,
                 };
-                let before = self.gateways.insert(name, new.clone());
-                let same = before.is_some_and(|b| {
-                    GatewayState {
-                        last_seen_ms: now_ms,
-                        ..b
-                    } == new
-                });
-                self.changes += u64::from(!same);
+                self.hello(name, new)?;
             }
-            Event::StreamEnded(stream) => self.stream_ended(stream, now_ms),
+            Event::Relayed { stream, relay } => self.relayed(stream, relay, now_ms)?,
+            Event::RelayEnded(stream) => self.stream_ended(stream, now_ms, RELAY_GRACE_MS),
+            Event::StreamEnded(stream) => self.stream_ended(stream, now_ms, GRACE_MS),
             Event::Tick => self.tick(now_ms),
         }
         Ok(Vec::new())
     }
 
+    fn hello(&mut self, name: String, new: GatewayState) -> Result<(), Refused> {
+        if !self.gateways.contains_key(&name) && self.gateways.len() >= MAX_GATEWAYS {
+            return Err(Refused::TooMuch {
+                what: "gateways",
+                limit: MAX_GATEWAYS,
+            });
+        }
+        let before = self.gateways.insert(name, new.clone());
+        let same = before.is_some_and(|b| {
+            GatewayState {
+                last_seen_ms: new.last_seen_ms,
+                ..b
+            } == new
+        });
+        self.changes += u64::from(!same);
+        Ok(())
+    }
+
     fn register(
         &mut self,
         key: ProxyKey,
-        stream: StreamId,
+        (stream, here): (StreamId, bool),
         fronted: Vec<Fronted>,
         now_ms: u64,
     ) -> Result<Vec<EndpointId>, Refused> {
@@ -289,6 +322,7 @@ impl RegistryState {
         let link = Link::Up(stream);
         if let Some(p) = self.proxies.get_mut(&key)
             && p.link == link
+            && p.here == here
             && p.fronted == new
         {
             // A sign of life alone.
@@ -300,6 +334,7 @@ impl RegistryState {
             fronted: new,
             link,
             last_seen_ms: now_ms,
+            here,
         };
         if let Some(before) = self.proxies.insert(key.clone(), state) {
             let now: BTreeSet<&EndpointId> = ids.iter().collect();
@@ -325,9 +360,9 @@ impl RegistryState {
         }
     }
 
-    fn stream_ended(&mut self, stream: StreamId, now_ms: u64) {
+    fn stream_ended(&mut self, stream: StreamId, now_ms: u64, grace_ms: u64) {
         let waiting = Link::Waiting {
-            until_ms: now_ms.saturating_add(GRACE_MS),
+            until_ms: now_ms.saturating_add(grace_ms),
         };
         let links = self.proxies.values_mut().map(|p| &mut p.link);
         for link in links.chain(self.gateways.values_mut().map(|g| &mut g.link)) {

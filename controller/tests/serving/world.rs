@@ -142,6 +142,7 @@ impl Federation {
             gateways: vec![],
             lease_expired: false,
             sealed_only: false,
+            controllers: BTreeMap::new(),
             round_trip_us: None,
             local: true,
         };

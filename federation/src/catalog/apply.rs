@@ -123,6 +123,13 @@ impl Catalog {
                 self.put_seal_key(proposer, &put)
             }
             Command::NoteTransfer { to } => self.note_transfer(*to),
+            Command::AddController { controller } => self.add_controller(proposer, controller),
+            Command::PutController {
+                node,
+                address,
+                level,
+            } => self.put_controller(proposer, *node, address, *level),
+            Command::Speak { node } => self.speak(proposer, *node),
         }
     }
 
@@ -232,8 +239,9 @@ impl Catalog {
         })
     }
 
-    fn renew_lease(&mut self, proposer: &ClusterName) -> Result<Did, Refusal> {
+    pub(super) fn renew_lease(&mut self, proposer: &ClusterName) -> Result<Did, Refusal> {
         let now_ms = self.at_ms;
+        self.end_retired(proposer);
         self.edit(proposer, |c| c.lease_at_ms = now_ms)
     }
 
@@ -275,6 +283,7 @@ impl Catalog {
             self.withdraw(proposer, service);
         }
         self.forget_seals(proposer);
+        self.forget_controllers(proposer);
         let now_ms = self.at_ms;
         self.edit(proposer, |c| {
             c.state = ClusterState::Left;

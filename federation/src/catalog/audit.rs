@@ -95,6 +95,7 @@ fn describe(command: &Command, known: bool) -> Option<(&'static str, String)> {
             (action, format!("node {node}"))
         }
         Command::RemoveNode { node } => ("remove-node", format!("node {node}")),
+        Command::AddController { .. } => ("add-controller", String::new()),
         Command::AddNode { replaces: None } => ("add-node", String::new()),
         Command::AddNode {
             replaces: Some(old),
@@ -106,6 +107,8 @@ fn describe(command: &Command, known: bool) -> Option<(&'static str, String)> {
         | Command::PatchExport { .. }
         | Command::AttestExports { .. }
         | Command::PutNodeKey { .. }
-        | Command::PutSealKey { .. } => return None,
+        | Command::PutSealKey { .. }
+        | Command::PutController { .. }
+        | Command::Speak { .. } => return None,
     })
 }

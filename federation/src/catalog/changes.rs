@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tradewind_api::{
     ClusterName, NodeId, ServiceName,
-    store::{ClusterRecord, Command, Export, SealRecord, TokenRecord, Voting},
+    store::{ClusterRecord, Command, ControllersRecord, Export, SealRecord, TokenRecord, Voting},
 };
 
 use super::Catalog;
@@ -29,6 +29,8 @@ pub enum Key {
     Voting(NodeId),
     /// What a cluster published for sealed names.
     Seals(ClusterName),
+    /// What a cluster said of its controllers.
+    Controllers(ClusterName),
 }
 
 /// What stands under a key.
@@ -45,6 +47,8 @@ pub enum Value {
     Voting(Voting),
     /// Of sealed names; shared with the catalog.
     Seals(Arc<SealRecord>),
+    /// Of a cluster's controllers; shared with the catalog.
+    Controllers(Arc<ControllersRecord>),
 }
 
 /// A key that changed, and what it holds since then: `None` when it is gone.
@@ -70,11 +74,16 @@ impl Catalog {
                 Key::Cluster(cluster.name.clone()),
                 Key::Token(token_id.clone()),
             ],
-            Command::Announce { .. } | Command::RenewLease => vec![own()],
+            // What a controller left behind may end with either.
+            Command::Announce { .. }
+            | Command::RenewLease
+            | Command::Speak { .. }
+            | Command::AddController { .. }
+            | Command::PutController { .. } => vec![own(), Key::Controllers(proposer.clone())],
             Command::AddNode { replaces } => replaces
                 .map(Key::Voting)
                 .into_iter()
-                .chain([own()])
+                .chain([own(), Key::Controllers(proposer.clone())])
                 .collect(),
             Command::SetDraining { cluster, .. } => vec![Key::Cluster(cluster.clone())],
             Command::Leave => {
@@ -82,7 +91,9 @@ impl Catalog {
                 let votes = nodes.unwrap_or_default().into_iter().map(Key::Voting);
                 let exports = self.exports_of(proposer).map(|e| export(&e.service));
                 let seals = Key::Seals(proposer.clone());
-                exports.chain(votes).chain([own(), seals]).collect()
+                let controllers = Key::Controllers(proposer.clone());
+                let rest = [own(), seals, controllers];
+                exports.chain(votes).chain(rest).collect()
             }
             Command::PutExport(e) => vec![export(&e.service)],
             Command::PatchExport { service, .. } | Command::RemoveExport(service) => {
@@ -96,8 +107,10 @@ impl Catalog {
             Command::RevokeToken(id) => vec![Key::Token(id.clone())],
             Command::SetVoting { node, .. } => vec![Key::Voting(*node)],
             Command::RemoveNode { node } => {
-                let owner = self.cluster_of(*node).cloned().map(Key::Cluster);
-                owner.into_iter().chain([Key::Voting(*node)]).collect()
+                let owner = self.cluster_of(*node).cloned();
+                let controllers = owner.clone().map(Key::Controllers);
+                let owner = owner.map(Key::Cluster).into_iter().chain(controllers);
+                owner.chain([Key::Voting(*node)]).collect()
             }
             Command::AttestExports { .. } | Command::NoteTransfer { .. } => Vec::new(),
             Command::PutNodeKey { .. } | Command::PutSealKey { .. } => {
@@ -123,6 +136,10 @@ impl Catalog {
             }
             Key::Voting(node) => self.voting.get(node).copied().map(Value::Voting),
             Key::Seals(cluster) => self.seals_of(cluster).cloned().map(Value::Seals),
+            Key::Controllers(cluster) => {
+                let record = self.controllers.get(cluster)?;
+                Some(Value::Controllers(Arc::clone(record)))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The catalog's bounds and the checks of what a proposer wrote. Pure; changes nothing.
 
 use tradewind_api::{
-    store::{ClusterRecord, EndpointSummary, Export, Refusal, TokenRecord},
+    store::{ClusterRecord, ControllerRecord, EndpointSummary, Export, Refusal, TokenRecord},
     traffic::are_labels,
 };
 
@@ -92,6 +92,15 @@ pub(super) fn check_cluster(c: &ClusterRecord) -> Result<(), Refusal> {
         at_most("an authority's certificate", a.0.len(), MAX_CERTIFICATE)?;
     }
     Ok(())
+}
+
+pub(super) fn check_controller(c: &ControllerRecord) -> Result<(), Refusal> {
+    text("a controller's address", &c.address)?;
+    if c.address.is_empty() {
+        return Err(invalid("a controller's address", "host:port"));
+    }
+    let authority = c.authority.as_ref().map_or(0, |a| a.0.len());
+    at_most("an authority's certificate", authority, MAX_CERTIFICATE)
 }
 
 pub(super) fn check_endpoint(e: &EndpointSummary) -> Result<(), Refusal> {

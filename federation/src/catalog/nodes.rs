@@ -51,6 +51,7 @@ impl Catalog {
             c.nodes.remove(&node);
         })?;
         self.forget_voting(node);
+        self.retire_controller(&owner, node);
         Ok(Did::Changed)
     }
 
@@ -86,6 +87,7 @@ impl Catalog {
         })?;
         if let Some(old) = replaces {
             self.forget_voting(old);
+            self.rename_controller(proposer, old, node_id);
         }
         Ok(Did::Joined(node_id))
     }
@@ -107,7 +109,7 @@ impl Catalog {
             .clusters
             .values()
             .filter(|c| c.state != ClusterState::Left)
-            .map(|c| c.level)
+            .map(|c| c.level.min(self.level_of_controllers(&c.name)))
             .min();
         // No higher than this build knows: what lies above was not written by it.
         let known = known.unwrap_or(0).min(tradewind_api::store::LEVEL);

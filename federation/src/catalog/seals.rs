@@ -90,7 +90,7 @@ impl Catalog {
         }
     }
 
-    fn own_node(&self, proposer: &ClusterName, node: NodeId) -> Result<(), Refusal> {
+    pub(super) fn own_node(&self, proposer: &ClusterName, node: NodeId) -> Result<(), Refusal> {
         let own = self
             .member(proposer)
             .is_some_and(|c| c.nodes.contains(&node));

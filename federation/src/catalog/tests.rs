@@ -20,6 +20,7 @@ use super::{
     MAX_TOKENS, limits,
 };
 
+mod controllers;
 mod members;
 mod seals;
 
@@ -638,6 +639,13 @@ fn any_command() -> impl Strategy<Value = (usize, u64, Command)> {
         1 => (1_u64..6).prop_map(|node| Command::RemoveNode { node }),
         1 => proptest::option::of(1_u64..6).prop_map(|replaces| Command::AddNode { replaces }),
         1 => (1_u64..6).prop_map(|to| Command::NoteTransfer { to }),
+        1 => (0_u8..4).prop_map(|n| Command::AddController { controller: controllers::record(n) }),
+        1 => (1_u64..8, 0_u8..3).prop_map(|(node, n)| Command::PutController {
+            node,
+            address: format!("c{n}:15012"),
+            level: tradewind_api::store::LEVEL,
+        }),
+        1 => (1_u64..8).prop_map(|node| Command::Speak { node }),
         1 => (1_u64..6).prop_map(|node| Command::PutNodeKey {
             node,
             public: Blob(vec![1; 32]),

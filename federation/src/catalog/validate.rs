@@ -31,6 +31,7 @@ impl Catalog {
         self.validate_members(hold)?;
         self.validate_exports(hold)?;
         self.validate_seals(hold)?;
+        self.validate_controllers(hold)?;
         hold(
             self.tokens.len() <= limits::MAX_TOKENS,
             "tokens <= MAX_TOKENS",
@@ -74,8 +75,9 @@ impl Catalog {
             "a wish for a vote belongs to a node",
         )?;
         hold(
-            self.members().all(|c| c.level >= self.level),
-            "level <= what every member knows",
+            self.members()
+                .all(|c| c.level.min(self.level_of_controllers(&c.name)) >= self.level),
+            "level <= what every member and each of its controllers knows",
         )?;
         hold(
             self.audit.len() <= super::MAX_AUDIT,
@@ -111,6 +113,31 @@ impl Catalog {
             hold(
                 most.unwrap_or(0) <= limits::MAX_NODES_PER_CLUSTER,
                 "keys of nodes <= MAX_NODES_PER_CLUSTER",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn validate_controllers(
+        &self,
+        hold: impl Fn(bool, &'static str) -> Result<(), Violation>,
+    ) -> Result<(), Violation> {
+        for (cluster, record) in self.controllers.iter() {
+            let Some(member) = self.member(cluster) else {
+                return hold(false, "only present members have controllers");
+            };
+            hold(
+                record.nodes.keys().all(|n| member.nodes.contains(n)),
+                "a controller is one of its cluster's nodes",
+            )?;
+            let mut authorities = record.nodes.values().filter_map(|c| c.authority.as_ref());
+            hold(
+                authorities.all(|a| member.authorities.contains(a))
+                    && record
+                        .retiring
+                        .keys()
+                        .all(|a| member.authorities.contains(a)),
+                "a controller's authority is its cluster's, until it is retired",
             )?;
         }
         Ok(())

@@ -20,8 +20,8 @@ use tradewind_api::{
     mcs::{ExportSpec, IpFamily, Protocol, SpecPort},
     model::ClusterState,
     store::{
-        AuditEntry, Blob, ClusterRecord, Command, EndpointSummary, Export, LEVEL, Outcome,
-        PublishedRules, Stamped, Voting,
+        AuditEntry, Blob, ClusterRecord, Command, ControllerRecord, EndpointSummary, Export, LEVEL,
+        Outcome, PublishedRules, Stamped, Voting,
     },
 };
 
@@ -382,9 +382,50 @@ fn level_6() -> Command {
     })
 }
 
+/// One of each command that level 7 brought.
+fn level_7() -> Vec<Command> {
+    let address = "c2.west.example:15012".to_owned();
+    vec![
+        Command::AddController {
+            controller: ControllerRecord {
+                address: address.clone(),
+                level: 7,
+                authority: Some(Blob(vec![5; 9])),
+            },
+        },
+        Command::PutController {
+            node: 1,
+            address,
+            level: 7,
+        },
+        Command::Speak { node: 1 },
+    ]
+}
+
+#[test]
+fn entries_of_level_7_are_written_as_ever_and_apply() {
+    assert_eq!(LEVEL, 7, "a new level needs golden files of its own");
+    let commands: Vec<Stamped> = level_7().into_iter().map(|c| asked(c, None)).collect();
+    let mut catalog = applied(&[]);
+    for command in &commands {
+        let outcome = catalog.apply(catalog.revision + 1, command);
+        assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+    }
+    for command in level_7() {
+        assert_eq!(command.level(), 7);
+    }
+    catalog.apply(
+        catalog.revision + 1,
+        &asked(Command::RemoveNode { node: 2 }, None),
+    );
+    let record = serde_json::to_vec(catalog.controllers_of(&name("west")).unwrap()).unwrap();
+    let mut written = vec![("controllers.json".to_owned(), record)];
+    written.extend(entries(commands));
+    compare(7, written);
+}
+
 #[test]
 fn entries_of_level_6_are_written_as_ever_and_apply() {
-    assert_eq!(LEVEL, 6, "a new level needs golden files of its own");
     let commands = vec![asked(level_6(), None)];
     let catalog = applied(&commands);
     let service: ServiceName = "shop/payments".parse().unwrap();

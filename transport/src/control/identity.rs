@@ -196,11 +196,16 @@ fn proof(shared: &Shared) -> Result<Shown, SignError> {
         .current()
         .is_some_and(|svid| svid.not_after_unix_s > now);
     // Where to, if neither side has a certificate that the other believes: then the controller has to prove itself by a pinned root.
-    let stranger = match &shared.config.controller {
-        ControllerAddr::Tcp(address) if !certified => {
+    // Of several the next one each time: a one-time token is good where it was made alone.
+    let places = shared.config.controller.places();
+    let next = shared.turns.next(places.len());
+    let stranger = match places.get(next) {
+        Some(ControllerAddr::Tcp(address))
+            if !certified && shared.config.controller.is_remote() =>
+        {
             Some(link::tcp(address.clone(), shared.config.mark))
         }
-        ControllerAddr::Tcp(_) | ControllerAddr::Unix(_) => None,
+        Some(_) | None => None,
     };
     let mut shown = Shown {
         channel: shared.channel.clone(),

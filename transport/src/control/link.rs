@@ -3,7 +3,16 @@
 //! Owns no state but what a channel owns. A channel dials when it is first used and again after each loss; which TLS
 //! configuration a dial takes is decided at that dial, so a renewed certificate needs no new channel.
 
-use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -16,7 +25,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tradewind_api::id::{ClusterName, Domain, TrustDomain};
 
 use crate::{
-    control::BootstrapToken,
+    control::{BootstrapToken, ControllerAddr},
     marked,
     server_name::{self, Target},
     svid::SvidCell,
@@ -88,18 +97,98 @@ where
     D: Fn() -> Dialled<S> + Clone + Send + Sync + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    tls_channel(dial, move || {
-        let id = svid
-            .current()
-            .ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotConnected, "there is no certificate yet")
-            })?
-            .id
-            .clone();
-        let domain = id.trust_domain();
-        let config = tls::client_config(&svid, &trust, Expect::ControllerOf(domain.clone()));
-        Ok((config, name_in(&domain)))
-    })
+    tls_channel(dial, move || mutual_config(&svid, &trust))
+}
+
+/// Whose turn it is among several controllers. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turns(Arc<AtomicUsize>);
+
+impl Turns {
+    /// The next of `count`, and from now on the one after it.
+    pub(super) fn next(&self, count: usize) -> usize {
+        self.0.fetch_add(1, Ordering::Relaxed) % count.max(1)
+    }
+
+    fn at(&self, count: usize) -> usize {
+        self.0.load(Ordering::Relaxed) % count.max(1)
+    }
+
+    fn set(&self, turn: usize) {
+        self.0.store(turn, Ordering::Relaxed);
+    }
+}
+
+/// What leads to one of several controllers.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A channel to one of several controllers of a cluster: to the one that was reached last, and when that is gone to the
+/// next that answers. Each gets its share of a dial's time, and its turn even where the dial is given up meanwhile.
+pub(super) fn one_of(
+    (all, turns): (Vec<ControllerAddr>, Turns),
+    mark: Option<u32>,
+    svid: SvidCell,
+    trust: TrustCell,
+) -> Channel {
+    let all: Arc<[ControllerAddr]> = all.into();
+    endpoint().connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let (all, turns) = (Arc::clone(&all), turns.clone());
+        let (svid, trust) = (svid.clone(), trust.clone());
+        async move {
+            let count = all.len().max(1);
+            let each = DIAL_DEADLINE / u32::try_from(count).unwrap_or(1);
+            let start = turns.at(count);
+            let mut why = Vec::new();
+            for index in (start..start + count).map(|n| n % count) {
+                let Some(place) = all.get(index) else {
+                    continue;
+                };
+                turns.set(index + 1);
+                let dialled = tokio::time::timeout(each, dial(place, mark, &svid, &trust)).await;
+                match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    Ok(stream) => {
+                        turns.set(index);
+                        return Ok(TokioIo::new(stream));
+                    }
+                    Err(error) => why.push(format!("{place}: {error}")),
+                }
+            }
+            Err::<TokioIo<Box<dyn Stream>>, _>(io::Error::new(
+                io::ErrorKind::NotConnected,
+                why.join("; "),
+            ))
+        }
+    }))
+}
+
+/// To one place, with a certificate where it is needed.
+async fn dial(
+    place: &ControllerAddr,
+    mark: Option<u32>,
+    svid: &SvidCell,
+    trust: &TrustCell,
+) -> io::Result<Box<dyn Stream>> {
+    let address = match place {
+        ControllerAddr::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        ControllerAddr::Tcp(address) => address.clone(),
+        ControllerAddr::OneOf(_) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let (config, name) = mutual_config(svid, trust)?;
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
+    let tcp = tcp(address, mark)().await?;
+    let connector = tokio_rustls::TlsConnector::from(config);
+    Ok(Box::new(connector.connect(name, tcp).await?))
+}
+
+/// How to prove who we are to a controller of our own cluster, and its name.
+fn mutual_config(svid: &SvidCell, trust: &TrustCell) -> io::Result<(Arc<ClientConfig>, String)> {
+    let current = svid.current().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotConnected, "there is no certificate yet")
+    })?;
+    let domain = current.id.trust_domain();
+    let config = tls::client_config(svid, trust, Expect::ControllerOf(domain.clone()));
+    Ok((config, name_in(&domain)))
 }
 
 /// A channel whose far end must stand below the token's root, in the token's cluster. It shows no certificate.

@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub(super) trust: TrustCell,
     pub(super) proof: Checked,
     pub(super) channel: Channel,
+    /// Whose turn it is to be asked by one without a certificate, where there are several controllers.
+    pub(super) turns: link::Turns,
     pub(super) meters: Meters,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) status: watch::Sender<ControlStatus>,
@@ -191,11 +193,21 @@ pub(super) async fn start(
     let proof = Checked::try_from(&config.proof)?;
     check(&config)?;
     let (svid, trust) = (SvidCell::empty(), TrustCell::empty());
+    let turns = link::Turns::default();
     let channel = match &config.controller {
         ControllerAddr::Unix(path) => link::unix(path.clone()),
         ControllerAddr::Tcp(address) => {
             let dial = link::tcp(address.clone(), config.mark);
             link::mutual(dial, svid.clone(), trust.clone())
+        }
+        ControllerAddr::OneOf(all) => {
+            let turns = turns.clone();
+            link::one_of(
+                (all.clone(), turns),
+                config.mark,
+                svid.clone(),
+                trust.clone(),
+            )
         }
     };
     let blockers = Blockers {
@@ -211,6 +223,7 @@ pub(super) async fn start(
         trust,
         proof,
         channel,
+        turns,
         meters: Meters::register(metrics),
         snapshot: watch::Sender::new(Arc::default()),
         status: watch::Sender::new(ControlStatus::default()),
@@ -220,12 +233,12 @@ pub(super) async fn start(
     if let Some(dir) = shared.config.state_dir.clone() {
         load(&shared, &dir).await?;
     }
-    if let ControllerAddr::Tcp(address) = &shared.config.controller
+    if shared.config.controller.is_remote()
         && matches!(shared.proof, Checked::None)
         && shared.svid.current().is_none()
     {
         return Err(ControlError::NeedsIdentity {
-            address: address.clone(),
+            address: shared.config.controller.to_string(),
             missing: "a token",
         });
     }
@@ -276,8 +289,8 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
         if !good {
             return Err(ControlError::IdentityPath { path: path.clone() });
         }
-    } else if let ControllerAddr::Tcp(address) = &config.controller {
-        let (address, missing) = (address.clone(), "an identity");
+    } else if config.controller.is_remote() {
+        let (address, missing) = (config.controller.to_string(), "an identity");
         return Err(ControlError::NeedsIdentity { address, missing });
     }
     Ok(())
@@ -320,7 +333,7 @@ async fn follow(shared: Arc<Shared>, mut rng: Rng) {
     let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut told = String::new();
     loop {
-        if matches!(shared.config.controller, ControllerAddr::Tcp(_)) {
+        if shared.config.controller.is_remote() {
             let mut svid = shared.svid.watch();
             if svid.wait_for(Option::is_some).await.is_err() {
                 return;

@@ -103,6 +103,10 @@ pub struct Client {
     published: Option<Arc<Snapshot>>,
     // Something changed that was not published, since the rest of it was on its way.
     withheld: bool,
+    // The newest revision that any controller told of.
+    newest: u64,
+    // The response at hand is of a controller that is behind it.
+    behind: bool,
 }
 
 impl std::fmt::Debug for Client {
@@ -192,6 +196,8 @@ impl Client {
                 rejected,
             };
         };
+        let revision = response.system_version_info.parse::<u64>().ok();
+        self.behind = revision.is_some_and(|r| r < self.newest);
         let mut changed = false;
         let mut rejected = Vec::new();
         let mut names = BTreeSet::new();
@@ -217,8 +223,9 @@ impl Client {
             per_type.seen |= !partial;
             per_type.answered |= !partial;
         }
-        if let Ok(revision) = response.system_version_info.parse() {
+        if let Some(revision) = revision {
             self.state.revision = Revision(revision);
+            self.newest = self.newest.max(revision);
         }
         if !rejected.is_empty() {
             reply.error_detail = Some(detail(&rejected));
@@ -283,6 +290,11 @@ impl Client {
                 let trust = v1::Trust::decode(bytes).map_err(text)?;
                 named(&resource.name, TRUST_NAME)?;
                 let trust = Trust::try_from(trust).map_err(text)?;
+                let held = &self.state.trust;
+                // Another controller of the cluster may have heard of a revocation later than this process did.
+                if self.behind && (&trust.domain, &trust.roots) == (&held.domain, &held.roots) {
+                    return Ok(false);
+                }
                 let changed = *self.state.trust != trust;
                 if changed {
                     self.state.trust = Arc::new(trust);
@@ -511,6 +523,40 @@ mod tests {
         assert!(first.snapshot.is_none() && !new.in_sync());
         let last = new.receive(response(SERVICE_TYPE, 1, vec![service("shop/b", "1")]));
         assert_eq!(last.snapshot.unwrap().services.len(), 2);
+    }
+
+    #[test]
+    fn another_controller_that_is_behind_brings_back_nobody_who_was_revoked() {
+        let trust = |authorities: &[&str], version: &str| {
+            let of = |a: &&str| {
+                let certificates_der = vec![a.as_bytes().to_vec()];
+                let authorities = v1::TrustDomainAuthorities { certificates_der };
+                (format!("{a}.mesh.internal"), authorities)
+            };
+            let message = v1::Trust {
+                domain: "mesh.internal".into(),
+                roots_der: vec![vec![1]],
+                authorities: authorities.iter().map(of).collect(),
+            };
+            resource(TRUST_NAME, version, TRUST_TYPE, &message)
+        };
+        let mut client = synced();
+        let believed = |client: &Client| client.state.trust.authorities.len();
+        client.receive(response(TRUST_TYPE, 5, vec![trust(&["west"], "t5")]));
+        client.receive(response(SERVICE_TYPE, 9, vec![]));
+        assert_eq!(believed(&client), 1);
+        // The next controller has not heard yet that east was revoked at 5.
+        client.open(&Node::default());
+        let stale = response(TRUST_TYPE, 4, vec![trust(&["west", "east"], "t4")]);
+        let step = client.receive(stale);
+        assert!(step.rejected.is_empty() && step.snapshot.is_none());
+        assert_eq!(believed(&client), 1);
+        let told = client.open(&Node::default());
+        assert_eq!(told[0].initial_resource_versions[TRUST_NAME], "t5");
+        // It catches up, and is believed again.
+        let both = response(TRUST_TYPE, 10, vec![trust(&["west", "south"], "t10")]);
+        client.receive(both);
+        assert_eq!(believed(&client), 2);
     }
 
     #[test]

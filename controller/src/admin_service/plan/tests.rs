@@ -17,6 +17,7 @@ fn cluster(name: &str, region: &str, local: bool) -> Arc<Cluster> {
         lease_expired: false,
         local,
         sealed_only: true,
+        controllers: std::collections::BTreeMap::new(),
         round_trip_us: None,
     })
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tradewind_api::{
     proto::v1::{WatchEvent, WatchStep},
-    store::SealKeyRecord,
+    store::{ControllerRecord, SealKeyRecord},
 };
 use tradewind_federation::{
     Compacted, Watch,
@@ -62,6 +62,7 @@ fn event(event: &Event) -> WatchEvent {
         Key::Token(id) => ("token", id.clone()),
         Key::Voting(node) => ("voting", node.to_string()),
         Key::Seals(cluster) => ("seals", cluster.to_string()),
+        Key::Controllers(cluster) => ("controllers", cluster.to_string()),
     };
     WatchEvent {
         kind: kind.to_owned(),
@@ -102,6 +103,14 @@ fn value(value: &Value) -> serde_json::Value {
                 })
             };
             json!({ "keys": seals.keys.iter().map(key).collect::<Vec<_>>() })
+        }
+        Value::Controllers(record) => {
+            let node = |(node, c): (&u64, &ControllerRecord)| json!({ "node": node, "address": c.address, "level": c.level });
+            json!({
+                "nodes": record.nodes.iter().map(node).collect::<Vec<_>>(),
+                "speaker": record.speaker.map(|s| s.node),
+                "retiring": record.retiring.len(),
+            })
         }
     }
 }

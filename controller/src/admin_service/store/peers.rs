@@ -29,6 +29,14 @@ fn said(input: &AdminInput, store: &StoreStatus, node: NodeId, home: Option<&Clu
             ago_ms: Some(0),
         };
     }
+    let sibling = input.siblings.borrow().get(&node).cloned();
+    if let Some(sibling) = sibling.filter(|s| s.heard_ms > 0) {
+        let now_ms = input.clock.unix_ms();
+        return Said {
+            vitals: sibling.vitals,
+            ago_ms: Some(now_ms.saturating_sub(sibling.heard_ms)),
+        };
+    }
     let reach = home.and_then(|c| input.reach.borrow().clusters.get(c).cloned());
     let pinged = reach.and_then(|r| {
         // Another node of that cluster answered, or this one under an older id.

@@ -76,6 +76,10 @@ impl World {
             intents,
             exports: Exports::open(dir.path()).unwrap(),
             registered,
+            node_id: 1,
+            address: None,
+            siblings: watch::channel(Arc::default()).1,
+            speaking: watch::Sender::new(true),
             configured_gateways: vec![],
         };
         let (mut publisher, problems) = Publisher::new(input, Rng::seeded(2), &metrics);

@@ -185,6 +185,30 @@ impl Fronted {
         })
     }
 
+    /// As its proxy told it.
+    pub(crate) fn wire(&self) -> v1::Registration {
+        v1::Registration {
+            service: self.service.to_string(),
+            port: self.port.into(),
+            app_protocol: v1::AppProtocol::from(self.app_protocol).into(),
+            port_name: self.port_name.clone(),
+            hbone_address: self.address.clone(),
+            zone: self
+                .zone
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            weight: self.weight,
+            health: v1::Health::from(self.health).into(),
+            hostname: self.hostname.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Its workload's labels.
+    pub(crate) const fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
     pub(super) fn id(&self, cluster: &ClusterName) -> EndpointId {
         EndpointId::derive(cluster, &self.service, self.port, &self.address)
     }

@@ -18,6 +18,8 @@ pub(super) struct SavedProxy {
     pub(super) proxy: String,
     pub(super) fronted: Vec<Fronted>,
     pub(super) last_seen_ms: u64,
+    #[serde(default = "first_hand")]
+    pub(super) here: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,4 +28,11 @@ pub(super) struct SavedGateway {
     pub(super) address: String,
     pub(super) draining: bool,
     pub(super) last_seen_ms: u64,
+    #[serde(default = "first_hand")]
+    pub(super) here: bool,
+}
+
+/// What was saved before there were several controllers.
+const fn first_hand() -> bool {
+    true
 }

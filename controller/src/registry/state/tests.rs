@@ -273,3 +273,121 @@ proptest! {
         }
     }
 }
+
+/// What the other controller says, by its stream.
+const S9: StreamId = StreamId(9);
+
+fn up(proxy: &str, account: &str, addresses: &[&str]) -> Relay {
+    let Event::Registered {
+        proxy,
+        identity,
+        fronted,
+        ..
+    } = registered(S9, proxy, account, addresses)
+    else {
+        panic!("a registration");
+    };
+    Relay::Up((identity, proxy), fronted)
+}
+
+fn relayed(state: &mut RegistryState, relay: Relay, now_ms: u64) {
+    let stream = S9;
+    state.apply(Event::Relayed { stream, relay }, now_ms).unwrap();
+    assert_eq!(state.validate(), Ok(()));
+}
+
+#[test]
+fn what_another_controller_says_lives_as_long_as_its_stream_and_is_never_told_on() {
+    let mut state = RegistryState::new(west());
+    relayed(&mut state, up("p", "payments", &[A]), 0);
+    assert_eq!(healths(&state), [Health::Healthy]);
+    assert_eq!(state.first_hand(), FirstHand::default(), "hearsay");
+    let key = || (id("payments"), "p".to_owned());
+    // It said that it is gone there, and it may come here.
+    relayed(&mut state, Relay::Lost(key()), 1_000);
+    state.apply(Event::Tick, 1_000 + RELAY_GRACE_MS - 1).unwrap();
+    assert_eq!(healths(&state), [Health::Healthy]);
+    state.apply(Event::Tick, 1_000 + RELAY_GRACE_MS).unwrap();
+    assert_eq!(healths(&state), [Health::Unknown], "and not gone");
+    relayed(&mut state, up("p", "payments", &[A]), 20_000);
+    assert_eq!(healths(&state), [Health::Healthy]);
+    // The whole controller is lost.
+    state.apply(Event::RelayEnded(S9), 21_000).unwrap();
+    state.apply(Event::Tick, 22_000).unwrap();
+    assert_eq!(healths(&state), [Health::Healthy]);
+    // One of its proxies comes here, and is told of from here on.
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 23_000)
+        .unwrap();
+    let told = state.first_hand();
+    assert_eq!(told.proxies.keys().collect::<Vec<_>>(), [&key()]);
+}
+
+#[test]
+fn who_is_here_is_not_touched_by_what_another_has_not_noticed_yet() {
+    let mut state = RegistryState::new(west());
+    state
+        .apply(registered(S1, "p", "payments", &[A]), 0)
+        .unwrap();
+    let key = || (id("payments"), "p".to_owned());
+    for relay in [
+        up("p", "payments", &[B]),
+        Relay::Lost(key()),
+        Relay::Left(key()),
+        // Another one under the same address, which is connected here.
+        Relay::Lost((id("payments"), "q".to_owned())),
+    ] {
+        let before = state.view();
+        relayed(&mut state, relay, 0);
+        assert_eq!(state.view(), before);
+    }
+    let stolen = Event::Relayed {
+        stream: S9,
+        relay: up("q", "payments", &[A]),
+    };
+    assert!(matches!(state.apply(stolen, 0), Err(Refused::Held { .. })));
+    // It leaves here: the others are told, once it is known under which number.
+    state
+        .apply(
+            Event::Left {
+                proxy: "p".to_owned(),
+                identity: id("payments"),
+            },
+            1,
+        )
+        .unwrap();
+    assert_eq!(state.first_hand().departed, [(1, key())]);
+    assert!(state.first_hand().proxies.is_empty());
+    // What was saved says who was here.
+    relayed(&mut state, up("q", "payments", &[B]), 2);
+    let saved = serde_json::to_vec(&state.save()).unwrap();
+    let restored = serde_json::from_slice(&saved).unwrap();
+    let restored = RegistryState::restore(west(), restored, 3);
+    assert_eq!(restored.first_hand(), FirstHand::default());
+    assert_eq!(restored.view().workloads.len(), 1);
+}
+
+#[test]
+fn gateways_of_another_controller_are_known_and_go_with_its_word() {
+    let mut state = RegistryState::new(west());
+    let heard = |address: &str| HeardGateway {
+        address: address.to_owned(),
+        draining: false,
+    };
+    let up = |address: &str| Relay::GatewayUp("gw".to_owned(), heard(address));
+    relayed(&mut state, up("w:1"), 0);
+    assert!(state.view().gateways["gw"].connected);
+    relayed(&mut state, Relay::GatewayLost("gw".to_owned()), 1);
+    assert!(!state.view().gateways["gw"].connected);
+    let hello = Event::GatewayHello {
+        stream: S1,
+        name: "gw".to_owned(),
+        address: "w:2".to_owned(),
+        draining: false,
+    };
+    state.apply(hello, 2).unwrap();
+    relayed(&mut state, up("w:1"), 3);
+    assert_eq!(state.view().gateways["gw"].address, "w:2", "it is here");
+    let told = state.first_hand().gateways;
+    assert_eq!(told["gw"], heard("w:2"));
+}

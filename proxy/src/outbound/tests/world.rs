@@ -83,6 +83,7 @@ impl World {
                 gateways: vec![],
                 lease_expired: false,
                 sealed_only: false,
+                controllers: BTreeMap::new(),
                 round_trip_us: None,
                 local: name.as_str() == "west",
             };
