@@ -149,7 +149,7 @@ pub struct Endpoint {
 }
 
 /// Ports of an application, by the service port that leads to each.
-pub type Targets = std::collections::BTreeMap<u16, u16>;
+pub type Targets = BTreeMap<u16, u16>;
 
 /// One service as one cluster sees it: the merge of all exports, or a local service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

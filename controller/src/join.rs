@@ -6,6 +6,7 @@
 mod adding;
 mod client;
 mod enlist;
+mod holder;
 mod server;
 mod way_back;
 

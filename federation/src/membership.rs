@@ -1,7 +1,8 @@
 //! Who should vote and who should listen. Pure: from the catalog, the membership and who answers, one change at a time.
 //!
 //! Every member's nodes become learners; one of each cluster becomes a voter once it has caught up, up to five and an odd
-//! number of them, since a fourth voter makes writes slower and protects nothing more. A voter that stays away is
+//! number of them, since a fourth voter makes writes slower and protects nothing more. Where there are fewer than three
+//! clusters, further controllers of theirs make up the number, if it becomes an odd one. A voter that stays away is
 //! replaced by a learner that is there. Voters spread over regions. Nodes of clusters that left go. No change is planned
 //! unless those who answer are a majority before it and after it. A leader that does not vote takes no vote away, and no
 //! leader takes its own: it lets a voter lead. Were it gone half way, it could be alone with the longest log, standing
@@ -24,6 +25,10 @@ pub(crate) const CAUGHT_UP: u64 = 100;
 
 /// From which level of the federation on a node can be asked to lead.
 const STEP_BACK_LEVEL: u16 = 2;
+/// From so many clusters on each has one vote at most: the loss of one must not take two.
+const ENOUGH_CLUSTERS: usize = 3;
+/// As many voters as survive the loss of one.
+const SURVIVING: usize = 3;
 
 /// What the leader sees.
 #[derive(Clone, Debug)]
@@ -189,6 +194,11 @@ impl Place<'_> {
         voters.filter(|v| self.region_of(**v) == own).count()
     }
 
+    /// Whether the clusters alone are too few to survive the loss of a voter.
+    fn is_few(&self) -> bool {
+        self.catalog.members().count() < ENOUGH_CLUSTERS
+    }
+
     fn home_votes(&self, node: NodeId) -> bool {
         let home = self.homes.get(&node);
         self.voters.iter().any(|v| self.homes.get(v) == home)
@@ -219,14 +229,18 @@ impl Place<'_> {
             .filter(|n| !self.home_votes(*n))
             .collect();
         let preferred = |n: &NodeId| self.catalog.voting_of(*n) == Voting::Preferred;
-        let possible = (self.voters.len() + distinct(&fresh, &self.homes)).min(MAX_VOTERS);
+        let mut possible = (self.voters.len() + distinct(&fresh, &self.homes)).min(MAX_VOTERS);
+        let all = (self.voters.len() + candidates.len()).min(MAX_VOTERS);
+        if self.is_few() && all >= SURVIVING {
+            possible = all;
+        }
         let wanted = if possible > 2 && possible.is_multiple_of(2) {
             possible - 1
         } else {
             possible
         };
         if self.voters.len() < wanted {
-            let node = *fresh.first()?;
+            let node = *fresh.first().or_else(|| candidates.first())?;
             let mut after = self.voters.clone();
             after.insert(node);
             return self.is_safe(&after).then_some(Change::Promote(node));
@@ -260,7 +274,7 @@ impl Place<'_> {
             candidates
                 .iter()
                 .copied()
-                .find(|n| same_home(*n) || !self.home_votes(*n))
+                .find(|n| same_home(*n) || !self.home_votes(*n) || self.is_few())
         };
         // An unwanted one goes also where nobody takes its place, the leader last.
         let unwanted = self.voters.iter().filter(unwanted);
@@ -311,6 +325,9 @@ impl Place<'_> {
 
     /// Two of one cluster vote only while one takes the other's place.
     fn second_of_a_home(&self) -> Option<Change> {
+        if self.is_few() && self.voters.len() >= SURVIVING {
+            return None;
+        }
         let home = |v: NodeId| self.homes.get(&v);
         let shares = |v: &&NodeId| {
             let mut others = self.voters.iter().filter(|o| *o != *v);

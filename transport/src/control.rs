@@ -66,7 +66,7 @@ pub enum ControllerAddr {
     /// `host:port`, spoken to by mTLS.
     Tcp(String),
     /// The several controllers of one cluster, in the order in which they are tried: one is spoken to at a time.
-    OneOf(Vec<ControllerAddr>),
+    OneOf(Vec<Self>),
 }
 
 /// Controllers that one process is told of: twice as many as a cluster has.

@@ -5,6 +5,7 @@
 mod pages;
 mod reach;
 mod seals;
+mod siblings;
 mod sources;
 mod webhook;
 
@@ -50,7 +51,7 @@ use crate::{
     datadir::{DataDir, DataDirError, KeptTrust},
     exports::Exports,
     identity_service::{Accounts, IdentityConfig, IdentityService, WorkloadTokens},
-    join::{Adding, FederationService},
+    join::FederationService,
     local::{LocalModel, Own},
     publish::{PublishInput, Publisher},
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
@@ -58,7 +59,7 @@ use crate::{
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
     seals::node_key,
     server::Access,
-    siblings::{self, Followers, SiblingsService},
+    siblings::Seen as SiblingsSeen,
 };
 
 /// What lies in the data directory, read and found good.
@@ -369,22 +370,6 @@ impl Parts {
         }
     }
 
-    /// Starts what follows the other controllers of this cluster.
-    fn follow_siblings(&mut self, tasks: &mut TaskSet, drain: &drain::Watch) -> siblings::Seen {
-        if self.own.witness {
-            return siblings::Seen::alone();
-        }
-        let (followers, seen) = Followers::new(
-            self.peers.clone(),
-            (self.registry.clone(), self.exports.clone()),
-            self.node_id,
-            Arc::clone(&self.clock),
-            self.rng.fork(),
-        );
-        tasks.spawn("siblings", followers.run(drain.observer()));
-        seen
-    }
-
     /// Starts what renews the own certificate, and what asks others whom to believe.
     fn keep_identity(
         &mut self,
@@ -414,7 +399,7 @@ impl Parts {
         &mut self,
         local: watch::Receiver<Arc<LocalModel>>,
         registered: watch::Receiver<Arc<Registered>>,
-        siblings: &siblings::Seen,
+        siblings: &SiblingsSeen,
         tasks: &mut TaskSet,
         drain: &drain::Watch,
     ) -> watch::Receiver<Arc<Vec<String>>> {
@@ -428,7 +413,7 @@ impl Parts {
             configured_gateways: self.configured_gateways.clone(),
             node_id: self.node_id,
             address: self.address.clone(),
-            siblings: siblings.heard.clone(),
+            siblings: siblings.clone(),
             // Until it is known whether there are others.
             speaking: watch::Sender::new(false),
         };
@@ -460,13 +445,7 @@ impl Parts {
             self.root.take(),
             Arc::clone(&self.clock),
         )
-        .adding(Adding {
-            tokens: self.tokens.clone(),
-            node_id: self.node_id,
-            region: self.own.region.clone(),
-            network: self.own.network.clone(),
-            gateways: self.configured_gateways.clone(),
-        })
+        .adding(self.adding())
         .sharing(Seen {
             reach,
             reports: self.registry.reports(),
@@ -509,16 +488,7 @@ impl Parts {
         routes
             .add_service(IdentityService::new(identity, &self.metrics).into_service())
             .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
-            .add_service(
-                SiblingsService::new(
-                    self.registry.clone(),
-                    self.exports.clone(),
-                    (self.store.clone(), self.own.cluster.clone()),
-                    access.clone(),
-                    drain.observer(),
-                )
-                .into_service(),
-            )
+            .add_service(self.siblings_service(access, drain))
             .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())
             .add_service(
                 GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service(),

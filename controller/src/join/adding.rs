@@ -18,8 +18,9 @@ use tradewind_api::{
 use tradewind_runtime::task;
 use tradewind_transport::trust::sha256;
 
-use super::server::{
-    FederationService, Holder, MAX_CSR_BYTES, handed_on, known_clusters, same_line,
+use super::{
+    holder::{Holder, handed_on},
+    server::{FederationService, MAX_CSR_BYTES, known_clusters, same_line},
 };
 use crate::{
     VERSION,

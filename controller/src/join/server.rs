@@ -8,7 +8,6 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::sync::Semaphore;
@@ -25,11 +24,15 @@ use tradewind_api::{
     store::{Blob, ClusterRecord, Command, Outcome, Refusal, Stamped},
 };
 use tradewind_ca::{root::Root, token::JoinToken};
-use tradewind_federation::{Catalog, PeerError, Store};
+use tradewind_federation::{Catalog, Store};
 use tradewind_runtime::SharedClock;
 use tradewind_transport::trust::sha256;
 
-use super::{adding, way_back};
+use super::{
+    adding,
+    holder::{Holder, handed_on},
+    way_back,
+};
 use crate::{
     VERSION,
     answer::{self, refuse},
@@ -43,8 +46,6 @@ use crate::{
 const MAX_JOINS: usize = 8;
 /// Answers kept for joiners that lost theirs.
 const MAX_ANSWERS: usize = 64;
-/// How long a call that is handed on to the founder's controller may take: less than the joiner waits.
-const FORWARD_DEADLINE: Duration = Duration::from_secs(40);
 /// A signing request has some 300 bytes.
 pub(super) const MAX_CSR_BYTES: usize = 16 << 10;
 
@@ -63,16 +64,6 @@ pub(super) struct Inner {
     answers: Mutex<VecDeque<Answered>>,
     pub(super) adding: Option<adding::Adding>,
     pub(super) added: Mutex<VecDeque<adding::Added>>,
-}
-
-/// Who holds the root's key.
-pub(super) enum Holder {
-    /// This controller.
-    Here,
-    /// Another one of this cluster.
-    Sibling,
-    /// A controller of the founding cluster.
-    Founder(ClusterName),
 }
 
 struct Answered {
@@ -136,70 +127,6 @@ impl FederationService {
     #[must_use]
     pub fn sharing(self, seen: Seen) -> Self {
         Self(self.0, seen)
-    }
-
-    /// Where a call has to go that needs the root's key.
-    pub(super) fn hand_on_to(&self, caller: &Caller) -> Result<Holder, Status> {
-        if self.0.root.is_some() {
-            return Ok(Holder::Here);
-        }
-        let founder = self
-            .0
-            .store
-            .catalog()
-            .founder
-            .clone()
-            .ok_or_else(|| answer::refusal(&Refusal::NotFounded))?;
-        let from = self.0.access.require_controller_of_member(caller).ok();
-        if founder == self.0.own
-            && from.as_ref() != Some(&self.0.own)
-            && !self.0.peers.siblings().is_empty()
-        {
-            return Ok(Holder::Sibling);
-        }
-        if founder == self.0.own || from.is_some() {
-            return Err(refuse(
-                Code::FailedPrecondition,
-                format!(
-                    "the controller of {} should hold the federation's root key and does not",
-                    self.0.own
-                ),
-                "restore root.key in its data directory from a backup",
-            ));
-        }
-        Ok(Holder::Founder(founder))
-    }
-
-    /// Asks the others of this cluster in turn: one of them holds the root's key, and the others refuse.
-    pub(super) async fn ask_siblings<T, F: Future<Output = Result<Response<T>, Status>>>(
-        &self,
-        ask: impl Fn(FederationClient<Channel>) -> F,
-    ) -> Result<Response<T>, Status> {
-        let mut last = Status::unavailable("no other controller of this cluster is known");
-        for node in self.0.peers.siblings().keys() {
-            let call = ask(self.0.peers.sibling(*node));
-            match handed_on(&self.0.own, call).await {
-                Ok(response) => return Ok(response),
-                // What was decided is the answer. One that has no root's key, or is away, leaves it to the next.
-                Err(status)
-                    if !matches!(status.code(), Code::Unavailable | Code::FailedPrecondition) =>
-                {
-                    return Err(status);
-                }
-                Err(status) => last = status,
-            }
-        }
-        Err(last)
-    }
-
-    pub(super) fn away(founder: &ClusterName, error: &PeerError) -> Status {
-        refuse(
-            Code::Unavailable,
-            format!(
-                "clusters are admitted by the controller of {founder}, which holds the root key: {error}"
-            ),
-            format!("see that the controller and a gateway of {founder} run"),
-        )
     }
 
     /// The token and the name, checked against the newest catalog by the very function that will apply the join.
@@ -569,29 +496,6 @@ impl Federation for FederationService {
             reached: reached.unwrap_or_default(),
         }))
     }
-}
-
-/// The founder's answer, or the reason why there is none.
-pub(super) async fn handed_on<T>(
-    founder: &ClusterName,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<Response<T>, Status> {
-    let answered = tokio::time::timeout(FORWARD_DEADLINE, call).await;
-    let status = match answered {
-        Ok(Ok(response)) => return Ok(Response::new(response.into_inner())),
-        Ok(Err(status)) => status,
-        Err(_) => {
-            Status::deadline_exceeded(format!("no answer within {} s", FORWARD_DEADLINE.as_secs()))
-        }
-    };
-    if answer::split(status.message()).1.is_some() {
-        return Err(Status::new(status.code(), status.message()));
-    }
-    let cause = PeerError::NoAnswer {
-        cluster: founder.clone(),
-        cause: status.message().to_owned(),
-    };
-    Err(FederationService::away(founder, &cause))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::{
     exports::{Exports, Intents},
     local::{LocalModel, Own},
     registry::Registered,
-    siblings::Heard,
+    siblings,
 };
 
 /// Least time between two rounds: changes that come in a burst go together.
@@ -69,7 +69,7 @@ pub struct PublishInput {
     /// `host:port` at which the cluster's own processes dial this controller, where that was told.
     pub address: Option<String>,
     /// The cluster's other controllers.
-    pub siblings: watch::Receiver<Arc<Heard>>,
+    pub siblings: siblings::Seen,
     /// Whether this controller speaks for its cluster, as [`Publisher::keep_lease`] finds.
     pub speaking: watch::Sender<bool>,
 }
@@ -379,7 +379,9 @@ impl Publisher {
             };
             let catalog = input.store.catalog();
             let standing = floor.look(&catalog, own, Instant::now());
-            let speaks = floor.speaks(standing, &input.siblings.borrow(), Instant::now());
+            let complete = *input.siblings.complete.borrow();
+            let heard = Arc::clone(&input.siblings.heard.borrow());
+            let speaks = complete && floor.speaks(standing, &heard, Instant::now());
             tell_speaking(&input, speaks);
             let command = address(&input, &catalog)
                 .or_else(|| speaks.then(|| announcement(&input))?)

@@ -34,9 +34,9 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often it is looked who the others are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long nothing is concluded from what is missing, while one of the others has not told everything: as long as after a
-/// start of the controller.
-const COMPLETE_WITHIN: Duration = Duration::from_secs(15);
+/// How long nothing is concluded from what is missing, while one of the others has not told everything: one that runs is
+/// reached within it, and one that does not has nothing to tell.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(5);
 
 const _: () = assert!(SILENCE.as_millis() >= 3 * ALIVE_EVERY.as_millis());
 
@@ -216,6 +216,7 @@ impl Line {
         let relay = self.hub.relay();
         let mut connected: BTreeMap<ProxyKey, Vec<Fronted>> = BTreeMap::new();
         let mut gateways: BTreeMap<String, HeardGateway> = BTreeMap::new();
+        let mut refreshed = Instant::now();
         loop {
             let next = tokio::time::timeout(SILENCE, responses.message()).await;
             let next = next
@@ -229,11 +230,14 @@ impl Line {
             self.take(response.clone(), &relay, (&mut connected, &mut gateways))
                 .await?;
             // All whom it named live as it does; one that was here and is no more is with it.
-            for (key, fronted) in &connected {
-                relay.take(Relay::Up(key.clone(), fronted.clone()));
-            }
-            for (name, gateway) in &gateways {
-                relay.take(Relay::GatewayUp(name.clone(), gateway.clone()));
+            if refreshed.elapsed() >= ALIVE_EVERY {
+                refreshed = Instant::now();
+                for (key, fronted) in &connected {
+                    relay.take(Relay::Up(key.clone(), fronted.clone()));
+                }
+                for (name, gateway) in &gateways {
+                    relay.take(Relay::GatewayUp(name.clone(), gateway.clone()));
+                }
             }
             if response.whole {
                 self.whole.send_modify(|whole| {
@@ -279,6 +283,7 @@ impl Line {
                 connected.remove(&key);
                 relay.take(Relay::Left(key));
             } else {
+                relay.take(Relay::Up(key.clone(), fronted.clone()));
                 connected.insert(key, fronted);
             }
         }
@@ -293,6 +298,7 @@ impl Line {
                 address: hello.advertised_address,
                 draining: hello.draining,
             };
+            relay.take(Relay::GatewayUp(hello.name.clone(), gateway.clone()));
             gateways.insert(hello.name, gateway);
         }
         let mut words = Commands::new();

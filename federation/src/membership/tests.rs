@@ -337,3 +337,85 @@ fn a_half_done_change_is_finished_first() {
     );
     assert_eq!(plan(&Catalog::default(), &joint), None);
 }
+
+/// The same, where a cluster has one controller more for each time that it is named.
+fn with_controllers(clusters: &[&str], more: &[&str]) -> Catalog {
+    let mut catalog = catalog(clusters);
+    for cluster in more {
+        let stamped = Stamped {
+            proposer: name(cluster),
+            at_ms: 2_000,
+            command: Command::AddController {
+                controller: tradewind_api::store::ControllerRecord {
+                    address: "c:1".to_owned(),
+                    level: tradewind_api::store::LEVEL,
+                    authority: None,
+                },
+            },
+            actor: None,
+        };
+        catalog.apply(catalog.revision + 1, &stamped);
+    }
+    catalog
+}
+
+#[test]
+fn a_clusters_second_controller_listens_and_takes_the_vote_of_one_that_stays_away() {
+    // Nodes 1 to 3, and a second one of west: 4.
+    let catalog = with_controllers(&["west", "central", "east"], &["west"]);
+    let mut all = view(&[1, 2, 3], &[1, 2, 3, 4]);
+    all.me = 2;
+    assert_eq!(plan(&catalog, &all), None, "west votes");
+    all.answering.remove(&1);
+    all.away.insert(1, Duration::from_secs(60));
+    let replaced = Change::Replace {
+        old: 1,
+        new: 4,
+        voters: BTreeSet::from([2, 3, 4]),
+    };
+    assert_eq!(plan(&catalog, &all), Some(replaced));
+    // The first one is back, and listens.
+    let mut back = view(&[2, 3, 4], &[1, 2, 3, 4]);
+    back.me = 2;
+    assert_eq!(plan(&catalog, &back), None);
+}
+
+#[test]
+fn fewer_than_three_clusters_take_further_controllers_to_survive_a_loss() {
+    let alone = with_controllers(&["west"], &["west"]);
+    let two = view(&[1], &[1, 2]);
+    assert_eq!(plan(&alone, &two), None, "two voters survive no loss");
+    let alone = with_controllers(&["west"], &["west", "west"]);
+    let three = |voters: &[NodeId]| view(voters, &[1, 2, 3]);
+    assert_eq!(plan(&alone, &three(&[1])), Some(Change::Promote(2)));
+    assert_eq!(plan(&alone, &three(&[1, 2])), Some(Change::Promote(3)));
+    assert_eq!(plan(&alone, &three(&[1, 2, 3])), None);
+
+    // Nodes 1 and 2, and a second one of each: 3 and 4.
+    let pair = with_controllers(&["west", "east"], &["west", "east"]);
+    let four = |voters: &[NodeId]| view(voters, &[1, 2, 3, 4]);
+    assert_eq!(plan(&pair, &four(&[1])), Some(Change::Promote(2)));
+    assert!(matches!(
+        plan(&pair, &four(&[1, 2])),
+        Some(Change::Promote(_))
+    ));
+    assert_eq!(plan(&pair, &four(&[1, 2, 3])), None, "not a fourth");
+    // A third cluster joins: it votes, and then a second vote goes.
+    let third = with_controllers(&["west", "east", "south"], &["west"]);
+    let joined = view(&[1, 2, 4], &[1, 2, 3, 4]);
+    let mut voters = vec![1, 2, 4];
+    let mut seen = Vec::new();
+    let mut now = joined;
+    while let Some(change) = plan(&third, &now) {
+        match &change {
+            Change::Promote(node) => voters.push(*node),
+            Change::Demote(node) => voters.retain(|v| v != node),
+            other => panic!("{other:?}"),
+        }
+        seen.push(change);
+        assert!(seen.len() < 5, "{seen:?}");
+        now = view(&voters, &[1, 2, 3, 4]);
+    }
+    voters.sort_unstable();
+    assert_eq!(voters, [1, 2, 3], "{seen:?}");
+}

@@ -292,7 +292,9 @@ fn up(proxy: &str, account: &str, addresses: &[&str]) -> Relay {
 
 fn relayed(state: &mut RegistryState, relay: Relay, now_ms: u64) {
     let stream = S9;
-    state.apply(Event::Relayed { stream, relay }, now_ms).unwrap();
+    state
+        .apply(Event::Relayed { stream, relay }, now_ms)
+        .unwrap();
     assert_eq!(state.validate(), Ok(()));
 }
 
@@ -305,7 +307,9 @@ fn what_another_controller_says_lives_as_long_as_its_stream_and_is_never_told_on
     let key = || (id("payments"), "p".to_owned());
     // It said that it is gone there, and it may come here.
     relayed(&mut state, Relay::Lost(key()), 1_000);
-    state.apply(Event::Tick, 1_000 + RELAY_GRACE_MS - 1).unwrap();
+    state
+        .apply(Event::Tick, 1_000 + RELAY_GRACE_MS - 1)
+        .unwrap();
     assert_eq!(healths(&state), [Health::Healthy]);
     state.apply(Event::Tick, 1_000 + RELAY_GRACE_MS).unwrap();
     assert_eq!(healths(&state), [Health::Unknown], "and not gone");
