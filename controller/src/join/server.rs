@@ -39,7 +39,7 @@ use crate::{
     init::check_gateways,
     raft_net::{Peers, handle_status, told_apart, vitals},
     reach::Seen,
-    server::{Access, Caller, caller},
+    server::{Access, caller},
 };
 
 /// Joins looked at at once: each may dial sixteen addresses, and nobody joins clusters by the hundred.

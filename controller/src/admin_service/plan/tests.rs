@@ -17,7 +17,7 @@ fn cluster(name: &str, region: &str, local: bool) -> Arc<Cluster> {
         lease_expired: false,
         local,
         sealed_only: true,
-        controllers: std::collections::BTreeMap::new(),
+        controllers: BTreeMap::new(),
         round_trip_us: None,
     })
 }

@@ -39,7 +39,7 @@ fn cluster(name: &str) -> (ClusterName, Arc<Cluster>) {
         gateways: vec![],
         lease_expired: false,
         sealed_only: false,
-        controllers: std::collections::BTreeMap::new(),
+        controllers: BTreeMap::new(),
         round_trip_us: None,
         local: true,
     };

@@ -78,7 +78,7 @@ impl World {
             registered,
             node_id: 1,
             address: None,
-            siblings: crate::siblings::Seen::alone(),
+            siblings: siblings::Seen::alone(),
             speaking: watch::Sender::new(true),
             configured_gateways: vec![],
         };
