@@ -42,6 +42,7 @@ use tradewind_runtime::{SharedClock, drain, task};
 
 use crate::{
     actor,
+    ads::Proxies,
     answer::{self, refuse},
     compile::Leases,
     datadir::DataDir,
@@ -80,8 +81,10 @@ pub struct AdminInput {
     pub local: watch::Receiver<Arc<LocalModel>>,
     /// What its files say.
     pub yaml: watch::Receiver<Arc<SourceModel>>,
-    /// Its proxies and gateways.
+    /// What its proxies and gateways registered.
     pub registered: watch::Receiver<Arc<Registered>>,
+    /// How many proxies are connected.
+    pub proxies: Proxies,
     /// What its proxies see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Signs of life of the others.

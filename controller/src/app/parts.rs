@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     admin_service::{AdminInput, AdminService},
-    ads::AdsService,
+    ads::{AdsService, Proxies},
     attest::HostIdentities,
     compile::Leases,
     config::ControllerConfig,
@@ -328,6 +328,7 @@ impl Parts {
             drain,
         );
         self.tell_routes(&sources, statuses, tasks, drain);
+        let proxies = Proxies::default();
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
             access: access.clone(),
@@ -338,6 +339,7 @@ impl Parts {
             local,
             yaml,
             registered,
+            proxies: proxies.clone(),
             snapshots: snapshots.clone(),
             leases,
             reach: reach.clone(),
@@ -352,7 +354,7 @@ impl Parts {
             drain: drain.observer(),
             clock: Arc::clone(&self.clock),
         });
-        let routes = self.routes(&access, admin, snapshots.clone(), reach);
+        let routes = self.routes(&access, admin, snapshots.clone(), proxies, reach);
         Wired {
             routes,
             snapshots,
@@ -418,6 +420,7 @@ impl Parts {
         access: &Access,
         admin: AdminService,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        proxies: Proxies,
         reach: watch::Receiver<Arc<Reach>>,
     ) -> Routes {
         let federation = FederationService::new(
@@ -469,7 +472,9 @@ impl Parts {
         }
         routes
             .add_service(IdentityService::new(identity, &self.metrics).into_service())
-            .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
+            .add_service(
+                AdsService::new(access.clone(), snapshots, proxies, &self.metrics).into_service(),
+            )
             .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())
             .add_service(
                 GatewayRegistryService::new(self.registry.clone(), access.clone()).into_service(),
