@@ -6,7 +6,6 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tradewind_api::id::EndpointId;
 use tradewind_transport::balance::detector::Failure as Detected;
@@ -14,6 +13,7 @@ use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, h
 
 use super::{
     Outbound,
+    arriving::Arriving,
     breaker::Breaker,
     convert,
     failure::{Tries, printable},
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// An application's body, counted, and copied where a rule wants that.
-pub(super) type AppBody = Tee<Counted<Incoming>>;
+pub(super) type AppBody = Tee<Counted<Arriving>>;
 
 /// Attempts for one request: past this many failures in a row another one does not help.
 const MAX_ATTEMPTS: usize = 8;

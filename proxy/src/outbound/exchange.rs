@@ -5,7 +5,6 @@ mod turn;
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, Version, request::Parts};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 use tradewind_api::id::ServicePortRef;
 use tradewind_transport::hbone::{RecvBody, Replay, headers};
@@ -14,6 +13,7 @@ use self::turn::Plain;
 use super::{
     Outbound,
     affinity::{Affinity, Traits},
+    arriving::Arriving,
     attempts::{AppBody, Attempts, Safe},
     body::{OutBody, PeerBody},
     breaker::{Overflow, Permit, Retrying, Takes},
@@ -63,7 +63,7 @@ impl Outbound {
         self: &Rc<Self>,
         called: &ServicePortRef,
         client: Option<Ends>,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
     ) -> Response<OutBody> {
         let started = self.balancer.now();
         let (mut parts, body) = request.into_parts();

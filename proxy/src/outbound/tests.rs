@@ -18,6 +18,7 @@ use super::connection::Local;
 
 mod captured;
 mod distance;
+mod early;
 mod exit;
 mod peer;
 mod persistence;

@@ -8,7 +8,7 @@ use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
+use hyper::{client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tradewind_api::id::ServicePortRef;
@@ -22,6 +22,7 @@ use tradewind_transport::{
 use super::{
     Outbound,
     affinity::Traits,
+    arriving::Arriving,
     body::OutBody,
     convert, detach,
     failure::{Form, Tries},
@@ -39,7 +40,7 @@ use crate::{
 pub(super) async fn exchange(
     outbound: &Rc<Outbound>,
     (called, from): (&Rc<ServicePortRef>, Option<Ends>),
-    request: Request<Incoming>,
+    request: Request<Arriving>,
     protocol: HeaderValue,
     drain: drain::Watch,
 ) -> Response<OutBody> {
@@ -86,7 +87,7 @@ pub(super) async fn exchange(
         in_flight,
         permit,
     } = opened;
-    let (mut send, connection) = match http1::handshake::<_, Incoming>(TokioIo::new(tunnel)).await {
+    let (mut send, connection) = match http1::handshake::<_, Arriving>(TokioIo::new(tunnel)).await {
         Ok(pair) => pair,
         Err(error) => return lost(&target, &error, account),
     };
@@ -198,7 +199,7 @@ fn show(outbound: &Outbound, fields: &mut HeaderMap, backend: Option<&Backend>, 
 }
 
 /// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop.
-fn prepare(request: &mut Request<Incoming>, protocol: HeaderValue) {
+fn prepare(request: &mut Request<Arriving>, protocol: HeaderValue) {
     let fields = request.headers_mut();
     convert::strip_hop_by_hop(fields);
     for name in headers::INTERNAL {
