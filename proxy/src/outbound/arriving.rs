@@ -32,8 +32,9 @@ use tokio::{
 const DISCARD_FOR: Duration = Duration::from_secs(30);
 /// How long a client may be silent meanwhile, as with nginx (`lingering_timeout`): two retransmissions of a lost packet fit in.
 const DISCARD_IDLE: Duration = Duration::from_secs(5);
-/// Most bytes that are read so. nginx has no such bound, and Go's server reads 256 KiB, which uploads exceed. This is more than servers
-/// usually take in one request, and costs a data thread some hundredths of a second; who sends more without looking up is not listening.
+/// Most bytes that are read so. nginx has no such bound, and Go's server reads 256 KiB, which uploads exceed. This is many times what
+/// servers take by themselves in one request (nginx: 1 MiB, `client_max_body_size`); who sends more without looking up is not listening,
+/// and would have a data thread read for nothing as fast as it can.
 pub(super) const MAX_DISCARDED: usize = 64 << 20;
 
 /// A request's body on its way from the application.
@@ -97,7 +98,7 @@ impl Told {
     /// Says in the answer that the connection ends with it where a body was never asked for: what comes next may be that body all the
     /// same, or another request, and only the client knows.
     pub(super) fn end<B>(&self, response: &mut Response<B>) {
-        if self.is_waiting() {
+        if self.is_waiting() && !response.status().is_informational() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -182,7 +183,10 @@ async fn discard(body: impl Body<Data = Bytes>) {
             Err(_) => break,
         }
     }
-    tracing::debug!(read = MAX_DISCARDED - left, "a client that was answered sends on or hangs; it is cut off");
+    tracing::debug!(
+        read = MAX_DISCARDED - left,
+        "a client that was answered sends on or hangs; it is cut off"
+    );
 }
 
 #[cfg(test)]
@@ -198,10 +202,12 @@ mod tests {
     /// A client that sends a piece of so many bytes after each pause, so often.
     fn client(pause: Duration, bytes: usize, pieces: usize) -> impl Body<Data = Bytes> {
         let piece = Bytes::from(vec![0; bytes]);
-        let pieces = stream::repeat(piece).take(pieces).then(move |piece| async move {
-            sleep(pause).await;
-            Ok::<_, Infallible>(Frame::data(piece))
-        });
+        let pieces = stream::repeat(piece)
+            .take(pieces)
+            .then(move |piece| async move {
+                sleep(pause).await;
+                Ok::<_, Infallible>(Frame::data(piece))
+            });
         StreamBody::new(pieces)
     }
 

@@ -72,6 +72,20 @@ async fn requests_reach_an_http1_application_as_it_expects_them() {
 }
 
 #[tokio::test]
+async fn an_application_that_answers_early_and_closes_is_heard() {
+    let (pki, app) = (Pki::new(), apps::early().await);
+    let (p, _r) = before(&pki, app.address, "http1").await;
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    for _ in 0..50 {
+        let post = request(EXPORTED, "/upload").method("POST");
+        let upload = "u".repeat(8 << 20);
+        let answered = caller.send(post.body(full(upload)).unwrap()).await.unwrap();
+        assert_eq!(answered.status(), 413);
+        assert_eq!(text(answered).await, "too large");
+    }
+}
+
+#[tokio::test]
 async fn a_request_for_another_endpoint_is_sent_back_untouched() {
     let (pki, app) = (Pki::new(), apps::http1().await);
     let (p, _r) = before(&pki, app.address, "detect").await;
