@@ -25,6 +25,7 @@ mod route;
 mod rules;
 mod status;
 mod streams;
+mod taker;
 mod upgrade;
 
 #[cfg(test)]

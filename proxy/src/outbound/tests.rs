@@ -26,6 +26,7 @@ mod protocols;
 mod rules;
 mod silence;
 mod streams;
+mod taker;
 mod telemetry;
 mod traffic;
 mod world;

@@ -83,6 +83,7 @@ pub(super) async fn exchange(
     let Opened {
         tunnel,
         target,
+        served_by,
         pair,
         in_flight,
         permit,
@@ -108,6 +109,7 @@ pub(super) async fn exchange(
         }
     };
     show(outbound, response.headers_mut(), backend.as_ref(), &target);
+    response.headers_mut().insert(headers::SERVED_BY, served_by);
     account.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The application said no, in HTTP: that is its answer.
@@ -195,7 +197,6 @@ fn show(outbound: &Outbound, fields: &mut HeaderMap, backend: Option<&Backend>, 
         backend.answered(fields);
         outbound.persist(backend, target, fields);
     }
-    fields.insert(headers::SERVED_BY, target.served_by.clone());
 }
 
 /// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop.

@@ -93,7 +93,7 @@ async fn a_request_for_another_endpoint_is_sent_back_untouched() {
         let (here, there) = (p.hbone.to_string(), "127.0.0.1:9");
         fixture::change(Arc::make_mut(s), "shop/payments", |s| {
             s.endpoints = vec![
-                fixture::endpoint("here", "west", &here, &[]),
+                fixture::endpoint("here", "west", &here, &[(80, 8080)]),
                 fixture::endpoint("there", "west", there, &[]),
             ];
         });
@@ -109,6 +109,7 @@ async fn a_request_for_another_endpoint_is_sent_back_untouched() {
     for ours in ["here", "unknown"] {
         let answered = ask(ours).await;
         assert_eq!(answered.status(), 200, "{ours}");
+        assert_eq!(header(&answered, "tradewind-endpoint"), "here");
         assert_eq!(
             text(answered).await,
             "HTTP/1.1 GET /where payments.shop host,x-request-id",
