@@ -558,8 +558,11 @@ published: from east, format 1";
             ]
         );
         assert!(described(&held).ends_with("not published"));
-        // One with a limit alone, too.
-        let mut held = super::tests::held(&json!({"of_callers": {}, "of_all": null}), None);
+    }
+
+    #[test]
+    fn a_service_with_a_limit_alone_has_a_line_too() {
+        let mut held = held(&json!({"of_callers": {}, "of_all": null}), None);
         held.said.received.clear();
         held.said.limits = vec![v1::HeldLimit {
             object: "shop/limit".to_owned(),

@@ -66,8 +66,7 @@ pub(super) async fn exchange(
         Err(error) => return not_opened(outbound, service, error, (form, account)),
     };
     account.between(&opened.pair);
-    let client = hyper::upgrade::on(&mut request);
-    prepare(&mut request, protocol);
+    let client = prepare(&mut request, protocol);
     if let Some(backend) = &backend {
         backend.prepare(&mut request);
     }
@@ -199,8 +198,9 @@ fn show(outbound: &Outbound, fields: &mut HeaderMap, backend: Option<&Backend>, 
     }
 }
 
-/// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop.
-fn prepare(request: &mut Request<Arriving>, protocol: HeaderValue) {
+/// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop. Returns what the client's side becomes.
+fn prepare(request: &mut Request<Arriving>, protocol: HeaderValue) -> OnUpgrade {
+    let client = hyper::upgrade::on(&mut *request);
     let fields = request.headers_mut();
     convert::strip_hop_by_hop(fields);
     for name in headers::INTERNAL {
@@ -208,6 +208,7 @@ fn prepare(request: &mut Request<Arriving>, protocol: HeaderValue) {
     }
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, protocol);
+    client
 }
 
 async fn splice(
