@@ -1,10 +1,5 @@
 //! Local rate limits that hold at a service's endpoints, as `explain` and `routes` show them.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "JSON gives null for what is not there"
-)]
-
 use serde_json::{Value, json};
 use tradewind_api::proto::v1::HeldLimit;
 
