@@ -118,6 +118,11 @@ async fn a_gateway_without_descriptors_keeps_what_it_has_and_takes_more_when_it_
 const PROBED: Duration = Duration::from_secs(5);
 
 /// What a caller's proxy knows of the endpoints that it calls: whether each is out, by id.
+#[expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail by panicking"
+)]
 async fn standing(admin: SocketAddr) -> BTreeMap<String, bool> {
     let page = http::get(admin, "/debug/state").await.expect("a page");
     let state: Value = serde_json::from_str(&page.text()).expect("JSON");
