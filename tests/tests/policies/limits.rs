@@ -113,7 +113,8 @@ async fn is_shown(federation: &Federation) {
     }
     let json = ["explain", "--to", SERVICE, "-o", "json"];
     let json = federation.cli(EAST, &json).await.good().json();
-    assert_eq!(json["limits"][0]["endpoints"].as_array().unwrap().len(), 2);
+    let at = json.pointer("/limits/0/endpoints").unwrap();
+    assert_eq!(at.as_array().unwrap().len(), 2);
     let all = federation.cli(EAST, &["routes"]).await.good().stdout;
     assert!(all.contains("EnvoyFilter istio-system/limit"), "{all}");
 }
