@@ -5,6 +5,7 @@
 
 mod explain;
 mod export;
+mod limits;
 mod listing;
 mod objects;
 mod plan;

@@ -5,6 +5,7 @@
 
 mod limits;
 mod merged;
+mod sessions;
 mod streams;
 
 use std::{
@@ -326,6 +327,7 @@ fn table(
     let takes = format!("a request for {on}");
     shadows(objects, &takes, &rules, (origin, covers), findings);
     unasked(objects, service, &rules, findings);
+    sessions::shared(objects, &on, &rules, findings);
     Some(Table {
         rules: rules.into_iter().map(|(_, rule)| rule).collect(),
         otherwise,
