@@ -137,7 +137,7 @@ impl World {
             seals: &Ring::default(),
             now_ms: self.now_ms,
         };
-        compile(&input, previous)
+        compile(&input, previous, None)
     }
 
     fn payments(&self) -> Arc<Service> {

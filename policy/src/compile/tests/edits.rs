@@ -1,0 +1,162 @@
+//! Edits of objects: what a look tells of them, put onto what was known, is what compiling all of it anew gives.
+
+use super::*;
+
+/// Looks again and again, and knows what somebody knows who is told of it.
+#[derive(Default)]
+struct Onlooker {
+    compiler: Compiler,
+    known: Policy,
+}
+
+impl Onlooker {
+    /// Whether the look told edits alone.
+    fn look(&mut self, objects: &[Arc<Object>], world: &Arc<World>) -> bool {
+        let told = self.compiler.look(&Arc::new(objects.to_vec()), world);
+        let is_edit = matches!(told, Compiled::Edits(_));
+        match told {
+            Compiled::All(policy) => self.known = policy,
+            Compiled::Edits(edits) => {
+                for (name, routes) in edits.routes {
+                    match routes {
+                        Some(routes) => drop(self.known.routes.insert(name, routes)),
+                        None => drop(self.known.routes.remove(&name)),
+                    }
+                }
+                for status in edits.statuses {
+                    let known = self.known.statuses.iter_mut();
+                    let mut same = known.filter(|s| s.key() == status.key());
+                    *same.next().unwrap() = status;
+                }
+            }
+        }
+        assert_eq!(self.known, compile(objects, world));
+        is_edit
+    }
+}
+
+fn shared(yaml: &str) -> Vec<Arc<Object>> {
+    objects(yaml).into_iter().map(Arc::new).collect()
+}
+
+/// One for each kind whose objects others refer to, and for each that stands by itself.
+#[test]
+fn edits_of_any_object_make_what_compiling_anew_makes() {
+    let mut all = Vec::new();
+    for kind in Known::ALL {
+        for (n, text) in corpus::of(kind).iter().enumerate() {
+            for mut object in objects(text) {
+                object.place = format!("{}-{n}.yaml:1", object.kind);
+                all.push(Arc::new(object));
+            }
+        }
+    }
+    let world = Arc::new(world());
+    let mut onlooker = Onlooker::default();
+    assert!(!onlooker.look(&all, &world), "nothing was known");
+    assert!(onlooker.look(&all, &world), "nothing is another");
+    let mut edited = BTreeMap::<String, usize>::new();
+    for index in 0..all.len() {
+        let own = Arc::clone(&all[index]);
+        // What objects of its kind say otherwise, and nothing.
+        let others = all.iter().filter(|o| o.kind == own.kind);
+        let mut specs: Vec<_> = others.filter_map(|o| o.value.get("spec").cloned()).collect();
+        specs.push(Value::Null);
+        for spec in specs {
+            let mut object = Object::clone(&own);
+            Arc::make_mut(&mut object.value)["spec"] = spec;
+            all[index] = Arc::new(object);
+            let is_edit = onlooker.look(&all, &world);
+            *edited.entry(own.kind.clone()).or_default() += usize::from(is_edit);
+        }
+        all[index] = own;
+        onlooker.look(&all, &world);
+    }
+    assert!(edited["HTTPRoute"] > 0, "{edited:?}");
+    assert!(edited["VirtualService"] > 0, "{edited:?}");
+    for kind in ["ReferenceGrant", "DestinationRule", "EnvoyFilter", "HTTPRouteGroup"] {
+        assert_eq!(edited[kind], 0, "others go by it: {kind}");
+    }
+}
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: NAME, namespace: shop, creationTimestamp: AGE}
+spec:
+  parentRefs: [{group: '', kind: Service, name: PARENT}]
+  rules:
+  - name: NAME
+    matches: [{path: {type: Exact, value: /PATH}}]
+    backendRefs: [{name: v1, port: 80}]
+";
+
+fn route(name: &str, age: u8, parent: &str, path: &str) -> Arc<Object> {
+    let text = ROUTE.replace("NAME", name).replace("PARENT", parent);
+    let age = format!("'2026-01-0{age}T00:00:00Z'");
+    let text = text.replace("AGE", &age).replace("PATH", path);
+    shared(&text).remove(0)
+}
+
+#[test]
+fn an_edited_object_keeps_its_place_among_those_of_other_ages() {
+    let world = Arc::new(world());
+    let mut objects = [
+        route("c", 1, "cart", "one"),
+        route("b", 2, "two", "two"),
+        route("a", 3, "cart", "six"),
+    ];
+    let mut onlooker = Onlooker::default();
+    onlooker.look(&objects, &world);
+    let mut edit = |at: usize, with: Arc<Object>| {
+        objects[at] = with;
+        let is_edit = onlooker.look(&objects, &world);
+        let cart = onlooker.known.routes.get(&"shop/cart".parse().unwrap());
+        let table = cart.and_then(|routes| routes.of_all.clone());
+        let rules = table.iter().flat_map(|table| &table.rules);
+        let names: Vec<_> = rules.map(|r| r.origin.rule.clone()).collect();
+        (is_edit, names.join(" "))
+    };
+    // Paths of one length: the oldest goes first. It comes between the others, and back.
+    let between = edit(1, route("b", 2, "cart", "two"));
+    assert!(between.0);
+    assert!(between.1.find('c') < between.1.find('b'), "{between:?}");
+    assert!(between.1.find('b') < between.1.find('a'), "{between:?}");
+    assert!(edit(1, route("b", 2, "two", "two")).0);
+    // The same request as an older route's: that is told, and with it everything.
+    assert!(!edit(2, route("a", 3, "cart", "one")).0);
+    assert!(!edit(2, route("a", 3, "cart", "six")).0);
+    // Another age, or another name, is another object.
+    assert!(!edit(2, route("a", 4, "cart", "six")).0);
+    assert!(!edit(2, route("z", 4, "cart", "six")).0);
+    // The last one of its service goes.
+    assert!(edit(0, route("c", 1, "two", "one")).0);
+    assert_eq!(edit(2, route("z", 4, "two", "six")), (true, String::new()));
+}
+
+/// Roots are made of their delegates, and delegates of one name of each other.
+#[test]
+fn delegates_and_whom_they_are_of_are_no_edits() {
+    let text = |to: &str, status: u16| {
+        format!(
+            "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: root, namespace: shop}}
+spec: {{hosts: [cart], http: [{{delegate: {{name: {to}}}}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: leaf, namespace: shop}}
+spec: {{http: [{{directResponse: {{status: {status}}}}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: other, namespace: shop}}
+spec: {{http: [{{directResponse: {{status: 204}}}}]}}"
+        )
+    };
+    let world = Arc::new(world());
+    let mut onlooker = Onlooker::default();
+    for (to, status) in [("leaf", 200), ("leaf", 201), ("other", 201), ("leaf", 201)] {
+        assert!(!onlooker.look(&shared(&text(to, status)), &world));
+    }
+}
