@@ -1,6 +1,6 @@
 //! What is wrong, in sentences: the store, the files, the exports, silent proxies and clusters. Reads only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
     ClusterName,

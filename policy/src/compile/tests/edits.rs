@@ -24,9 +24,9 @@ impl Onlooker {
                     }
                 }
                 for status in edits.statuses {
-                    let known = self.known.statuses.iter_mut();
-                    let mut same = known.filter(|s| s.key() == status.key());
-                    *same.next().unwrap() = status;
+                    let mut known = self.known.statuses.iter_mut();
+                    let known = known.find(|s| s.key() == status.key()).unwrap();
+                    *known = status;
                 }
             }
         }
@@ -58,9 +58,11 @@ fn edits_of_any_object_make_what_compiling_anew_makes() {
     let mut edited = BTreeMap::<String, usize>::new();
     for index in 0..all.len() {
         let own = Arc::clone(&all[index]);
-        // What objects of its kind say otherwise, and nothing.
-        let others = all.iter().filter(|o| o.kind == own.kind);
-        let mut specs: Vec<_> = others.filter_map(|o| o.value.get("spec").cloned()).collect();
+        // What others of its kind say, and nothing.
+        let spec = |o: &Arc<Object>| o.value.get("spec").cloned().unwrap_or_default();
+        let after = all.iter().cycle().skip(index + 1).take(all.len() - 1);
+        let others = after.filter(|o| o.kind == own.kind && spec(o) != spec(&own));
+        let mut specs: Vec<_> = others.take(2).map(spec).collect();
         specs.push(Value::Null);
         for spec in specs {
             let mut object = Object::clone(&own);
