@@ -130,6 +130,33 @@ mod tests {
         model
     }
 
+    /// A lease that is renewed, which happens all the time, is a catalog that says something else of no service.
+    #[test]
+    fn services_are_left_alone_where_nothing_but_the_catalog_or_time_changed() {
+        let somebody = registration("shop/orders", 80, "10.0.0.1:15008", Health::Healthy);
+        let registered = Arc::new(registered([somebody]));
+        let source = source(&format!("{ONE}---\n{TWO}"), None);
+        let mut basis = Basis::default();
+        let mut look = |now_ms, last: &Snapshot| {
+            let now = Seen {
+                catalog: Arc::default(),
+                registered: Arc::clone(&registered),
+                services: source.services.clone(),
+                seals: Arc::default(),
+                trust: Arc::default(),
+                leases: Leases::default(),
+                distances: Distances::default(),
+            };
+            basis.look(now, (&source, &own()), now_ms, last)
+        };
+        let first = look(1_000, &Snapshot::default());
+        assert_eq!(first.1.services.len(), 3);
+        let second = look(1_000 + FRESH_MS, &first.1);
+        assert!(second.0.services.is(&first.0.services));
+        assert!(second.1.services.is(&first.1.services));
+        assert_eq!(second, first);
+    }
+
     #[test]
     fn what_was_made_is_taken_again_until_something_comes_or_time_passes() {
         let nobody = Arc::new(Registered::default());
