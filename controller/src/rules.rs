@@ -491,10 +491,18 @@ mod tests {
         };
         edit(0, route("a", "cart", "/other", "pay"), &["shop/cart"]);
         // Another service, which has rules of somebody else.
-        edit(0, route("a", "pay", "/a", "pay"), &["shop/cart", "shop/pay"]);
+        edit(
+            0,
+            route("a", "pay", "/a", "pay"),
+            &["shop/cart", "shop/pay"],
+        );
         // One that nobody knows: a problem more, and one less again.
         edit(0, route("a", "pay", "/a", "gone"), &["shop/pay"]);
-        edit(0, route("a", "cart", "/a", "pay"), &["shop/cart", "shop/pay"]);
+        edit(
+            0,
+            route("a", "cart", "/a", "pay"),
+            &["shop/cart", "shop/pay"],
+        );
         edit(2, split("c", "cart"), &["shop/stock"]);
         edit(2, split("d", "stock"), &["shop/stock"]);
     }

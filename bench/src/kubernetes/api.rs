@@ -6,7 +6,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http2::SendRequest};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, client::conn::http2::SendRequest,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -150,7 +152,9 @@ impl Api {
             request = request.header("content-type", kind);
             bytes = Bytes::from(value.to_string());
         }
-        let request = request.body(Full::new(bytes)).map_err(|e| Failed::from(e.to_string()))?;
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|e| Failed::from(e.to_string()))?;
         let mut sender = self.sender.clone();
         let failed = |e: hyper::Error| Failed::from(format!("{method} {path}: {e}"));
         sender.ready().await.map_err(failed)?;

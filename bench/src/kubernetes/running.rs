@@ -336,7 +336,10 @@ impl Following {
         patience: Duration,
     ) -> Result<(Instant, Vec<Instant>), String> {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
-        let what = format!("that {pod} at {ip} is {}ready", if serves { "" } else { "not " });
+        let what = format!(
+            "that {pod} at {ip} is {}ready",
+            if serves { "" } else { "not " }
+        );
         let written = async {
             let readiness = objects::readiness(serves);
             self.filled.api.patch(&path, &readiness).await?;
@@ -350,7 +353,10 @@ impl Following {
         let told = try_join_all(proxies.map(|p| told::until(p, ip, serves)));
         let told = timeout(CHANGE, told).await;
         let times = told.map_err(|_| {
-            let lacking = self.proxies.iter().filter(|p| !told::is(&p.borrow(), ip, serves));
+            let lacking = self
+                .proxies
+                .iter()
+                .filter(|p| !told::is(&p.borrow(), ip, serves));
             format!(
                 "{} of {} proxies were not told {what}, {CHANGE:?} after it stood in a slice: {}",
                 lacking.count(),

@@ -129,7 +129,9 @@ impl Manifests {
         if complete {
             self.listed = true;
             // Only a complete listing proves that a file is gone.
-            let gone = self.files.extract_if(.., |path, _| !seen.contains_key(path));
+            let gone = self
+                .files
+                .extract_if(.., |path, _| !seen.contains_key(path));
             for (_, file) in gone {
                 changed = true;
                 self.serving_is_known &= !file.good.serves();
@@ -459,13 +461,22 @@ mod tests {
             waited.ok().map(|()| started.elapsed())
         };
         let now = Some(Duration::ZERO);
-        assert_eq!(after(&[event(put, "a.new").add_path("a.yaml".into())]).await, now);
-        assert_eq!(after(&[event(written, "a.yaml"), event(closed, "a.yaml")]).await, now);
+        assert_eq!(
+            after(&[event(put, "a.new").add_path("a.yaml".into())]).await,
+            now
+        );
+        assert_eq!(
+            after(&[event(written, "a.yaml"), event(closed, "a.yaml")]).await,
+            now
+        );
         assert_eq!(after(&[event(written, "a.yaml")]).await, Some(SPACING));
         // A directory's name says nothing.
         assert_eq!(after(&[event(put, "deeper")]).await, Some(SPACING));
         let read = EventKind::Access(AccessKind::Open(AccessMode::Read));
-        assert_eq!(after(&[event(read, "a.yaml"), event(closed, "a.new")]).await, None);
+        assert_eq!(
+            after(&[event(read, "a.yaml"), event(closed, "a.new")]).await,
+            None
+        );
     }
 
     #[test]
@@ -481,7 +492,10 @@ mod tests {
             manifests.model()
         };
         let first = look();
-        put("b.yaml", &format!("{ROUTE}---\n{ROUTE}spec: {{hosts: [payments]}}\n"));
+        put(
+            "b.yaml",
+            &format!("{ROUTE}---\n{ROUTE}spec: {{hosts: [payments]}}\n"),
+        );
         let rules = look();
         assert!(rules.services.is(&first.services));
         assert_eq!(rules.policy.len(), 2);

@@ -86,7 +86,8 @@ impl Compiler {
         services: &mut BTreeSet<ServiceName>,
     ) -> Option<Option<Arc<RouteStatus>>> {
         let kind = known(new)?;
-        let is_edit = known(old) == Some(kind) && (&old.name, &old.created) == (&new.name, &new.created);
+        let is_edit =
+            known(old) == Some(kind) && (&old.name, &old.created) == (&new.name, &new.created);
         let by_itself = match kind {
             Known::HttpRoute
             | Known::GrpcRoute
@@ -109,9 +110,7 @@ impl Compiler {
             return None;
         }
         let both = (before, &now);
-        let requests = self
-            .requests
-            .anew(both, |r| &r.drafts.requests, table)?;
+        let requests = self.requests.anew(both, |r| &r.drafts.requests, table)?;
         let streams = self
             .streams
             .anew(both, |r| &r.drafts.streams, streams::table)?;

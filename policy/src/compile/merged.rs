@@ -126,7 +126,9 @@ impl<T> Remembered<T> {
             {
                 return None;
             }
-            let own = places.iter().map(|(_, read, draft)| (Arc::clone(read), *draft));
+            let own = places
+                .iter()
+                .map(|(_, read, draft)| (Arc::clone(read), *draft));
             drop(of.splice(at..at, own));
             if of.is_empty() {
                 if made.is_some_and(|made| !made.findings.is_empty()) {

@@ -76,7 +76,12 @@ fn edits_of_any_object_make_what_compiling_anew_makes() {
     }
     assert!(edited["HTTPRoute"] > 0, "{edited:?}");
     assert!(edited["VirtualService"] > 0, "{edited:?}");
-    for kind in ["ReferenceGrant", "DestinationRule", "EnvoyFilter", "HTTPRouteGroup"] {
+    for kind in [
+        "ReferenceGrant",
+        "DestinationRule",
+        "EnvoyFilter",
+        "HTTPRouteGroup",
+    ] {
         assert_eq!(edited[kind], 0, "others go by it: {kind}");
     }
 }
