@@ -3,6 +3,7 @@
 //! others one object holds, the oldest that names the service. Whatever does not hold is reported. Rules for streams are merged
 //! by themselves, in the same way.
 
+mod edits;
 mod limits;
 mod merged;
 mod sessions;
@@ -10,13 +11,13 @@ mod streams;
 
 use std::{
     borrow::Borrow,
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use tradewind_api::{
-    ServiceName,
+    Namespace, ServiceName,
     limit::{Limits, LocalLimits},
     route::{FieldMatch, Match, Origin, PathIs, PathMatch, Routes, Rule, StreamTable, Table, Text},
     traffic::TrafficPolicy,
@@ -34,6 +35,7 @@ use crate::{
     traffic::{self, TrafficDraft},
     world::{Grant, World},
 };
+pub use edits::{Compiled, Edits};
 use merged::Remembered;
 
 /// What objects make together.
@@ -82,6 +84,8 @@ pub struct Compiler {
     traffic_findings: Vec<Finding>,
     requests: Remembered<Table>,
     streams: Remembered<StreamTable>,
+    /// What was looked at last, if all of it was.
+    seen: Option<edits::Seen>,
 }
 
 /// Where an object's value lies: that of another one, or of another reading of it, lies elsewhere for as long as this one is held. Whether it
@@ -112,8 +116,9 @@ struct Ruled {
 impl Compiler {
     /// Compiles what there is now.
     pub fn compile(&mut self, objects: &[impl Borrow<Object>], services: &World) -> Policy {
+        self.seen = None;
         let mut objects: Vec<&Object> = objects.iter().map(Borrow::borrow).collect();
-        objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
+        objects.sort_by(|a, b| order(a, b));
         let kinds: Vec<Option<Known>> = objects.iter().map(|o| known(o)).collect();
         let of_kind = |kind: Known| {
             let all = objects.iter().zip(&kinds);
@@ -253,6 +258,11 @@ impl Compiler {
     }
 }
 
+/// By age, and of one age by kind.
+fn order(a: &Object, b: &Object) -> Ordering {
+    age(&a).cmp(&age(&b)).then_with(|| a.kind.cmp(&b.kind))
+}
+
 fn known(object: &Object) -> Option<Known> {
     Known::of(&object.api_version, &object.kind)
 }
@@ -304,12 +314,15 @@ fn merge(
     for ((service, callers), table) in
         remembered.tables(reads, |r| &r.drafts.requests, make, findings)
     {
-        let entry = routes.entry(service.clone()).or_default();
-        let table = Arc::clone(table);
-        match callers {
-            Some(namespace) => drop(entry.of_callers.insert(namespace.clone(), table)),
-            None => entry.of_all = Some(table),
-        }
+        put(routes.entry(service.clone()).or_default(), callers, table);
+    }
+}
+
+fn put(routes: &mut Routes, callers: &Option<Namespace>, table: &Arc<Table>) {
+    let table = Arc::clone(table);
+    match callers {
+        Some(namespace) => drop(routes.of_callers.insert(namespace.clone(), table)),
+        None => routes.of_all = Some(table),
     }
 }
 
