@@ -131,7 +131,7 @@ impl World {
     }
 
     /// Where it is known what the last one was made of.
-    fn compile_since(&self, previous: &Snapshot, before: Option<&World>) -> Snapshot {
+    fn compile_since(&self, previous: &Snapshot, before: Option<&Self>) -> Snapshot {
         let input = Input {
             catalog: &self.catalog,
             local: &self.local,
