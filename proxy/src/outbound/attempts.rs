@@ -330,10 +330,7 @@ impl Outbound {
     /// Another endpoint was connected in the place of one that alone is meant. The next connection may lead to it; this one never will.
     pub(super) fn misled(&self, route: &Route, target: &Target, why: String) -> Failed {
         let failure = Detected::Unprocessed;
-        self.balancer
-            .failed(&route.service, target, Blame::Endpoint(failure));
-        let misled = &target.endpoint.id;
-        self.balancer.pool.retain(|id, _| id != misled);
+        self.replaced(route, target, failure);
         Failed {
             safe: Safe::Always,
             cause: failure.as_str(),

@@ -59,10 +59,17 @@ impl Outbound {
             };
         };
         tracing::info!(service = %route.service, endpoint = %id, by = %other, %cluster, "another endpoint took a call");
-        self.balancer
-            .failed(&route.service, named, Blame::Endpoint(Failure::Connect));
-        self.balancer.pool.retain(|misled, _| misled != id);
+        self.replaced(route, named, Failure::Connect);
         Taker::named(target)
+    }
+
+    /// Another endpoint was connected in the place of this one, which is out. A connection to it that there is leads to the other for ever,
+    /// and the next one may not.
+    pub(super) fn replaced(&self, route: &Route, target: &Target, failure: Failure) {
+        self.balancer
+            .failed(&route.service, target, Blame::Endpoint(failure));
+        let replaced = &target.endpoint.id;
+        self.balancer.pool.retain(|id, _| id != replaced);
     }
 }
 

@@ -354,6 +354,8 @@ impl Client {
     }
 }
 
+/// Takes what is news. A map that is shared is derefed mutably, which may copy it whole, for news alone; that is why it comes as what derefs
+/// to it, and a plain one as a reference.
 fn put<K: Ord, V: PartialEq, M>(map: &mut M, key: K, value: V) -> bool
 where
     M: DerefMut<Target = BTreeMap<K, Arc<V>>>,
