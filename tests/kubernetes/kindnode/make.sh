@@ -25,6 +25,8 @@ CRICTL=v1.36.0
 CNI=v1.9.1
 STORAGE=v0.0.30
 RUST=1.95
+# Of which patch, as rustup calls it.
+TOOLCHAIN=1.95.0
 DEBIAN=bookworm
 
 NODE=tradewind-kind-node:$KUBERNETES
@@ -97,7 +99,8 @@ debian() {
 rust() {
     there "rust:$RUST-$DEBIAN" && return
     say "==> rust:$RUST-$DEBIAN"
-    docker build --tag "rust:$RUST-$DEBIAN" --file - "$(rustup run "$RUST" rustc --print sysroot)" >&2 <<TEXT
+    sysroot=$(rustup run "$TOOLCHAIN" rustc --print sysroot)
+    docker build --tag "rust:$RUST-$DEBIAN" --file - "$(readlink -f "$sysroot")" >&2 <<TEXT
 FROM debian:$DEBIAN-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ libc6-dev make pkg-config git curl && rm -rf /var/lib/apt/lists/*
 COPY . /usr/local/rust
