@@ -8,16 +8,22 @@ umask 077
 
 usage() {
     cat <<'TEXT'
-usage: kind-configs/run.sh [--clusters 2|3] [--keep] [--dry-run]
+usage: kind-configs/run.sh [--clusters 2|3] [--node-image IMAGE] [--caller-image IMAGE] [--keep] [--dry-run]
        kind-configs/run.sh --delete [--dry-run]
 
 Makes clusters with kind, joins them into one mesh, and shows calls that go to another region and come home. A step that is done already
 does nothing: after a failure the same command goes on.
 
   --clusters N  two clusters (west, central) or three (east as well); three without it
+  --node-image IMAGE
+                what kind makes nodes of; without it what this version of kind fetches by itself
+  --caller-image IMAGE
+                an image of docker's with a shell and curl, which is loaded into the nodes for the caller; without it they fetch agnhost
   --keep        leave the clusters when all is shown; without it they are deleted then, and stay only after a failure
   --delete      delete the kind clusters west, central and east, and do nothing else
   --dry-run     print each command instead of running it, and ask nobody; capitals stand for what would have been answered
+
+Where no registry of images is reached, tests/kubernetes/kindnode/make.sh makes these images and those that the Dockerfile builds on.
 
 To stdout go a line for each call, `CLUSTER POD` or `FAILED REASON`, and at the end how many each cluster answered. All else goes to stderr.
 
@@ -136,9 +142,9 @@ create() {
     if grep -qx "$1" "$work/there"; then
         run kind export kubeconfig --name "$1"
     else
-        run kind create cluster --config "$here/$1.yaml" --wait "${SOON}s"
+        run kind create cluster --config "$here/$1.yaml" ${node_image:+--image "$node_image"} --wait "${SOON}s"
     fi
-    run kind load docker-image "$IMAGE" --name "$1"
+    run kind load docker-image "$IMAGE" ${caller_image:+"$caller_image"} --name "$1"
 }
 
 # Where a cluster's gateways are reached from the others: kind's nodes share a network of docker's.
@@ -297,6 +303,8 @@ delete() {
 
 clusters='west central east'
 keep=
+node_image=
+caller_image=
 only_delete=
 dry=
 while [ $# -gt 0 ]; do
@@ -306,6 +314,14 @@ while [ $# -gt 0 ]; do
                 2) clusters='west central' ;;
                 3) ;;
                 *) fail 2 "--clusters is 2 or 3, not '${2-}'" "see --help" ;;
+            esac
+            shift
+            ;;
+        --node-image | --caller-image)
+            [ -n "${2-}" ] || fail 2 "$1 names no image" "see --help"
+            case $1 in
+                --node-image) node_image=$2 ;;
+                *) caller_image=$2 ;;
             esac
             shift
             ;;
@@ -362,7 +378,8 @@ say "==> the application"
 for cluster in $clusters; do
     deploy "$cluster"
 done
-soon kubectl --context "kind-$FOUNDER" apply -f "$here/caller.yaml"
+sed "${caller_image:+s,^\( *image:\) .*,\1 $caller_image,}" "$here/caller.yaml" >"$work/caller.yaml"
+soon kubectl --context "kind-$FOUNDER" apply -f "$work/caller.yaml"
 for cluster in $clusters; do
     wait_for kubectl --context "kind-$cluster" rollout status deployment/payments -n shop "--timeout=${SOON}s"
 done

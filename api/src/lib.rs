@@ -12,6 +12,7 @@ pub mod model;
 pub mod proto;
 pub mod route;
 pub mod seal;
+pub mod shared;
 pub mod snapshot;
 pub mod store;
 pub mod traffic;

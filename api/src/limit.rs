@@ -254,5 +254,7 @@ impl TokenBucket {
     }
 }
 
+mod words;
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use crate::{
     model::{Cluster, Service},
     route::Routes,
     seal::OpeningKey,
+    shared::SharedMap,
 };
 
 /// What opens sealed names, by the cluster that calls.
@@ -37,12 +38,12 @@ pub struct Snapshot {
     /// The store's revision it was compiled from.
     pub revision: Revision,
     /// Services by name.
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: SharedMap<ServiceName, Arc<Service>>,
     /// Clusters by name.
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     /// What callers' proxies do with requests, by the service that is called. Proxies alone have any.
     #[serde(default)]
-    pub routes: BTreeMap<ServiceName, Arc<Routes>>,
+    pub routes: SharedMap<ServiceName, Arc<Routes>>,
     /// How much workloads take, by the object that says it. Proxies alone have any.
     #[serde(default)]
     pub limits: Limits<Arc<LocalLimits>>,

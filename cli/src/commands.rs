@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod init;
 pub mod install;
 pub mod join;
+mod limits;
 pub mod list;
 pub mod plan;
 pub mod proxy;

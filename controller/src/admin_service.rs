@@ -5,6 +5,7 @@
 
 mod explain;
 mod export;
+mod limits;
 mod listing;
 mod objects;
 mod plan;
@@ -42,6 +43,7 @@ use tradewind_runtime::{SharedClock, drain, task};
 
 use crate::{
     actor,
+    ads::Proxies,
     answer::{self, refuse},
     compile::Leases,
     datadir::DataDir,
@@ -81,10 +83,12 @@ pub struct AdminInput {
     pub local: watch::Receiver<Arc<LocalModel>>,
     /// What its files say.
     pub yaml: watch::Receiver<Arc<SourceModel>>,
-    /// Its proxies and gateways.
+    /// What its proxies and gateways registered.
     pub registered: watch::Receiver<Arc<Registered>>,
     /// The cluster's other controllers.
     pub siblings: watch::Receiver<Arc<Heard>>,
+    /// How many proxies are connected.
+    pub proxies: Proxies,
     /// What its proxies see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Signs of life of the others.

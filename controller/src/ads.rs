@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
 };
 
@@ -37,6 +37,36 @@ use encode::Encoded;
 
 /// Largest request: a reconnecting client names every resource it holds with its version.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// As what a proxy names itself.
+const PROXY: &str = "proxy";
+
+/// How many proxies are connected: each has one discovery stream, whether it registers endpoints, as on hosts, or an API server knows
+/// them.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies(Arc<AtomicU32>);
+
+impl Proxies {
+    /// Connected now.
+    pub fn connected(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+}
+
+/// One of them, while it lives.
+#[derive(Debug)]
+struct Counted(Proxies);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Clone, Debug, Default)]
 struct Meters {
@@ -80,6 +110,7 @@ struct Shared {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     // The newest snapshot's encoding. Whoever needs it first makes it; the others wait that long.
     encoded: Mutex<Arc<Encoded>>,
+    proxies: Proxies,
     meters: Meters,
 }
 
@@ -106,16 +137,18 @@ impl std::fmt::Debug for AdsService {
 }
 
 impl AdsService {
-    /// Serves what `snapshots` holds, as soon as it holds a trust map.
+    /// Serves what `snapshots` holds, as soon as it holds a trust map, and counts `proxies`.
     pub fn new(
         access: Access,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        proxies: Proxies,
         metrics: &MetricsRegistry,
     ) -> Self {
         Self(Arc::new(Shared {
             access,
             snapshots,
             encoded: Mutex::default(),
+            proxies,
             meters: Meters::register(metrics),
         }))
     }
@@ -152,6 +185,7 @@ impl AggregatedDiscoveryService for AdsService {
             encoded: None,
             id: String::new(),
             node: String::new(),
+            counted: None,
         };
         let responses = futures::stream::unfold(Some(session), |session| async move {
             let mut session = session?;
@@ -176,6 +210,7 @@ struct Session {
     // As the client named itself; it proves it where that matters.
     id: String,
     node: String,
+    counted: Option<Counted>,
 }
 
 impl Drop for Session {
@@ -229,6 +264,9 @@ impl Session {
                 .take(200)
                 .collect();
             self.id.clone_from(&node.id);
+            if node.user_agent_name == PROXY {
+                self.counted = Some(self.shared.proxies.count());
+            }
             tracing::debug!(node = %self.node, caller = ?self.caller, "discovery stream opened");
         }
         if request.type_url == OPENINGS_TYPE {

@@ -12,6 +12,7 @@ use tradewind_api::{
     ClusterName, EndpointId, NodeId, Revision, ServiceName, SpiffeId,
     model::{Cluster, Endpoint, Service, ServicePort, Targets},
     seal::Phase,
+    shared::SharedMap,
     snapshot::{Snapshot, Trust},
     store::{ClusterRecord, EndpointSummary},
 };
@@ -106,23 +107,39 @@ pub struct Input<'a> {
     pub now_ms: u64,
 }
 
-/// Makes the snapshot, taking over what is unchanged from `previous`.
-pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
-    let names: BTreeSet<&ServiceName> = input
-        .local
-        .services
-        .keys()
-        .chain(input.catalog.exports.keys())
-        .collect();
-    let services = names
-        .into_iter()
-        .map(|name| {
-            let before = previous.services.get(name);
-            let same = before.filter(|before| is_unchanged(input, name, before));
-            let now = || reuse(before, service(input, name, before));
-            (name.clone(), same.map_or_else(now, Arc::clone))
-        })
-        .collect();
+/// Makes the snapshot, taking over what is unchanged from `previous`. Where it is known what that was made of, services that nobody exports
+/// are looked at only where the local model says another thing of them: nothing else is in them, time neither.
+pub fn compile(
+    input: &Input<'_>,
+    previous: &Snapshot,
+    before: Option<(&LocalModel, &Catalog)>,
+) -> Snapshot {
+    let (local, exports) = (&input.local.services, &input.catalog.exports);
+    let mut names: BTreeSet<&ServiceName> = exports.keys().collect();
+    match before {
+        Some((last, catalog)) => {
+            names.extend(local.differing(&last.services));
+            names.extend(catalog.exports.keys());
+        }
+        None => {
+            names.extend(local.keys());
+            names.extend(previous.services.keys());
+        }
+    }
+    let mut services = previous.services.clone();
+    for name in names {
+        let last = previous.services.get(name);
+        if !local.contains_key(name) && !exports.contains_key(name) {
+            if last.is_some() {
+                services.remove(name);
+            }
+        } else if !last.is_some_and(|last| is_unchanged(input, name, last)) {
+            let now = reuse(last, service(input, name, last));
+            if !last.is_some_and(|last| Arc::ptr_eq(last, &now)) {
+                services.insert(name.clone(), now);
+            }
+        }
+    }
     let mut clusters: BTreeMap<ClusterName, Arc<Cluster>> = input
         .catalog
         .clusters
@@ -157,7 +174,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Snapshot {
         trust: Arc::clone(trust),
         openings: input.seals.openings().clone(),
         // Both are made from what people write and the services, and added by whoever keeps them.
-        routes: BTreeMap::new(),
+        routes: SharedMap::default(),
         limits: BTreeMap::new(),
     }
 }

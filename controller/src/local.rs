@@ -9,6 +9,7 @@ use tradewind_api::{
     ClusterName, Domain, EndpointId, Namespace, Network, Region, ServiceName, SpiffeId, Zone,
     mcs::ExportSpec,
     model::{AppProtocol, Health, ServiceKind, ServicePort, Targets},
+    shared::SharedMap,
     store::PublishedRules,
     traffic::Labels,
 };
@@ -93,11 +94,13 @@ pub struct LocalModel {
     /// Both sources were read. Until then nothing may be concluded from what is missing.
     pub read: bool,
     /// By name.
-    pub services: BTreeMap<ServiceName, Arc<LocalService>>,
+    pub services: SharedMap<ServiceName, Arc<LocalService>>,
     /// What callers everywhere are told to do with requests for a service, once it is exported.
-    pub rules: BTreeMap<ServiceName, Arc<PublishedRules>>,
+    pub rules: SharedMap<ServiceName, Arc<PublishedRules>>,
     /// What of the sources could not be taken over.
     pub problems: Vec<String>,
+    /// What is wrong with rules.
+    pub rule_problems: Arc<Vec<String>>,
 }
 
 /// What was made of each service of the source. What did not change there is not made again: with many services that would cost more than
@@ -121,6 +124,7 @@ impl Merger {
             read: yaml.read,
             ..LocalModel::default()
         };
+        let mut services = BTreeMap::new();
         self.made.retain(|name, _| yaml.services.contains_key(name));
         for (name, service) in &yaml.services {
             let known = self.made.get(name).filter(|m| Arc::ptr_eq(&m.of, service));
@@ -130,17 +134,18 @@ impl Merger {
             if let Some(made) = self.made.get(name) {
                 model.problems.extend(made.problems.iter().cloned());
                 let service = Arc::clone(&made.service);
-                model.services.insert(name.clone(), service);
+                services.insert(name.clone(), service);
             }
         }
         for (id, endpoint) in &registered.workloads {
-            let service = model.services.entry(endpoint.service.clone());
+            let service = services.entry(endpoint.service.clone());
             let service = Arc::make_mut(service.or_default());
             let in_file = yaml.services.contains_key(&endpoint.service);
             add_port(service, endpoint, in_file);
             let endpoint = from_registration(endpoint);
             service.endpoints.insert(id.clone(), endpoint);
         }
+        model.services = services.into();
         model
     }
 }

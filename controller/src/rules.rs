@@ -6,7 +6,10 @@
 
 pub mod producers;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use tradewind_api::{
@@ -14,9 +17,10 @@ use tradewind_api::{
     limit::{Limits, LocalLimits},
     model::{Cluster, Service},
     route::Routes,
+    shared::SharedMap,
     store::PublishedRules,
 };
-use tradewind_policy::{Compiler, Object, Policy, RouteStatus, World};
+use tradewind_policy::{Compiled, Compiler, Edits, Object, RouteStatus, World};
 
 use producers::{Offer, Offers};
 
@@ -25,7 +29,7 @@ use producers::{Offer, Offers};
 const MAX_BYTES: usize = 4 << 20;
 
 type Objects = Arc<Vec<Arc<Object>>>;
-type Services = BTreeMap<ServiceName, Arc<Service>>;
+type Services = SharedMap<ServiceName, Arc<Service>>;
 type Clusters = BTreeMap<ClusterName, Arc<Cluster>>;
 
 /// See the module.
@@ -34,22 +38,24 @@ pub struct Rules {
     objects: Objects,
     /// What the world was made of.
     seen: (Services, Clusters),
-    world: World,
+    world: Arc<World>,
     compiler: Compiler,
     /// What the own cluster's objects say, and what is wrong in them.
     own: BTreeMap<ServiceName, Arc<Routes>>,
     findings: Vec<String>,
+    /// Services whose rules are not those that their objects say, and why.
+    too_large: BTreeMap<ServiceName, String>,
     /// What Gateway API's routes among the objects are told of themselves.
-    statuses: Vec<Arc<RouteStatus>>,
+    statuses: Arc<Vec<Arc<RouteStatus>>>,
     /// How much workloads take, by the object that says it.
     limits: Limits<Arc<LocalLimits>>,
     offers: Offers,
-    published: BTreeMap<ServiceName, Arc<PublishedRules>>,
+    published: SharedMap<ServiceName, Arc<PublishedRules>>,
     /// What was made of each service's, so that only what changed is made again.
     told: BTreeMap<ServiceName, Told>,
     merged: BTreeMap<ServiceName, Merged>,
-    routes: BTreeMap<ServiceName, Arc<Routes>>,
-    problems: Vec<String>,
+    routes: SharedMap<ServiceName, Arc<Routes>>,
+    problems: Arc<Vec<String>>,
 }
 
 /// What is published of a service's own rules.
@@ -67,6 +73,13 @@ struct Merged {
     problems: Vec<String>,
 }
 
+/// Which services' rules may be others than before.
+#[derive(Debug)]
+enum Anew {
+    All,
+    These(BTreeSet<ServiceName>),
+}
+
 impl Rules {
     /// Looks at what there is now: objects, services and clusters, and what other clusters publish.
     pub fn look(
@@ -80,52 +93,98 @@ impl Rules {
             return;
         }
         let (mut same, mut services_changed) = (true, false);
-        if !are_same(&self.seen.0, services) || !are_same(&self.seen.1, clusters) {
-            self.seen = (services.clone(), clusters.clone());
+        if !self.seen.0.differing(services).is_empty() || !are_same(&self.seen.1, clusters) {
             let world = world(services, clusters);
             services_changed = !world.services.keys().eq(self.world.services.keys());
-            same = world == self.world;
-            self.world = world;
+            same = world == *self.world;
+            if !same {
+                self.world = Arc::new(world);
+            }
         }
+        self.seen = (services.clone(), clusters.clone());
         if !Arc::ptr_eq(objects, &self.objects) {
             same &= **objects == *self.objects;
             self.objects = Arc::clone(objects);
         }
-        if same && offers == self.offers {
+        let offers_changed = offers != self.offers;
+        if same && !offers_changed {
             return;
         }
-        if !same {
-            self.compile();
+        let mut anew = match same {
+            true => Anew::These(BTreeSet::new()),
+            false => self.compile(),
+        };
+        if services_changed || offers_changed {
+            anew = Anew::All;
         }
         self.offers = offers;
-        self.merge(services_changed);
+        self.merge(anew, services_changed);
     }
 
-    fn compile(&mut self) {
-        let Policy {
-            routes,
-            findings,
-            statuses,
-            limits,
-        } = self.compiler.compile(&self.objects, &self.world);
-        self.statuses = statuses;
-        self.findings = findings.iter().map(ToString::to_string).collect();
+    fn compile(&mut self) -> Anew {
+        let policy = match self.compiler.look(&self.objects, &self.world) {
+            Compiled::All(policy) => policy,
+            Compiled::Edits(edits) => return self.edit(edits),
+        };
+        self.statuses = Arc::new(policy.statuses);
+        self.findings = policy.findings.iter().map(ToString::to_string).collect();
+        self.too_large.clear();
+        let routes = policy.routes;
         if !self.own.keys().eq(routes.keys()) {
             self.own.retain(|name, _| routes.contains_key(name));
             self.told.retain(|name, _| routes.contains_key(name));
             self.published.retain(|name, _| routes.contains_key(name));
         }
+        let names: Vec<_> = routes.keys().cloned().collect();
         for (name, routes) in routes {
-            match self.own.get(&name) {
-                Some(same) if **same == routes => {}
-                _ if is_too_large(&routes) => self.findings.push(format!(
-                    "the rules for {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the service, or its rules"
-                )),
-                _ => drop(self.own.insert(name, Arc::new(routes))),
+            self.own(name, routes);
+        }
+        self.limit(policy.limits);
+        names.iter().for_each(|name| self.publish(name));
+        Anew::All
+    }
+
+    fn edit(&mut self, edits: Edits) -> Anew {
+        let statuses = Arc::make_mut(&mut self.statuses);
+        for status in edits.statuses {
+            if let Ok(at) = statuses.binary_search_by(|s| s.key().cmp(&status.key()))
+                && let Some(known) = statuses.get_mut(at)
+            {
+                *known = status;
             }
         }
-        self.limit(limits);
-        self.publish();
+        let names = edits.routes.keys().cloned().collect();
+        for (name, routes) in edits.routes {
+            self.too_large.remove(&name);
+            match routes {
+                Some(routes) => {
+                    self.own(name.clone(), routes);
+                    self.publish(&name);
+                }
+                None => {
+                    self.own.remove(&name);
+                    self.told.remove(&name);
+                    if self.published.contains_key(&name) {
+                        self.published.remove(&name);
+                    }
+                }
+            }
+        }
+        Anew::These(names)
+    }
+
+    /// What the own cluster's objects say of one service. What is the same keeps its allocation.
+    fn own(&mut self, name: ServiceName, routes: Routes) {
+        match self.own.get(&name) {
+            Some(same) if **same == routes => {}
+            _ if is_too_large(&routes) => {
+                let text = format!(
+                    "the rules for {name} take more than {MAX_BYTES} bytes; those before them stay in force: split the service, or its rules"
+                );
+                self.too_large.insert(name, text);
+            }
+            _ => drop(self.own.insert(name, Arc::new(routes))),
+        }
     }
 
     /// Limits that are the same keep their allocation.
@@ -148,69 +207,90 @@ impl Rules {
     }
 
     /// Only what changed is written out again: most rules do not, when one does.
-    fn publish(&mut self) {
-        for (name, own) in &self.own {
-            let told = self.told.get(name);
-            if told.is_some_and(|told| Arc::ptr_eq(&told.own, own)) {
-                continue;
-            }
-            let one = [(name.clone(), Arc::clone(own))].into();
-            let mut problems = Vec::new();
-            let mut rules = producers::published(&one, &self.published, &mut problems);
-            match rules.remove(name) {
-                Some(rules) => drop(self.published.insert(name.clone(), rules)),
-                None => drop(self.published.remove(name)),
-            }
-            let own = Arc::clone(own);
-            self.told.insert(name.clone(), Told { own, problems });
+    fn publish(&mut self, name: &ServiceName) {
+        let Some(own) = self.own.get(name) else {
+            return;
+        };
+        let told = self.told.get(name);
+        if told.is_some_and(|told| Arc::ptr_eq(&told.own, own)) {
+            return;
         }
-        let problems = self.told.values().flat_map(|told| &told.problems);
-        self.findings.extend(problems.cloned());
+        let mut problems = Vec::new();
+        let before = self.published.get(name);
+        match producers::published(name, own, before, &mut problems) {
+            Some(rules) if before == Some(&rules) => {}
+            Some(rules) => drop(self.published.insert(name.clone(), rules)),
+            None if before.is_some() => drop(self.published.remove(name)),
+            None => {}
+        }
+        let own = Arc::clone(own);
+        self.told.insert(name.clone(), Told { own, problems });
     }
 
-    fn merge(&mut self, known_services_changed: bool) {
+    fn merge(&mut self, anew: Anew, known_services_changed: bool) {
+        match anew {
+            Anew::All => {
+                let known = self.merged.keys().chain(self.own.keys());
+                let names: BTreeSet<_> = known.chain(self.offers.keys()).cloned().collect();
+                for name in &names {
+                    self.merge_one(name, known_services_changed);
+                }
+            }
+            Anew::These(names) => {
+                for name in &names {
+                    self.merge_one(name, known_services_changed);
+                }
+            }
+        }
+        let told = self.told.values().flat_map(|told| &told.problems);
+        let merged = self.merged.values().flat_map(|merged| &merged.problems);
+        let findings = self.findings.iter().chain(self.too_large.values());
+        let problems = || findings.clone().chain(told.clone()).chain(merged.clone());
+        if !problems().eq(self.problems.iter()) {
+            self.problems = Arc::new(problems().cloned().collect());
+        }
+    }
+
+    fn merge_one(&mut self, name: &ServiceName, known_services_changed: bool) {
         let is_known = |name: &ServiceName| self.world.services.contains_key(name);
-        let is_there =
-            |name: &ServiceName| self.own.contains_key(name) || self.offers.contains_key(name);
-        if !self.merged.keys().all(is_there) {
-            self.merged.retain(|name, _| is_there(name));
-            self.routes.retain(|name, _| is_there(name));
+        let own = self.own.get(name);
+        let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
+        let last = self.routes.get(name);
+        if own.is_none() && offered.is_empty() {
+            self.merged.remove(name);
+            if last.is_some() {
+                self.routes.remove(name);
+            }
+            return;
         }
-        let offered_alone = self.offers.keys().filter(|n| !self.own.contains_key(*n));
-        for name in self.own.keys().chain(offered_alone) {
-            let offered = self.offers.get(name).map_or(&[][..], Vec::as_slice);
-            let own = self.own.get(name);
-            let same = self.merged.get(name).is_some_and(|m| {
-                let own_is = match (&m.own, own) {
-                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                    (a, b) => a.is_none() && b.is_none(),
-                };
-                own_is && m.offered == offered && !known_services_changed
-            });
-            if same {
-                continue;
-            }
-            let mut problems = Vec::new();
-            let now = producers::merged(name, own, offered, is_known, &mut problems);
-            match (now, self.routes.get(name)) {
-                (Some(now), Some(last)) if *last == now => {}
-                (Some(now), _) => drop(self.routes.insert(name.clone(), now)),
-                (None, _) => drop(self.routes.remove(name)),
-            }
-            let merged = Merged {
-                own: own.cloned(),
-                offered: offered.to_vec(),
-                problems,
+        let same = self.merged.get(name).is_some_and(|m| {
+            let own_is = match (&m.own, own) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                (a, b) => a.is_none() && b.is_none(),
             };
-            self.merged.insert(name.clone(), merged);
+            own_is && m.offered == offered && !known_services_changed
+        });
+        if same {
+            return;
         }
-        self.problems.clone_from(&self.findings);
-        let problems = self.merged.values().flat_map(|merged| &merged.problems);
-        self.problems.extend(problems.cloned());
+        let mut problems = Vec::new();
+        let now = producers::merged(name, own, offered, is_known, &mut problems);
+        let merged = Merged {
+            own: own.cloned(),
+            offered: offered.to_vec(),
+            problems,
+        };
+        match (now, last) {
+            (Some(now), Some(last)) if *last == now => {}
+            (Some(now), _) => drop(self.routes.insert(name.clone(), now)),
+            (None, Some(_)) => drop(self.routes.remove(name)),
+            (None, None) => {}
+        }
+        self.merged.insert(name.clone(), merged);
     }
 
     /// By the service that is called.
-    pub fn routes(&self) -> &BTreeMap<ServiceName, Arc<Routes>> {
+    pub fn routes(&self) -> &SharedMap<ServiceName, Arc<Routes>> {
         &self.routes
     }
 
@@ -220,18 +300,18 @@ impl Rules {
     }
 
     /// What callers elsewhere are told, by the service.
-    pub fn published(&self) -> &BTreeMap<ServiceName, Arc<PublishedRules>> {
+    pub fn published(&self) -> &SharedMap<ServiceName, Arc<PublishedRules>> {
         &self.published
     }
 
     /// What Gateway API's routes among the objects are told of themselves, by kind, namespace and name, as their rules were compiled; for
     /// whoever writes it into them.
-    pub fn statuses(&self) -> &[Arc<RouteStatus>] {
+    pub fn statuses(&self) -> &Arc<Vec<Arc<RouteStatus>>> {
         &self.statuses
     }
 
     /// What is wrong or without effect.
-    pub fn problems(&self) -> &[String] {
+    pub fn problems(&self) -> &Arc<Vec<String>> {
         &self.problems
     }
 }
@@ -301,7 +381,7 @@ mod tests {
     fn rules_follow_objects_and_services_and_keep_what_did_not_change() {
         let mut rules = Rules::default();
         let cart: ServiceName = "shop/cart".parse().unwrap();
-        let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
+        let mut services = Services::from([service("shop/cart", 80)]);
         let one = Arc::new(vec![split("one", "cart")]);
         rules.look(&one, (&services, &BTreeMap::new()), Offers::new());
         assert_eq!(rules.routes().len(), 1);
@@ -343,8 +423,8 @@ mod tests {
         });
         let objects = Arc::new(vec![Arc::new(Object::new("a.yaml:1", value).unwrap())]);
         let mut rules = Rules::default();
-        let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
-        let mut reasons = |services: &BTreeMap<_, _>, objects: &Objects| {
+        let mut services = Services::from([service("shop/cart", 80)]);
+        let mut reasons = |services: &Services, objects: &Objects| {
             rules.look(objects, (services, &BTreeMap::new()), Offers::new());
             let all = rules.statuses().iter().flat_map(|s| s.parents.clone());
             let conditions = all.flat_map(|p| p.conditions);
@@ -360,6 +440,71 @@ mod tests {
             [Reason::Accepted, Reason::ResolvedRefs]
         );
         assert!(reasons(&services, &Arc::default()).is_empty());
+    }
+
+    /// One object of many is edited: only its service is looked at, and what is found is what looking at all of it anew finds.
+    #[test]
+    fn an_edit_is_what_making_all_anew_would_be() {
+        let route = |name: &str, service: &str, path: &str, backend: &str| {
+            let value = serde_json::json!({
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "HTTPRoute",
+                "metadata": { "name": name, "namespace": "shop" },
+                "spec": {
+                    "parentRefs": [{ "group": "", "kind": "Service", "name": service }],
+                    "rules": [{
+                        "matches": [{ "path": { "type": "PathPrefix", "value": path } }],
+                        "backendRefs": [{ "name": backend, "port": 80 }],
+                    }],
+                },
+            });
+            Arc::new(Object::new("a.yaml:1", value).unwrap())
+        };
+        let services: Services = ["shop/cart", "shop/pay", "shop/stock"]
+            .map(|name| service(name, 80))
+            .into();
+        let mut objects = vec![
+            route("a", "cart", "/a", "pay"),
+            route("b", "pay", "/b", "cart"),
+            split("c", "stock"),
+        ];
+        let mut rules = Rules::default();
+        let mut look = |objects: &[Arc<Object>]| {
+            let objects = Arc::new(objects.to_vec());
+            let known = (&services, &BTreeMap::new());
+            rules.look(&objects, known, Offers::new());
+            let mut anew = Rules::default();
+            anew.look(&objects, known, Offers::new());
+            assert_eq!(rules.routes(), anew.routes());
+            assert_eq!(rules.published(), anew.published());
+            assert_eq!(rules.problems(), anew.problems());
+            assert_eq!(rules.statuses(), anew.statuses());
+            rules.routes().clone()
+        };
+        let mut last = look(&objects);
+        let mut edit = |at: usize, with: Arc<Object>, changed: &[&str]| {
+            objects[at] = with;
+            let now = look(&objects);
+            let names = now.differing(&last).into_iter().map(ToString::to_string);
+            assert_eq!(names.collect::<Vec<_>>(), changed);
+            last = now;
+        };
+        edit(0, route("a", "cart", "/other", "pay"), &["shop/cart"]);
+        // Another service, which has rules of somebody else.
+        edit(
+            0,
+            route("a", "pay", "/a", "pay"),
+            &["shop/cart", "shop/pay"],
+        );
+        // One that nobody knows: a problem more, and one less again.
+        edit(0, route("a", "pay", "/a", "gone"), &["shop/pay"]);
+        edit(
+            0,
+            route("a", "cart", "/a", "pay"),
+            &["shop/cart", "shop/pay"],
+        );
+        edit(2, split("c", "cart"), &["shop/stock"]);
+        edit(2, split("d", "stock"), &["shop/stock"]);
     }
 
     #[test]
@@ -386,8 +531,8 @@ mod tests {
             Arc::new(Object::new("a.yaml:1", value).unwrap())
         };
         let mut rules = Rules::default();
-        let mut services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
-        let mut look = |objects: &[Arc<Object>], services: &BTreeMap<_, _>| {
+        let mut services = Services::from([service("shop/cart", 80)]);
+        let mut look = |objects: &[Arc<Object>], services: &Services| {
             let objects = Arc::new(objects.to_vec());
             rules.look(&objects, (services, &BTreeMap::new()), Offers::new());
             (rules.limits().clone(), rules.problems().to_vec())
@@ -422,7 +567,7 @@ mod tests {
         let (name, cart) = service("shop/cart", 80);
         let mut rules = Rules::default();
         let mut look = |cart: Service| {
-            let services: BTreeMap<_, _> = [(name.clone(), Arc::new(cart))].into();
+            let services = Services::from([(name.clone(), Arc::new(cart))]);
             rules.look(&objects, (&services, &BTreeMap::new()), Offers::new());
             (
                 rules.problems().to_vec(),
@@ -457,7 +602,7 @@ mod tests {
             });
             Arc::new(vec![Arc::new(Object::new("a.yaml:1", value).unwrap())])
         };
-        let services: BTreeMap<_, _> = [service("shop/cart", 80)].into();
+        let services = Services::from([service("shop/cart", 80)]);
         let cart: ServiceName = "shop/cart".parse().unwrap();
         let mut rules = Rules::default();
         rules.look(&object(1), (&services, &BTreeMap::new()), Offers::new());

@@ -360,11 +360,11 @@ async fn headless_endpoints_have_names_while_they_are_well() {
     );
     let one = ask(s.address, &format!("db-0.west.{base}"), RecordType::A).await;
     assert_eq!(ips(&one), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
-    // Without a hostname, the endpoint's id is its name.
-    let two = ask(s.address, &format!("bbb.west.{base}"), RecordType::A).await;
+    // Without a hostname, its address with dashes is the endpoint's name.
+    let two = ask(s.address, &format!("10-0-0-2.west.{base}"), RecordType::A).await;
     assert_eq!(ips(&two), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
     let expected = [
-        (5432, format!("bbb.west.{base}.")),
+        (5432, format!("10-0-0-2.west.{base}.")),
         (5432, format!("db-0.west.{base}.")),
     ];
     assert_eq!(
@@ -375,9 +375,17 @@ async fn headless_endpoints_have_names_while_they_are_well() {
     let ill = ask(s.address, &format!("db-2.west.{base}"), RecordType::A).await;
     assert_eq!(negative(&ill).0, ResponseCode::NXDomain);
 
+    // Two of one address, which share its name, are one record.
+    let name: ServiceName = "shop/db".parse().unwrap();
+    let mut shared = snapshot();
+    let db = Arc::make_mut(shared.services.get_mut(&name).unwrap());
+    db.endpoints
+        .push(endpoint("ccc", None, Some("10.0.0.2:9"), Health::Healthy));
+    s.snapshot.send_replace(Arc::new(shared));
+    assert_eq!(srv(&ask(s.address, base, RecordType::SRV).await), expected);
+
     // Unknown is not dead: with nothing better, those are named.
     let mut next = snapshot();
-    let name: ServiceName = "shop/db".parse().unwrap();
     for e in &mut Arc::make_mut(next.services.get_mut(&name).unwrap()).endpoints {
         e.health = Health::Unknown;
     }

@@ -2,6 +2,7 @@
 //! specification 1.0.0. It must never invent a name: what no cluster exports does not exist.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -221,7 +222,7 @@ fn of_endpoint(
     }
     let addresses: Vec<IpAddr> = ready(service)
         .into_iter()
-        .filter(|(e, _)| e.cluster.as_str() == cluster && host(e) == hostname)
+        .filter(|(e, ip)| e.cluster.as_str() == cluster && host(e, *ip) == hostname)
         .map(|(_, ip)| ip)
         .collect();
     (!addresses.is_empty()).then(|| of_type(&addresses, kind))
@@ -232,20 +233,23 @@ fn srv(service: &Service, base: &Name, ports: &BTreeSet<u16>) -> Vec<RData> {
     let record = |port, target| RData::SRV(SRV::new(0, 100, port, target));
     match service.kind {
         ServiceKind::ClusterSetIp => ports.iter().map(|p| record(*p, base.clone())).collect(),
-        ServiceKind::Headless => ready(service)
-            .into_iter()
-            .take(MAX_ADDRESSES)
-            .filter_map(|(e, _)| {
-                let name = base.prepend_label(e.cluster.as_str()).ok()?;
-                Some((e, name.prepend_label(host(e)).ok()?))
-            })
-            .flat_map(|(e, target)| {
-                ports
-                    .iter()
-                    .filter(|p| e.ports.contains(p))
-                    .map(move |p| record(*p, target.clone()))
-            })
-            .collect(),
+        ServiceKind::Headless => {
+            let distinct: BTreeSet<(Name, u16)> = ready(service)
+                .into_iter()
+                .take(MAX_ADDRESSES)
+                .filter_map(|(e, ip)| {
+                    let name = base.prepend_label(e.cluster.as_str()).ok()?;
+                    Some((e, name.prepend_label(host(e, ip).as_bytes()).ok()?))
+                })
+                .flat_map(|(e, target)| {
+                    ports
+                        .iter()
+                        .filter(|p| e.ports.contains(p))
+                        .map(move |p| (target.clone(), *p))
+                })
+                .collect();
+            distinct.into_iter().map(|(t, p)| record(p, t)).collect()
+        }
     }
 }
 
@@ -260,8 +264,12 @@ fn of_type(addresses: &[IpAddr], kind: RecordType) -> Vec<RData> {
         .collect()
 }
 
-fn host(endpoint: &Endpoint) -> &str {
-    endpoint.hostname.as_deref().unwrap_or(endpoint.id.as_str())
+/// The endpoint's hostname, or its address with dashes, which may be the name of several: the specification's suite expects what CoreDNS does.
+fn host(endpoint: &Endpoint, address: IpAddr) -> Cow<'_, str> {
+    match &endpoint.hostname {
+        Some(hostname) => hostname.into(),
+        None => address.to_string().replace(['.', ':'], "-").into(),
+    }
 }
 
 /// The endpoints worth naming: those that pass their check, else those of which nothing is known (unknown is not

@@ -18,6 +18,9 @@ fuzz_target!(|data: &[u8]| {
         let again = headers::service_value(&target);
         assert_eq!(headers::parse_service(&again), Some(target));
     }
+    if let Some(endpoint) = headers::parse_endpoint(&value) {
+        assert_eq!(headers::endpoint_value(&endpoint), value);
+    }
     if let Some(version) = headers::parse_version(&value) {
         assert_eq!(headers::version_value(version), value);
     }

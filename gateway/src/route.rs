@@ -34,7 +34,7 @@ pub enum Route {
         service: ServicePortRef,
         /// The member that calls; unknown for a name in clear.
         caller: Option<ClusterName>,
-        /// Best first; never empty.
+        /// Best first; never empty. One that is asked for by its id and known here is the only one.
         candidates: Vec<Candidate>,
     },
     /// To this cluster's controller; where it has several, to any of these.
@@ -126,20 +126,20 @@ pub fn route(
     })
 }
 
-/// The order in which endpoints are worth a try; the asked one leads its class, and is taken as well as healthy while
-/// its state is merely unknown: the caller has chosen it with more knowledge than is here.
-fn rank(endpoint: &Endpoint, asked: bool) -> u8 {
+/// The order in which endpoints are worth a try.
+const fn rank(endpoint: &Endpoint) -> u8 {
     match endpoint.health {
-        Health::Healthy if asked => 0,
-        Health::Unknown if asked => 1,
-        Health::Healthy => 2,
-        Health::Unknown => 3,
+        Health::Healthy => 0,
+        Health::Unknown => 1,
         // Both still beat refusing: a set is never treated as empty while something exists.
-        Health::Draining => 4,
-        Health::Unhealthy => 5,
+        Health::Draining => 2,
+        Health::Unhealthy => 3,
     }
 }
 
+/// Whom to try. An endpoint that the caller names is tried alone, well or not: were another one connected in its place, the caller would
+/// take the answers for its own, and believe that a dead one is back; who is refused knows, and asks another by itself. Only where nobody
+/// here has that name may anybody serve: a caller that heard nothing for long still names those of before.
 fn candidates(
     service: &Service,
     local: &Cluster,
@@ -152,8 +152,11 @@ fn candidates(
         .iter()
         .filter(|e| e.cluster == local.name && e.ports.contains(&port))
         .filter_map(|e| e.address.as_ref().map(|a| (e, a)))
-        .map(|(e, a)| (rank(e, asked == Some(&e.id)), e, a))
+        .map(|(e, a)| (rank(e), e, a))
         .collect();
+    if usable.iter().any(|(_, e, _)| asked == Some(&e.id)) {
+        usable.retain(|(_, e, _)| asked == Some(&e.id));
+    }
     usable.sort_by_key(|(rank, ..)| *rank);
     let mut ordered = Vec::with_capacity(usable.len().min(MAX_TRIES));
     for class in usable.chunk_by(|a, b| a.0 == b.0) {
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_asked_endpoint_comes_first_while_it_is_usable() {
+    fn an_endpoint_that_is_known_here_is_not_replaced_by_another() {
         let mut s = snapshot(&[("shop/payments", true, 80)]);
         for (id, health) in [
             ("a", Health::Healthy),
@@ -280,14 +283,16 @@ mod tests {
             80,
         );
         for pick in 0..20 {
-            let r = route(&s, &ask("west", "shop/payments", 80, Some("b")), pick).unwrap();
-            assert_eq!(ids(r), ["b", "a", "c"]);
-            // An unhealthy one is not what the caller would want any more; another takes it.
-            let r = route(&s, &ask("west", "shop/payments", 80, Some("c")), pick).unwrap();
-            assert_eq!(ids(r).pop().unwrap(), "c");
-            // One that is gone: any other.
-            let r = route(&s, &ask("west", "shop/payments", 80, Some("gone")), pick).unwrap();
-            assert_eq!(ids(r).len(), 3);
+            for asked in ["b", "c"] {
+                let r = route(&s, &ask("west", "shop/payments", 80, Some(asked)), pick).unwrap();
+                assert_eq!(ids(r), [asked]);
+            }
+            // One that nobody here has heard of: any, the best first.
+            for asked in [Some("gone"), None] {
+                let r = route(&s, &ask("west", "shop/payments", 80, asked), pick).unwrap();
+                let ids = ids(r);
+                assert_eq!((ids.len(), &*ids[2]), (3, "c"));
+            }
         }
     }
 
@@ -571,8 +576,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the endpoints' states and the number drawn: something that exists is never treated as nothing, and
-        /// nothing unhealthy goes before something healthy.
+        /// Whatever the endpoints' states and the number drawn: something that exists is never treated as nothing, nobody takes
+        /// the place of one that is named, and nothing unhealthy goes before something healthy.
         #[test]
         fn never_empty_never_worst_first(states in prop::collection::vec(0u8..4, 1..12), pick: u64, asked in 0usize..12) {
             let mut s = snapshot(&[("shop/payments", true, 80)]);
@@ -584,8 +589,10 @@ mod tests {
             let ids = ids(route(&s, &t, pick).unwrap());
             prop_assert!(!ids.is_empty() && ids.len() <= MAX_TRIES);
             let first: usize = ids[0].trim_start_matches('e').parse().unwrap();
-            if states.contains(&0) {
-                prop_assert!(states[first] == 0 || (states[first] == 2 && first == asked));
+            if asked < states.len() {
+                prop_assert_eq!((first, ids.len()), (asked, 1));
+            } else if states.contains(&0) {
+                prop_assert_eq!(states[first], 0);
             }
         }
     }

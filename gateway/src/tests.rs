@@ -5,7 +5,12 @@ mod pass_on;
 mod probes;
 mod sealed;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -294,7 +299,7 @@ async fn a_call_reaches_the_endpoint_it_names_end_to_end() {
 async fn any_spreads_and_bulk_arrives_whole() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let g = start(mesh(&pki, &mut tasks).await, |_| {});
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for _ in 0..30 {
         let mut stream = call(&pki, g.address, &to("west", "shop/payments", None))
             .await
@@ -321,7 +326,7 @@ async fn any_spreads_and_bulk_arrives_whole() {
 }
 
 #[tokio::test]
-async fn a_dead_endpoint_costs_the_caller_nothing_while_another_lives() {
+async fn a_dead_endpoint_is_told_and_not_replaced_while_others_live() {
     let (pki, mut tasks) = (Pki::new(), TaskSet::new());
     let mut s = mesh(&pki, &mut tasks).await;
     let (gone, _held) = dead();
@@ -337,12 +342,22 @@ async fn a_dead_endpoint_costs_the_caller_nothing_while_another_lives() {
     );
     let g = start(s, |_| {});
     for _ in 0..5 {
-        let stream = call(&pki, g.address, &to("west", "shop/payments", Some("dead"))).await;
-        let by = served_by(&mut stream.unwrap()).await;
-        assert!(by == "a" || by == "b");
+        let refused = call(&pki, g.address, &to("west", "shop/payments", Some("dead"))).await;
+        let alert = alert_of(&refused.unwrap_err());
+        assert!(alert.contains("InternalError"), "{alert}");
     }
     g.metric(r#"tradewind_gateway_dials_total{to="shop/payments:80",peer="",result="refused"} 5"#)
         .await;
+    // Whom nobody here has heard of may be anybody: a caller that has heard nothing for long names those of before.
+    for endpoint in [Some("gone"), None] {
+        let mut seen = BTreeSet::new();
+        for _ in 0..30 {
+            let name = to("west", "shop/payments", endpoint);
+            let mut stream = call(&pki, g.address, &name).await.unwrap();
+            seen.insert(served_by(&mut stream).await);
+        }
+        assert_eq!(seen.len(), 2, "{seen:?}");
+    }
 }
 
 #[tokio::test]
@@ -661,12 +676,12 @@ async fn every_metric_is_described_and_nothing_else_is() {
         .await;
     let page = g.metrics.encode();
     let own = |name: &&str| name.starts_with("tradewind_gateway_");
-    let counted: std::collections::BTreeSet<&str> = page
+    let counted: BTreeSet<&str> = page
         .lines()
         .filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next())
         .filter(own)
         .collect();
-    let described: std::collections::BTreeSet<&str> = include_str!("../../docs/metrics.md")
+    let described: BTreeSet<&str> = include_str!("../../docs/metrics.md")
         .split('`')
         .filter(own)
         .map(|name| name.split('{').next().unwrap().trim_end_matches("_total"))

@@ -3,21 +3,24 @@
 //! others one object holds, the oldest that names the service. Whatever does not hold is reported. Rules for streams are merged
 //! by themselves, in the same way.
 
+mod covers;
+mod edits;
 mod limits;
 mod merged;
+mod sessions;
 mod streams;
 
 use std::{
     borrow::Borrow,
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use tradewind_api::{
-    ServiceName,
+    Namespace, ServiceName,
     limit::{Limits, LocalLimits},
-    route::{FieldMatch, Match, Origin, PathIs, PathMatch, Routes, Rule, StreamTable, Table, Text},
+    route::{Origin, Routes, Rule, StreamTable, Table, Text},
     traffic::TrafficPolicy,
 };
 
@@ -33,6 +36,8 @@ use crate::{
     traffic::{self, TrafficDraft},
     world::{Grant, World},
 };
+use covers::covers;
+pub use edits::{Compiled, Edits};
 use merged::Remembered;
 
 /// What objects make together.
@@ -81,6 +86,8 @@ pub struct Compiler {
     traffic_findings: Vec<Finding>,
     requests: Remembered<Table>,
     streams: Remembered<StreamTable>,
+    /// What was looked at last, if all of it was.
+    seen: Option<edits::Seen>,
 }
 
 /// Where an object's value lies: that of another one, or of another reading of it, lies elsewhere for as long as this one is held. Whether it
@@ -111,8 +118,9 @@ struct Ruled {
 impl Compiler {
     /// Compiles what there is now.
     pub fn compile(&mut self, objects: &[impl Borrow<Object>], services: &World) -> Policy {
+        self.seen = None;
         let mut objects: Vec<&Object> = objects.iter().map(Borrow::borrow).collect();
-        objects.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.kind.cmp(&b.kind)));
+        objects.sort_by(|a, b| order(a, b));
         let kinds: Vec<Option<Known>> = objects.iter().map(|o| known(o)).collect();
         let of_kind = |kind: Known| {
             let all = objects.iter().zip(&kinds);
@@ -252,6 +260,11 @@ impl Compiler {
     }
 }
 
+/// By age, and of one age by kind.
+fn order(a: &Object, b: &Object) -> Ordering {
+    age(&a).cmp(&age(&b)).then_with(|| a.kind.cmp(&b.kind))
+}
+
 fn known(object: &Object) -> Option<Known> {
     Known::of(&object.api_version, &object.kind)
 }
@@ -303,12 +316,15 @@ fn merge(
     for ((service, callers), table) in
         remembered.tables(reads, |r| &r.drafts.requests, make, findings)
     {
-        let entry = routes.entry(service.clone()).or_default();
-        let table = Arc::clone(table);
-        match callers {
-            Some(namespace) => drop(entry.of_callers.insert(namespace.clone(), table)),
-            None => entry.of_all = Some(table),
-        }
+        put(routes.entry(service.clone()).or_default(), callers, table);
+    }
+}
+
+fn put(routes: &mut Routes, callers: &Option<Namespace>, table: &Arc<Table>) {
+    let table = Arc::clone(table);
+    match callers {
+        Some(namespace) => drop(routes.of_callers.insert(namespace.clone(), table)),
+        None => routes.of_all = Some(table),
     }
 }
 
@@ -326,6 +342,7 @@ fn table(
     let takes = format!("a request for {on}");
     shadows(objects, &takes, &rules, (origin, covers), findings);
     unasked(objects, service, &rules, findings);
+    sessions::shared(objects, &on, &rules, findings);
     Some(Table {
         rules: rules.into_iter().map(|(_, rule)| rule).collect(),
         otherwise,
@@ -434,66 +451,6 @@ fn unasked(
             rule.origin.rule
         );
         Report::new(object, findings).say(Code::IdleCors, &At::spec(), text);
-    }
-}
-
-/// Whether every request that meets `b` meets `a` too, as far as can be told by looking.
-fn covers(a: &Match, b: &Match) -> bool {
-    fn same_or_any<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
-        a.is_none() || a == b
-    }
-    let text = |a: &Option<Text>, b: &Option<Text>| match (a, b) {
-        (None, _) => true,
-        (Some(a), Some(b)) => covers_text(a, b),
-        (Some(_), None) => false,
-    };
-    let fields = |a: &[FieldMatch], b: &[FieldMatch]| {
-        a.iter().all(|a| {
-            b.iter().any(|b| {
-                a == b || (!a.not && !b.not && a.name == b.name && covers_text(&a.is, &b.is))
-            })
-        })
-    };
-    let path = match (&a.path, &b.path) {
-        (None, _) => true,
-        (Some(a), Some(b)) => covers_path(a, b),
-        (Some(_), None) => false,
-    };
-    path && same_or_any(&a.port, &b.port)
-        && same_or_any(&a.caller_namespace, &b.caller_namespace)
-        && text(&a.method, &b.method)
-        && text(&a.scheme, &b.scheme)
-        && text(&a.authority, &b.authority)
-        && fields(&a.headers, &b.headers)
-        && fields(&a.query, &b.query)
-        && a.caller_labels
-            .iter()
-            .all(|(k, v)| b.caller_labels.get(k) == Some(v))
-}
-
-fn covers_text(a: &Text, b: &Text) -> bool {
-    match (a, b) {
-        (Text::Present, _) => true,
-        (Text::Prefix(a), Text::Exact(b) | Text::Prefix(b)) => b.starts_with(a.as_str()),
-        (a, b) => a == b,
-    }
-}
-
-fn covers_path(a: &PathMatch, b: &PathMatch) -> bool {
-    if a == b {
-        return true;
-    }
-    if a.ignores_case || b.ignores_case {
-        return false;
-    }
-    match (&a.is, &b.is) {
-        (PathIs::Prefix(a), PathIs::Exact(b) | PathIs::Prefix(b) | PathIs::Segments(b)) => {
-            b.starts_with(a.as_str())
-        }
-        (PathIs::Segments(a), PathIs::Exact(b) | PathIs::Segments(b)) => b
-            .strip_prefix(a.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        _ => false,
     }
 }
 

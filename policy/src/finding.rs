@@ -72,11 +72,13 @@ pub enum Code {
     Contradiction,
     /// A selector that no workload meets.
     EmptySelector,
+    /// A rule's sessions under the name of another one's.
+    SharedSession,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::UnknownField,
         Self::UnsupportedField,
@@ -98,6 +100,7 @@ impl Code {
         Self::IdleDelegate,
         Self::Contradiction,
         Self::EmptySelector,
+        Self::SharedSession,
     ];
 
     /// The code as it is printed; it never changes its meaning.
@@ -124,6 +127,7 @@ impl Code {
             Self::IdleDelegate => "TW0229",
             Self::Contradiction => "TW0230",
             Self::EmptySelector => "TW0231",
+            Self::SharedSession => "TW0232",
         }
     }
 
@@ -150,7 +154,8 @@ impl Code {
             | Self::IdleSetting
             | Self::IdleDelegate
             | Self::Contradiction
-            | Self::EmptySelector => Severity::Warning,
+            | Self::EmptySelector
+            | Self::SharedSession => Severity::Warning,
         }
     }
 
@@ -199,6 +204,9 @@ impl Code {
             }
             Self::EmptySelector => {
                 "give workloads these labels, or correct them; those in the root namespace are for all namespaces, others for their own"
+            }
+            Self::SharedSession => {
+                "give each rule's sessions a name of their own; until then a client that calls by both is kept with no endpoint"
             }
         }
     }

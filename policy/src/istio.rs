@@ -12,7 +12,7 @@ mod stream;
 mod types;
 mod virtual_service;
 
-pub(crate) use delegate::Delegations;
+pub(crate) use delegate::{Delegations, delegate_alike};
 pub(crate) use destination_rule::destination_rule;
 pub(crate) use envoy_filter::envoy_filter;
 pub(crate) use virtual_service::virtual_service;

@@ -25,7 +25,7 @@ mod traffic;
 mod values;
 mod world;
 
-pub use compile::{Compiler, Policy, compile, is_known, statuses};
+pub use compile::{Compiled, Compiler, Edits, Policy, compile, is_known, statuses};
 pub use docs::fields_as_markdown;
 pub use finding::{Code, Finding, Severity};
 pub use kinds::{WatchedKind, watched_kinds};

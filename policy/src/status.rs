@@ -43,8 +43,8 @@ pub struct RouteStatus {
 }
 
 impl RouteStatus {
-    /// By what they are ordered.
-    pub(crate) fn key(&self) -> (&str, &str, &str) {
+    /// Kind, namespace and name, by which they are ordered.
+    pub fn key(&self) -> (&str, &str, &str) {
         (&self.kind, &self.namespace, &self.name)
     }
 }

@@ -6,6 +6,7 @@ mod authorise;
 mod body;
 mod caller;
 mod exec;
+mod hearing;
 mod limits;
 mod metrics;
 mod peers;

@@ -5,6 +5,7 @@
 //! one whose body can be replayed, and it never lets an application's own `tradewind-*` headers through.
 
 mod affinity;
+mod arriving;
 mod attempts;
 mod balancer;
 mod body;
@@ -24,6 +25,7 @@ mod route;
 mod rules;
 mod status;
 mod streams;
+mod taker;
 mod upgrade;
 
 #[cfg(test)]

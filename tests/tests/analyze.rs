@@ -255,8 +255,8 @@ async fn rules_are_shown(federation: &Federation) {
         output.stdout.lines().skip(1).map(line).collect::<Vec<_>>()
     };
     let expected = [
-        "shop/payments web VirtualService web/payments 1 DestinationRule shop/payments of east -",
-        "shop/payments all HTTPRoute shop/payments of east 1 DestinationRule shop/payments of east from east, format 1",
+        "shop/payments web VirtualService web/payments 1 DestinationRule shop/payments of east - -",
+        "shop/payments all HTTPRoute shop/payments of east 1 DestinationRule shop/payments of east from east, format 1 -",
     ];
     let listed = until("the rules have travelled", USUAL, || async {
         let listed = federation.cli(WEST, &["routes"]).await.good();
@@ -271,7 +271,7 @@ async fn rules_are_shown(federation: &Federation) {
     assert_eq!(listed, expected);
     let there = federation.cli(EAST, &["routes"]).await.good();
     let expected =
-        "shop/payments all HTTPRoute shop/payments 1 DestinationRule shop/payments format 1";
+        "shop/payments all HTTPRoute shop/payments 1 DestinationRule shop/payments format 1 -";
     assert_eq!(lines(&there), [expected]);
 
     let named = federation.cli(WEST, &["routes", "shop/payments"]).await;

@@ -38,6 +38,7 @@ case "$name $*" in
 *" patch configmap coredns "*) sed '1,2d; s/^    //' "${11}" >"$STATE/Corefile" ;;
 *" token create "*) echo "tw-token" ;;
 *" apply -f "*/join-*) grep -q "address: '172.18.0.2:31443', token: 'tw-token'" "${5}" && printf true >"$STATE/ready" ;;
+*" apply -f "*/caller.yaml) grep image: "${5}" >"$STATE/caller" ;;
 *" scale "*--replicas=0) echo central >"$STATE/serves" ;;
 *" scale "*) echo west >"$STATE/serves" ;;
 *" logs "*)
@@ -220,6 +221,33 @@ async fn every_step_is_run_once_and_calls_are_counted() {
         "{again:?}"
     );
     assert_eq!(machine.told("Corefile"), corefile);
+}
+
+#[tokio::test]
+async fn images_of_ones_own_are_used_where_they_are_named() {
+    let machine = Machine::new(&ALL);
+    let two = ["--clusters", "2", "--keep"];
+    machine.run(&two).await.good();
+    assert!(machine.told("caller").contains("agnhost"));
+    let log = machine.told("log");
+    assert!(!log.contains("--image"), "kind knows its own: {log}");
+
+    let machine = Machine::new(&ALL);
+    let own = ["--node-image", "node:1", "--caller-image", "own/caller:1"];
+    machine.run(&[&two[..], &own].concat()).await.good();
+    assert_eq!(machine.told("caller").trim(), "image: own/caller:1");
+    let log = machine.told("log");
+    for expected in [
+        "west.yaml --image node:1 --wait",
+        "central.yaml --image node:1 --wait",
+        "kind load docker-image tradewind:kind own/caller:1 --name west",
+        "kind load docker-image tradewind:kind own/caller:1 --name central",
+    ] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+    for flag in [own[0], own[2]] {
+        machine.run(&[flag]).await.fails(2, &[flag]);
+    }
 }
 
 #[tokio::test]

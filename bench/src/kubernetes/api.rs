@@ -1,24 +1,30 @@
 //! An administrator's client of one API server, over one HTTP/2 connection: as many writes at a time as the server lets through, and watches
 //! whose lines are read as they come. Owns the connection. It shares nothing with what is measured.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, Response, body::Incoming, client::conn::http2::SendRequest};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, client::conn::http2::SendRequest,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::TlsConnector;
 use tradewind_tests::kubernetes::Clusters;
 
 /// Writes under way at once.
 const WRITERS: usize = 32;
+/// How often an object is written that the API server had no time for; it gives up a request after a minute.
+const ATTEMPTS: u32 = 10;
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Whom to call, and by what right.
 #[derive(Clone)]
@@ -26,6 +32,35 @@ pub(super) struct Place {
     authority: String,
     host: String,
     tls: Arc<ClientConfig>,
+}
+
+/// Why a request did not succeed.
+struct Failed {
+    /// What was answered, if anything.
+    status: Option<StatusCode>,
+    text: String,
+}
+
+impl Failed {
+    fn is(&self, status: StatusCode) -> bool {
+        self.status == Some(status)
+    }
+
+    fn is_of_a_busy_server(&self) -> bool {
+        self.is(StatusCode::TOO_MANY_REQUESTS) || self.status.is_some_and(|s| s.is_server_error())
+    }
+}
+
+impl From<String> for Failed {
+    fn from(text: String) -> Self {
+        Self { status: None, text }
+    }
+}
+
+impl From<Failed> for String {
+    fn from(failed: Failed) -> Self {
+        failed.text
+    }
 }
 
 #[derive(Clone)]
@@ -107,7 +142,7 @@ impl Api {
         method: Method,
         path: &str,
         body: Option<(&str, &Value)>,
-    ) -> Result<Response<Incoming>, String> {
+    ) -> Result<Response<Incoming>, Failed> {
         let mut request = Request::builder()
             .method(method.clone())
             .uri(format!("https://{}{path}", self.authority))
@@ -117,9 +152,11 @@ impl Api {
             request = request.header("content-type", kind);
             bytes = Bytes::from(value.to_string());
         }
-        let request = request.body(Full::new(bytes)).map_err(|e| e.to_string())?;
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|e| Failed::from(e.to_string()))?;
         let mut sender = self.sender.clone();
-        let failed = |e: hyper::Error| format!("{method} {path}: {e}");
+        let failed = |e: hyper::Error| Failed::from(format!("{method} {path}: {e}"));
         sender.ready().await.map_err(failed)?;
         let response = sender.send_request(request).await.map_err(failed)?;
         if response.status().is_success() {
@@ -128,7 +165,10 @@ impl Api {
         let status = response.status();
         let said = response.into_body().collect().await.map_err(failed)?;
         let said = String::from_utf8_lossy(&said.to_bytes()).into_owned();
-        Err(format!("{method} {path}: {status}: {said}"))
+        Err(Failed {
+            status: Some(status),
+            text: format!("{method} {path}: {status}: {said}"),
+        })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Bytes, String> {
@@ -138,20 +178,33 @@ impl Api {
     }
 
     pub(super) async fn create(&self, path: &str, object: &Value) -> Result<(), String> {
-        let body = Some(("application/json", object));
-        let response = self.ask(Method::POST, path, body).await?;
-        let end = response.into_body().collect().await;
-        end.map(drop).map_err(|e| format!("{path}: {e}"))
+        let mut attempt = 1;
+        loop {
+            let body = Some(("application/json", object));
+            let failed = match self.ask(Method::POST, path, body).await {
+                Ok(response) => {
+                    let end = response.into_body().collect().await;
+                    return end.map(drop).map_err(|e| format!("{path}: {e}"));
+                }
+                // An attempt that was given up made it all the same.
+                Err(failed) if attempt > 1 && failed.is(StatusCode::CONFLICT) => return Ok(()),
+                Err(failed) => failed,
+            };
+            if attempt == ATTEMPTS || !failed.is_of_a_busy_server() {
+                return Err(failed.text);
+            }
+            attempt += 1;
+            sleep(AGAIN).await;
+        }
     }
 
-    /// Many of them, by several writers.
+    /// Many of them, each with its path, by several writers.
     pub(super) async fn create_all(
         &self,
-        path: &str,
-        objects: impl Iterator<Item = Value>,
+        objects: impl Iterator<Item = (String, Value)>,
     ) -> Result<(), String> {
         stream::iter(objects)
-            .map(|object| async move { self.create(path, &object).await })
+            .map(|(path, object)| async move { self.create(&path, &object).await })
             .buffer_unordered(WRITERS)
             .try_for_each(async |()| Ok(()))
             .await

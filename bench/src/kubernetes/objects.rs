@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-/// Where everything is.
-pub(super) const NAMESPACE: &str = "bench";
+/// Namespaces that services take in turn. Whoever makes a service's slices looks through all pods of its namespace: with all of them in one
+/// that would be most of what the API server's controllers do.
+const NAMESPACES: usize = 20;
 /// Whether a stand-in kubelet says that a pod is ready: an annotation of its own.
 pub(super) const READY: &str = "testenv/ready";
 /// The port of each service.
@@ -11,8 +12,23 @@ const PORT: u16 = 80;
 /// Nodes that stand-in kubelets are for.
 const NODES: usize = 2;
 
-pub(super) fn namespace() -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+/// All of them.
+pub(super) fn namespaces() -> impl Iterator<Item = String> {
+    (0..NAMESPACES).map(namespace_of)
+}
+
+/// Where the `n`th service is.
+pub(super) fn namespace_of(service: usize) -> String {
+    format!("bench-{}", service % NAMESPACES)
+}
+
+/// The service that the `n`th pod is of.
+pub(super) fn service_of(pod: usize, services: usize) -> usize {
+    pod % services.max(1)
+}
+
+pub(super) fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
 pub(super) fn service(n: usize) -> Value {
@@ -29,7 +45,7 @@ pub(super) fn service(n: usize) -> Value {
 
 /// The `n`th pod, of the services in turn, bound to a node already: schedulers are not measured.
 pub(super) fn pod(n: usize, services: usize, cluster: &str) -> Value {
-    let service = n % services.max(1);
+    let service = service_of(n, services);
     let resources = json!({
         "requests": {"cpu": "50m", "memory": "32Mi"},
         "limits": {"memory": "128Mi"},

@@ -20,7 +20,7 @@ use super::{
     KubernetesArguments,
     api::{Api, Place},
     objects,
-    told::{self, Told},
+    told::{self, Pod, Told},
 };
 use crate::usage::{self, Usage};
 
@@ -32,8 +32,11 @@ const SERVICE_CIDR: &str = "10.112.0.0/16";
 const FILL: Duration = Duration::from_secs(1_200);
 /// Longest until the controller's proxies have it.
 const KNOWN: Duration = Duration::from_secs(300);
-/// Longest until a change has come everywhere.
+/// Longest until the API server has a change, and until proxies have it then.
 const CHANGE: Duration = Duration::from_secs(60);
+/// The same of an API server that has just come back. Its own controllers list everything and look at every service before they come to what
+/// changed meanwhile, which is no figure of ours.
+const BACK: Duration = Duration::from_secs(600);
 /// Until a controller that has told everything has done what it does behind that.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Between two changes, so that each begins with everybody at rest.
@@ -67,23 +70,30 @@ pub(super) async fn fill(arguments: &KubernetesArguments) -> Result<Filled, Stri
     let place = Place::of(&clusters, NAME).await?;
     let api = place.connect().await?;
     let started = Instant::now();
-    api.create("/api/v1/namespaces", &objects::namespace())
-        .await?;
-    let inside = format!("/api/v1/namespaces/{}", objects::NAMESPACE);
-    let account = format!("{inside}/serviceaccounts/default");
-    timeout(CHANGE, async {
-        while api.get(&account).await.is_err() {
-            sleep(REST).await;
-        }
-    })
-    .await
-    .map_err(|_| "the namespace never got its service account")?;
+    for name in objects::namespaces() {
+        let namespace = objects::namespace(&name);
+        api.create("/api/v1/namespaces", &namespace).await?;
+        let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
+        timeout(CHANGE, async {
+            while api.get(&account).await.is_err() {
+                sleep(REST).await;
+            }
+        })
+        .await
+        .map_err(|_| format!("the namespace {name} never got its service account"))?;
+    }
     let (send, mut slices) = watch::channel(Told::default());
     let mut tasks = TaskSet::new();
     tasks.spawn("watch slices", told::slices(place.clone(), send));
-    let pods = (0..arguments.endpoints).map(|n| objects::pod(n, arguments.services, NAME));
-    let path = format!("{inside}/pods");
-    let made = api.create_all(&path, pods);
+    let inside = |service: usize, kind: &str| {
+        let namespace = objects::namespace_of(service);
+        format!("/api/v1/namespaces/{namespace}/{kind}")
+    };
+    let pods = (0..arguments.endpoints).map(|n| {
+        let path = inside(objects::service_of(n, arguments.services), "pods");
+        (path, objects::pod(n, arguments.services, NAME))
+    });
+    let made = api.create_all(pods);
     timeout(FILL, made).await.map_err(|_| {
         format!(
             "the API server took no {} pods in {FILL:?}",
@@ -95,9 +105,8 @@ pub(super) async fn fill(arguments: &KubernetesArguments) -> Result<Filled, Stri
         arguments.endpoints,
         started.elapsed()
     );
-    let services = (0..arguments.services).map(objects::service);
-    let path = format!("{inside}/services");
-    let made = api.create_all(&path, services);
+    let services = (0..arguments.services).map(|n| (inside(n, "services"), objects::service(n)));
+    let made = api.create_all(services);
     timeout(FILL, made)
         .await
         .map_err(|_| "the API server took the services too slowly")??;
@@ -113,7 +122,7 @@ pub(super) async fn fill(arguments: &KubernetesArguments) -> Result<Filled, Stri
         .map_err(|e| e.to_string())?;
     let fill = started.elapsed();
     eprintln!("all of them in slices after {fill:.0?}");
-    let some = api.get(&format!("{inside}/pods?limit=100")).await?;
+    let some = api.get("/api/v1/pods?limit=100").await?;
     Ok(Filled {
         clusters,
         place,
@@ -293,7 +302,7 @@ impl Following {
 
     /// Pods become unready and ready again, one after another.
     pub(super) async fn changes(&mut self, count: usize) -> Result<(Changes, Used), String> {
-        let pods: Vec<(IpAddr, String)> = {
+        let pods: Vec<(IpAddr, Pod)> = {
             let told = self.filled.slices.borrow();
             let step = (told.pods.len() / count.max(1)).max(1);
             let some = told.pods.iter().step_by(step);
@@ -306,7 +315,7 @@ impl Following {
         let mut changes = Changes::default();
         for (n, (ip, pod)) in (0..count).zip(pods.iter().flat_map(|p| [p, p])) {
             let serves = n % 2 == 1;
-            let (at, times) = self.change(*ip, pod, serves).await?;
+            let (at, times) = self.change((*ip, pod), serves, CHANGE).await?;
             let after = times.iter().map(|t| t.saturating_duration_since(at));
             changes.last.extend(after.clone().max());
             changes.each.extend(after);
@@ -319,26 +328,43 @@ impl Following {
         Ok((changes, used))
     }
 
-    /// When the own watch, and each proxy, had it.
+    /// When the own watch, and each proxy, had it. `patience` is with the API server; proxies are waited for from then on.
     async fn change(
         &mut self,
-        ip: IpAddr,
-        pod: &str,
+        (ip, (namespace, pod)): (IpAddr, &Pod),
         serves: bool,
+        patience: Duration,
     ) -> Result<(Instant, Vec<Instant>), String> {
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}", objects::NAMESPACE);
-        let change = async {
-            self.filled
-                .api
-                .patch(&path, &objects::readiness(serves))
-                .await?;
-            let at = told::until(&mut self.filled.slices, ip, serves).await?;
-            let proxies = self.proxies.iter_mut();
-            let times = try_join_all(proxies.map(|p| told::until(p, ip, serves))).await?;
-            Ok((at, times))
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
+        let what = format!(
+            "that {pod} at {ip} is {}ready",
+            if serves { "" } else { "not " }
+        );
+        let written = async {
+            let readiness = objects::readiness(serves);
+            self.filled.api.patch(&path, &readiness).await?;
+            told::until(&mut self.filled.slices, ip, serves).await
         };
-        let done = timeout(CHANGE, change).await;
-        done.unwrap_or_else(|_| Err(format!("{pod} at {ip} did not become {serves} everywhere")))
+        let written = timeout(patience, written).await;
+        let at = written.map_err(|_| {
+            format!("the API server's own controllers did not write into a slice {what}, for {patience:?}")
+        })??;
+        let proxies = self.proxies.iter_mut();
+        let told = try_join_all(proxies.map(|p| told::until(p, ip, serves)));
+        let told = timeout(CHANGE, told).await;
+        let times = told.map_err(|_| {
+            let lacking = self
+                .proxies
+                .iter()
+                .filter(|p| !told::is(&p.borrow(), ip, serves));
+            format!(
+                "{} of {} proxies were not told {what}, {CHANGE:?} after it stood in a slice: {}",
+                lacking.count(),
+                self.proxies.len(),
+                self.controller.tail()
+            )
+        })??;
+        Ok((at, times))
     }
 
     /// The API server goes and comes back.
@@ -363,7 +389,7 @@ impl Following {
         let unharmed = |told: &Told| told.serving();
         let least = self.proxies.iter().map(|p| unharmed(&p.borrow())).min();
         let lost = self.endpoints.saturating_sub(least.unwrap_or(0));
-        let (at, times) = self.change(ip, &pod, false).await?;
+        let (at, times) = self.change((ip, &pod), false, BACK).await?;
         let last = times.iter().max().copied().ok_or("no proxy")?;
         sleep(SETTLE).await;
         let gone = self.proxies.iter().map(|p| p.borrow().taken_away).max();

@@ -44,12 +44,15 @@ pub(super) struct Seen {
     pub(super) at: Instant,
 }
 
+/// A pod's namespace and name.
+pub(super) type Pod = (String, String);
+
 /// All that one of them told.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) addresses: BTreeMap<IpAddr, Seen>,
-    /// By address.
-    pub(super) pods: BTreeMap<IpAddr, String>,
+    /// Namespace and name, by address.
+    pub(super) pods: BTreeMap<IpAddr, Pod>,
     /// Whom each service has.
     services: BTreeMap<ServiceName, Vec<IpAddr>>,
     pub(super) responses: u64,
@@ -91,6 +94,11 @@ impl Told {
             self.taken_away += 1;
         }
     }
+}
+
+/// Whether that is what was told last.
+pub(super) fn is(told: &Told, ip: IpAddr, serves: bool) -> bool {
+    told.addresses.get(&ip).is_some_and(|s| s.serves == serves)
 }
 
 /// The moment when that was first told; waits for it.
@@ -140,19 +148,17 @@ struct Conditions {
 
 #[derive(Deserialize)]
 struct Target {
+    namespace: String,
     name: String,
 }
 
 /// Follows EndpointSlices for ever, as anybody may. What is known stays known while the API server is away.
 pub(super) async fn slices(place: Place, out: watch::Sender<Told>) {
-    let path = format!(
-        "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?watch=1&timeoutSeconds=3600",
-        super::objects::NAMESPACE
-    );
+    let path = "/apis/discovery.k8s.io/v1/endpointslices?watch=1&timeoutSeconds=3600";
     loop {
         if let Ok(api) = place.connect().await {
             // It ends when the API server does; it says whatever there is when it begins anew.
-            drop(api.watch(&path, |line| slice(line, &out)).await);
+            drop(api.watch(path, |line| slice(line, &out)).await);
         }
         sleep(AGAIN).await;
     }
@@ -171,7 +177,9 @@ fn slice(line: &[u8], out: &watch::Sender<Told>) {
         told.responses += 1;
         for endpoint in event.object.endpoints {
             let ready = endpoint.conditions.ready.unwrap_or(true);
-            let pod = endpoint.target_ref.map(|t| t.name).unwrap_or_default();
+            let Some(pod) = endpoint.target_ref.map(|t| (t.namespace, t.name)) else {
+                continue;
+            };
             for ip in endpoint.addresses {
                 told.set(ip, ready, at);
                 told.pods.insert(ip, pod.clone());

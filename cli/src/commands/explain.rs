@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tradewind_api::{ClusterName, Namespace, ServicePortRef, Zone, proto::v1};
 use tradewind_proxy::labels::Label;
 
-use super::Context;
+use super::{Context, limits};
 use crate::{
     admin::{Admin, Where},
     exit::{Exit, Failure, Outcome},
@@ -137,6 +137,9 @@ pub async fn run(context: Context, args: Explain) -> Outcome {
             }
         }
         context.printer.data(head(&args.to, &json));
+        if let Some(limits) = limits::lines(&explained["limits"]) {
+            context.printer.data(limits);
+        }
     }
     Listing {
         schema: "tradewind.explain/v1",
@@ -192,6 +195,7 @@ async fn of_controller(args: &Explain) -> Result<Value, Failure> {
         },
         "rules": as_json(&found.rules),
         "streams": as_json(&found.streams),
+        "limits": limits::as_json(&found.limits),
         "explained": {
             "service": args.to.to_string(),
             "subset": args.subset,

@@ -1,5 +1,5 @@
 //! `tradewind routes`: what rules hold for the calls to each service here, and whose they are; with a service named, all that
-//! they say.
+//! they say, and how many requests its endpoints here take.
 
 use serde_json::{Value, json};
 use tradewind_api::{
@@ -9,7 +9,7 @@ use tradewind_api::{
     traffic::{Labels, PerPort, TrafficPolicy},
 };
 
-use super::Context;
+use super::{Context, limits};
 use crate::{
     admin::{Admin, Where},
     exit::{Exit, Failure, Outcome},
@@ -230,9 +230,15 @@ fn table(found: &[Held]) -> table::Table {
         ">RULES",
         "POLICY",
         "PUBLISHED",
+        "LIMITS",
     ]);
     for held in found {
-        for callers in callers(&held.routes) {
+        let mut whose = callers(&held.routes);
+        if whose.is_empty() {
+            // It has limits alone.
+            whose.push(None);
+        }
+        for callers in whose {
             let rules = rules(&held.routes, callers);
             let count: usize = rules.iter().flatten().map(|r| r.rules.len()).sum();
             let policies = policies(&held.routes, callers);
@@ -244,6 +250,7 @@ fn table(found: &[Held]) -> table::Table {
                 count.to_string(),
                 or_dash(policies.join(", ")),
                 or_dash(published(held, callers).join("; ")),
+                or_dash(limits::objects(&held.said.limits).join(", ")),
             ]);
         }
     }
@@ -288,6 +295,7 @@ fn as_json(held: &Held) -> Value {
         "received_formats": held.said.received,
         "callers": callers(&held.routes).into_iter().map(line).collect::<Vec<_>>(),
         "routes": held.routes,
+        "limits": limits::as_json(&held.said.limits),
     })
 }
 
@@ -325,6 +333,7 @@ fn described(held: &Held) -> String {
         }
         lines.push(String::new());
     }
+    lines.extend(limits::lines(&limits::as_json(&held.said.limits).into()));
     lines.push(match published(held, None).as_slice() {
         [] => "not published".to_owned(),
         said => format!("published: {}", said.join("; ")),
@@ -406,6 +415,7 @@ mod tests {
             json: routes.to_string(),
             published,
             received: [("east".to_owned(), 1)].into(),
+            limits: Vec::new(),
         })
         .unwrap()
     }
@@ -443,9 +453,9 @@ mod tests {
     fn each_service_and_callers_have_a_line_with_whose_the_rules_are() {
         let shown = table(&[held(&example(), None)]).render();
         let expected = "\
-SERVICE    CALLERS  FROM                         RULES  POLICY                                                                            PUBLISHED
-shop/cart  web      VirtualService shop/cart         2  DestinationRule shop/cart (app=batch), DestinationRule shop/cart of east          -
-shop/cart  all      HTTPRoute shop/cart of east      1  DestinationRule shop/cart of east                                                 from east, format 1";
+SERVICE    CALLERS  FROM                         RULES  POLICY                                                                            PUBLISHED            LIMITS
+shop/cart  web      VirtualService shop/cart         2  DestinationRule shop/cart (app=batch), DestinationRule shop/cart of east          -                    -
+shop/cart  all      HTTPRoute shop/cart of east      1  DestinationRule shop/cart of east                                                 from east, format 1  -";
         let squeeze = |text: &str| {
             let line = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
             text.lines().map(line).collect::<Vec<_>>()
@@ -543,9 +553,33 @@ published: from east, format 1";
                 "0",
                 "DestinationRule",
                 "shop/cart",
+                "-",
                 "-"
             ]
         );
         assert!(described(&held).ends_with("not published"));
+    }
+
+    #[test]
+    fn a_service_with_a_limit_alone_has_a_line_too() {
+        let mut held = held(&json!({"of_callers": {}, "of_all": null}), None);
+        held.said.received.clear();
+        held.said.limits = vec![v1::HeldLimit {
+            object: "shop/limit".to_owned(),
+            port: 80,
+            endpoints: vec!["one".to_owned()],
+            words: vec!["10 requests at once".to_owned()],
+            ..v1::HeldLimit::default()
+        }];
+        let shown = table(std::slice::from_ref(&held)).render();
+        assert!(shown.ends_with("EnvoyFilter shop/limit"), "{shown}");
+        let expected = "\
+how many requests its endpoints in this cluster take
+  EnvoyFilter shop/limit, port 80, at one
+    10 requests at once
+
+not published";
+        assert_eq!(described(&held), expected);
+        assert_eq!(as_json(&held)["limits"][0]["port"], 80);
     }
 }

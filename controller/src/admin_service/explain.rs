@@ -19,7 +19,7 @@ use tradewind_api::{
 };
 use tradewind_transport::balance::tiers::{Candidate, Choice, Extra, Extras, Here, choose_by};
 
-use super::AdminInput;
+use super::{AdminInput, limits};
 use crate::{answer::refuse, local::nearest, reach::Reach};
 
 /// A caller's place.
@@ -81,6 +81,7 @@ pub(super) fn explain(
         settings: called.settings.words(),
         rules,
         streams,
+        limits: limits::at_port(&snapshot, service, target.port),
         ..explained
     })
 }

@@ -135,7 +135,7 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
         peers,
         clusters: clusters(input, &catalog),
         problems: problems::all(input, &catalog, &store),
-        connected_proxies: u32::try_from(registered.connected_proxies).unwrap_or(u32::MAX),
+        connected_proxies: input.proxies.connected(),
         connected_gateways: u32::try_from(connected).unwrap_or(u32::MAX),
         version: crate::VERSION.to_owned(),
         services: u32::try_from(input.snapshots.borrow().services.len()).unwrap_or(u32::MAX),

@@ -1,6 +1,6 @@
 //! What is wrong, in sentences: the store, the files, the exports, silent proxies and clusters. Reads only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
     ClusterName,
@@ -65,7 +65,8 @@ pub(super) fn all(input: &AdminInput, catalog: &Catalog, store: &StoreStatus) ->
     seals(input, catalog, &mut found);
     exports(input, catalog, &mut found);
     found.extend(input.publishing.borrow().iter().cloned());
-    found.extend(input.local.borrow().problems.iter().cloned());
+    let local = Arc::clone(&input.local.borrow());
+    found.extend(local.problems.iter().chain(&*local.rule_problems).cloned());
     found.extend(input.yaml.borrow().problems.iter().map(ToString::to_string));
     if found.len() > MAX_SHOWN {
         let more = found.len() - MAX_SHOWN;

@@ -1,4 +1,5 @@
-//! What rules hold for the calls to each service here, as proxies have them, and whose word they are. Reads only.
+//! What rules hold for the calls to each service here, as proxies have them, and whose word they are; and how many requests its endpoints
+//! here take. Reads only.
 //!
 //! Each service is a message of its own: its rules may take as much as a message may.
 
@@ -8,13 +9,14 @@ use futures::{Stream, stream};
 use tonic::{Code, Status};
 use tradewind_api::{
     ClusterName, ServiceName,
+    model::Service,
     proto::v1::{RoutesRequest, ServiceRoutes},
     route::Routes,
     snapshot::Snapshot,
 };
 use tradewind_federation::Catalog;
 
-use super::{AdminInput, service_name};
+use super::{AdminInput, limits, service_name};
 use crate::{answer::refuse, local::nearest};
 
 /// Of the one service that is asked for, or of all that have any.
@@ -28,22 +30,40 @@ pub(super) fn routes(
     let revision = snapshot.revision.0;
     // One at a time, as the reader takes them.
     Ok(stream::iter(chosen.into_iter().map(
-        move |(name, routes)| told(revision, &name, &routes, &catalog, &own),
+        move |(name, routes)| {
+            let told = told(revision, &name, &routes, &catalog, &own)?;
+            let service = snapshot.services.get(&name);
+            let limits = service.map(|s| limits::of_service(&snapshot, s));
+            Ok(ServiceRoutes {
+                limits: limits.unwrap_or_default(),
+                ..told
+            })
+        },
     )))
 }
 
 type Chosen = Vec<(ServiceName, Arc<Routes>)>;
 
 fn chosen(snapshot: &Snapshot, asked: &str) -> Result<Chosen, Status> {
+    let limited = |s: &Service| !limits::of_service(snapshot, s).is_empty();
     if asked.is_empty() {
         let all = snapshot.routes.iter();
-        return Ok(all.map(|(n, r)| (n.clone(), Arc::clone(r))).collect());
+        let mut all: BTreeMap<_, _> = all.map(|(n, r)| (n.clone(), Arc::clone(r))).collect();
+        if !snapshot.limits.is_empty() {
+            for service in snapshot.services.values().filter(|s| limited(s)) {
+                all.entry(service.name.clone()).or_default();
+            }
+        }
+        return Ok(all.into_iter().collect());
     }
     let name = service_name(asked)?;
     if let Some(routes) = snapshot.routes.get(&name) {
         return Ok(vec![(name, Arc::clone(routes))]);
     }
-    if snapshot.services.contains_key(&name) {
+    if let Some(service) = snapshot.services.get(&name) {
+        if limited(service) {
+            return Ok(vec![(name, Arc::default())]);
+        }
         return Err(refuse(
             Code::NotFound,
             format!("no rules hold for calls to {name}: they go to the service itself"),
@@ -80,6 +100,7 @@ fn told(
         json: json.map_err(|e| Status::internal(format!("the rules for {service}: {e}")))?,
         published: format(own),
         received: received(routes, format),
+        limits: Vec::new(),
     })
 }
 
@@ -106,7 +127,7 @@ fn received(
 mod tests {
     use super::*;
     use tradewind_api::{
-        model::{Service, ServiceKind},
+        model::ServiceKind,
         route::{Action, Kind, Match, Origin, Otherwise, Rule, Table, To},
     };
 

@@ -179,7 +179,7 @@ impl Encoded {
             |_, c: &Cluster| v1::Cluster::from(c),
         );
         let services = fold(
-            [&snapshot.services, &self.of.services],
+            [&*snapshot.services, &*self.of.services],
             &self.services,
             changes.entry(SERVICE_TYPE).or_default(),
             |name: &ServiceName| name.to_string().into(),
@@ -193,7 +193,7 @@ impl Encoded {
             |name, keys: &Vec<OpeningKey>| convert::openings(name, keys),
         );
         let routes = fold(
-            [&snapshot.routes, &self.of.routes],
+            [&*snapshot.routes, &*self.of.routes],
             &self.routes,
             changes.entry(ROUTES_TYPE).or_default(),
             |name: &ServiceName| name.to_string().into(),
@@ -234,6 +234,9 @@ fn fold<K: Ord, V, M: Message>(
     name: impl Fn(&K) -> Arc<str>,
     encode: impl Fn(&K, &V) -> M,
 ) -> Arc<Entries> {
+    if std::ptr::eq(new, old) {
+        return Arc::clone(old_entries);
+    }
     let mut entries: Option<Entries> = None;
     let mut set = |key: &K, entry: Option<Arc<Entry>>| {
         let name = name(key);

@@ -3,10 +3,11 @@
 //! Rules change without anything else, and with many services everything else costs more than they do. So what was made a moment ago is
 //! taken again where nothing came that would change it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tradewind_api::{
     ServiceName,
+    shared::SharedMap,
     snapshot::{Snapshot, Trust},
 };
 use tradewind_federation::Catalog;
@@ -28,7 +29,7 @@ const FRESH_MS: u64 = 900;
 pub(super) struct Seen {
     pub(super) catalog: Arc<Catalog>,
     pub(super) registered: Arc<Registered>,
-    pub(super) services: BTreeMap<ServiceName, Arc<SourceService>>,
+    pub(super) services: SharedMap<ServiceName, Arc<SourceService>>,
     pub(super) seals: Arc<Ring>,
     pub(super) trust: Arc<Trust>,
     pub(super) leases: Leases,
@@ -37,15 +38,17 @@ pub(super) struct Seen {
 
 impl Seen {
     fn is(&self, other: &Self) -> bool {
-        let services = || self.services.iter().zip(&other.services);
-        Arc::ptr_eq(&self.catalog, &other.catalog)
-            && Arc::ptr_eq(&self.registered, &other.registered)
+        self.is_of_the_local(other)
+            && Arc::ptr_eq(&self.catalog, &other.catalog)
             && Arc::ptr_eq(&self.seals, &other.seals)
             && Arc::ptr_eq(&self.trust, &other.trust)
             && self.leases == other.leases
             && self.distances == other.distances
-            && self.services.len() == other.services.len()
-            && services().all(|((a, one), (b, two))| Arc::ptr_eq(one, two) && a == b)
+    }
+
+    /// Whether the local model is the same.
+    fn is_of_the_local(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.registered, &other.registered) && self.services.is(&other.services)
     }
 }
 
@@ -73,14 +76,19 @@ impl Basis {
         previous: &Snapshot,
     ) -> (LocalModel, Snapshot) {
         let fresh = |at_ms: u64| (at_ms..at_ms.saturating_add(FRESH_MS)).contains(&now_ms);
-        if let Some(made) = &self.made
+        let before = self.made.take().filter(|m| m.local.read == source.read);
+        if let Some(made) = &before
             && fresh(made.at_ms)
             && made.of.is(&now)
-            && made.local.read == source.read
         {
-            return (made.local.clone(), previous.clone());
+            let local = made.local.clone();
+            self.made = before;
+            return (local, previous.clone());
         }
-        let local = self.merger.merge(&now.registered, source, own);
+        let local = match before.as_ref().filter(|m| m.of.is_of_the_local(&now)) {
+            Some(made) => made.local.clone(),
+            None => self.merger.merge(&now.registered, source, own),
+        };
         let input = compile::Input {
             catalog: &now.catalog,
             local: &local,
@@ -91,7 +99,8 @@ impl Basis {
             seals: &now.seals,
             now_ms,
         };
-        let snapshot = compile::compile(&input, previous);
+        let before = before.as_ref().map(|m| (&m.local, &*m.of.catalog));
+        let snapshot = compile::compile(&input, previous, before);
         self.made = Some(Made {
             of: now,
             at_ms: now_ms,
@@ -119,6 +128,33 @@ mod tests {
             model.keep(before);
         }
         model
+    }
+
+    /// A lease that is renewed, which happens all the time, is a catalog that says something else of no service.
+    #[test]
+    fn services_are_left_alone_where_nothing_but_the_catalog_or_time_changed() {
+        let somebody = registration("shop/orders", 80, "10.0.0.1:15008", Health::Healthy);
+        let registered = Arc::new(registered([somebody]));
+        let source = source(&format!("{ONE}---\n{TWO}"), None);
+        let mut basis = Basis::default();
+        let mut look = |now_ms, last: &Snapshot| {
+            let now = Seen {
+                catalog: Arc::default(),
+                registered: Arc::clone(&registered),
+                services: source.services.clone(),
+                seals: Arc::default(),
+                trust: Arc::default(),
+                leases: Leases::default(),
+                distances: Distances::default(),
+            };
+            basis.look(now, (&source, &own()), now_ms, last)
+        };
+        let first = look(1_000, &Snapshot::default());
+        assert_eq!(first.1.services.len(), 3);
+        let second = look(1_000 + FRESH_MS, &first.1);
+        assert!(second.0.services.is(&first.0.services));
+        assert!(second.1.services.is(&first.1.services));
+        assert_eq!(second, first);
     }
 
     #[test]

@@ -261,12 +261,12 @@ impl Follower {
         snapshot.routes = rules.routes().clone();
         snapshot.limits = rules.limits().clone();
         local.rules = rules.published().clone();
-        local.problems.extend(rules.problems().iter().cloned());
+        local.rule_problems = Arc::clone(rules.problems());
         let problems = yaml.problems.len() + rules.problems().len();
-        self.meters.show(&snapshot, problems);
+        self.meters.show(&snapshot, &previous, problems);
         set(&self.local, local);
         set(&self.snapshots, snapshot);
-        set(&self.statuses, rules.statuses().to_vec());
+        set(&self.statuses, Arc::clone(rules.statuses()));
     }
 
     /// The newest word there is.
@@ -423,11 +423,12 @@ fn published_since(catalog: &Catalog, own: &ClusterName) -> BTreeMap<ServiceName
 }
 
 /// Replaces a watched value if it is another.
-fn set<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: T) {
+fn set<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: impl Into<Arc<T>>) {
+    let value = value.into();
     sender.send_if_modified(|current| {
-        let new = **current != value;
+        let new = !Arc::ptr_eq(current, &value) && **current != *value;
         if new {
-            *current = Arc::new(value);
+            *current = value;
         }
         new
     });

@@ -55,13 +55,14 @@ impl Meters {
         m
     }
 
-    pub(super) fn show(&self, snapshot: &Snapshot, manifest_problems: usize) {
+    pub(super) fn show(&self, snapshot: &Snapshot, previous: &Snapshot, manifest_problems: usize) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.revision.set(snapshot.revision.0);
-        self.services.set(count(snapshot.services.len()));
-        self.endpoints.set(count(
-            snapshot.services.values().map(|s| s.endpoints.len()).sum(),
-        ));
+        if !snapshot.services.is(&previous.services) {
+            let endpoints = snapshot.services.values().map(|s| s.endpoints.len());
+            self.services.set(count(snapshot.services.len()));
+            self.endpoints.set(count(endpoints.sum()));
+        }
         let members = snapshot
             .clusters
             .values()

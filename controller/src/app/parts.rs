@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     admin_service::{AdminInput, AdminService},
-    ads::AdsService,
+    ads::{AdsService, Proxies},
     attest::HostIdentities,
     compile::Leases,
     config::ControllerConfig,
@@ -337,6 +337,7 @@ impl Parts {
             drain,
         );
         self.tell_routes(&sources, statuses, tasks, drain);
+        let proxies = Proxies::default();
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
             access: access.clone(),
@@ -348,6 +349,7 @@ impl Parts {
             yaml,
             registered,
             siblings: siblings.heard,
+            proxies: proxies.clone(),
             snapshots: snapshots.clone(),
             leases,
             reach: reach.clone(),
@@ -362,7 +364,7 @@ impl Parts {
             drain: drain.observer(),
             clock: Arc::clone(&self.clock),
         });
-        let routes = self.routes(&access, admin, (snapshots.clone(), reach), drain);
+        let routes = self.routes(&access, admin, (snapshots.clone(), reach), proxies, drain);
         Wired {
             routes,
             snapshots,
@@ -435,6 +437,7 @@ impl Parts {
         access: &Access,
         admin: AdminService,
         (snapshots, reach): (watch::Receiver<Arc<Snapshot>>, watch::Receiver<Arc<Reach>>),
+        proxies: Proxies,
         drain: &drain::Watch,
     ) -> Routes {
         let federation = FederationService::new(
@@ -487,7 +490,9 @@ impl Parts {
         }
         routes
             .add_service(IdentityService::new(identity, &self.metrics).into_service())
-            .add_service(AdsService::new(access.clone(), snapshots, &self.metrics).into_service())
+            .add_service(
+                AdsService::new(access.clone(), snapshots, proxies, &self.metrics).into_service(),
+            )
             .add_service(self.siblings_service(access, drain))
             .add_service(RegistryService::new(self.registry.clone(), access.clone()).into_service())
             .add_service(

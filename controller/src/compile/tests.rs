@@ -127,6 +127,11 @@ impl World {
     }
 
     fn compile(&self, previous: &Snapshot) -> Snapshot {
+        self.compile_since(previous, None)
+    }
+
+    /// Where it is known what the last one was made of.
+    fn compile_since(&self, previous: &Snapshot, before: Option<&Self>) -> Snapshot {
         let input = Input {
             catalog: &self.catalog,
             local: &self.local,
@@ -137,7 +142,7 @@ impl World {
             seals: &Ring::default(),
             now_ms: self.now_ms,
         };
-        compile(&input, previous)
+        compile(&input, previous, before.map(|b| (&b.local, &b.catalog)))
     }
 
     fn payments(&self) -> Arc<Service> {
@@ -392,6 +397,7 @@ proptest! {
     fn what_did_not_change_is_shared(
         first in prop::collection::vec((0..4usize, any::<bool>()), 0..6),
         second in prop::collection::vec((0..4usize, any::<bool>()), 0..6),
+        [exported, exported_still] in any::<[bool; 2]>(),
     ) {
         const NAMES: [&str; 4] = ["shop/a", "shop/b", "shop/payments", "bank/c"];
         let local = |all: &[(usize, bool)]| {
@@ -401,13 +407,23 @@ proptest! {
             merge(&registered(all), &SourceModel::default(), &own())
         };
         let mut catalog = two("east");
-        apply(&mut catalog, "east", 2, Command::PutExport(export(Health::Healthy)));
+        let put = || Command::PutExport(export(Health::Healthy));
+        if exported {
+            apply(&mut catalog, "east", 2, put());
+        }
+        let mut last = World::new(catalog.clone());
+        last.local = local(&first);
+        let before = last.compile(&Snapshot::default());
+        match (exported, exported_still) {
+            (true, false) => apply(&mut catalog, "east", 3, Command::RemoveExport("shop/payments".parse().unwrap())),
+            (false, true) => apply(&mut catalog, "east", 3, put()),
+            _ => catalog.revision += 1,
+        }
         let mut world = World::new(catalog);
-        world.local = local(&first);
-        let before = world.compile(&Snapshot::default());
         world.local = local(&second);
-        world.catalog.revision += 1;
+        world.trust = Arc::clone(&last.trust);
         let after = world.compile(&before);
+        prop_assert_eq!(&after, &world.compile_since(&before, Some(&last)));
         // Sharing changes nothing of the value.
         prop_assert_eq!(&after, &world.compile(&Snapshot::default()));
         for (name, service) in &after.services {

@@ -54,37 +54,29 @@ pub fn offers(catalog: &Catalog, own: &ClusterName) -> Offers {
     all
 }
 
-/// What others are told of calls to this cluster's services, once they are exported. What is too long leaves what was told before.
+/// What others are told of calls to a service of this cluster, once it is exported. What is too long leaves what was told before.
 pub fn published(
-    own: &BTreeMap<ServiceName, Arc<Routes>>,
-    before: &BTreeMap<ServiceName, Arc<PublishedRules>>,
+    service: &ServiceName,
+    own: &Routes,
+    before: Option<&Arc<PublishedRules>>,
     problems: &mut Vec<String>,
-) -> BTreeMap<ServiceName, Arc<PublishedRules>> {
-    let mut all = BTreeMap::new();
-    for (service, routes) in own {
-        let said = producers(service, routes);
-        // Nothing in the model cannot be written as JSON.
-        let Some(json) = said.and_then(|said| serde_json::to_string(&said).ok()) else {
-            continue;
-        };
-        let known = before.get(service);
-        if json.len() > MAX_RULES_BYTES {
-            problems.push(format!(
-                "the rules for {service} take {} bytes, and at most {MAX_RULES_BYTES} are published with its export; callers elsewhere keep what they had: split the service, or its rules",
-                json.len()
-            ));
-            all.extend(known.map(|known| (service.clone(), Arc::clone(known))));
-            continue;
-        }
-        let now = PublishedRules {
-            format: FORMAT,
-            json,
-        };
-        let kept = known.filter(|k| ***k == now);
-        let kept = kept.map_or_else(|| Arc::new(now), Arc::clone);
-        all.insert(service.clone(), kept);
+) -> Option<Arc<PublishedRules>> {
+    let said = producers(service, own)?;
+    // Nothing in the model cannot be written as JSON.
+    let json = serde_json::to_string(&said).ok()?;
+    if json.len() > MAX_RULES_BYTES {
+        problems.push(format!(
+            "the rules for {service} take {} bytes, and at most {MAX_RULES_BYTES} are published with its export; callers elsewhere keep what they had: split the service, or its rules",
+            json.len()
+        ));
+        return before.cloned();
     }
-    all
+    let now = PublishedRules {
+        format: FORMAT,
+        json,
+    };
+    let kept = before.filter(|before| ***before == now);
+    Some(kept.map_or_else(|| Arc::new(now), Arc::clone))
 }
 
 /// What holds for calls to a service from here: the own cluster's rules within what its producer allows, and where the own ones say

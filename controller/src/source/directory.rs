@@ -12,18 +12,25 @@ use std::{
     time::Duration,
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::{mpsc, watch};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tradewind_runtime::{drain, task};
 
 use super::{
     model::{Problem, SourceModel},
-    yaml::{Parsed, assemble, parse},
+    yaml::{Parsed, Serving, assemble, parse, serving, with_rules},
 };
 
 /// How often the directory is looked at when the kernel says nothing: half a second is below what a person notices.
 const POLL: Duration = Duration::from_millis(500);
-/// Least time between two looks: whoever writes many files at once is read a few times, not once for each.
+/// Least time between two looks: whoever writes many files at once is read a few times, not once for each. As long is waited for a file that
+/// is being written to be whole.
 const SPACING: Duration = Duration::from_millis(10);
 /// Files read; whoever has more keeps them in Kubernetes.
 const MAX_FILES: usize = 2_000;
@@ -87,6 +94,10 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 pub struct Manifests {
     root: PathBuf,
     files: BTreeMap<PathBuf, FileState>,
+    /// What they say of services, and whether that is what they say now: with many services it is most of what they say, and rules change
+    /// without it.
+    serving: Serving,
+    serving_is_known: bool,
     trouble: Option<Problem>,
     listed: bool,
 }
@@ -97,6 +108,8 @@ impl Manifests {
         Self {
             root,
             files: BTreeMap::new(),
+            serving: Serving::default(),
+            serving_is_known: false,
             trouble: None,
             listed: false,
         }
@@ -116,9 +129,13 @@ impl Manifests {
         if complete {
             self.listed = true;
             // Only a complete listing proves that a file is gone.
-            let before = self.files.len();
-            self.files.retain(|path, _| seen.contains_key(path));
-            changed |= self.files.len() != before;
+            let gone = self
+                .files
+                .extract_if(.., |path, _| !seen.contains_key(path));
+            for (_, file) in gone {
+                changed = true;
+                self.serving_is_known &= !file.good.serves();
+            }
         }
         for (path, fingerprint) in seen {
             let name = path
@@ -128,15 +145,24 @@ impl Manifests {
                 .to_string();
             let state = self.files.entry(path.clone()).or_default();
             if state.fingerprint != Some(fingerprint) {
-                changed |= refresh(state, &name, &path, fingerprint);
+                let served = state.good.serves();
+                if refresh(state, &name, &path, fingerprint) {
+                    changed = true;
+                    self.serving_is_known &= !served && !state.good.serves();
+                }
             }
         }
         changed
     }
 
     /// What all files say together.
-    pub fn model(&self) -> SourceModel {
-        let mut model = assemble(self.files.values().map(|f| &f.good));
+    pub fn model(&mut self) -> SourceModel {
+        let files = self.files.values().map(|f| &f.good);
+        if !self.serving_is_known {
+            self.serving = serving(files.clone()).keeping(&self.serving);
+            self.serving_is_known = true;
+        }
+        let mut model = with_rules(files, self.serving.clone());
         model
             .problems
             .extend(self.files.values().filter_map(|f| f.broken.clone()));
@@ -149,12 +175,13 @@ impl Manifests {
     /// Looks again and again until the drain, and tells `out` of every change.
     pub async fn run(mut self, out: watch::Sender<Arc<SourceModel>>, mut drain: drain::Observer) {
         let mut first = true;
-        let (told, mut changes) = mpsc::channel(1);
+        let changes = Arc::new(Changes::default());
         let mut watcher = None;
         loop {
             if watcher.is_none() {
-                watcher = kernel_watch(&self.root, told.clone());
+                watcher = kernel_watch(&self.root, Arc::clone(&changes));
             }
+            let looked_at = Instant::now();
             let looked = task::spawn_blocking(move || {
                 let changed = self.poll();
                 (self, changed)
@@ -189,13 +216,13 @@ impl Manifests {
             tokio::select! {
                 biased;
                 () = drain.triggered() => return,
-                Some(()) = changes.recv() => {}
+                () = changes.wait() => {}
                 () = tokio::time::sleep(POLL) => {}
             }
             tokio::select! {
                 biased;
                 () = drain.triggered() => return,
-                () = tokio::time::sleep(SPACING) => {}
+                () = tokio::time::sleep_until(looked_at + SPACING) => {}
             }
             if !self.listed || self.trouble.is_some() {
                 // What is watched may be another directory than the one that is there now.
@@ -205,14 +232,71 @@ impl Manifests {
     }
 }
 
-/// Has the kernel tell of changes. Without, the directory is looked at all the same.
-fn kernel_watch(root: &Path, told: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let tell = move |event: notify::Result<notify::Event>| {
-        let reads = |kind: EventKind| matches!(kind, EventKind::Access(_));
-        if !event.is_ok_and(|e| reads(e.kind)) {
-            // Where one waits to be heard already, that one says it all.
-            let _heard = told.try_send(()).is_ok();
+/// What the kernel told since somebody waited last.
+#[derive(Debug, Default)]
+struct Changes {
+    begun: Notify,
+    whole: Notify,
+}
+
+impl Changes {
+    fn tell(&self, event: &notify::Event) {
+        match heard(event) {
+            Some(Heard::Begun) => self.begun.notify_one(),
+            Some(Heard::Whole) => self.whole.notify_one(),
+            None => {}
         }
+    }
+
+    /// Returns when there is something to look at: at once where it is whole, else when it is or had time to become so.
+    async fn wait(&self) {
+        tokio::select! {
+            biased;
+            () = self.whole.notified() => return,
+            () = self.begun.notified() => {}
+        }
+        tokio::select! {
+            biased;
+            () = self.whole.notified() => {}
+            () = tokio::time::sleep(SPACING) => {}
+        }
+    }
+}
+
+/// What an event means to who reads files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// Something may be written still.
+    Begun,
+    /// A file was put into its place, or its writer has closed it.
+    Whole,
+}
+
+fn heard(event: &notify::Event) -> Option<Heard> {
+    let is_read = |path: &PathBuf| is_yaml(path);
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))
+            if event.paths.iter().any(is_read) =>
+        {
+            Some(Heard::Whole)
+        }
+        EventKind::Access(_) => None,
+        _ => Some(Heard::Begun),
+    }
+}
+
+fn is_yaml(path: &Path) -> bool {
+    let extension = path.extension();
+    extension.is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+}
+
+/// Has the kernel tell of changes. Without, the directory is looked at all the same.
+fn kernel_watch(root: &Path, changes: Arc<Changes>) -> Option<RecommendedWatcher> {
+    let tell = move |event: notify::Result<notify::Event>| match event {
+        Ok(event) => changes.tell(&event),
+        // What was missed may be anything.
+        Err(_) => changes.begun.notify_one(),
     };
     let watched = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
@@ -261,7 +345,8 @@ fn refresh(state: &mut FileState, name: &str, path: &Path, fingerprint: Fingerpr
         return state.broken != before;
     }
     match parse(name, &text) {
-        Ok(parsed) => {
+        Ok(mut parsed) => {
+            parsed.keep(&state.good);
             let changed = state.good != parsed;
             state.good = parsed;
             changed || before.is_some()
@@ -299,10 +384,7 @@ fn list(
             }
             continue;
         }
-        let yaml = path
-            .extension()
-            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if !metadata.is_file() || !yaml {
+        if !metadata.is_file() || !is_yaml(&path) {
             continue;
         }
         if found.len() >= MAX_FILES {
@@ -363,6 +445,72 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert!(manifests.poll());
         assert!(manifests.model().services.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_whole_is_looked_at_at_once_and_what_is_being_written_a_little_later() {
+        let event = |kind, name: &str| notify::Event::new(kind).add_path(name.into());
+        let put = EventKind::Modify(ModifyKind::Name(RenameMode::Both));
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let written = EventKind::Modify(ModifyKind::Any);
+        let after = async |told: &[notify::Event]| {
+            let changes = Changes::default();
+            told.iter().for_each(|event| changes.tell(event));
+            let started = Instant::now();
+            let waited = tokio::time::timeout(POLL, changes.wait()).await;
+            waited.ok().map(|()| started.elapsed())
+        };
+        let now = Some(Duration::ZERO);
+        assert_eq!(
+            after(&[event(put, "a.new").add_path("a.yaml".into())]).await,
+            now
+        );
+        assert_eq!(
+            after(&[event(written, "a.yaml"), event(closed, "a.yaml")]).await,
+            now
+        );
+        assert_eq!(after(&[event(written, "a.yaml")]).await, Some(SPACING));
+        // A directory's name says nothing.
+        assert_eq!(after(&[event(put, "deeper")]).await, Some(SPACING));
+        let read = EventKind::Access(AccessKind::Open(AccessMode::Read));
+        assert_eq!(
+            after(&[event(read, "a.yaml"), event(closed, "a.new")]).await,
+            None
+        );
+    }
+
+    #[test]
+    fn rules_change_without_services_and_what_did_not_change_is_the_same_allocation() {
+        const ROUTE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: vs, namespace: shop}\n";
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        put("a.yaml", SERVICE);
+        put("b.yaml", ROUTE);
+        let mut manifests = Manifests::new(dir.path().to_owned());
+        let mut look = || {
+            assert!(manifests.poll());
+            manifests.model()
+        };
+        let first = look();
+        put(
+            "b.yaml",
+            &format!("{ROUTE}---\n{ROUTE}spec: {{hosts: [payments]}}\n"),
+        );
+        let rules = look();
+        assert!(rules.services.is(&first.services));
+        assert_eq!(rules.policy.len(), 2);
+        assert!(Arc::ptr_eq(&rules.policy[0], &first.policy[0]));
+        // The file says the same of its service, and of another one.
+        let other = SERVICE.replace("payments", "cart");
+        put("a.yaml", &format!("{SERVICE}---\n{other}"));
+        let both = look();
+        assert_eq!(both.services.differing(&first.services).len(), 1);
+        put("b.yaml", &other.replace("cart", "orders"));
+        assert_eq!(look().services.len(), 3);
+        fs::remove_file(dir.path().join("b.yaml")).unwrap();
+        let last = look();
+        assert_eq!(last.services, both.services);
+        assert!(last.policy.is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tradewind_api::{
     ServiceName, Zone,
     mcs::ExportSpec,
     model::{Health, ServiceKind, ServicePort, Targets},
+    shared::SharedMap,
     traffic::Labels,
 };
 
@@ -16,7 +17,7 @@ pub struct SourceModel {
     /// All of it was looked at, or there is nothing to look at. Until then nothing may be concluded from what is missing.
     pub read: bool,
     /// Services with their endpoints.
-    pub services: BTreeMap<ServiceName, Arc<SourceService>>,
+    pub services: SharedMap<ServiceName, Arc<SourceService>>,
     /// Services that a ServiceExport names.
     pub exports: BTreeMap<ServiceName, Asked>,
     /// Routes and what belongs to them, as they were written. Shared, since they are handed around with every change of a service.
@@ -52,11 +53,7 @@ impl SourceModel {
         if self.policy == before.policy {
             self.policy = Arc::clone(&before.policy);
         }
-        for (name, service) in &mut self.services {
-            if let Some(same) = before.services.get(name).filter(|b| *b == service) {
-                *service = Arc::clone(same);
-            }
-        }
+        self.services.keep(&before.services);
     }
 }
 

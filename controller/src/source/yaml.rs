@@ -10,6 +10,7 @@ use serde_json::Value;
 use tradewind_api::{
     ServiceName, Zone,
     model::{AppProtocol, Health, Targets},
+    shared::SharedMap,
     traffic::Labels,
 };
 use tradewind_policy::{Lines, Spot, is_known};
@@ -84,6 +85,23 @@ pub struct Parsed {
     pub objects: Vec<Placed>,
     /// What was not.
     pub problems: Vec<Problem>,
+}
+
+impl Parsed {
+    /// Takes rules of `before`, which the same file said, where they are the same and stand in the same place.
+    pub fn keep(&mut self, before: &Self) {
+        for (now, before) in self.objects.iter_mut().zip(&before.objects) {
+            if now == before {
+                now.object = before.object.clone();
+            }
+        }
+    }
+
+    /// Whether it says anything of services; all else are rules.
+    pub fn serves(&self) -> bool {
+        let is_rule = |placed: &Placed| matches!(placed.object, Object::Policy(_));
+        !self.objects.iter().all(is_rule)
+    }
 }
 
 /// Reads one file's text. An error means that the file is not YAML, or a known kind in it is malformed: nothing of it
@@ -255,17 +273,62 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// What all files say together. Files are taken in the order of their names; the first to define a service wins and the
-/// others are problems.
-pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel {
-    let mut model = SourceModel {
+/// What all files say of services, and what is wrong between them.
+#[derive(Clone, Debug, Default)]
+pub struct Serving {
+    services: SharedMap<ServiceName, Arc<SourceService>>,
+    exports: BTreeMap<ServiceName, Asked>,
+    problems: Vec<Problem>,
+}
+
+impl Serving {
+    /// The same, with the allocations of `before` for what is what it was.
+    #[must_use]
+    pub fn keeping(mut self, before: &Self) -> Self {
+        self.services.keep(&before.services);
+        self
+    }
+}
+
+/// What all files say together.
+pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed> + Clone) -> SourceModel {
+    let serving = serving(files.clone());
+    with_rules(files, serving)
+}
+
+/// The same of the same files, where what they say of services was found out already.
+pub fn with_rules<'a>(
+    files: impl IntoIterator<Item = &'a Parsed>,
+    serving: Serving,
+) -> SourceModel {
+    let (mut policy, mut problems) = (Vec::new(), serving.problems);
+    for parsed in files {
+        problems.extend(parsed.problems.iter().cloned());
+        for Placed { object, .. } in &parsed.objects {
+            if let Object::Policy(object) = object {
+                policy.push(Arc::clone(object));
+            }
+        }
+    }
+    problems.sort();
+    problems.dedup();
+    SourceModel {
         read: true,
-        ..SourceModel::default()
-    };
-    let (mut slices, mut policy) = (Vec::new(), Vec::new());
+        services: serving.services,
+        exports: serving.exports,
+        policy: Arc::new(policy),
+        problems,
+    }
+}
+
+/// What all files say of services. Files are taken in the order of their names; the first to define a service wins and the others are
+/// problems.
+pub fn serving<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> Serving {
+    let mut services: BTreeMap<ServiceName, Arc<SourceService>> = BTreeMap::new();
+    let mut model = Serving::default();
+    let mut slices = Vec::new();
     let mut places: BTreeMap<&ServiceName, &str> = BTreeMap::new();
     for parsed in files {
-        model.problems.extend(parsed.problems.iter().cloned());
         for Placed { place, object } in &parsed.objects {
             match object {
                 Object::Service(service) => {
@@ -281,7 +344,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
                     }
                     places.insert(&service.name, place);
                     let service = Arc::clone(service);
-                    model.services.insert(service.name.clone(), service);
+                    services.insert(service.name.clone(), service);
                 }
                 Object::Slice(slice) => slices.push((place, slice)),
                 Object::Export(name) => {
@@ -290,12 +353,12 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
                         created_at_ms: None,
                     });
                 }
-                Object::Policy(object) => policy.push(Arc::clone(object)),
+                Object::Policy(_) => {}
             }
         }
     }
     for (place, slice) in slices {
-        match model.services.get_mut(&slice.service) {
+        match services.get_mut(&slice.service) {
             Some(service) => add_slice(Arc::make_mut(service), slice),
             None => model.problems.push(Problem {
                 place: place.clone(),
@@ -306,9 +369,7 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a Parsed>) -> SourceModel 
             }),
         }
     }
-    model.policy = Arc::new(policy);
-    model.problems.sort();
-    model.problems.dedup();
+    model.services = services.into();
     model
 }
 

@@ -67,3 +67,18 @@ async fn what_opens_names_goes_to_this_clusters_gateway_alone() {
     assert!(client.control.snapshot.borrow().openings.is_empty());
     assert_eq!(openings(client.control.channel(), "gw-1").await, Ok(1));
 }
+
+#[tokio::test]
+async fn proxies_are_counted_while_they_are_connected_and_gateways_are_not_among_them() {
+    let federation = Federation::new();
+    let dir = tempfile::tempdir().unwrap();
+    let west = West::start(&federation, dir.path(), federation.snapshot(1, &[])).await;
+    let socket = ControllerAddr::Unix(west.socket.clone());
+    let client = Client::start(socket.clone(), None, None).await;
+    let second = Client::start(socket, None, None).await;
+    eventually("both are there", || west.proxies.connected() == 2).await;
+    assert_eq!(openings(client.control.channel(), "gw-1").await, Ok(0));
+    assert_eq!(west.proxies.connected(), 2);
+    drop(second);
+    eventually("one went", || west.proxies.connected() == 1).await;
+}

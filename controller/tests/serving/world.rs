@@ -18,7 +18,7 @@ use tradewind_api::{
 };
 use tradewind_ca::{AuthorityKey, Issuer, Root};
 use tradewind_controller::{
-    ads::AdsService,
+    ads::{AdsService, Proxies},
     attest::HostIdentities,
     identity_service::{IdentityConfig, IdentityService, WorkloadTokens},
     registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService, Reports},
@@ -164,6 +164,7 @@ pub(crate) struct West {
     pub(crate) trust: TrustCell,
     pub(crate) tokens: WorkloadTokens,
     pub(crate) registered: watch::Receiver<Arc<Registered>>,
+    pub(crate) proxies: Proxies,
     pub(crate) reports: watch::Receiver<Arc<Reports>>,
     pub(crate) metrics: MetricsRegistry,
     pub(crate) trigger: drain::Trigger,
@@ -215,7 +216,13 @@ impl West {
             },
             &metrics,
         );
-        let ads = AdsService::new(access.clone(), snapshots.subscribe(), &metrics);
+        let proxies = Proxies::default();
+        let ads = AdsService::new(
+            access.clone(),
+            snapshots.subscribe(),
+            proxies.clone(),
+            &metrics,
+        );
         let routes = Routes::new(ads.into_service())
             .add_service(identity.into_service())
             .add_service(RegistryService::new(hub.clone(), access.clone()).into_service())
@@ -251,6 +258,7 @@ impl West {
             trust,
             tokens,
             registered,
+            proxies,
             reports,
             metrics,
             trigger,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tradewind_api::{
-    ServiceName,
+    Namespace, ServiceName,
     route::{Routes, StreamMatch, StreamRule, StreamTable},
 };
 
@@ -23,17 +23,20 @@ pub(super) fn merge(
     for ((service, callers), table) in
         remembered.tables(reads, |r| &r.drafts.streams, make, findings)
     {
-        let streams = &mut routes.entry(service.clone()).or_default().streams;
-        let table = Arc::clone(table);
-        match callers {
-            Some(namespace) => drop(streams.of_callers.insert(namespace.clone(), table)),
-            None => streams.of_all = Some(table),
-        }
+        put(routes.entry(service.clone()).or_default(), callers, table);
+    }
+}
+
+pub(super) fn put(routes: &mut Routes, callers: &Option<Namespace>, table: &Arc<StreamTable>) {
+    let (streams, table) = (&mut routes.streams, Arc::clone(table));
+    match callers {
+        Some(namespace) => drop(streams.of_callers.insert(namespace.clone(), table)),
+        None => streams.of_all = Some(table),
     }
 }
 
 /// The table of one service and its callers.
-fn table(
+pub(super) fn table(
     objects: &[&Object],
     service: &ServiceName,
     drafts: Vec<StreamDraft>,

@@ -3,6 +3,7 @@
 mod corpus;
 mod delegates;
 mod destination_rule;
+mod edits;
 mod every_field;
 mod limits;
 mod one_intent;

@@ -71,6 +71,12 @@ impl Delegations {
     }
 }
 
+/// Whether both are roots and delegate to the same, as far as others can tell.
+pub(crate) fn delegate_alike(a: &Object, b: &Object) -> bool {
+    let (a, b) = (Said::of(a), Said::of(b));
+    a.to.is_some() && a.to == b.to
+}
+
 fn delegates(all: &[Said], findings: &mut Vec<Finding>) -> BTreeMap<ServiceName, Object> {
     let mut found: BTreeMap<ServiceName, Object> = BTreeMap::new();
     let mut named = BTreeSet::new();

@@ -1,7 +1,11 @@
 //! Who may reach what: a pure function of the snapshot, the caller's verified identity and the target.
 //! It must never let a foreign caller reach a service that the local cluster does not export.
 
-use tradewind_api::{ServicePortRef, SpiffeId, TrustDomain, model::Endpoint, snapshot::Snapshot};
+use tradewind_api::{
+    EndpointId, ServicePortRef, SpiffeId, TrustDomain,
+    model::{Endpoint, Service},
+    snapshot::Snapshot,
+};
 
 /// Why a stream was refused by policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,10 +71,51 @@ pub(crate) fn is_anothers(
     named.is_some_and(|e| e.address.as_deref().is_some_and(|address| address != here))
 }
 
+/// Which of a service's endpoints is the one at the advertised address `here`; none where that is not known of one alone.
+pub(crate) fn endpoint_at<'a>(
+    snapshot: &Snapshot,
+    service: &'a Service,
+    port: u16,
+    here: &str,
+) -> Option<&'a EndpointId> {
+    let local = snapshot.local()?;
+    let at = |e: &&Endpoint| {
+        e.cluster == local.name && e.address.as_deref() == Some(here) && e.ports.contains(&port)
+    };
+    let mut found = service.endpoints.iter().filter(at);
+    let first = found.next()?;
+    found.next().is_none().then_some(&first.id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture;
+
+    #[test]
+    fn a_proxy_knows_which_endpoint_it_is_where_one_alone_is_at_its_address() {
+        let mut s = fixture::snapshot(&[("shop/payments", true, 80)]);
+        fixture::change(&mut s, "shop/payments", |s| {
+            for (id, cluster, at) in [
+                ("one", "west", "10.0.0.1:15008"),
+                ("other", "west", "10.0.0.2:15008"),
+                ("third", "west", "10.0.0.2:15008"),
+                ("far", "east", "10.0.0.4:15008"),
+            ] {
+                s.endpoints
+                    .push(fixture::endpoint(id, cluster, at, &[(80, 8080)]));
+            }
+        });
+        let service = &s.services[&"shop/payments".parse().unwrap()];
+        let at = |port, here| endpoint_at(&s, service, port, here).map(EndpointId::as_str);
+        assert_eq!(at(80, "10.0.0.1:15008"), Some("one"));
+        assert_eq!(at(81, "10.0.0.1:15008"), None, "it has no such port");
+        assert_eq!(at(80, "10.0.0.2:15008"), None, "it may be either");
+        assert_eq!(at(80, "10.0.0.3:15008"), None);
+        assert_eq!(at(80, "10.0.0.4:15008"), None, "another cluster's");
+        let nothing = Snapshot::default();
+        assert_eq!(endpoint_at(&nothing, service, 80, "10.0.0.1:15008"), None);
+    }
 
     #[test]
     fn a_request_for_an_endpoint_that_is_known_to_be_elsewhere_is_not_for_this_one() {

@@ -20,7 +20,7 @@ use tokio::{
 use tradewind_runtime::{clock::SharedClock, task};
 use tradewind_transport::marked;
 
-use super::exec::LocalExec;
+use super::{exec::LocalExec, hearing::Hearing};
 
 /// How long the application may take to accept a connection: it is on this host or beside it.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -258,7 +258,7 @@ where
             .map_err(Failed::Connect)?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Hearing::new(stream)))
             .await
             .map_err(|e| Failed::Connect(std::io::Error::other(e)))?;
         drive("app connection", connection);

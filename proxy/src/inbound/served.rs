@@ -8,14 +8,19 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderName, Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use tokio::sync::{Notify, watch};
-use tradewind_api::{ServicePortRef, model::AppProtocol};
+use tradewind_api::{
+    ServicePortRef,
+    model::{AppProtocol, Service},
+    snapshot::Snapshot,
+};
 use tradewind_runtime::clock::SharedClock;
 use tradewind_transport::hbone::headers;
 
 use super::{
     AppRequest, InboundContext,
+    authorise::endpoint_at,
     metrics::{InboundMetrics, ServiceMetrics},
     pool::AppPool,
 };
@@ -34,6 +39,15 @@ pub(super) struct Served {
     pub(super) pool: Rc<AppPool<AppRequest>>,
     pub(super) metrics: ServiceMetrics,
     check_now: Option<Arc<Notify>>,
+    /// Which endpoint this is, by what is known of the service.
+    known_as: RefCell<Option<KnownAs>>,
+}
+
+/// What was found out of a service, and what it was found in.
+#[derive(Debug)]
+struct KnownAs {
+    of: Arc<Service>,
+    endpoint: Option<HeaderValue>,
 }
 
 impl Served {
@@ -41,6 +55,22 @@ impl Served {
         self.target == serving.target
             && self.app == serving.app
             && self.protocol == serving.protocol
+    }
+
+    /// The endpoint that this proxy is, at its advertised address, as a header says it; none while nobody has said so.
+    pub(super) fn endpoint(&self, snapshot: &Snapshot, here: &str) -> Option<HeaderValue> {
+        let service = snapshot.services.get(&self.target.service)?;
+        let mut known = self.known_as.borrow_mut();
+        if let Some(known) = known.as_ref().filter(|k| Arc::ptr_eq(&k.of, service)) {
+            return known.endpoint.clone();
+        }
+        let endpoint = endpoint_at(snapshot, service, self.target.port, here);
+        let endpoint = endpoint.map(headers::endpoint_value);
+        *known = Some(KnownAs {
+            of: Arc::clone(service),
+            endpoint: endpoint.clone(),
+        });
+        endpoint
     }
 
     /// Has the application looked at, where this proxy checks its health.
@@ -167,6 +197,7 @@ impl ServedHere {
             mark,
             protocol: serving.protocol,
             metrics: self.metrics.service(&serving.target),
+            known_as: RefCell::default(),
             check_now: self.checks.get(&serving.target).map(Arc::clone),
         }
     }

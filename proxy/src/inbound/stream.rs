@@ -47,6 +47,7 @@ enum Answer {
         permit: Option<Permit>,
         recv: RecvStream,
         notes: Notes,
+        endpoint: Option<HeaderValue>,
     },
     /// The export ended while the application was asked.
     Withdrawn,
@@ -88,7 +89,8 @@ pub(crate) async fn serve(
             permit,
             recv,
             notes,
-        } => match to.send_response(Response::new(()), false) {
+            endpoint,
+        } => match to.send_response(naming(Response::new(()), endpoint), false) {
             Ok(send) => {
                 tunnel(
                     &thread,
@@ -142,7 +144,7 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
             return (*response).into();
         }
     };
-    if plain_request && is_for_another(thread, &served, request.headers()) {
+    if is_for_another(thread, &served, request.headers()) {
         thread.metrics.refused(headers::OTHER_ENDPOINT);
         let refusal = unprocessed(headers::OTHER_ENDPOINT);
         account.refused(&refusal, Flags::None);
@@ -150,6 +152,11 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
     }
     // What is no longer served is given up meanwhile.
     drop(table);
+    // Who is of this cluster has dialled this very endpoint.
+    let endpoint = permit.as_ref().and_then(|_| {
+        let snapshot = thread.control.snapshot.borrow();
+        served.endpoint(&snapshot, &thread.advertised)
+    });
     let withdrawn = permit.as_ref().map(|p| p.withdrawn().clone());
     let answered = async {
         if plain_request {
@@ -164,6 +171,7 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
                     permit,
                     recv,
                     notes: std::mem::take(&mut account.notes),
+                    endpoint: endpoint.clone(),
                 }
             }
             Err(error) => {
@@ -181,7 +189,9 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
         }
     };
     match answer {
-        Answer::Response(response) => response.map(|body| body.counted(account)).into(),
+        Answer::Response(response) => {
+            naming(response.map(|body| body.counted(account)), endpoint).into()
+        }
         Answer::Withdrawn => {
             thread.metrics.withdrawn(&served.target);
             account.notes.ended_by("withdrawn");
@@ -189,6 +199,14 @@ async fn answer(thread: &Thread, caller: &Caller, mut request: Request<RecvStrea
         }
         tunnel @ Answer::Tunnel { .. } => tunnel,
     }
+}
+
+/// With the endpoint that took it, where that is to be said.
+fn naming<B>(mut response: Response<B>, endpoint: Option<HeaderValue>) -> Response<B> {
+    if let Some(id) = endpoint {
+        response.headers_mut().insert(headers::ENDPOINT, id);
+    }
+    response
 }
 
 /// Has the application answer a request, as far as its limits allow.

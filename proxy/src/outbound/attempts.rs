@@ -6,7 +6,6 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tradewind_api::id::EndpointId;
 use tradewind_transport::balance::detector::Failure as Detected;
@@ -14,6 +13,7 @@ use tradewind_transport::hbone::{Closed, RecvBody, Replay, SendError, Session, h
 
 use super::{
     Outbound,
+    arriving::Arriving,
     breaker::Breaker,
     convert,
     failure::{Tries, printable},
@@ -21,6 +21,7 @@ use super::{
     patience::Patience,
     route::{Blame, Callee, NoRoute, Picked, Route, Target},
     status,
+    taker::{Taker, says},
 };
 use crate::{
     standard::{Counted, Flags},
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// An application's body, counted, and copied where a rule wants that.
-pub(super) type AppBody = Tee<Counted<Incoming>>;
+pub(super) type AppBody = Tee<Counted<Arriving>>;
 
 /// Attempts for one request: past this many failures in a row another one does not help.
 const MAX_ATTEMPTS: usize = 8;
@@ -326,6 +327,17 @@ impl Outbound {
         }
     }
 
+    /// Another endpoint was connected in the place of one that alone is meant. The next connection may lead to it; this one never will.
+    pub(super) fn misled(&self, route: &Route, target: &Target, why: String) -> Failed {
+        let failure = Detected::Unprocessed;
+        self.replaced(route, target, failure);
+        Failed {
+            safe: Safe::Always,
+            cause: failure.as_str(),
+            why,
+        }
+    }
+
     async fn attempt(
         &self,
         route: &Route,
@@ -333,7 +345,7 @@ impl Outbound {
         head: Request<()>,
         body: &Replay<AppBody>,
         notes: &mut Notes,
-    ) -> Result<Response<RecvBody>, Failed> {
+    ) -> Result<(Response<RecvBody>, Taker), Failed> {
         let session = self.session(route, target).await?;
         notes.via(session.via());
         let sent = self.balancer.now();
@@ -341,19 +353,21 @@ impl Outbound {
             .request(head, body.attempt())
             .await
             .map_err(|e| self.send_failed(route, target, &e))?;
+        let by = says(response.headers());
+        let taker = self.taker(route, target, by.as_ref(), notes);
+        let target = &taker.target;
         if let Some(reason) = response.headers().get(headers::UNPROCESSED) {
             let failure = Detected::Unprocessed;
+            let why = format!("not processed: {}", printable(reason));
+            if reason == headers::OTHER_ENDPOINT {
+                return Err(self.misled(route, target, why));
+            }
             self.balancer
                 .failed(&route.service, target, Blame::Endpoint(failure));
-            if reason == headers::OTHER_ENDPOINT {
-                // The next connection may lead to the endpoint itself; this one never will.
-                let misled = &target.endpoint.id;
-                self.balancer.pool.retain(|id, _| id != misled);
-            }
             return Err(Failed {
                 safe: Safe::Always,
                 cause: failure.as_str(),
-                why: format!("not processed: {}", printable(reason)),
+                why,
             });
         }
         if response
@@ -374,7 +388,7 @@ impl Outbound {
         let latency = self.balancer.now().saturating_sub(sent);
         self.balancer.answered(target, latency);
         self.balancer.judge(route, target, status::of(&response));
-        Ok(response)
+        Ok((response, taker))
     }
 
     /// One attempt, in the time that the rule gives it.
@@ -384,7 +398,7 @@ impl Outbound {
         head: Request<()>,
         body: &Replay<AppBody>,
         (notes, patience): (&mut Notes, &Patience),
-    ) -> Result<Response<RecvBody>, Failed> {
+    ) -> Result<(Response<RecvBody>, Taker), Failed> {
         let attempt = self.attempt(route, target, head, body, notes);
         match patience.try_until(Instant::now()) {
             None => attempt.await,

@@ -17,6 +17,7 @@ use tradewind_transport::{
 
 use super::{
     Outbound,
+    arriving::{self, Arriving},
     body::OutBody,
     convert, detach,
     metrics::{Dropped, Open, OutboundMetrics},
@@ -124,14 +125,16 @@ async fn answer(
     outbound: Rc<Outbound>,
     (target, client): (Rc<ServicePortRef>, Option<Ends>),
     drain: drain::Watch,
-    request: Request<Incoming>,
+    request: Request<Arriving>,
 ) -> Result<Response<OutBody>, Infallible> {
-    let response = match convert::upgrade_wanted(&request) {
+    let told = request.body().told();
+    let mut response = match convert::upgrade_wanted(&request) {
         Some(protocol) => {
             upgrade::exchange(&outbound, (&target, client), request, protocol, drain).await
         }
         None => outbound.exchange(&target, client, request).await,
     };
+    told.end(&mut response);
     Ok(response)
 }
 
@@ -155,12 +158,13 @@ pub(super) async fn http1(
 ) {
     let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
     let ends = outbound.ends(client.get_ref());
+    let (discards, discarding) = arriving::discards();
     let service = service_fn(move |request| {
         answer(
             Rc::clone(&outbound),
             (Rc::clone(&target), ends),
             watch.clone(),
-            request,
+            Arriving::of(request, Some(discards.clone())),
         )
     });
     let connection = conn::http1::Builder::new()
@@ -171,11 +175,16 @@ pub(super) async fn http1(
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = drain.triggered() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut discarding = std::pin::pin!(discarding.run());
+    let mut leaving = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            never = &mut discarding => match never {},
+            () = drain.triggered(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
     };
     if let Err(error) = ended {
@@ -197,7 +206,7 @@ async fn http2(
             Rc::clone(&outbound),
             (Rc::clone(&target), ends),
             watch.clone(),
-            request,
+            Arriving::of(request, None),
         )
     };
     http2_by(metrics, client, each, drain).await;

@@ -5,7 +5,6 @@ mod turn;
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, Version, request::Parts};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 use tradewind_api::id::ServicePortRef;
 use tradewind_transport::hbone::{RecvBody, Replay, headers};
@@ -14,6 +13,7 @@ use self::turn::Plain;
 use super::{
     Outbound,
     affinity::{Affinity, Traits},
+    arriving::Arriving,
     attempts::{AppBody, Attempts, Safe},
     body::{OutBody, PeerBody},
     breaker::{Overflow, Permit, Retrying, Takes},
@@ -21,8 +21,9 @@ use super::{
     failure::{Failure, Form, Tries},
     mirror::Tee,
     patience::{OUT_OF_TIME, Patience},
-    route::{InFlight, NoRoute, Route, Target},
+    route::{InFlight, NoRoute, Route},
     rules::{Backend, Own, Ruled},
+    taker::Taker,
 };
 use crate::{
     standard::{Account, Counted, Flags},
@@ -63,7 +64,7 @@ impl Outbound {
         self: &Rc<Self>,
         called: &ServicePortRef,
         client: Option<Ends>,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
     ) -> Response<OutBody> {
         let started = self.balancer.now();
         let (mut parts, body) = request.into_parts();
@@ -206,7 +207,7 @@ impl Outbound {
             let limits = (&mut account.notes, &*patience);
             let mut head = head.clone();
             if backend.as_ref().is_some_and(Backend::persists) {
-                let id = target.endpoint_value();
+                let id = headers::endpoint_value(&target.endpoint.id);
                 head.headers_mut().insert(headers::ENDPOINT, id);
             }
             let method = head.method().clone();
@@ -216,18 +217,22 @@ impl Outbound {
             // The retry that this may have been is over.
             drop(retrying.take());
             let cause = match answered {
-                Ok(response) => {
+                Ok((response, taker)) => {
+                    let in_flight = in_flight.of(&taker.target.peer);
+                    if !Rc::ptr_eq(&taker.target, &target) {
+                        account.between(&self.pair(&route, &taker.target));
+                    }
                     let again = patience.wants_after(response.status(), response.headers());
                     let may = body.is_replayable() && attempts.may_go_on();
                     let again = again.filter(|_| may && self.pays(&route));
                     let room = again.and_then(|_| self.room_to_retry(&route));
                     let (Some(cause), Some(room)) = (again, room) else {
-                        return self.deliver(response, (&route, &target), in_flight, asking);
+                        return self.deliver(response, (&route, taker), in_flight, asking);
                     };
                     retrying = room;
                     let why = format!("answered {}", response.status());
                     account.notes.failed(cause, &why);
-                    attempts.declined(&target, &why, patience.leaves_endpoints());
+                    attempts.declined(&taker.target, &why, patience.leaves_endpoints());
                     self.back_off(patience).await;
                     cause
                 }
@@ -337,16 +342,17 @@ impl Outbound {
     fn deliver(
         self: &Rc<Self>,
         mut response: Response<RecvBody>,
-        (route, target): (&Rc<Route>, &Rc<Target>),
+        (route, taker): (&Rc<Route>, Taker),
         in_flight: InFlight,
         asking: Asking,
     ) -> Response<OutBody> {
         let elapsed_us = self.balancer.now().saturating_sub(asking.started);
         let (mut account, until) = (asking.account, asking.patience.until);
-        convert::incoming(&mut response, &target.served_by);
+        let Taker { target, served_by } = taker;
+        convert::incoming(&mut response, &served_by);
         if let Some(backend) = &asking.backend {
             backend.answered(response.headers_mut());
-            self.persist(backend, target, response.headers_mut());
+            self.persist(backend, &target, response.headers_mut());
         }
         asking.affinity.tell(response.headers_mut());
         if response.status().is_server_error() {
@@ -360,7 +366,7 @@ impl Outbound {
             OutBody::Peer(Box::new(PeerBody {
                 body,
                 route: Rc::clone(route),
-                target: Rc::clone(target),
+                target,
                 balancer: Rc::clone(&self.balancer),
                 account,
                 until: until.map(|at| Box::pin(sleep_until(at))),

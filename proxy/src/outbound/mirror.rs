@@ -29,7 +29,9 @@ use super::{
     detach,
     metrics::Mirrored,
     route::{Callee, CalleeKey, InFlight},
+    taker::says,
 };
+use crate::telemetry::Notes;
 
 /// Copies under way on a thread. Two thousand a second, answered within half a second, are as many.
 const MAX_COPIES: usize = 1_024;
@@ -341,8 +343,8 @@ impl Outbound {
         };
         let _in_flight = InFlight::new(&target.peer);
         let sent = self.balancer.now();
-        let mut body = match session.request(head, copy).await {
-            Ok(response) => response.into_body(),
+        let response = match session.request(head, copy).await {
+            Ok(response) => response,
             Err(error) => {
                 let failed = self.send_failed(&route, &target, &error);
                 tracing::debug!(%service, endpoint = %target.endpoint.id, why = failed.why, "a copy was not answered");
@@ -350,7 +352,10 @@ impl Outbound {
             }
         };
         let latency = self.balancer.now().saturating_sub(sent);
-        self.balancer.answered(&target, latency);
+        let by = says(response.headers());
+        let taker = self.taker(&route, &target, by.as_ref(), &mut Notes::default());
+        self.balancer.answered(&taker.target, latency);
+        let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             if frame.is_err() {
                 return false;

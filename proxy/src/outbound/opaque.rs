@@ -9,12 +9,13 @@ pub(super) mod silent;
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::{net::TcpStream, time::Instant};
-use tradewind_api::id::ServicePortRef;
+use tradewind_api::id::{EndpointId, ServicePortRef};
 use tradewind_runtime::drain;
 use tradewind_transport::{
     balance::detector::Failure,
-    hbone::{Tunnel, TunnelError},
+    hbone::{Tunnel, TunnelError, headers},
     prefixed::Prefixed,
     relay::{End, Side, relay_io_counted},
 };
@@ -30,6 +31,7 @@ use super::{
     metrics::{Dropped, Outcome},
     route::{Blame, Callee, InFlight, Route, Target},
     streams::{Heard, Nowhere, StreamRules, name_of},
+    taker::Taker,
 };
 use crate::{
     standard::{Flags, LiveTunnel, Pair, Reporter},
@@ -54,6 +56,7 @@ pub(super) struct NoTunnel {
 pub(super) struct Opened {
     pub(super) tunnel: Tunnel,
     pub(super) target: Rc<Target>,
+    pub(super) served_by: HeaderValue,
     pub(super) pair: Rc<Pair>,
     pub(super) in_flight: InFlight,
     /// Its part of what may be under way at once.
@@ -127,13 +130,18 @@ impl Outbound {
             picked.note(notes);
             let target = picked.target;
             let in_flight = InFlight::new(&target.peer);
-            match self.connect(&route, &target, notes).await {
-                Ok(tunnel) => {
+            // A persistent session is with one endpoint alone.
+            let only = call.home.filter(|home| **home == target.endpoint.id);
+            match self.connect(&route, (&target, only), notes).await {
+                Ok((tunnel, taker)) => {
                     notes.connected();
+                    let Taker { target, served_by } = taker;
+                    let in_flight = in_flight.of(&target.peer);
                     let pair = self.pair(&route, &target);
                     return Ok(Opened {
                         tunnel,
                         target,
+                        served_by,
                         pair,
                         in_flight,
                         permit: permit.take(),
@@ -159,20 +167,26 @@ impl Outbound {
         })
     }
 
+    /// A tunnel to an endpoint, or to whoever is connected in its place unless it is the only one that may be.
     async fn connect(
         &self,
         route: &Route,
-        target: &Rc<Target>,
+        (target, only): (&Rc<Target>, Option<&EndpointId>),
         notes: &mut Notes,
-    ) -> Result<Tunnel, Failed> {
+    ) -> Result<(Tunnel, Taker), Failed> {
         let session = self.session(route, target).await?;
         notes.via(session.via());
         let sent = self.balancer.now();
-        match session.connect(&route.service).await {
+        match session.connect(&route.service, only).await {
             Ok(tunnel) => {
+                let taken_by = tunnel.taken_by();
+                if only.is_some_and(|only| taken_by.is_some_and(|by| by != only)) {
+                    return Err(self.misled(route, target, headers::OTHER_ENDPOINT.to_owned()));
+                }
+                let taker = self.taker(route, target, taken_by, notes);
                 let latency = self.balancer.now().saturating_sub(sent);
-                self.balancer.answered(target, latency);
-                Ok(tunnel)
+                self.balancer.answered(&taker.target, latency);
+                Ok((tunnel, taker))
             }
             Err(TunnelError::Send(error)) => {
                 let failed = self.send_failed(route, target, &error);
@@ -184,6 +198,10 @@ impl Outbound {
                 };
                 Err(Failed { safe, ..failed })
             }
+            Err(TunnelError::Answer {
+                unprocessed: Some(why),
+                ..
+            }) if why == headers::OTHER_ENDPOINT => Err(self.misled(route, target, why)),
             Err(error @ TunnelError::Answer { .. }) => {
                 let failure = Failure::Unprocessed;
                 if let TunnelError::Answer {

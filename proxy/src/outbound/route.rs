@@ -168,12 +168,6 @@ impl Target {
         &self.endpoint.cluster
     }
 
-    /// Its id as a header says it.
-    #[expect(clippy::expect_used, reason = "a label is a header's value")]
-    pub(super) fn endpoint_value(&self) -> HeaderValue {
-        HeaderValue::from_str(self.endpoint.id.as_str()).expect("a label")
-    }
-
     /// True while it, or the way to it, is kept out.
     pub(super) fn is_ejected(&self, now: Micros) -> bool {
         self.peer.detector.borrow().standing(now).is_ejected() || self.is_cut_off(now)
@@ -252,6 +246,17 @@ impl InFlight {
     pub(super) fn new(peer: &Rc<Peer>) -> Self {
         peer.in_flight.set(peer.in_flight.get().saturating_add(1));
         Self(Rc::clone(peer))
+    }
+}
+
+impl InFlight {
+    /// On this one from now on.
+    pub(super) fn of(self, peer: &Rc<Peer>) -> Self {
+        if Rc::ptr_eq(&self.0, peer) {
+            self
+        } else {
+            Self::new(peer)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use super::connection::Local;
 
 mod captured;
 mod distance;
+mod early;
 mod exit;
 mod peer;
 mod persistence;
@@ -25,6 +26,7 @@ mod protocols;
 mod rules;
 mod silence;
 mod streams;
+mod taker;
 mod telemetry;
 mod traffic;
 mod world;

@@ -8,7 +8,7 @@ use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
+use hyper::{client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tradewind_api::id::ServicePortRef;
@@ -22,6 +22,7 @@ use tradewind_transport::{
 use super::{
     Outbound,
     affinity::Traits,
+    arriving::Arriving,
     body::OutBody,
     convert, detach,
     failure::{Form, Tries},
@@ -39,7 +40,7 @@ use crate::{
 pub(super) async fn exchange(
     outbound: &Rc<Outbound>,
     (called, from): (&Rc<ServicePortRef>, Option<Ends>),
-    request: Request<Incoming>,
+    request: Request<Arriving>,
     protocol: HeaderValue,
     drain: drain::Watch,
 ) -> Response<OutBody> {
@@ -65,8 +66,7 @@ pub(super) async fn exchange(
         Err(error) => return not_opened(outbound, service, error, (form, account)),
     };
     account.between(&opened.pair);
-    let client = hyper::upgrade::on(&mut request);
-    prepare(&mut request, protocol);
+    let client = prepare(&mut request, protocol);
     if let Some(backend) = &backend {
         backend.prepare(&mut request);
     }
@@ -82,11 +82,12 @@ pub(super) async fn exchange(
     let Opened {
         tunnel,
         target,
+        served_by,
         pair,
         in_flight,
         permit,
     } = opened;
-    let (mut send, connection) = match http1::handshake::<_, Incoming>(TokioIo::new(tunnel)).await {
+    let (mut send, connection) = match http1::handshake::<_, Arriving>(TokioIo::new(tunnel)).await {
         Ok(pair) => pair,
         Err(error) => return lost(&target, &error, account),
     };
@@ -107,6 +108,7 @@ pub(super) async fn exchange(
         }
     };
     show(outbound, response.headers_mut(), backend.as_ref(), &target);
+    response.headers_mut().insert(headers::SERVED_BY, served_by);
     account.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The application said no, in HTTP: that is its answer.
@@ -194,11 +196,11 @@ fn show(outbound: &Outbound, fields: &mut HeaderMap, backend: Option<&Backend>, 
         backend.answered(fields);
         outbound.persist(backend, target, fields);
     }
-    fields.insert(headers::SERVED_BY, target.served_by.clone());
 }
 
-/// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop.
-fn prepare(request: &mut Request<Incoming>, protocol: HeaderValue) {
+/// Leaves the fields of the upgrade itself, and nothing else that belongs to one hop. Returns what the client's side becomes.
+fn prepare(request: &mut Request<Arriving>, protocol: HeaderValue) -> OnUpgrade {
+    let client = hyper::upgrade::on(&mut *request);
     let fields = request.headers_mut();
     convert::strip_hop_by_hop(fields);
     for name in headers::INTERNAL {
@@ -206,6 +208,7 @@ fn prepare(request: &mut Request<Incoming>, protocol: HeaderValue) {
     }
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, protocol);
+    client
 }
 
 async fn splice(

@@ -298,6 +298,15 @@ impl Notes {
         });
     }
 
+    /// Another endpoint than the one that was asked took it.
+    pub(crate) fn taken_by(&mut self, endpoint: &EndpointId) {
+        self.with(|record, _| {
+            if let Some(attempt) = record.attempts.last_mut() {
+                attempt.endpoint = endpoint.clone();
+            }
+        });
+    }
+
     /// There is a session with it, dialled at this address.
     pub(crate) fn via(&mut self, address: &str) {
         self.with(|record, _| {

@@ -160,6 +160,18 @@ pub(crate) async fn echo() -> App {
     .await
 }
 
+/// Answers before it has read more than a request's head, and closes at once: what came behind the head is unread.
+pub(crate) async fn early() -> App {
+    serve(|mut stream| async move {
+        let mut head = [0u8; 512];
+        if matches!(stream.read(&mut head).await, Ok(n) if n > 0) {
+            let answer = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 9\r\n\r\ntoo large";
+            drop(stream.write_all(answer).await);
+        }
+    })
+    .await
+}
+
 /// Reads a request and closes without a word.
 pub(crate) async fn mute() -> App {
     serve(|mut stream| async move {

@@ -72,6 +72,20 @@ async fn requests_reach_an_http1_application_as_it_expects_them() {
 }
 
 #[tokio::test]
+async fn an_application_that_answers_early_and_closes_is_heard() {
+    let (pki, app) = (Pki::new(), apps::early().await);
+    let (p, _r) = before(&pki, app.address, "http1").await;
+    let mut caller = Caller::dial(&pki, "east", p.hbone).await.unwrap();
+    for _ in 0..50 {
+        let post = request(EXPORTED, "/upload").method("POST");
+        let upload = "u".repeat(8 << 20);
+        let answered = caller.send(post.body(full(upload)).unwrap()).await.unwrap();
+        assert_eq!(answered.status(), 413);
+        assert_eq!(text(answered).await, "too large");
+    }
+}
+
+#[tokio::test]
 async fn a_request_for_another_endpoint_is_sent_back_untouched() {
     let (pki, app) = (Pki::new(), apps::http1().await);
     let (p, _r) = before(&pki, app.address, "detect").await;
@@ -79,7 +93,7 @@ async fn a_request_for_another_endpoint_is_sent_back_untouched() {
         let (here, there) = (p.hbone.to_string(), "127.0.0.1:9");
         fixture::change(Arc::make_mut(s), "shop/payments", |s| {
             s.endpoints = vec![
-                fixture::endpoint("here", "west", &here, &[]),
+                fixture::endpoint("here", "west", &here, &[(80, 8080)]),
                 fixture::endpoint("there", "west", there, &[]),
             ];
         });
@@ -95,6 +109,7 @@ async fn a_request_for_another_endpoint_is_sent_back_untouched() {
     for ours in ["here", "unknown"] {
         let answered = ask(ours).await;
         assert_eq!(answered.status(), 200, "{ours}");
+        assert_eq!(header(&answered, "tradewind-endpoint"), "here");
         assert_eq!(
             text(answered).await,
             "HTTP/1.1 GET /where payments.shop host,x-request-id",

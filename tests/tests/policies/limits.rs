@@ -50,6 +50,7 @@ spec:
         })
         .await;
     }
+    is_shown(&federation).await;
     // Five of each, whoever is asked how often, and then none.
     let (mut passed, mut refused) = (0, 0);
     for _ in 0..400 {
@@ -95,4 +96,25 @@ spec:
     }
     fs::remove_file(manifests.join("policy.yaml")).unwrap();
     until_answered(address, "the limit to be over", |a| a.status == 200).await;
+}
+
+/// Whoever asks the workloads' own cluster is told of the limit.
+async fn is_shown(federation: &Federation) {
+    let asks: [&[&str]; 2] = [&["explain", "--to", SERVICE], &["routes", "shop/payments"]];
+    for args in asks {
+        let said = federation.cli(EAST, args).await.good().stdout;
+        for words in [
+            "EnvoyFilter istio-system/limit, port 80, at ",
+            "5 requests at once, 5 more every 3600 s of all callers together",
+            "the others are answered 429, with x-local-rate-limit: \"true\" instead of others",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+    }
+    let json = ["explain", "--to", SERVICE, "-o", "json"];
+    let json = federation.cli(EAST, &json).await.good().json();
+    let at = json.pointer("/limits/0/endpoints").unwrap();
+    assert_eq!(at.as_array().unwrap().len(), 2);
+    let all = federation.cli(EAST, &["routes"]).await.good().stdout;
+    assert!(all.contains("EnvoyFilter istio-system/limit"), "{all}");
 }

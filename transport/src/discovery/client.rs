@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::DerefMut,
     sync::Arc,
 };
 
@@ -305,7 +306,7 @@ impl Client {
                 let cluster =
                     Cluster::try_from(v1::Cluster::decode(bytes).map_err(text)?).map_err(text)?;
                 named(&resource.name, cluster.name.as_str())?;
-                put(&mut self.state.clusters, cluster.name.clone(), cluster)
+                put(&mut &mut self.state.clusters, cluster.name.clone(), cluster)
             }
             Kind::Service => {
                 let service =
@@ -317,7 +318,7 @@ impl Client {
                 let openings = v1::Openings::decode(bytes).map_err(text)?;
                 let (caller, keys) = read_openings(openings).map_err(text)?;
                 named(&resource.name, caller.as_str())?;
-                put(&mut self.state.openings, caller, keys)
+                put(&mut &mut self.state.openings, caller, keys)
             }
             Kind::Routes => {
                 let routes = v1::Routes::decode(bytes).map_err(text)?;
@@ -329,7 +330,7 @@ impl Client {
                 let limits = v1::LocalLimits::decode(bytes).map_err(text)?;
                 let (object, limits) = read_limits(&limits).map_err(text)?;
                 named(&resource.name, &object.to_string())?;
-                put(&mut self.state.limits, object, limits)
+                put(&mut &mut self.state.limits, object, limits)
             }
         };
         if let Some(per_type) = self.per_type(kind) {
@@ -365,7 +366,12 @@ impl Client {
     }
 }
 
-fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: V) -> bool {
+/// Takes what is news. A map that is shared is derefed mutably, which may copy it whole, for news alone; that is why it comes as what derefs
+/// to it, and a plain one as a reference.
+fn put<K: Ord, V: PartialEq, M>(map: &mut M, key: K, value: V) -> bool
+where
+    M: DerefMut<Target = BTreeMap<K, Arc<V>>>,
+{
     if map.get(&key).is_some_and(|old| **old == value) {
         return false;
     }

@@ -4,12 +4,13 @@
 //! arrives from a peer is dropped before a response is handed on. Values are checked where they are parsed, here.
 
 use http::{HeaderName, HeaderValue, Version};
-use tradewind_api::id::ServicePortRef;
+use tradewind_api::id::{EndpointId, ServicePortRef};
 
 /// Request: `namespace/name:port`, the service that the request is for.
 pub const SERVICE: HeaderName = HeaderName::from_static("tradewind-service");
-/// Request: the id of the endpoint that it is for, where no other one of the service may answer it. A gateway that cannot reach the
-/// endpoint that it is asked for takes another one, which only that one's proxy can tell.
+/// Request, `CONNECT` included: the id of the endpoint that it is for, where no other one of the service may answer it. Response to a
+/// caller of another cluster: the id of the endpoint that took it, where the callee's proxy knows it. A gateway does not see what it
+/// carries, and takes another endpoint where it has never heard of the one that it is asked for: only the callee's proxy can tell.
 pub const ENDPOINT: HeaderName = HeaderName::from_static("tradewind-endpoint");
 /// Request: the version that the application spoke, `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
 pub const VERSION: HeaderName = HeaderName::from_static("tradewind-version");
@@ -46,6 +47,17 @@ pub fn service_value(target: &ServicePortRef) -> HeaderValue {
 pub fn parse_service(value: &HeaderValue) -> Option<ServicePortRef> {
     let text = value.to_str().ok()?;
     (text.len() <= MAX_SERVICE_LEN).then(|| text.parse().ok())?
+}
+
+/// The endpoint header's value for `id`.
+#[expect(clippy::expect_used, reason = "a label is a header's value")]
+pub fn endpoint_value(id: &EndpointId) -> HeaderValue {
+    HeaderValue::from_str(id.as_str()).expect("a label")
+}
+
+/// What an endpoint header names; `None` for anything but an id.
+pub fn parse_endpoint(value: &HeaderValue) -> Option<EndpointId> {
+    EndpointId::new(value.to_str().ok()?).ok()
 }
 
 /// The version header's value for `version`.
@@ -116,6 +128,17 @@ mod tests {
             ":",
         ] {
             assert_eq!(parse_connect_authority(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn endpoints_come_back() {
+        let id = EndpointId::new("pay-1").unwrap();
+        assert_eq!(parse_endpoint(&endpoint_value(&id)), Some(id));
+        let long = "a".repeat(500);
+        for bad in ["", "a b", "a/b", &long] {
+            let value = HeaderValue::from_str(bad).unwrap();
+            assert_eq!(parse_endpoint(&value), None, "{bad}");
         }
     }
 

@@ -21,7 +21,7 @@ use h2::{
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch, time::Instant};
-use tradewind_api::id::ServicePortRef;
+use tradewind_api::id::{EndpointId, ServicePortRef};
 use tradewind_runtime::task;
 
 use super::{
@@ -379,8 +379,12 @@ impl Session {
         }
     }
 
-    /// Opens a tunnel to `target` at the peer.
-    pub async fn connect(&self, target: &ServicePortRef) -> Result<Tunnel, TunnelError> {
+    /// Opens a tunnel to `target` at the peer; where only one endpoint is meant, a peer that knows to be another one takes none.
+    pub async fn connect(
+        &self,
+        target: &ServicePortRef,
+        only: Option<&EndpointId>,
+    ) -> Result<Tunnel, TunnelError> {
         let mut head = Request::new(());
         *head.method_mut() = Method::CONNECT;
         let authority = headers::connect_authority(target);
@@ -389,10 +393,17 @@ impl Session {
             .map_err(|_| SendError::Protocol("the service's name is no authority"))?;
         head.headers_mut()
             .insert(headers::SERVICE, headers::service_value(target));
+        if let Some(id) = only {
+            let id = headers::endpoint_value(id);
+            head.headers_mut().insert(headers::ENDPOINT, id);
+        }
         let (response, stream, guard) = self.open(head, false).await?;
         let response = response.await.map_err(|e| guard.explain(&e))?;
         if response.status() == StatusCode::OK {
-            return Ok(Tunnel::new(stream, response.into_body(), guard));
+            let taken_by = response.headers().get(headers::ENDPOINT);
+            let taken_by = taken_by.and_then(headers::parse_endpoint);
+            let recv = response.into_body();
+            return Ok(Tunnel::new(stream, recv, guard, taken_by));
         }
         let unprocessed = response
             .headers()

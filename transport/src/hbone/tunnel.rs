@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tradewind_api::id::EndpointId;
 
 use super::session::{SendError, StreamGuard, poll_room};
 
@@ -43,16 +44,28 @@ pub struct Tunnel {
     unread: Bytes,
     /// Counts the stream, and knows why the session ended when it does.
     guard: StreamGuard,
+    taken_by: Option<EndpointId>,
 }
 
 impl Tunnel {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, guard: StreamGuard) -> Self {
+    pub(super) const fn new(
+        send: SendStream<Bytes>,
+        recv: RecvStream,
+        guard: StreamGuard,
+        taken_by: Option<EndpointId>,
+    ) -> Self {
         Self {
             send,
             recv,
             unread: Bytes::new(),
             guard,
+            taken_by,
         }
+    }
+
+    /// Whose application it leads to, where the peer said so.
+    pub const fn taken_by(&self) -> Option<&EndpointId> {
+        self.taken_by.as_ref()
     }
 
     fn broken(&self, error: &h2::Error) -> io::Error {

@@ -13,6 +13,7 @@ use tradewind_api::{
     id::is_label as is_name,
     mcs::{ExportSpec, Protocol},
     model::{Health, ServiceKind, ServicePort},
+    shared::SharedMap,
     traffic::{Labels, MAX_LABELS, is_label},
 };
 use tradewind_kubernetes::{
@@ -31,7 +32,9 @@ use crate::source::{
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Model {
-    services: BTreeMap<ServiceName, Made>,
+    services: SharedMap<ServiceName, Arc<SourceService>>,
+    exports: BTreeMap<ServiceName, Asked>,
+    problems: BTreeMap<ServiceName, Problem>,
     policy: Arc<Vec<Arc<Object>>>,
     unread: Vec<Problem>,
 }
@@ -74,17 +77,29 @@ impl Model {
     /// Makes anew what a change touched.
     pub fn update(&mut self, objects: &Objects, touched: &Touched) {
         for name in &touched.services {
-            match made(name, objects) {
-                Some(made) => {
-                    self.services.insert(name.clone(), made);
-                }
-                None => {
-                    self.services.remove(name);
-                }
-            }
+            self.put(name, made(name, objects));
         }
         if touched.others {
             self.read_rules(objects);
+        }
+    }
+
+    /// What is the same keeps its allocation.
+    fn put(&mut self, name: &ServiceName, made: Option<Made>) {
+        let (service, problem) = made.map_or((None, None), |m| (Some(m.service), m.problem));
+        match service.as_ref().and_then(|s| s.asked.clone()) {
+            Some(asked) => drop(self.exports.insert(name.clone(), asked)),
+            None => drop(self.exports.remove(name)),
+        }
+        match problem {
+            Some(problem) => drop(self.problems.insert(name.clone(), problem)),
+            None => drop(self.problems.remove(name)),
+        }
+        match (service, self.services.get(name)) {
+            (Some(service), Some(known)) if *known == service => {}
+            (Some(service), _) => drop(self.services.insert(name.clone(), service)),
+            (None, Some(_)) => drop(self.services.remove(name)),
+            (None, None) => {}
         }
     }
 
@@ -113,23 +128,16 @@ impl Model {
 
     /// All of it, as the files' model is told.
     pub fn told(&self) -> SourceModel {
-        let mut model = SourceModel {
+        let problems = self.unread.iter().chain(self.problems.values());
+        let mut problems: Vec<_> = problems.cloned().collect();
+        problems.sort();
+        SourceModel {
             read: true,
+            services: self.services.clone(),
+            exports: self.exports.clone(),
             policy: self.policy.clone(),
-            ..SourceModel::default()
-        };
-        model.problems.clone_from(&self.unread);
-        for (name, made) in &self.services {
-            model.problems.extend(made.problem.clone());
-            if let Some(asked) = &made.service.asked {
-                model.exports.insert(name.clone(), asked.clone());
-            }
-            model
-                .services
-                .insert(name.clone(), Arc::clone(&made.service));
+            problems,
         }
-        model.problems.sort();
-        model
     }
 
     /// What imports and conditions are made from.

@@ -1,7 +1,7 @@
 //! What a VirtualService's delegate makes of the rule that names it: matches put together, actions inherited, and everything that cannot be
 //! told by whoever wrote it.
 
-use tradewind_api::route::{Action, BackendRef, Direct, Rewrite, To};
+use tradewind_api::route::{Action, BackendRef, Direct, PathIs, Rewrite, To};
 
 use super::*;
 

@@ -204,3 +204,66 @@ spec:
     let at = "spec.rules[0].sessionPersistence";
     assert_eq!(found(&policy), [(Code::IdleSetting, at)]);
 }
+
+/// Two routes of a service, with this `sessionPersistence` each; the second one's rule has a name.
+fn two(first: &str, second: &str) -> Policy {
+    let route = |name: &str, path: &str, rule: &str, session: &str| {
+        format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: cart}}]
+  rules:
+  - matches: [{{path: {{value: {path}}}}}, {{path: {{value: {path}s}}}}]
+    backendRefs: [{{name: v1, port: 80}}]
+    {rule}
+    sessionPersistence: {session}
+"
+        )
+    };
+    let (a, b) = (
+        route("a", "/aaa", "", first),
+        route("b", "/b", "name: late", second),
+    );
+    compiled(&format!("{a}---{b}"))
+}
+
+#[test]
+fn rules_that_keep_their_sessions_under_one_name_are_told() {
+    for (first, second, by) in [
+        (
+            "{sessionName: c}",
+            "{cookie: {name: c}, absoluteTimeout: 1h}",
+            r#"cookie "c" with the path "/""#,
+        ),
+        (
+            "{sessionName: x-c, type: Header}",
+            "{type: Header, header: {name: X-C}}",
+            r#"header "x-c""#,
+        ),
+    ] {
+        let policy = two(first, second);
+        let at = "spec.rules[0].sessionPersistence";
+        assert_eq!(found(&policy), [(Code::SharedSession, at)]);
+        let finding = &policy.findings[0];
+        assert_eq!(finding.object, "HTTPRoute shop/b");
+        let text = format!(
+            "its sessions for service shop/cart overwrite those of HTTPRoute shop/a rules[0]: clients keep both in the {by}"
+        );
+        assert_eq!(finding.text, text);
+    }
+    for (first, second) in [
+        ("{}", "{}"),
+        ("{sessionName: a}", "{sessionName: b}"),
+        ("{sessionName: a}", "{sessionName: a, type: Header}"),
+        (
+            "{cookie: {name: a, path: /aaa}}",
+            "{cookie: {name: a, path: /b}}",
+        ),
+    ] {
+        let policy = two(first, second);
+        assert!(policy.findings.is_empty(), "{:?}", policy.findings);
+    }
+}

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     capture::Unknown,
     outbound::{
+        arriving::Arriving,
         body::OutBody,
         detach,
         failure::{Failure, Form, Tries},
@@ -178,6 +179,7 @@ impl Mixed {
     ) -> Result<Response<OutBody>, hyper::Error> {
         if let Some(target) = self.target(&request) {
             self.count(Fate::host);
+            let request = Arriving::of(request, None);
             return Ok(self.outbound.exchange(&target, ends, request).await);
         }
         let form = Form::of(request.headers());

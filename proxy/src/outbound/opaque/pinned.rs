@@ -70,12 +70,13 @@ impl Outbound {
             // No tier: nobody was chosen among others.
             notes.attempt((endpoint, target.cluster()), None, target.link.is_some());
             let in_flight = InFlight::new(&target.peer);
-            match self.connect(&route, target, notes).await {
-                Ok(tunnel) => {
+            match self.connect(&route, (target, Some(endpoint)), notes).await {
+                Ok((tunnel, taker)) => {
                     notes.connected();
                     return Ok(Opened {
                         tunnel,
-                        target: Rc::clone(target),
+                        target: taker.target,
+                        served_by: taker.served_by,
                         pair,
                         in_flight,
                         permit: permit.take(),

@@ -41,6 +41,8 @@ pub(super) enum Act {
     Unprocessed,
     /// The same, because the request is for another endpoint.
     OtherEndpoint,
+    /// As `Echo`, and says that it is this endpoint.
+    EchoAs(&'static str),
     /// Its application broke off.
     AppFailed,
     /// REFUSED_STREAM.
@@ -195,7 +197,14 @@ async fn stream(
         .heads
         .borrow_mut()
         .push(Request::from_parts(parts, ()));
-    let ok = Response::builder().header("x-peer", shared.name);
+    let mut ok = Response::builder().header("x-peer", shared.name);
+    let act = match act {
+        Act::EchoAs(id) => {
+            ok = ok.header("tradewind-endpoint", id);
+            Act::Echo
+        }
+        act => act,
+    };
     match act {
         Act::EchoLater | Act::Echo if !connect => {
             if matches!(act, Act::EchoLater) {
@@ -218,7 +227,7 @@ async fn stream(
                 }
             }
         }
-        Act::Echo | Act::EchoLater => tunnel(respond, body, ok, "").await,
+        Act::Echo | Act::EchoAs(_) | Act::EchoLater => tunnel(respond, body, ok, "").await,
         Act::Greet => tunnel(respond, body, ok, GREETING).await,
         Act::HangUp => {
             let mut send = respond.send_response(ok.body(()).unwrap(), false).unwrap();

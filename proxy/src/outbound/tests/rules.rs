@@ -27,12 +27,12 @@ fn backend(service: &str, weight: u32) -> Backend {
     }
 }
 
-fn to(backends: &[(&str, u32)]) -> Action {
+pub(super) fn to(backends: &[(&str, u32)]) -> Action {
     let backends = backends.iter().map(|(s, w)| backend(s, *w)).collect();
     Action::new(To::Backends(backends))
 }
 
-fn rule(when: Match, then: Action) -> Rule {
+pub(super) fn rule(when: Match, then: Action) -> Rule {
     Rule {
         origin: Origin {
             kind: Kind::HttpRoute,
@@ -45,7 +45,7 @@ fn rule(when: Match, then: Action) -> Rule {
     }
 }
 
-fn segments(prefix: &str) -> Match {
+pub(super) fn segments(prefix: &str) -> Match {
     Match {
         path: Some(PathMatch {
             is: PathIs::Segments(prefix.into()),
@@ -57,7 +57,7 @@ fn segments(prefix: &str) -> Match {
 
 impl World {
     /// Gives calls to the service these rules.
-    fn rules(&self, rules: Vec<Rule>) {
+    pub(super) fn rules(&self, rules: Vec<Rule>) {
         let routes = Routes {
             of_all: Some(Arc::new(Table {
                 rules,
