@@ -5,6 +5,7 @@
 
 mod adding;
 mod client;
+mod dial;
 mod enlist;
 mod holder;
 mod server;
@@ -16,7 +17,7 @@ use tradewind_api::{ClusterName, Domain, Network, NodeId, Region};
 
 pub use adding::Adding;
 pub use client::join;
-pub use enlist::{EnlistOptions, Enlisted, enlist};
+pub use enlist::{EnlistOptions, Enlisted, Voucher, enlist};
 pub use server::FederationService;
 
 /// What `tradewind join` is told.

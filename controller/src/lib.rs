@@ -38,7 +38,8 @@ pub use config::ControllerConfig;
 pub use datadir::{DataDir, DataDirError};
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use join::{
-    EnlistOptions, Enlisted, JoinError, JoinLayer, JoinOptions, JoinStep, Joined, enlist, join,
+    EnlistOptions, Enlisted, JoinError, JoinLayer, JoinOptions, JoinStep, Joined, Voucher, enlist,
+    join,
 };
 
 /// The version this program announces to the federation.

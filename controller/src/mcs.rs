@@ -1,7 +1,8 @@
 //! The Multi-Cluster Services API in this cluster's API server: imports, slices, properties, and what exports are told (KEP-1645).
 //!
 //! [`desired`] says what there should be, purely; the task writes what differs from what is watched. It waits for nobody: the API server's
-//! absence delays what people read there and nothing else, and several controllers of one cluster write the same.
+//! absence delays what people read there and nothing else. Of several controllers of one cluster the one writes that speaks for it, so that
+//! none takes back what another one knows already.
 
 pub mod desired;
 pub mod export_status;
@@ -50,6 +51,8 @@ pub struct Writer {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Why exports could not be published.
     pub troubles: watch::Receiver<Arc<Vec<String>>>,
+    /// Whether this controller speaks for its cluster.
+    pub speaking: watch::Receiver<bool>,
     /// For the moments of conditions.
     pub clock: SharedClock,
 }
@@ -75,6 +78,7 @@ impl Writer {
                 changed = self.view.changed() => if changed.is_err() { return },
                 changed = catalogs.changed() => if changed.is_err() { return },
                 changed = self.troubles.changed() => if changed.is_err() { return },
+                changed = self.speaking.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(if wait == SPACING { TICK } else { Duration::ZERO }) => {}
             }
         }
@@ -86,8 +90,9 @@ impl Writer {
         let catalog = Arc::clone(&self.store.watch().borrow());
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let troubles = Arc::clone(&self.troubles.borrow_and_update());
+        let speaks = *self.speaking.borrow_and_update();
         // Before all is known nothing may be taken away.
-        if !view.read || snapshot.trust.roots.is_empty() {
+        if !speaks || !view.read || snapshot.trust.roots.is_empty() {
             return true;
         }
         let now = write::moment(self.clock.unix_ms());

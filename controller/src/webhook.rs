@@ -44,7 +44,7 @@ pub struct WebhookConfig {
     pub listen: SocketAddr,
     /// The file with the injection's settings (YAML). It is read again when it changes.
     pub settings: PathBuf,
-    /// DNS names that the API server calls it by, such as `tradewind-controller.tradewind-system.svc`.
+    /// DNS names that the API server calls it by, such as `tradewind-webhook.tradewind-system.svc`.
     pub names: Vec<String>,
 }
 

@@ -32,7 +32,7 @@ const CASES: [(&str, &str); 6] = [
         "mesh",
         "cluster: {name: east, region: us-east, gateways: 'a.example:15443,b.example:15443', found: false, domain: corp.example}\n\
          image: {repository: registry.example/tradewind, tag: '1.10', pullPolicy: Always}\n\
-         controller: {storage: {className: fast, size: 9Gi}, log: 'warn,tradewind=debug'}\n\
+         controller: {replicas: 3, storage: {className: fast, size: 9Gi}, log: 'warn,tradewind=debug'}\n\
          gateway: {replicas: 5, service: {type: NodePort, nodePort: 31443, annotations: {a.example/b: 'c'}}}\n\
          dns: {clusterIP: 10.21.0.53}\n\
          injection: {istioLabel: true, failurePolicy: Ignore, inbound: strict, captureTool: iptables, resources: {cpuLimit: 200m}}\n\
@@ -63,7 +63,9 @@ const CASES: [(&str, &str); 6] = [
 ];
 
 /// Words that Kubernetes would refuse, or that nobody would know.
-const WRONG: [(&str, &str); 12] = [
+const WRONG: [(&str, &str); 14] = [
+    ("controller: {replicas: 0}", "/controller/replicas"),
+    ("controller: {replicas: 4}", "/controller/replicas"),
     ("gateway: {replicas: -1}", "/gateway/replicas"),
     ("gateway: {replicas: '2'}", "/gateway/replicas"),
     (

@@ -139,6 +139,11 @@ pub fn rooted_client_config(
     pinned(roots_sha256, None, cluster)
 }
 
+/// The domain of the federation that a server's certificate names, once a handshake by [`rooted_client_config`] has proven it.
+pub fn proven_domain(leaf: &CertificateDer<'_>) -> Option<Domain> {
+    verifier::domain_of(leaf).ok()
+}
+
 fn pinned(
     roots_sha256: BTreeSet<[u8; 32]>,
     domain: Option<Domain>,

@@ -73,7 +73,7 @@ mod tests {
             network: name.parse().unwrap(),
             state: ClusterState::Active,
             gateways: Vec::new(),
-            controllers: std::collections::BTreeMap::new(),
+            controllers: BTreeMap::new(),
             lease_expired: false,
             sealed_only: false,
             round_trip_us: None,

@@ -7,6 +7,7 @@ mod reach;
 mod seals;
 mod siblings;
 mod sources;
+mod telling;
 mod webhook;
 
 use std::{
@@ -53,13 +54,11 @@ use crate::{
     identity_service::{Accounts, IdentityConfig, IdentityService, WorkloadTokens},
     join::FederationService,
     local::{LocalModel, Own},
-    publish::{PublishInput, Publisher},
     raft_net::{MAX_MESSAGE_BYTES, Peers, RaftService},
     reach::{Reach, Seen},
-    registry::{GatewayRegistryService, Registered, RegistryHub, RegistryService},
+    registry::{GatewayRegistryService, RegistryHub, RegistryService},
     seals::node_key,
     server::Access,
-    siblings::Seen as SiblingsSeen,
 };
 
 /// What lies in the data directory, read and found good.
@@ -329,14 +328,9 @@ impl Parts {
         tasks.spawn("compile", follower.run(store_blocker, drain.observer()));
         self.keep_identity(introduced_tx, tasks, drain);
         let publishing = self.publish(local.clone(), registered.clone(), &siblings, tasks, drain);
-        self.write_mcs(
-            &sources,
-            snapshots.clone(),
-            publishing.clone(),
-            tasks,
-            drain,
-        );
-        self.tell_routes(&sources, statuses, tasks, drain);
+        let told = (snapshots.clone(), statuses);
+        self.tell_api_server(&sources, told, &publishing, tasks, drain);
+        let publishing = publishing.problems;
         let proxies = Proxies::default();
         let admin = AdminService::new(AdminInput {
             store: self.store.clone(),
@@ -394,42 +388,6 @@ impl Parts {
             told: introduced_tx,
         };
         tasks.spawn("introduce", introducer.run(drain.observer()));
-    }
-
-    /// Starts what tells the federation; the receiver holds what it could not be told.
-    fn publish(
-        &mut self,
-        local: watch::Receiver<Arc<LocalModel>>,
-        registered: watch::Receiver<Arc<Registered>>,
-        siblings: &SiblingsSeen,
-        tasks: &mut TaskSet,
-        drain: &drain::Watch,
-    ) -> watch::Receiver<Arc<Vec<String>>> {
-        let input = PublishInput {
-            store: self.store.clone(),
-            own: self.own.clone(),
-            local,
-            intents: self.exports.watch(),
-            exports: self.exports.clone(),
-            registered,
-            configured_gateways: self.configured_gateways.clone(),
-            node_id: self.node_id,
-            address: self.address.clone(),
-            siblings: siblings.clone(),
-            // Until it is known whether there are others.
-            speaking: watch::Sender::new(false),
-        };
-        tasks.spawn(
-            "lease",
-            Publisher::keep_lease(input.clone(), drain.observer()),
-        );
-        if self.own.witness {
-            // It has nothing to tell but that it lives.
-            return watch::channel(Arc::new(Vec::new())).1;
-        }
-        let (publisher, problems) = Publisher::new(input, self.rng.fork(), &self.metrics);
-        tasks.spawn("publish", publisher.run(drain.observer()));
-        problems
     }
 
     fn routes(

@@ -25,8 +25,11 @@ use super::{
 use crate::{
     VERSION,
     answer::{self, refuse},
-    attest::TokenSays,
-    identity_service::tokens::{NEW_CONTROLLER, WorkloadTokens},
+    attest::{AccountSays, TokenSays},
+    identity_service::{
+        Accounts,
+        tokens::{NEW_CONTROLLER, WorkloadTokens},
+    },
     registry::state::check_address,
     server::Caller,
 };
@@ -39,6 +42,8 @@ const MAX_ADDED: usize = 8;
 pub struct Adding {
     /// One-time tokens.
     pub tokens: WorkloadTokens,
+    /// Whose service accounts' tokens are, where there is an API server.
+    pub accounts: Option<Accounts>,
     /// This controller's node.
     pub node_id: NodeId,
     /// Its cluster's region.
@@ -47,6 +52,81 @@ pub struct Adding {
     pub network: Network,
     /// `host:port` of the cluster's gateways, as the operator named them.
     pub gateways: Vec<String>,
+}
+
+/// What let somebody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// A one-time token, which is to be spent.
+    Token,
+    /// The API server vouches for it as the Pod that its address names.
+    Pod,
+}
+
+/// The account of a cluster's own controllers.
+const CONTROLLER_ACCOUNT: &str = "tradewind-controller";
+
+impl Adding {
+    /// Whether what is shown is good.
+    async fn evidence(
+        &self,
+        request: &AddControllerRequest,
+        csr_sha256: &[u8; 32],
+        now_ms: u64,
+    ) -> Result<Evidence, Status> {
+        let shown = &request.service_account_token;
+        if shown.is_empty() {
+            return match self.tokens.look(&request.token, csr_sha256, now_ms) {
+                TokenSays::GoodFor(path) if path == NEW_CONTROLLER => Ok(Evidence::Token),
+                TokenSays::GoodFor(_) | TokenSays::Absent | TokenSays::Bad(_) => Err(refuse(
+                    Code::Unauthenticated,
+                    "the token lets no controller in here",
+                    "make one at this very controller: `tradewind token create --controller`",
+                )),
+            };
+        }
+        let Some(accounts) = &self.accounts else {
+            return Err(refuse(
+                Code::Unauthenticated,
+                "this controller knows no service accounts",
+                "start it with --kubernetes, or show a token of `tradewind token create --controller`",
+            ));
+        };
+        let says = accounts.look(shown, now_ms / 1000).await;
+        judge_account(&says, &request.address)
+    }
+}
+
+/// Whether an account may be one of the cluster's controllers at that address: the controllers' own, in a Pod that the address begins with.
+fn judge_account(says: &AccountSays, address: &str) -> Result<Evidence, Status> {
+    let (account, system) = match says {
+        AccountSays::Is { account, system } => (account, system),
+        AccountSays::Unknown(why) | AccountSays::Busy(why) => {
+            return Err(refuse(Code::Unavailable, why, "try again"));
+        }
+        AccountSays::Absent | AccountSays::Missing => {
+            return Err(Status::unauthenticated(
+                "no service account's token is shown",
+            ));
+        }
+        AccountSays::Bad(why) => return Err(Status::unauthenticated(why.clone())),
+    };
+    let pod = account.pod.as_deref().unwrap_or_default();
+    let own = account.name == CONTROLLER_ACCOUNT && *account.namespace == **system;
+    let named = address.split(['.', ':']).next() == Some(pod);
+    if own && named && !pod.is_empty() {
+        return Ok(Evidence::Pod);
+    }
+    Err(refuse(
+        Code::PermissionDenied,
+        format!(
+            "{}/{} in the Pod {pod:?} may not be a controller at {address:.255}",
+            account.namespace, account.name
+        ),
+        format!(
+            "a controller runs as {system}/{CONTROLLER_ACCOUNT} and is reached under its Pod's own name"
+        ),
+    ))
 }
 
 /// One that was let in.
@@ -72,16 +152,7 @@ impl FederationService {
         }
         let csr_sha256 = sha256(&request.authority_csr_der);
         let now_ms = self.0.clock.unix_ms();
-        match adding.tokens.look(&request.token, &csr_sha256, now_ms) {
-            TokenSays::GoodFor(path) if path == NEW_CONTROLLER => {}
-            TokenSays::GoodFor(_) | TokenSays::Absent | TokenSays::Bad(_) => {
-                return Err(refuse(
-                    Code::Unauthenticated,
-                    "the token lets no controller in here",
-                    "make one at this very controller: `tradewind token create --controller`",
-                ));
-            }
-        }
+        let evidence = adding.evidence(&request, &csr_sha256, now_ms).await?;
         if let Some(response) = self.added(csr_sha256) {
             return Ok(response);
         }
@@ -89,11 +160,17 @@ impl FederationService {
         let authority = self
             .sign_for(&self.0.own, &Caller::Anonymous, request.authority_csr_der)
             .await?;
-        let (tokens, text) = (adding.tokens.clone(), request.token.clone());
-        let spent = task::spawn_blocking(move || tokens.spend(&text, &csr_sha256, now_ms)).await;
-        spent
-            .map_err(|e| Status::internal(e.to_string()))?
-            .map_err(|e| Status::unauthenticated(e.to_string()))?;
+        match evidence {
+            Evidence::Token => {
+                let (tokens, text) = (adding.tokens.clone(), request.token);
+                let spent =
+                    task::spawn_blocking(move || tokens.spend(&text, &csr_sha256, now_ms)).await;
+                spent
+                    .map_err(|e| Status::internal(e.to_string()))?
+                    .map_err(|e| Status::unauthenticated(e.to_string()))?;
+            }
+            Evidence::Pod => self.take_out(&request.address, adding.node_id).await?,
+        }
         let command = Command::AddController {
             controller: ControllerRecord {
                 address: request.address,
@@ -118,6 +195,28 @@ impl FederationService {
             response: response.clone(),
         });
         Ok(response)
+    }
+
+    /// A Pod that comes without its volume is not the node that it was: at its address nobody else can be.
+    async fn take_out(&self, address: &str, me: NodeId) -> Result<(), Status> {
+        let catalog = self.0.store.catalog();
+        let record = catalog.controllers_of(&self.0.own);
+        let there = record.into_iter().flat_map(|r| &r.nodes);
+        let old = there.filter(|(node, c)| c.address == address && **node != me);
+        for node in old.map(|(node, _)| *node) {
+            let command = Command::RemoveNode { node };
+            let written = self.0.store.propose(&self.0.own, command).await;
+            match written.map_err(|e| answer::propose(&e))? {
+                Outcome::Refused(refusal) => return Err(answer::refusal(&refusal)),
+                Outcome::Done { .. } | Outcome::Joined { .. } => {}
+            }
+            tracing::warn!(
+                node,
+                address,
+                "a controller came back without its volume; its former node is taken out"
+            );
+        }
+        Ok(())
     }
 
     fn added(&self, csr_sha256: [u8; 32]) -> Option<AddControllerResponse> {
@@ -247,5 +346,51 @@ impl FederationService {
                 .map(|(node, c)| (*node, c.address.clone()))
                 .collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_kubernetes::token_review::Account;
+
+    use super::*;
+
+    #[test]
+    fn none_but_the_controllers_own_account_is_let_in_and_under_its_pods_name_alone() {
+        let says = |namespace: &str, name: &str, pod: Option<&str>| AccountSays::Is {
+            account: Account {
+                namespace: namespace.into(),
+                name: name.into(),
+                pod: pod.map(Into::into),
+            },
+            system: "tradewind-system".into(),
+        };
+        let judge = |says: &AccountSays, address: &str| judge_account(says, address);
+        let good = says("tradewind-system", CONTROLLER_ACCOUNT, Some("c-1"));
+        for address in ["c-1.controllers.tradewind-system.svc:15012", "c-1:15012"] {
+            assert_eq!(judge(&good, address).unwrap(), Evidence::Pod);
+        }
+        for (bad, address) in [
+            (good.clone(), "c-2.controllers:15012"),
+            (good.clone(), "x.c-1:15012"),
+            (good, "c-1x:15012"),
+            (says("shop", CONTROLLER_ACCOUNT, Some("c-1")), "c-1:15012"),
+            (
+                says("tradewind-system", "tradewind-gateway", Some("c-1")),
+                "c-1:15012",
+            ),
+            (says("tradewind-system", CONTROLLER_ACCOUNT, None), ":15012"),
+            (
+                says("tradewind-system", CONTROLLER_ACCOUNT, Some("")),
+                ":15012",
+            ),
+        ] {
+            let refused = judge(&bad, address).unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{bad:?} {address}");
+        }
+        let away = judge(&AccountSays::Unknown("away".into()), "c-1:1").unwrap_err();
+        assert_eq!(away.code(), Code::Unavailable);
+        let bad = judge(&AccountSays::Bad("no".into()), "c-1:1").unwrap_err();
+        assert_eq!(bad.code(), Code::Unauthenticated);
     }
 }

@@ -3,45 +3,31 @@
 //! Everything before the `Join` call is a check and changes nothing, here or there. The data directory is filled at the
 //! very end; until then only its emptiness and its lock are taken.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{Code, Status, transport::Channel};
+use tokio_rustls::client::TlsStream;
+use tonic::{Code, transport::Channel};
 use tradewind_api::{
-    ClusterName, Domain, Network,
+    ClusterName, Network,
     proto::v1::{self, JoinRequest, JoinResponse, federation_client::FederationClient},
     snapshot::Trust,
 };
 use tradewind_ca::{authority::AuthorityKey, token::JoinToken};
 use tradewind_runtime::{Rng, SharedClock};
-use tradewind_transport::{
-    server_name::{self, Target},
-    tls::pinned_client_config,
-};
 
-use super::{JoinError, JoinLayer, JoinOptions, JoinStep, Joined, way_back};
+use super::{
+    JoinError, JoinLayer, JoinOptions, JoinStep, Joined,
+    dial::{Pin, RESOLVE_DEADLINE, client, connect, handshake, refused, resolve, timed},
+    way_back,
+};
 use crate::{
     VERSION, answer,
     datadir::{self, KnownCluster, NodeFile, Staging},
     init::check_gateways,
-    raft_net::{MAX_MESSAGE_BYTES, endpoint, within},
+    raft_net::within,
 };
 
-/// Names resolve in milliseconds, or the resolver is broken.
-const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
-/// TCP to the gateway.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// TLS with the controller behind it.
-const TLS_DEADLINE: Duration = Duration::from_secs(5);
-/// One call: the member dials up to sixteen addresses back, 2 s each, and writes to the store.
-const CALL_DEADLINE: Duration = Duration::from_secs(45);
 /// How often the last step is tried when its answer was lost. The member answers the same request the same way.
 const JOIN_TRIES: u32 = 3;
 
@@ -253,45 +239,6 @@ fn not_written(options: &JoinOptions, message: String) -> JoinError {
     }
 }
 
-pub(super) async fn resolve(address: &str) -> Result<Vec<SocketAddr>, JoinError> {
-    let failed = |message: String| {
-        JoinError::new(
-            JoinLayer::Resolve,
-            message,
-            "give host:port of a member's gateway, as `tradewind init` or `token create` printed it",
-        )
-    };
-    if !address
-        .rsplit_once(':')
-        .is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p != 0))
-    {
-        return Err(failed(format!("{address:?} is not host:port")));
-    }
-    let found: Vec<_> = within(RESOLVE_DEADLINE, lookup_host(address))
-        .await
-        .map_err(|e| failed(format!("{address}: {e}")))?
-        .collect();
-    if found.is_empty() {
-        return Err(failed(format!("{address} has no address")));
-    }
-    Ok(found)
-}
-
-pub(super) async fn connect(
-    address: &str,
-    resolved: &[SocketAddr],
-) -> Result<TcpStream, JoinError> {
-    let dialled = within(CONNECT_DEADLINE, TcpStream::connect(resolved)).await;
-    let stream = dialled.and_then(|s| s.set_nodelay(true).map(|()| s));
-    stream.map_err(|e| {
-        JoinError::new(
-            JoinLayer::Connect,
-            format!("{address}: {e}"),
-            "see that the member's gateway runs and that no firewall stands between",
-        )
-    })
-}
-
 async fn tls(tcp: TcpStream, token: &JoinToken) -> Result<TlsStream<TcpStream>, JoinError> {
     let hint = format!(
         "see that this is a gateway of {}, that its controller runs, and that the token is of this federation",
@@ -307,58 +254,6 @@ async fn tls(tcp: TcpStream, token: &JoinToken) -> Result<TlsStream<TcpStream>, 
             hint,
         )
     })
-}
-
-/// Whom the token makes us believe.
-pub(super) struct Pin {
-    pub(super) root_sha256: [u8; 32],
-    pub(super) cluster: ClusterName,
-    pub(super) domain: Domain,
-}
-
-impl Pin {
-    fn of(token: &JoinToken) -> Self {
-        Self {
-            root_sha256: token.root_sha256,
-            cluster: token.cluster.clone(),
-            domain: token.domain.clone(),
-        }
-    }
-}
-
-pub(super) async fn handshake(tcp: TcpStream, pin: &Pin) -> std::io::Result<TlsStream<TcpStream>> {
-    let target = Target::Controller {
-        cluster: pin.cluster.clone(),
-    };
-    let name = server_name::server_name(&target, &pin.domain).map_err(std::io::Error::other)?;
-    let config = pinned_client_config(pin.root_sha256, &pin.domain, &pin.cluster);
-    within(TLS_DEADLINE, TlsConnector::from(config).connect(name, tcp)).await
-}
-
-/// A client on the connection that was just proven; should it break, it is made and proven again.
-pub(super) fn client(
-    first: TlsStream<TcpStream>,
-    addresses: Vec<SocketAddr>,
-    pin: Pin,
-) -> FederationClient<Channel> {
-    let first = Arc::new(Mutex::new(Some(first)));
-    let again = Arc::new(pin);
-    let channel = endpoint().connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-        let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (addresses, again) = (addresses.clone(), Arc::clone(&again));
-        async move {
-            let stream = match ready {
-                Some(stream) => stream,
-                None => {
-                    let tcp =
-                        within(CONNECT_DEADLINE, TcpStream::connect(addresses.as_slice())).await?;
-                    handshake(tcp, &again).await?
-                }
-            };
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
-        }
-    }));
-    FederationClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// Binds what the operator said, or else the advertised addresses themselves.
@@ -383,27 +278,6 @@ async fn listen(
         sockets.extend(found.next());
     }
     way_back::Answering::start(&sockets, nonce).map_err(|e| failed(e.to_string()))
-}
-
-pub(super) async fn timed<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(CALL_DEADLINE, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer within {} s",
-            CALL_DEADLINE.as_secs()
-        ))),
-    }
-}
-
-pub(super) fn refused(layer: JoinLayer, status: &Status) -> JoinError {
-    let (sentence, hint) = answer::split(status.message());
-    JoinError::new(
-        layer,
-        sentence,
-        hint.unwrap_or("see the member's controller log"),
-    )
 }
 
 /// The last step. A lost answer is asked for again: the same request gets the same answer, whether it was carried out

@@ -35,6 +35,8 @@ pub struct RouteWriter {
     pub view: watch::Receiver<Arc<View>>,
     /// What they are to be told.
     pub statuses: watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>,
+    /// Whether this controller speaks for its cluster.
+    pub speaking: watch::Receiver<bool>,
     /// For the moments of conditions.
     pub clock: SharedClock,
     /// For waits after failures.
@@ -80,7 +82,8 @@ impl RouteWriter {
         loop {
             let view = Arc::clone(&self.view.borrow_and_update());
             let statuses = Arc::clone(&self.statuses.borrow_and_update());
-            let mut told = if view.read {
+            let speaks = *self.speaking.borrow_and_update();
+            let mut told = if speaks && view.read {
                 due(&statuses, &view.routes)
             } else {
                 Vec::new()
@@ -107,6 +110,7 @@ impl RouteWriter {
                 () = drain.triggered() => return,
                 changed = self.view.changed() => if changed.is_err() { return },
                 changed = self.statuses.changed() => if changed.is_err() { return },
+                changed = self.speaking.changed() => if changed.is_err() { return },
             }
         }
     }

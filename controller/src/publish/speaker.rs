@@ -47,14 +47,19 @@ impl Floor {
         }
     }
 
-    /// Looks at what the store says now.
-    pub(super) fn look(&mut self, catalog: &Catalog, own: &ClusterName, now: Instant) -> Standing {
+    /// Looks at what the store says now, and at whom else this one was told of: its copy of the store may be older than the others.
+    pub(super) fn look(
+        &mut self,
+        (catalog, heard): (&Catalog, &Heard),
+        own: &ClusterName,
+        now: Instant,
+    ) -> Standing {
         let said = catalog.controllers_of(own).and_then(|c| c.speaker);
         if said != self.seen.0 {
             self.seen = (said, now);
         }
         let several = catalog.member(own).is_some_and(|c| c.nodes.len() > 1);
-        if !several || catalog.level < CONTROLLERS {
+        if heard.is_empty() && (!several || catalog.level < CONTROLLERS) {
             return Standing::Alone;
         }
         if catalog.speaker_of(own) == Some(self.me) {
@@ -145,13 +150,17 @@ mod tests {
     async fn one_that_is_not_sure_to_speak_is_silent() {
         let start = Instant::now();
         let mut floor = Floor::new(1, start);
-        let standing = floor.look(&founded(), &west(), start);
+        let standing = floor.look((&founded(), &Heard::new()), &west(), start);
         assert_eq!(standing, Standing::Alone);
+        // A copy of the store from before the other one came.
+        let behind = floor.look((&founded(), &heard(false, 0)), &west(), start);
+        assert_ne!(behind, Standing::Alone);
+        assert!(!floor.speaks(behind, &heard(false, 0), start));
         assert!(floor.speaks(standing, &Heard::new(), start));
 
         // What the own copy says after a start may be old.
         let mine = catalog(1, 10);
-        let standing = floor.look(&mine, &west(), start);
+        let standing = floor.look((&mine, &Heard::new()), &west(), start);
         assert_eq!(standing, Standing::Speaks);
         assert!(!floor.speaks(standing, &heard(false, 0), start));
         assert!(
@@ -173,7 +182,11 @@ mod tests {
         let start = Instant::now();
         let mut floor = Floor::new(2, start);
         let look = |floor: &mut Floor, at_ms, after| {
-            floor.look(&catalog(1, at_ms), &west(), start + after)
+            floor.look(
+                (&catalog(1, at_ms), &heard(true, 1)),
+                &west(),
+                start + after,
+            )
         };
         assert_eq!(look(&mut floor, 10, Duration::ZERO), Standing::Listens);
         let nearly = SPEAKER.saturating_sub(Duration::from_millis(1));

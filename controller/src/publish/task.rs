@@ -378,9 +378,9 @@ impl Publisher {
                 }
             };
             let catalog = input.store.catalog();
-            let standing = floor.look(&catalog, own, Instant::now());
             let complete = *input.siblings.complete.borrow();
             let heard = Arc::clone(&input.siblings.heard.borrow());
+            let standing = floor.look((&catalog, &heard), own, Instant::now());
             let speaks = complete && floor.speaks(standing, &heard, Instant::now());
             tell_speaking(&input, speaks);
             let command = address(&input, &catalog)

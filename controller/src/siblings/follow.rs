@@ -258,7 +258,7 @@ impl Line {
             s.heard_ms = now_ms;
             s.revision = response.revision;
             s.speaker = response.speaker;
-            s.vitals = response.vitals.clone().map(read_vitals);
+            s.vitals = response.vitals.map(read_vitals);
         });
     }
 

@@ -23,7 +23,7 @@ use tradewind_runtime::{
 
 use super::*;
 
-const NAME: &str = "tradewind-controller.tradewind-system.svc";
+const NAME: &str = "tradewind-webhook.tradewind-system.svc";
 const SETTINGS: &str = "image: registry.example/tradewind:1\naudience: tradewind.west\n";
 
 struct Running {

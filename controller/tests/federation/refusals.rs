@@ -198,9 +198,15 @@ async fn what_an_operator_asks_wrongly_is_answered_in_sentences() {
             .expect("a hint in the second line");
         (sentence.to_owned(), hint.to_owned())
     };
-    let (what, hint) = sentence(west.export("shop/paymnets").await.unwrap_err());
-    assert_eq!(what, "there is no service shop/paymnets in cluster west");
-    assert_eq!(hint, "did you mean shop/payments?");
+    // What a file says is known a moment before what is made of it.
+    until(|| async {
+        let (what, hint) = sentence(west.export("shop/paymnets").await.unwrap_err());
+        assert_eq!(what, "there is no service shop/paymnets in cluster west");
+        (hint == "did you mean shop/payments?")
+            .then_some(())
+            .ok_or(hint)
+    })
+    .await;
     let (what, _) = sentence(west.export("payments").await.unwrap_err());
     assert!(
         what.contains("\"payments\"") && what.contains("namespace/name"),

@@ -24,7 +24,7 @@ use crate::{
 
 #[derive(Debug, Default)]
 struct Lines {
-    stores: BTreeMap<NodeId, Store>,
+    stores: BTreeMap<NodeId, (ClusterName, Store)>,
     cut: BTreeSet<NodeId>,
     /// How many answers to proposals get lost on their way back.
     lose_answers: usize,
@@ -52,8 +52,13 @@ impl Hub {
     }
     fn reach(&self, from: NodeId, to: NodeId, cluster: &ClusterName) -> Result<Store, PeerError> {
         let lines = self.0.lock().unwrap();
-        let open = !lines.cut.contains(&from) && !lines.cut.contains(&to);
-        let store = lines.stores.get(&to).filter(|_| open);
+        // Nobody in particular is whoever runs the cluster.
+        let to = match to {
+            0 => lines.stores.iter().find(|(_, (c, _))| c == cluster),
+            node => lines.stores.get_key_value(&node),
+        };
+        let open = |node: &NodeId| !lines.cut.contains(&from) && !lines.cut.contains(node);
+        let store = to.filter(|(node, _)| open(node)).map(|(_, (_, s))| s);
         store.cloned().ok_or_else(|| PeerError::Unreachable {
             cluster: cluster.clone(),
             cause: "cut".to_owned(),
@@ -267,16 +272,24 @@ impl Federation {
             level,
         };
         let store = open_with(&self.hub, config).await.unwrap();
-        self.hub.0.lock().unwrap().stores.insert(node, store);
+        let held = (self.clusters[&node].clone(), store);
+        self.hub.0.lock().unwrap().stores.insert(node, held);
     }
 
     pub(super) async fn kill(&self, node: NodeId) {
-        let store = self.hub.0.lock().unwrap().stores.remove(&node);
+        let store = self
+            .hub
+            .0
+            .lock()
+            .unwrap()
+            .stores
+            .remove(&node)
+            .map(|(_, s)| s);
         store.unwrap().shutdown().await;
     }
 
     pub(super) fn store(&self, node: NodeId) -> Store {
-        self.hub.0.lock().unwrap().stores[&node].clone()
+        self.hub.0.lock().unwrap().stores[&node].1.clone()
     }
 
     pub(super) fn cluster(&self, node: NodeId) -> ClusterName {

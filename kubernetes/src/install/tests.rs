@@ -62,6 +62,8 @@ fn values_that_nobody_knows_are_refused() {
         ("cluster.nam=west", "cluster.nam"),
         ("gateway.replicas=two", "whole number"),
         ("gateway.replicas=-1", "whole number"),
+        ("controller.replicas=0", "1"),
+        ("controller.replicas=4", "3"),
         ("dns.enabled=yes", "true or false"),
         ("cluster", "KEY=VALUE"),
         ("=x", "KEY=VALUE"),

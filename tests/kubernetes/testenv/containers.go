@@ -17,6 +17,7 @@ import (
 	authentication "k8s.io/api/authentication/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
@@ -357,14 +358,19 @@ func mountable(target string) bool {
 
 func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
-// setHosts says which names there are: every service's, as cluster DNS would answer them, by the name alone in the pod's own namespace.
-func (s *sandbox) setHosts(services []*core.Service) error {
+// setHosts says which names there are: every service's and every pod's of a headless one, as cluster DNS would answer them, by the name alone
+// in the pod's own namespace.
+func (s *sandbox) setHosts(services []*core.Service, pods []*sandbox) error {
 	text := "127.0.0.1 localhost\n" + s.ip + " " + s.pod.Name + "\n"
 	for _, one := range services {
-		if one.Spec.ClusterIP == "" || one.Spec.ClusterIP == core.ClusterIPNone {
+		name := one.Name + "." + one.Namespace
+		if one.Spec.ClusterIP == core.ClusterIPNone {
+			text += headless(one, name, pods)
 			continue
 		}
-		name := one.Name + "." + one.Namespace
+		if one.Spec.ClusterIP == "" {
+			continue
+		}
 		text += fmt.Sprintf("%s %[2]s.svc.cluster.local %[2]s.svc %[2]s", one.Spec.ClusterIP, name)
 		if one.Namespace == s.pod.Namespace {
 			text += " " + one.Name
@@ -372,4 +378,22 @@ func (s *sandbox) setHosts(services []*core.Service) error {
 		text += "\n"
 	}
 	return os.WriteFile(filepath.Join(s.etc(), "hosts"), []byte(text), 0o644)
+}
+
+// headless is the lines of a service without an address: each pod's by its own name, where it has one there, and by the service's.
+func headless(service *core.Service, name string, pods []*sandbox) string {
+	selector := labels.SelectorFromSet(service.Spec.Selector)
+	text := ""
+	for _, one := range pods {
+		if one.pod.Namespace != service.Namespace || selector.Empty() || !selector.Matches(labels.Set(one.pod.Labels)) {
+			continue
+		}
+		text += one.ip
+		if one.pod.Spec.Hostname != "" && one.pod.Spec.Subdomain == service.Name {
+			own := one.pod.Spec.Hostname + "." + name
+			text += fmt.Sprintf(" %[1]s.svc.cluster.local %[1]s.svc %[1]s", own)
+		}
+		text += fmt.Sprintf(" %[1]s.svc.cluster.local %[1]s.svc %[1]s\n", name)
+	}
+	return text
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,8 +103,8 @@ func (r *podRuntime) look(pod *core.Pod, ip string) *runningPod {
 		containers: map[string]*containerState{}, processes: map[string]*child{},
 	}
 	r.pods[pod.UID] = one
-	services := r.services
-	go one.live(ctx, services)
+	go one.live(ctx)
+	r.tellNames()
 	return one
 }
 
@@ -132,6 +133,7 @@ func (r *podRuntime) end(pod *core.Pod) bool {
 	case <-one.gone:
 		r.mutex.Lock()
 		delete(r.pods, pod.UID)
+		r.tellNames()
 		r.mutex.Unlock()
 		return true
 	default:
@@ -144,10 +146,33 @@ func (r *podRuntime) setServices(services []*core.Service) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	r.services = services
-	for _, one := range r.pods {
-		// Fails only where the pod's directory is not made yet, which sets them itself.
-		_ = one.sandbox.setHosts(services)
+	r.tellNames()
+}
+
+// tellNames passes all names on to all pods. The mutex is held.
+func (r *podRuntime) tellNames() {
+	pods := r.sandboxes()
+	for _, one := range pods {
+		// Fails only where the pod's directory is not made yet, which asks for them itself.
+		_ = one.setHosts(r.services, pods)
 	}
+}
+
+// sandboxes is all pods', the oldest name first. The mutex is held.
+func (r *podRuntime) sandboxes() []*sandbox {
+	var all []*sandbox
+	for _, one := range r.pods {
+		all = append(all, one.sandbox)
+	}
+	slices.SortFunc(all, func(a, b *sandbox) int { return strings.Compare(a.pod.Name, b.pod.Name) })
+	return all
+}
+
+// names writes all names that there are for one pod.
+func (r *podRuntime) names(one *sandbox) error {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return one.setHosts(r.services, r.sandboxes())
 }
 
 // named is the pod of a name.
@@ -194,12 +219,12 @@ func (p *runningPod) kill() {
 }
 
 // live runs a pod until it is cancelled, or all is done.
-func (p *runningPod) live(ctx context.Context, services []*core.Service) {
+func (p *runningPod) live(ctx context.Context) {
 	defer close(p.gone)
 	defer p.changed()
 	defer func() { p.sandbox.network.close() }()
 	for ctx.Err() == nil {
-		err := p.begin(ctx, services)
+		err := p.begin(ctx)
 		if err == nil {
 			break
 		}
@@ -212,11 +237,11 @@ func (p *runningPod) live(ctx context.Context, services []*core.Service) {
 	p.stop()
 }
 
-func (p *runningPod) begin(ctx context.Context, services []*core.Service) error {
+func (p *runningPod) begin(ctx context.Context) error {
 	if err := os.MkdirAll(p.sandbox.etc(), 0o755); err != nil {
 		return err
 	}
-	if err := p.sandbox.setHosts(services); err != nil {
+	if err := p.sandbox.cluster.runtime.names(p.sandbox); err != nil {
 		return err
 	}
 	return p.sandbox.prepare(ctx)

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -144,15 +145,26 @@ impl Claims {
 }
 
 /// What a Pod has to show, and to whom.
-pub(super) struct Shown {
-    pub(super) token: Zeroizing<String>,
-    pub(super) cluster: ClusterName,
-    pub(super) roots: BTreeSet<[u8; 32]>,
+pub struct Shown {
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// Whose controller it is for.
+    pub cluster: ClusterName,
+    /// What the roots hash to (SHA-256).
+    pub roots: BTreeSet<[u8; 32]>,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ServiceAccount {
     /// Reads both files as they are now.
-    pub(super) fn read(&self) -> Result<Shown, ServiceAccountError> {
+    pub fn read(&self) -> Result<Shown, ServiceAccountError> {
         let limit = u64::try_from(MAX_TOKEN_BYTES).unwrap_or(u64::MAX);
         let text = Zeroizing::new(read(
             "the service account's token",

@@ -148,6 +148,15 @@ impl ClientCertVerifier for ClientVerifier {
     signatures!();
 }
 
+/// The domain of the federation that a certificate's identity is of.
+pub(super) fn domain_of(leaf: &CertificateDer<'_>) -> Result<Domain, Refused> {
+    let id = LeafFacts::parse(leaf)?.id;
+    id.trust_domain_str()
+        .split_once('.')
+        .and_then(|(_, domain)| Domain::new(domain).ok())
+        .ok_or(Refused::UnexpectedIdentity)
+}
+
 /// Checks a server by the hashes of its roots alone: for the one call that a cluster or workload makes before it knows more.
 pub(super) struct PinnedVerifier {
     roots_sha256: BTreeSet<[u8; 32]>,
@@ -175,13 +184,7 @@ impl PinnedVerifier {
     fn expected(&self, leaf: &CertificateDer<'_>) -> Result<(Domain, TrustDomain), Refused> {
         let domain = match &self.domain {
             Some(domain) => domain.clone(),
-            None => {
-                let id = LeafFacts::parse(leaf)?.id;
-                id.trust_domain_str()
-                    .split_once('.')
-                    .and_then(|(_, domain)| Domain::new(domain).ok())
-                    .ok_or(Refused::UnexpectedIdentity)?
-            }
+            None => domain_of(leaf)?,
         };
         let expected = domain.trust_domain(&self.cluster);
         Ok((domain, expected))

@@ -39,7 +39,16 @@ fn no_manifest_says_what_the_program_does_not_know() {
             found.look_at(name, review.get("pod"));
         }
     }
-    let roles = ["init", "join", "controller", "gateway", "dns", "proxy"].map(ToOwned::to_owned);
+    let roles = [
+        "init",
+        "join",
+        "add-controller",
+        "controller",
+        "gateway",
+        "dns",
+        "proxy",
+    ];
+    let roles = roles.map(ToOwned::to_owned);
     assert_eq!(found.roles, roles.into());
     assert!(found.wrong.is_empty(), "{:#?}", found.wrong);
 }

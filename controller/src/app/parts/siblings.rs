@@ -49,6 +49,7 @@ impl Parts {
     pub(super) fn adding(&self) -> Adding {
         Adding {
             tokens: self.tokens.clone(),
+            accounts: self.accounts(),
             node_id: self.node_id,
             region: self.own.region.clone(),
             network: self.own.network.clone(),

@@ -8,7 +8,7 @@ use tradewind_kubernetes::{Client, watch as watchers};
 use tradewind_policy::RouteStatus;
 use tradewind_runtime::{SharedClock, TaskSet, drain};
 
-use super::Parts;
+use super::{Parts, telling::Publishing};
 use crate::{
     config::ControllerConfig,
     mcs::{self, route_status::RouteWriter},
@@ -91,12 +91,16 @@ pub(super) fn start(
 }
 
 impl Parts {
-    /// Starts what tells the API server, where there is one.
-    pub(super) fn write_mcs(
-        &self,
+    /// Starts what tells the API server, where there is one: imports, slices and what exports are told, by the snapshot; and what became of
+    /// its routes, by their statuses. Of a cluster's controllers the one that speaks for it does so.
+    pub(super) fn tell_api_server(
+        &mut self,
         sources: &Sources,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        troubles: watch::Receiver<Arc<Vec<String>>>,
+        (snapshots, statuses): (
+            watch::Receiver<Arc<Snapshot>>,
+            watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>,
+        ),
+        publishing: &Publishing,
         tasks: &mut TaskSet,
         drain: &drain::Watch,
     ) {
@@ -105,31 +109,20 @@ impl Parts {
         };
         let writer = mcs::Writer {
             own: self.own.clone(),
-            client,
+            client: client.clone(),
             view: sources.view.clone(),
             store: self.store.clone(),
             snapshots,
-            troubles,
+            troubles: publishing.problems.clone(),
+            speaking: publishing.speaking.clone(),
             clock: Arc::clone(&self.clock),
         };
         tasks.spawn("imports", writer.run(drain.observer()));
-    }
-
-    /// Starts what tells routes in the API server what became of them, where there is one.
-    pub(super) fn tell_routes(
-        &mut self,
-        sources: &Sources,
-        statuses: watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>,
-        tasks: &mut TaskSet,
-        drain: &drain::Watch,
-    ) {
-        let Some(client) = self.kubernetes.clone() else {
-            return;
-        };
         let writer = RouteWriter {
             client,
             view: sources.view.clone(),
             statuses,
+            speaking: publishing.speaking.clone(),
             clock: Arc::clone(&self.clock),
             rng: self.rng.fork(),
         };

@@ -89,14 +89,20 @@ impl Cluster {
     }
 }
 
-/// The chart's first step is `init …` or `join …`, with `--cluster=NAME`.
+/// One of the chart's first steps is `init …` or `join …`, with `--cluster=NAME`.
 fn read(set: &StatefulSet) -> Option<Installation> {
     let pod = set.spec.as_ref()?.template.spec.as_ref()?;
-    let args = pod.init_containers.as_ref()?.first()?.args.as_ref()?;
-    let cluster = args.iter().find_map(|arg| arg.strip_prefix("--cluster="))?;
-    Some(Installation {
-        cluster: cluster.to_owned(),
-        founds: args.first().is_some_and(|verb| verb == "init"),
+    let mut steps = pod.init_containers.iter().flatten();
+    steps.find_map(|step| {
+        let args = step.args.as_ref()?;
+        let verb = args
+            .first()
+            .filter(|verb| *verb == "init" || *verb == "join")?;
+        let cluster = args.iter().find_map(|arg| arg.strip_prefix("--cluster="))?;
+        Some(Installation {
+            cluster: cluster.to_owned(),
+            founds: verb == "init",
+        })
     })
 }
 
