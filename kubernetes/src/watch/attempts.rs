@@ -260,3 +260,137 @@ impl<'a> Attempts<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use kube::core::{Status, response::StatusSummary};
+
+    use super::*;
+
+    type Said = watcher::Result<Event<u16>>;
+
+    fn status(code: u16) -> Box<Status> {
+        Box::new(Status {
+            status: Some(StatusSummary::Failure),
+            code,
+            message: "as it says".into(),
+            metadata: None,
+            reason: String::new(),
+            details: None,
+        })
+    }
+
+    /// Nobody is there.
+    fn away() -> Said {
+        let cause = kube::Error::Service("connection refused".into());
+        Err(watcher::Error::WatchStartFailed(cause))
+    }
+
+    fn answer(code: u16) -> Said {
+        Err(watcher::Error::InitialListFailed(kube::Error::Api(status(
+            code,
+        ))))
+    }
+
+    fn read(_: u16) -> Option<(Key, Option<Object>)> {
+        None
+    }
+
+    /// What comes of a stream that says these, with when it came, and how it ended.
+    async fn follow(pulse: &Pulse, said: Vec<Said>) -> (Vec<(Duration, Change)>, Next, Duration) {
+        let (out, mut changes) = mpsc::channel(64);
+        let since = Instant::now();
+        let told = async move {
+            let mut told = Vec::new();
+            while let Some(change) = changes.recv().await {
+                told.push((since.elapsed(), change));
+            }
+            told
+        };
+        let work = async move {
+            let next = Attempts::new(&out, &Kind::Pod, pulse)
+                .follow(stream::iter(said), read)
+                .await;
+            (next, since.elapsed())
+        };
+        let (told, (next, ended)) = tokio::join!(told, work);
+        (told, next, ended)
+    }
+
+    fn times(told: &[(Duration, Change)]) -> Vec<u128> {
+        told.iter().map(|(at, _)| at.as_millis()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_to_three_seconds_and_end_when_the_api_server_answers_again() {
+        let said = || {
+            let mut said: Vec<Said> = (0..6).map(|_| away()).collect();
+            said.push(Ok(Event::InitDone));
+            said
+        };
+        let pulse = Pulse::default();
+        let (told, _, _) = follow(&pulse, said()).await;
+        assert_eq!(times(&told), [250 + 500 + 1_000 + 2_000 + 3_000 + 3_000]);
+        let answers = async {
+            tokio::time::sleep(Duration::from_millis(1_800)).await;
+            pulse.answers();
+        };
+        let ((told, _, _), ()) = tokio::join!(follow(&pulse, said()), answers);
+        // The fifth attempt comes at once, and the waits after it begin as short as the first.
+        assert_eq!(times(&told), [1_800 + 250 + 500]);
+        // The first break told whoever looks after the API server.
+        pulse.broke().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_that_is_refused_for_five_seconds_is_told_once_and_listed_again() {
+        let pulse = Pulse::default();
+        let said = || (0..20).map(|_| answer(403)).collect::<Vec<_>>();
+        let (told, next, _) = follow(&pulse, said()).await;
+        let [(at, Change::Refused(Kind::Pod, why))] = &told[..] else {
+            panic!("{told:?}");
+        };
+        // At the first attempt after five seconds.
+        assert_eq!(at.as_millis(), 250 + 500 + 1_000 + 2_000 + 3_000);
+        assert_eq!(why, "as it says (403)");
+        assert_eq!(next, Next::Anew);
+
+        let (out, mut changes) = mpsc::channel(64);
+        let mut attempts = Attempts::new(&out, &Kind::Pod, &pulse);
+        for _ in 0..5 {
+            assert_eq!(
+                attempts.follow(stream::iter(said()), read).await,
+                Next::Anew
+            );
+        }
+        assert!(matches!(changes.try_recv(), Ok(Change::Refused(..))));
+        assert!(changes.try_recv().is_err(), "once");
+        let good = vec![Ok(Event::Init), Ok(Event::InitDone)];
+        attempts.follow(stream::iter(good), read).await;
+        assert_eq!(changes.try_recv(), Ok(Change::All(Kind::Pod, Vec::new())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_or_busy_refuses_nothing() {
+        let pulse = Pulse::default();
+        let said = (0..40).map(|n| if n % 2 == 0 { away() } else { answer(429) });
+        let (told, next, ended) = follow(&pulse, said.collect()).await;
+        assert!(told.is_empty(), "{told:?}");
+        assert_eq!(next, Next::Anew);
+        assert!(ended > Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_expired_is_listed_anew_at_once_and_not_again_and_again() {
+        let expired = || Err(watcher::Error::WatchError(status(410)));
+        let list = || [Ok(Event::Init), Ok(Event::InitDone)];
+        let pulse = Pulse::default();
+        let mut said: Vec<Said> = vec![expired()];
+        said.extend(list());
+        said.push(expired());
+        said.extend(list());
+        let (told, _, _) = follow(&pulse, said).await;
+        assert_eq!(times(&told), [0, 250]);
+    }
+}

@@ -16,7 +16,7 @@ const REFUSED: Duration = Duration::from_secs(5);
 const UNHEARD: Duration = Duration::from_secs(60);
 
 /// What must be listed before anything is concluded.
-const NEEDED: [Kind; 6] = [
+pub(super) const NEEDED: [Kind; 6] = [
     Kind::Namespace,
     Kind::Service,
     Kind::Slice,
