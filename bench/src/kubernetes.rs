@@ -96,10 +96,10 @@ async fn measure(arguments: &KubernetesArguments) -> Result<Found, String> {
     let (mut following, first) = running::follow(filled, arguments).await?;
     eprintln!("all is known after {:.1} s", first.wall_s);
     let idle = following.idle(Duration::from_secs(arguments.idle)).await?;
-    let (changes, while_changing) = following.changes(arguments.changes).await?;
+    let (changes, while_changing) = Box::pin(following.changes(arguments.changes)).await?;
     eprintln!("{} changes measured", changes.last.len());
     let away = Duration::from_secs(arguments.away);
-    let api_back = following.returns(away).await?;
+    let api_back = Box::pin(following.returns(away)).await?;
     following.end().await;
     let count = changes.last.len();
     let of = |all: u64| all as f64 / count.max(1) as f64;

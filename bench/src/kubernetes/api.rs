@@ -271,10 +271,7 @@ impl Api {
                 return Err(format!("{}, at attempt {attempt}", failed.text));
             }
             if self.again.fetch_add(1, Ordering::Relaxed) == 0 {
-                eprintln!(
-                    "a request is made again, and not the last one: {}",
-                    failed.text
-                );
+                eprintln!("  made again, and perhaps others after it: {}", failed.text);
             }
             attempt += 1;
             sleep(AGAIN).await;

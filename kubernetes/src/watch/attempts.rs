@@ -214,7 +214,7 @@ impl<'a> Attempts<'a> {
         if *why == Why::Expired && self.relisted.is_none_or(|at| at.elapsed() >= WAIT.1) {
             self.relisted = Some(Instant::now());
             tracing::debug!(%kind, %error, "a kind is listed anew");
-            return None;
+            return Some(Next::Anew);
         }
         if std::mem::replace(&mut self.broken, true) {
             tracing::debug!(%kind, %error, "a watch is still broken off");
@@ -223,9 +223,13 @@ impl<'a> Attempts<'a> {
             self.broke.notify_one();
         }
         let next = match why {
-            Why::Away | Why::Expired => {
+            Why::Away => {
                 self.refused = None;
                 None
+            }
+            Why::Expired => {
+                self.refused = None;
+                Some(Next::Anew)
             }
             Why::Refused(why) => self.is_refused(why).await,
         };
@@ -383,14 +387,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_expired_is_listed_anew_at_once_and_not_again_and_again() {
-        let expired = || Err(watcher::Error::WatchError(status(410)));
-        let list = || [Ok(Event::Init), Ok(Event::InitDone)];
-        let pulse = Pulse::default();
-        let mut said: Vec<Said> = vec![expired()];
-        said.extend(list());
-        said.push(expired());
-        said.extend(list());
-        let (told, _, _) = follow(&pulse, said).await;
-        assert_eq!(times(&told), [0, 250]);
+        // As an event of a watch, and as the answer to whoever begins one.
+        let event = || -> Said { Err(watcher::Error::WatchError(status(410))) };
+        let begun = || -> Said {
+            let cause = kube::Error::Api(status(410));
+            Err(watcher::Error::WatchStartFailed(cause))
+        };
+        for expired in [&event as &dyn Fn() -> Said, &begun] {
+            let pulse = Pulse::default();
+            let (out, mut changes) = mpsc::channel(64);
+            let mut attempts = Attempts::new(&out, &Kind::Pod, &pulse);
+            let mut waited = Vec::new();
+            for _ in 0..2 {
+                let since = Instant::now();
+                let said = vec![Ok(Event::Init), Ok(Event::InitDone), expired()];
+                let next = attempts.follow(stream::iter(said), read).await;
+                assert_eq!(next, Next::Anew);
+                assert_eq!(changes.try_recv(), Ok(Change::All(Kind::Pod, Vec::new())));
+                waited.push(since.elapsed().as_millis());
+            }
+            assert_eq!(waited, [0, 250]);
+        }
     }
 }
