@@ -165,7 +165,7 @@ mod tests {
                 Look::Waiting(None),
                 "{lacking}"
             );
-            listed(&mut objects, &[lacking.clone()]);
+            listed(&mut objects, std::slice::from_ref(&lacking));
             assert_eq!(complete.look(&objects, late), Look::Complete, "{lacking}");
         }
     }
