@@ -4,6 +4,7 @@
 
 mod api;
 mod objects;
+mod progress;
 mod running;
 mod told;
 
@@ -57,11 +58,15 @@ struct Found {
     proxies: usize,
     /// Until the API server had everything, s.
     fill_s: f64,
+    /// Requests for that which were made again, since the API server was busy or a connection broke.
+    made_again: u64,
     pod_bytes: usize,
     /// From the controller's start until every proxy had everything.
     first: Used,
     idle: Used,
     changes: usize,
+    /// From the change of a pod to a watch of the API server: its own part.
+    before_watch: Percentiles,
     /// From the change's being in a watch of the same API server to each proxy's state.
     each_proxy: Percentiles,
     last_proxy: Percentiles,
@@ -87,13 +92,14 @@ pub(crate) async fn run(arguments: KubernetesArguments) -> Result<String, String
 async fn measure(arguments: &KubernetesArguments) -> Result<Found, String> {
     let filled = running::fill(arguments).await?;
     let (fill_s, pod_bytes) = (filled.fill.as_secs_f64(), filled.pod_bytes);
+    let made_again = filled.again;
     let (mut following, first) = running::follow(filled, arguments).await?;
     eprintln!("all is known after {:.1} s", first.wall_s);
     let idle = following.idle(Duration::from_secs(arguments.idle)).await?;
-    let (changes, while_changing) = following.changes(arguments.changes).await?;
+    let (changes, while_changing) = Box::pin(following.changes(arguments.changes)).await?;
     eprintln!("{} changes measured", changes.last.len());
     let away = Duration::from_secs(arguments.away);
-    let api_back = following.returns(away).await?;
+    let api_back = Box::pin(following.returns(away)).await?;
     following.end().await;
     let count = changes.last.len();
     let of = |all: u64| all as f64 / count.max(1) as f64;
@@ -103,10 +109,12 @@ async fn measure(arguments: &KubernetesArguments) -> Result<Found, String> {
         endpoints: arguments.endpoints,
         proxies: arguments.proxies,
         fill_s,
+        made_again,
         pod_bytes,
         first,
         idle,
         changes: count,
+        before_watch: Percentiles::of(changes.before)?,
         each_proxy: Percentiles::of(changes.each)?,
         last_proxy: Percentiles::of(changes.last)?,
         responses_per_change: of(changes.responses),
@@ -122,21 +130,24 @@ fn text(found: &Found) -> String {
     let back = &found.api_back;
     format!(
         "{} services, {} endpoints, {} proxies
-the API server is full    {:.0} s, {} bytes a pod
+the API server is full    {:.0} s, {} bytes a pod; {} requests made again
 all is known              {:.1} s, {:.1} s of processor
 memory then               {:.1} MiB, peak {:.1} MiB
 at rest for {:.0} s          {:.2} s of processor, {:.1} MiB
+one change, to a watch    {}
 one change, each proxy    {}
 one change, all proxies   {}
 one change, to one proxy  {:.1} responses, {:.0} bytes
 one change, controller    {:.1} ms of processor, {:.0} KiB to the disk
-API server back           in sync after {:.1} s, {:.1} s behind another watch; {} endpoints taken away
-then, controller          {:.1} s of processor in {:.0} s, {:.1} MiB, peak {:.1} MiB; {} responses to each proxy",
+API server back           in sync after {:.1} s, {:.1} s behind another watch
+then, proxies             {} endpoints taken away, {} others turned; {} services told in {} responses
+then, controller          {:.1} s of processor in {:.0} s, {:.1} MiB, peak {:.1} MiB",
         found.services,
         found.endpoints,
         found.proxies,
         found.fill_s,
         found.pod_bytes,
+        found.made_again,
         found.first.wall_s,
         found.first.cpu_s,
         mib(found.first.rss),
@@ -144,6 +155,7 @@ then, controller          {:.1} s of processor in {:.0} s, {:.1} MiB, peak {:.1}
         found.idle.wall_s,
         found.idle.cpu_s,
         mib(found.idle.rss),
+        found.before_watch,
         found.each_proxy,
         found.last_proxy,
         found.responses_per_change,
@@ -153,10 +165,12 @@ then, controller          {:.1} s of processor in {:.0} s, {:.1} MiB, peak {:.1}
         back.in_sync_s,
         back.behind_watch_s,
         back.taken_away,
+        back.turned,
+        back.services,
+        back.responses,
         back.used.cpu_s,
         back.used.wall_s,
         mib(back.used.rss),
         mib(back.used.peak_rss),
-        back.responses,
     )
 }

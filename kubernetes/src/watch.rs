@@ -1,9 +1,12 @@
 //! Watchers: one task a kind, each telling what changed, in order, into one bounded channel.
 //!
-//! A kind whose CustomResourceDefinition is not there counts as listed and empty, and is looked for again. An API server that is away
-//! takes nothing back: what was told stands until a complete list says otherwise.
+//! A kind whose CustomResourceDefinition is not there counts as listed and empty, and is looked for again; one that the API server refuses
+//! to list is told as such. An API server that is away takes nothing back: what was told stands until a complete list says otherwise, and all
+//! watches are begun again as soon as it answers.
 
-use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
+mod attempts;
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
@@ -12,7 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
     core::GroupVersionKind,
     core::PartialObjectMeta,
-    runtime::{WatchStreamExt as _, utils::Backoff, watcher, watcher::Event},
+    runtime::{watcher, watcher::Event},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
@@ -21,9 +24,13 @@ use tradewind_runtime::{SharedClock, TaskSet, drain};
 use crate::{
     client::Client,
     managed::{self, OWNED_LABEL, OWNER},
-    objects::{Change, Key, Kind, Object},
+    objects::{Change, Kind, Object},
     wire::{self, Wire, WireExport, WireNamespace, WirePod, WireService, WireSlice},
 };
+
+use attempts::{Attempts, Next};
+
+pub use attempts::Pulse;
 
 /// Changes that may wait to be taken; watchers stand still beyond, and the API server keeps what they did not read.
 pub const QUEUE: usize = 1_024;
@@ -31,15 +38,13 @@ pub const QUEUE: usize = 1_024;
 const PAGE: u32 = 500;
 /// How often a kind that is not there is looked for: installing Gateway API or Istio is nothing that somebody waits for in seconds.
 const ABSENT: Duration = Duration::from_secs(15);
-/// How often the API server is asked whether it is there.
+/// How often the API server is asked whether it is there, and how often while it is not: watches wait for its answer.
 const PROBE: Duration = Duration::from_secs(5);
+const PROBE_AWAY: Duration = Duration::from_millis(250);
 /// How long it may take to say so.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 /// Pods that have a proxy carry this label.
 pub const PROXY_LABEL: &str = "tradewind.io/proxy";
-/// First and longest wait before a watch that broke off is begun again. Short, so that kinds are in step again soon after an API server
-/// came back; a controller has some thirty watches, which an API server does not feel.
-const WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 /// Slices that somebody makes for imported services: they are not a Service's own endpoints.
 const IMPORTED_LABEL: &str = "multicluster.kubernetes.io/service-name";
 
@@ -76,7 +81,7 @@ pub struct Contact {
 pub fn start(
     client: &Client,
     rules: Vec<Served>,
-    out: &mpsc::Sender<Change>,
+    (out, pulse): (&mpsc::Sender<Change>, &Pulse),
     tasks: &mut TaskSet,
     drain: &drain::Watch,
 ) {
@@ -84,6 +89,7 @@ pub fn start(
     let task = Task {
         client: client.clone(),
         out: out.clone(),
+        pulse: pulse.clone(),
     };
     let typed = |kind, config| (task.clone(), kind, config, drain.observer());
     let (t, kind, config, d) = typed(Kind::Namespace, simple());
@@ -132,37 +138,11 @@ pub fn start(
     }
 }
 
-/// Waits between tries to watch, each up to twice as long as the one before.
-struct Waits {
-    next: Duration,
-}
-
-impl Default for Waits {
-    fn default() -> Self {
-        Self { next: WAIT.0 }
-    }
-}
-
-impl Iterator for Waits {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = self.next;
-        self.next = wait.saturating_mul(2).min(WAIT.1);
-        Some(wait)
-    }
-}
-
-impl Backoff for Waits {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[derive(Clone)]
 struct Task {
     client: Client,
     out: mpsc::Sender<Change>,
+    pulse: Pulse,
 }
 
 impl Task {
@@ -171,45 +151,52 @@ impl Task {
         K: Wire + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let api = Api::<K>::all(self.client.kube.clone());
-        let stream = watcher(api, config).backoff(Waits::default());
         let read = |object: K| Some((wire::key(object.meta())?, object.object()));
+        let work = async {
+            let mut attempts = Attempts::new(&self.out, &kind, &self.pulse);
+            let stream = || watcher(api.clone(), config.clone());
+            while attempts.follow(stream(), read).await == Next::Anew {}
+        };
         tokio::select! {
             biased;
             () = drain.triggered() => {}
-            _ended = follow(&self.out, &kind, stream, read) => {}
+            () = work => {}
         }
     }
 
     /// Names of Pods without a proxy: nothing else of them is asked for.
     async fn bare(self, config: watcher::Config, mut drain: drain::Observer) {
         let api = Api::<PartialObjectMeta<Pod>>::all(self.client.kube.clone());
-        let stream = watcher(api, config).backoff(Waits::default());
         let read = |object: PartialObjectMeta<Pod>| {
             Some((wire::key(&object.metadata)?, Some(Object::Bare)))
+        };
+        let work = async {
+            let mut attempts = Attempts::new(&self.out, &Kind::Bare, &self.pulse);
+            let stream = || watcher(api.clone(), config.clone());
+            while attempts.follow(stream(), read).await == Next::Anew {}
         };
         tokio::select! {
             biased;
             () = drain.triggered() => {}
-            _ended = follow(&self.out, &Kind::Bare, stream, read) => {}
+            () = work => {}
         }
     }
 
     async fn exports(self, exports: Served, mut drain: drain::Observer) {
         let work = async {
-            loop {
-                let Some(_version) = self.version(&exports, &Kind::Export).await else {
-                    return;
-                };
+            let mut attempts = Attempts::new(&self.out, &Kind::Export, &self.pulse);
+            while self
+                .version(&exports, &Kind::Export, &mut attempts)
+                .await
+                .is_some()
+            {
                 let api = Api::<WireExport>::all(self.client.kube.clone());
                 let config = watcher::Config::default().page_size(PAGE);
-                let stream = until_absent(watcher(api, config)).backoff(Waits::default());
+                let stream = until_absent(watcher(api, config));
                 let read = |object: WireExport| {
                     Some((wire::key(Resource::meta(&object))?, object.object()))
                 };
-                if follow(&self.out, &Kind::Export, stream, read)
-                    .await
-                    .is_none()
-                {
+                if attempts.follow(stream, read).await == Next::Nothing {
                     return;
                 }
             }
@@ -230,14 +217,12 @@ impl Task {
         mut drain: drain::Observer,
     ) {
         let work = async {
-            loop {
-                let Some(version) = self.version(&served, &kind).await else {
-                    return;
-                };
+            let mut attempts = Attempts::new(&self.out, &kind, &self.pulse);
+            while let Some(version) = self.version(&served, &kind, &mut attempts).await {
                 let gvk = GroupVersionKind::gvk(served.group, version, served.kind);
                 let resource = ApiResource::from_gvk_with_plural(&gvk, served.plural);
                 let api = Api::<DynamicObject>::all_with(self.client.kube.clone(), &resource);
-                let stream = until_absent(watcher(api, config.clone())).backoff(Waits::default());
+                let stream = until_absent(watcher(api, config.clone()));
                 let read = |mut object: DynamicObject| {
                     let key = wire::key(&object.metadata)?;
                     // Items of a list do not say of what kind they are.
@@ -254,7 +239,7 @@ impl Task {
                     };
                     Some((key, Some(object)))
                 };
-                if follow(&self.out, &kind, stream, read).await.is_none() {
+                if attempts.follow(stream, read).await == Next::Nothing {
                     return;
                 }
             }
@@ -267,21 +252,30 @@ impl Task {
     }
 
     /// The best version that is served, once there is one; none when nobody listens any more.
-    async fn version(&self, rule: &Served, kind: &Kind) -> Option<&'static str> {
+    async fn version(
+        &self,
+        rule: &Served,
+        kind: &Kind,
+        attempts: &mut Attempts<'_>,
+    ) -> Option<&'static str> {
         let mut told = false;
         loop {
             match self.served(rule).await {
                 Ok(Some(version)) => return Some(version),
-                Ok(None) if !told => {
-                    told = true;
-                    self.out.send(Change::Absent(kind.clone())).await.ok()?;
+                Ok(None) => {
+                    attempts.goes_on();
+                    if !std::mem::replace(&mut told, true) {
+                        self.out.send(Change::Absent(kind.clone())).await.ok()?;
+                    }
+                    tokio::time::sleep(ABSENT).await;
                 }
-                Ok(None) => {}
                 Err(error) => {
-                    tracing::debug!(%kind, %error, "the API server did not say whether it serves this kind")
+                    if attempts.unanswered(&error).await == Next::Nothing {
+                        return None;
+                    }
+                    told = false;
                 }
             }
-            tokio::time::sleep(if told { ABSENT } else { PROBE_DEADLINE }).await;
         }
     }
 
@@ -329,62 +323,15 @@ fn is_absent(error: &watcher::Error) -> bool {
     matches!(cause, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Tells of a stream's events until it ends; none when nobody listens any more. A list that is begun anew is told when it is complete.
-async fn follow<K>(
-    out: &mpsc::Sender<Change>,
-    kind: &Kind,
-    stream: impl Stream<Item = watcher::Result<Event<K>>>,
-    read: impl Fn(K) -> Option<(Key, Option<Object>)>,
-) -> Option<()> {
-    let mut stream = pin!(stream);
-    let mut listing = Vec::new();
-    // An outage is told once and not at each try.
-    let mut broken = false;
-    while let Some(event) = stream.next().await {
-        if event.is_ok() && std::mem::take(&mut broken) {
-            tracing::info!(%kind, "a watch goes on");
-        }
-        let change = match event {
-            Ok(Event::Init) => {
-                listing.clear();
-                None
-            }
-            Ok(Event::InitApply(object)) => {
-                let known = read(object).and_then(|(key, object)| Some((key, object?)));
-                listing.extend(known);
-                None
-            }
-            Ok(Event::InitDone) => Some(Change::All(kind.clone(), std::mem::take(&mut listing))),
-            Ok(Event::Apply(object)) => read(object).map(|(key, object)| match object {
-                Some(object) => Change::Set(key, object),
-                None => Change::Gone(kind.clone(), key),
-            }),
-            Ok(Event::Delete(object)) => {
-                read(object).map(|(key, _)| Change::Gone(kind.clone(), key))
-            }
-            Err(error) if std::mem::replace(&mut broken, true) => {
-                tracing::debug!(%kind, %error, "a watch is still broken off");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(%kind, %error, "a watch broke off; what it told stands");
-                None
-            }
-        };
-        if let Some(change) = change {
-            out.send(change).await.ok()?;
-        }
-    }
-    Some(())
-}
-
-/// Asks the API server again and again whether it is there, for people: nothing is decided by it.
+/// Asks the API server again and again whether it is there, and at once when a watch broke off: for people, and to say when watches that wait
+/// may go on.
 pub async fn probe(
     client: Client,
     clock: SharedClock,
-    out: watch::Sender<Contact>,
+    (out, pulse): (watch::Sender<Contact>, Pulse),
     mut drain: drain::Observer,
 ) {
+    let mut away = false;
     loop {
         let asked = client.kube.apiserver_version();
         let answer = tokio::time::timeout(PROBE_DEADLINE, asked).await;
@@ -393,6 +340,10 @@ pub async fn probe(
             Ok(Err(error)) => Some(error.to_string()),
             Err(_late) => Some(format!("no answer within {} s", PROBE_DEADLINE.as_secs())),
         };
+        let was_away = std::mem::replace(&mut away, trouble.is_some());
+        if was_away && !away {
+            pulse.answers();
+        }
         out.send_modify(|contact| {
             if trouble.is_none() {
                 contact.answered_ms = Some(clock.unix_ms());
@@ -402,7 +353,8 @@ pub async fn probe(
         tokio::select! {
             biased;
             () = drain.triggered() => return,
-            () = tokio::time::sleep(PROBE) => {}
+            () = tokio::time::sleep(if away { PROBE_AWAY } else { PROBE }) => {}
+            () = pulse.broke(), if !away => {}
         }
     }
 }

@@ -1,7 +1,15 @@
-//! An administrator's client of one API server, over one HTTP/2 connection: as many writes at a time as the server lets through, and watches
-//! whose lines are read as they come. Owns the connection. It shares nothing with what is measured.
+//! An administrator's client of one API server, over one HTTP/2 connection at a time: as many writes at a time as the server lets through, and
+//! watches whose lines are read as they come. Owns the connection, and opens another one when that breaks. It shares nothing with what is measured.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -15,16 +23,24 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde_json::Value;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    net::TcpStream,
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 use tokio_rustls::TlsConnector;
 use tradewind_tests::kubernetes::Clusters;
 
 /// Writes under way at once.
 const WRITERS: usize = 32;
-/// How often an object is written that the API server had no time for; it gives up a request after a minute.
+/// How often a request is made that the API server had no time for, or whose connection or stream broke.
 const ATTEMPTS: u32 = 10;
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Longest for one attempt. The API server gives up a request after a minute.
+const ATTEMPT: Duration = Duration::from_secs(90);
+/// Longest until a connection is open.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Whom to call, and by what right.
 #[derive(Clone)]
@@ -36,7 +52,7 @@ pub(super) struct Place {
 
 /// Why a request did not succeed.
 struct Failed {
-    /// What was answered, if anything.
+    /// What was answered; none where the connection or the stream broke.
     status: Option<StatusCode>,
     text: String,
 }
@@ -46,8 +62,11 @@ impl Failed {
         self.status == Some(status)
     }
 
-    fn is_of_a_busy_server(&self) -> bool {
-        self.is(StatusCode::TOO_MANY_REQUESTS) || self.status.is_some_and(|s| s.is_server_error())
+    /// The same request may do better a little later.
+    fn passes(&self) -> bool {
+        self.status.is_none_or(|status| {
+            status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+        })
     }
 }
 
@@ -57,16 +76,31 @@ impl From<String> for Failed {
     }
 }
 
+/// An error with its causes: by itself hyper's says no more than "http2 error".
+fn whole(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string does not fail.
+        let _ok = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl From<Failed> for String {
     fn from(failed: Failed) -> Self {
         failed.text
     }
 }
 
-#[derive(Clone)]
+/// See the module.
 pub(super) struct Api {
-    authority: String,
-    sender: SendRequest<Full<Bytes>>,
+    place: Place,
+    /// The connection, and how many there were.
+    connection: Mutex<(u64, SendRequest<Full<Bytes>>)>,
+    /// Requests that were made again.
+    again: AtomicU64,
 }
 
 impl Place {
@@ -112,6 +146,19 @@ impl Place {
     }
 
     pub(super) async fn connect(&self) -> Result<Api, String> {
+        Ok(Api {
+            place: self.clone(),
+            connection: Mutex::new((0, self.open().await?)),
+            again: AtomicU64::new(0),
+        })
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        let late = |_| format!("{} opened no connection in {CONNECT:?}", self.authority);
+        timeout(CONNECT, self.handshakes()).await.map_err(late)?
+    }
+
+    async fn handshakes(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let failed = |e: std::io::Error| format!("the API server at {}: {e}", self.authority);
         let stream = TcpStream::connect(&self.authority).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
@@ -121,7 +168,7 @@ impl Place {
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await
-                .map_err(|e| e.to_string())?;
+                .map_err(|e| whole(&e))?;
         drop(tradewind_runtime::task::spawn(
             "API connection",
             async move {
@@ -129,34 +176,47 @@ impl Place {
                 drop(connection.await);
             },
         ));
-        Ok(Api {
-            authority: self.authority.clone(),
-            sender,
-        })
+        Ok(sender)
     }
 }
 
 impl Api {
+    /// The connection and its number; another one in place of one that is closed.
+    async fn sender(&self) -> Result<(u64, SendRequest<Full<Bytes>>), String> {
+        let mut connection = self.connection.lock().await;
+        if connection.1.is_closed() {
+            let opened = self.place.open().await?;
+            *connection = (connection.0 + 1, opened);
+        }
+        Ok(connection.clone())
+    }
+
+    /// One attempt.
     async fn ask(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
-        body: Option<(&str, &Value)>,
+        body: Option<(&str, Bytes)>,
     ) -> Result<Response<Incoming>, Failed> {
         let mut request = Request::builder()
-            .method(method.clone())
-            .uri(format!("https://{}{path}", self.authority))
+            .method(method)
+            .uri(format!("https://{}{path}", self.place.authority))
             .header("accept", "application/json");
         let mut bytes = Bytes::new();
         if let Some((kind, value)) = body {
             request = request.header("content-type", kind);
-            bytes = Bytes::from(value.to_string());
+            bytes = value;
         }
         let request = request
             .body(Full::new(bytes))
             .map_err(|e| Failed::from(e.to_string()))?;
-        let mut sender = self.sender.clone();
-        let failed = |e: hyper::Error| Failed::from(format!("{method} {path}: {e}"));
+        let (number, mut sender) = self.sender().await?;
+        let failed = |e: hyper::Error| {
+            Failed::from(format!(
+                "{method} {path} on connection {number}: {}",
+                whole(&e)
+            ))
+        };
         sender.ready().await.map_err(failed)?;
         let response = sender.send_request(request).await.map_err(failed)?;
         if response.status().is_success() {
@@ -171,40 +231,85 @@ impl Api {
         })
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Bytes, String> {
-        let response = self.ask(Method::GET, path, None).await?;
-        let body = response.into_body().collect().await;
-        Ok(body.map_err(|e| format!("{path}: {e}"))?.to_bytes())
+    /// One attempt, with the whole answer.
+    async fn answered(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+    ) -> Result<Bytes, Failed> {
+        let answer = async {
+            let response = self.ask(method, path, body).await?;
+            let body = response.into_body().collect().await;
+            let body = body.map_err(|e| Failed::from(format!("{method} {path}: {}", whole(&e))))?;
+            Ok(body.to_bytes())
+        };
+        let late = |_| Failed::from(format!("{method} {path}: no answer in {ATTEMPT:?}"));
+        timeout(ATTEMPT, answer).await.map_err(late)?
     }
 
-    pub(super) async fn create(&self, path: &str, object: &Value) -> Result<(), String> {
+    /// As many attempts as it may need. What is made was made, too, by an attempt that was given up.
+    async fn until_answered(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Bytes, String> {
+        let body = body.map(|(kind, value)| (kind, Bytes::from(value.to_string())));
         let mut attempt = 1;
         loop {
-            let body = Some(("application/json", object));
-            let failed = match self.ask(Method::POST, path, body).await {
-                Ok(response) => {
-                    let end = response.into_body().collect().await;
-                    return end.map(drop).map_err(|e| format!("{path}: {e}"));
+            let failed = match self.answered(&method, path, body.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed)
+                    if attempt > 1 && method == Method::POST && failed.is(StatusCode::CONFLICT) =>
+                {
+                    return Ok(Bytes::new());
                 }
-                // An attempt that was given up made it all the same.
-                Err(failed) if attempt > 1 && failed.is(StatusCode::CONFLICT) => return Ok(()),
                 Err(failed) => failed,
             };
-            if attempt == ATTEMPTS || !failed.is_of_a_busy_server() {
-                return Err(failed.text);
+            if attempt == ATTEMPTS || !failed.passes() {
+                return Err(format!("{}, at attempt {attempt}", failed.text));
+            }
+            if self.again.fetch_add(1, Ordering::Relaxed) == 0 {
+                eprintln!("  made again, and perhaps others after it: {}", failed.text);
             }
             attempt += 1;
             sleep(AGAIN).await;
         }
     }
 
-    /// Many of them, each with its path, by several writers.
+    /// How many attempts were made again.
+    pub(super) fn again(&self) -> u64 {
+        self.again.load(Ordering::Relaxed)
+    }
+
+    /// One attempt: for what may not be there yet.
+    pub(super) async fn has(&self, path: &str) -> bool {
+        self.answered(&Method::GET, path, None).await.is_ok()
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Bytes, String> {
+        self.until_answered(Method::GET, path, None).await
+    }
+
+    pub(super) async fn create(&self, path: &str, object: &Value) -> Result<(), String> {
+        let body = Some(("application/json", object));
+        let made = self.until_answered(Method::POST, path, body).await;
+        made.map(drop)
+    }
+
+    /// Many of them, each with its path, by several writers; `made` counts them.
     pub(super) async fn create_all(
         &self,
         objects: impl Iterator<Item = (String, Value)>,
+        made: &AtomicUsize,
     ) -> Result<(), String> {
         stream::iter(objects)
-            .map(|(path, object)| async move { self.create(&path, &object).await })
+            .map(|(path, object)| async move {
+                self.create(&path, &object).await?;
+                made.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })
             .buffer_unordered(WRITERS)
             .try_for_each(async |()| Ok(()))
             .await
@@ -212,9 +317,8 @@ impl Api {
 
     pub(super) async fn patch(&self, path: &str, patch: &Value) -> Result<(), String> {
         let body = Some(("application/merge-patch+json", patch));
-        let response = self.ask(Method::PATCH, path, body).await?;
-        let end = response.into_body().collect().await;
-        end.map(drop).map_err(|e| format!("{path}: {e}"))
+        let patched = self.until_answered(Method::PATCH, path, body).await;
+        patched.map(drop)
     }
 
     /// Hands on each event of a watch until it ends.
@@ -223,10 +327,10 @@ impl Api {
         path: &str,
         mut take: impl FnMut(&[u8]),
     ) -> Result<(), String> {
-        let mut body = self.ask(Method::GET, path, None).await?.into_body();
+        let mut body = self.ask(&Method::GET, path, None).await?.into_body();
         let mut begun = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| format!("{path}: {e}"))?;
+            let frame = frame.map_err(|e| format!("{path}: {}", whole(&e)))?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };

@@ -1,13 +1,21 @@
 //! One API server with all objects, a controller that follows it, and streams as proxies have them. Owns the processes and the tasks, which end
 //! with it.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::try_join_all;
 use tempfile::TempDir;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tradewind_runtime::TaskSet;
 use tradewind_tests::{
@@ -20,7 +28,8 @@ use super::{
     KubernetesArguments,
     api::{Api, Place},
     objects,
-    told::{self, Pod, Told},
+    progress::within,
+    told::{self, Counts, Pod, Told},
 };
 use crate::usage::{self, Usage};
 
@@ -39,6 +48,8 @@ const CHANGE: Duration = Duration::from_secs(60);
 const BACK: Duration = Duration::from_secs(600);
 /// Until a controller that has told everything has done what it does behind that.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Changes between two words on how many there were.
+const SAID: usize = 25;
 /// Between two changes, so that each begins with everybody at rest.
 const REST: Duration = Duration::from_millis(250);
 
@@ -46,11 +57,13 @@ const REST: Duration = Duration::from_millis(250);
 pub(super) struct Filled {
     clusters: Clusters,
     place: Place,
-    api: Api,
+    api: Arc<Api>,
     slices: watch::Receiver<Told>,
     tasks: TaskSet,
     /// How long it took, which is the API server's figure.
     pub(super) fill: Duration,
+    /// Requests for it that were made again.
+    pub(super) again: u64,
     /// Of one pod, as a list has it.
     pub(super) pod_bytes: usize,
 }
@@ -68,19 +81,20 @@ pub(super) async fn fill(arguments: &KubernetesArguments) -> Result<Filled, Stri
     let crds = crds.display().to_string();
     clusters.kubectl(NAME, &["apply", "-f", &crds]).await.good();
     let place = Place::of(&clusters, NAME).await?;
-    let api = place.connect().await?;
+    let api = Arc::new(place.connect().await?);
     let started = Instant::now();
     for name in objects::namespaces() {
         let namespace = objects::namespace(&name);
         api.create("/api/v1/namespaces", &namespace).await?;
         let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
-        timeout(CHANGE, async {
-            while api.get(&account).await.is_err() {
+        let missing = || format!("the namespace {name} has no service account");
+        within(CHANGE, missing, async {
+            while !api.has(&account).await {
                 sleep(REST).await;
             }
+            Ok(())
         })
-        .await
-        .map_err(|_| format!("the namespace {name} never got its service account"))?;
+        .await?;
     }
     let (send, mut slices) = watch::channel(Told::default());
     let mut tasks = TaskSet::new();
@@ -89,49 +103,58 @@ pub(super) async fn fill(arguments: &KubernetesArguments) -> Result<Filled, Stri
         let namespace = objects::namespace_of(service);
         format!("/api/v1/namespaces/{namespace}/{kind}")
     };
-    let pods = (0..arguments.endpoints).map(|n| {
-        let path = inside(objects::service_of(n, arguments.services), "pods");
-        (path, objects::pod(n, arguments.services, NAME))
+    let (services, endpoints) = (arguments.services, arguments.endpoints);
+    let pods = (0..endpoints).map(|n| {
+        let path = inside(objects::service_of(n, services), "pods");
+        (path, objects::pod(n, services, NAME))
     });
-    let made = api.create_all(pods);
-    timeout(FILL, made).await.map_err(|_| {
+    make_all(&api, "pods", endpoints, pods).await?;
+    let all = (0..services).map(|n| (inside(n, "services"), objects::service(n)));
+    make_all(&api, "services", services, all).await?;
+    let ready = slices.clone();
+    let so_far = || {
+        let known = ready.borrow();
         format!(
-            "the API server took no {} pods in {FILL:?}",
-            arguments.endpoints
+            "{} of {endpoints} pods stand in slices, {} as ready",
+            known.addresses.len(),
+            known.serving()
         )
-    })??;
-    eprintln!(
-        "{} pods after {:.0?}",
-        arguments.endpoints,
-        started.elapsed()
-    );
-    let services = (0..arguments.services).map(|n| (inside(n, "services"), objects::service(n)));
-    let made = api.create_all(services);
-    timeout(FILL, made)
-        .await
-        .map_err(|_| "the API server took the services too slowly")??;
-    eprintln!(
-        "{} services after {:.0?}",
-        arguments.services,
-        started.elapsed()
-    );
-    let all = slices.wait_for(|told| told.serving() == arguments.endpoints);
-    timeout(FILL, all)
-        .await
-        .map_err(|_| "not all pods came to stand in slices as ready")?
-        .map_err(|e| e.to_string())?;
+    };
+    within(FILL, so_far, async {
+        let all = slices.wait_for(|told| told.serving() == endpoints).await;
+        all.map(drop).map_err(|e| e.to_string())
+    })
+    .await?;
     let fill = started.elapsed();
     eprintln!("all of them in slices after {fill:.0?}");
     let some = api.get("/api/v1/pods?limit=100").await?;
     Ok(Filled {
         clusters,
         place,
+        again: api.again(),
         api,
         slices,
         tasks,
         fill,
-        pod_bytes: some.len() / arguments.endpoints.clamp(1, 100),
+        pod_bytes: some.len() / endpoints.clamp(1, 100),
     })
+}
+
+async fn make_all(
+    api: &Api,
+    what: &str,
+    count: usize,
+    objects: impl Iterator<Item = (String, serde_json::Value)>,
+) -> Result<(), String> {
+    let (started, made) = (Instant::now(), AtomicUsize::new(0));
+    let so_far = || {
+        let made = made.load(Ordering::Relaxed);
+        let again = api.again();
+        format!("{made} of {count} {what} made, {again} requests made again")
+    };
+    within(FILL, so_far, api.create_all(objects, &made)).await?;
+    eprintln!("{count} {what} after {:.0?}", started.elapsed());
+    Ok(())
 }
 
 /// A controller at work, and those who follow it.
@@ -139,7 +162,6 @@ pub(super) struct Following {
     filled: Filled,
     controller: Process,
     proxies: Vec<watch::Receiver<Told>>,
-    endpoints: usize,
     _block: Block,
     _dir: TempDir,
 }
@@ -210,28 +232,26 @@ pub(super) async fn follow(
         filled,
         controller,
         proxies,
-        endpoints: arguments.endpoints,
         _block: block,
         _dir: dir,
     };
     let before = Usage::default();
     let (services, endpoints) = (arguments.services, arguments.endpoints);
-    let known = following.all(|told| told.services() >= services && told.serving() == endpoints);
-    timeout(KNOWN, known).await.map_err(|_| {
+    let seen = following.proxies.clone();
+    let so_far = || {
         let of = |told: &watch::Receiver<Told>| {
             let told = told.borrow();
-            format!(
-                "{} endpoints of {} services",
-                told.serving(),
-                told.services()
-            )
+            format!("{}/{}", told.serving(), told.services())
         };
-        let seen: Vec<_> = following.proxies.iter().map(of).collect();
+        let seen: Vec<_> = seen.iter().map(of).collect();
         format!(
-            "proxies knew {seen:?} after {KNOWN:?}: {}",
-            following.controller.tail()
+            "proxies know {} of {endpoints} endpoints/{services} services",
+            seen.join(", ")
         )
-    })??;
+    };
+    let known = following.all(|told| told.services() >= services && told.serving() == endpoints);
+    let known = within(KNOWN, so_far, known).await;
+    known.map_err(|e| format!("{e}; {}", following.controller.tail()))?;
     let used = following.used(before, started)?;
     sleep(SETTLE).await;
     Ok((following, used))
@@ -240,6 +260,8 @@ pub(super) async fn follow(
 /// Changes, measured.
 #[derive(Default)]
 pub(super) struct Changes {
+    /// From the write of a pod to the own watch: the API server's own part.
+    pub(super) before: Vec<Duration>,
     /// From the own watch to each proxy.
     pub(super) each: Vec<Duration>,
     /// To the last of them.
@@ -257,9 +279,13 @@ pub(super) struct Returned {
     pub(super) in_sync_s: f64,
     /// Of it, from the change's being in the own watch.
     pub(super) behind_watch_s: f64,
-    /// Endpoints that a proxy lost meanwhile, or had told to be unhealthy.
+    /// Endpoints that a proxy lost meanwhile. This and the next ones are of the proxy that was told most.
     pub(super) taken_away: u64,
-    /// Responses that each proxy got, the change's included.
+    /// Endpoints that became ready or unready there, but for the pod that was changed.
+    pub(super) turned: u64,
+    /// Services that were told anew, the pod's included.
+    pub(super) services: u64,
+    /// Responses, the change's included.
     pub(super) responses: u64,
     pub(super) used: Used,
 }
@@ -309,22 +335,25 @@ impl Following {
             some.map(|(ip, pod)| (*ip, pod.clone())).collect()
         };
         let first = self.proxies.first().ok_or("no proxy")?.clone();
-        let counted = |told: &Told| (told.responses, told.bytes);
-        let (responses, bytes) = counted(&first.borrow());
+        let counts = first.borrow().counts;
         let (before, since) = (self.now()?, Instant::now());
         let mut changes = Changes::default();
         for (n, (ip, pod)) in (0..count).zip(pods.iter().flat_map(|p| [p, p])) {
             let serves = n % 2 == 1;
+            let written = Instant::now();
             let (at, times) = self.change((*ip, pod), serves, CHANGE).await?;
+            changes.before.push(at.saturating_duration_since(written));
             let after = times.iter().map(|t| t.saturating_duration_since(at));
             changes.last.extend(after.clone().max());
             changes.each.extend(after);
+            if (n + 1) % SAID == 0 {
+                eprintln!("  {} of {count} changes", n + 1);
+            }
             sleep(REST).await;
         }
         let used = self.used(before, since)?;
-        let (now_responses, now_bytes) = counted(&first.borrow());
-        changes.responses = now_responses - responses;
-        changes.bytes = now_bytes - bytes;
+        let told = first.borrow().counts.since(&counts);
+        (changes.responses, changes.bytes) = (told.responses, told.bytes);
         Ok((changes, used))
     }
 
@@ -345,25 +374,19 @@ impl Following {
             self.filled.api.patch(&path, &readiness).await?;
             told::until(&mut self.filled.slices, ip, serves).await
         };
-        let written = timeout(patience, written).await;
-        let at = written.map_err(|_| {
-            format!("the API server's own controllers did not write into a slice {what}, for {patience:?}")
-        })??;
+        let so_far =
+            || format!("the API server's own controllers did not write into a slice {what}");
+        let at = within(patience, so_far, written).await?;
+        let seen = self.proxies.clone();
+        let so_far = || {
+            let told = seen.iter().filter(|p| told::is(&p.borrow(), ip, serves));
+            let (told, all) = (told.count(), seen.len());
+            format!("{told} of {all} proxies were told {what}, since it stands in a slice")
+        };
         let proxies = self.proxies.iter_mut();
         let told = try_join_all(proxies.map(|p| told::until(p, ip, serves)));
-        let told = timeout(CHANGE, told).await;
-        let times = told.map_err(|_| {
-            let lacking = self
-                .proxies
-                .iter()
-                .filter(|p| !told::is(&p.borrow(), ip, serves));
-            format!(
-                "{} of {} proxies were not told {what}, {CHANGE:?} after it stood in a slice: {}",
-                lacking.count(),
-                self.proxies.len(),
-                self.controller.tail()
-            )
-        })??;
+        let times = within(CHANGE, so_far, told).await;
+        let times = times.map_err(|e| format!("{e}; {}", self.controller.tail()))?;
         Ok((at, times))
     }
 
@@ -374,32 +397,35 @@ impl Following {
             let first = told.pods.iter().next().ok_or("no pod")?;
             (*first.0, first.1.clone())
         };
-        let first = self.proxies.first().ok_or("no proxy")?.clone();
-        let responses = first.borrow().responses;
+        let before_told: Vec<_> = self.proxies.iter().map(|p| p.borrow().counts).collect();
         let pid = self.pid()?;
         usage::forget_peak(pid)?;
         let before = self.now()?;
         self.filled.clusters.stop_api(NAME).await;
         let stopped = Instant::now();
+        eprintln!("the API server is away for {away:?}");
         sleep(away).await;
         self.filled.clusters.start_api(NAME).await;
         let ready = Instant::now();
         let away_s = (ready - stopped).as_secs_f64();
-        self.filled.api = self.filled.place.connect().await?;
-        let unharmed = |told: &Told| told.serving();
-        let least = self.proxies.iter().map(|p| unharmed(&p.borrow())).min();
-        let lost = self.endpoints.saturating_sub(least.unwrap_or(0));
+        eprintln!("it is back {away_s:.1} s after it went");
+        self.filled.api = Arc::new(self.filled.place.connect().await?);
         let (at, times) = self.change((ip, &pod), false, BACK).await?;
         let last = times.iter().max().copied().ok_or("no proxy")?;
         sleep(SETTLE).await;
-        let gone = self.proxies.iter().map(|p| p.borrow().taken_away).max();
         let used = self.used(before, stopped)?;
+        let told = self.proxies.iter().zip(&before_told);
+        let told: Vec<Counts> = told.map(|(p, b)| p.borrow().counts.since(b)).collect();
+        let most = |of: fn(&Counts) -> u64| told.iter().map(of).max().unwrap_or_default();
         Ok(Returned {
             away_s,
             in_sync_s: (last - ready).as_secs_f64(),
             behind_watch_s: last.saturating_duration_since(at).as_secs_f64(),
-            taken_away: gone.unwrap_or(0) + lost as u64,
-            responses: first.borrow().responses - responses,
+            taken_away: most(|c| c.taken_away),
+            // One pod was changed.
+            turned: most(|c| c.turned).saturating_sub(1),
+            services: most(|c| c.services),
+            responses: most(|c| c.responses),
             used,
         })
     }

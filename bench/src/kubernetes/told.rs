@@ -55,10 +55,34 @@ pub(super) struct Told {
     pub(super) pods: BTreeMap<IpAddr, Pod>,
     /// Whom each service has.
     services: BTreeMap<ServiceName, Vec<IpAddr>>,
+    serving: usize,
+    pub(super) counts: Counts,
+}
+
+/// How much one of them told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
     pub(super) responses: u64,
     pub(super) bytes: u64,
+    /// Services, each as often as it was told.
+    pub(super) services: u64,
     /// Addresses that were known and went.
     pub(super) taken_away: u64,
+    /// Addresses that were known and became ready, or unready.
+    pub(super) turned: u64,
+}
+
+impl Counts {
+    /// What came after `before`.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self {
+            responses: self.responses - before.responses,
+            bytes: self.bytes - before.bytes,
+            services: self.services - before.services,
+            taken_away: self.taken_away - before.taken_away,
+            turned: self.turned - before.turned,
+        }
+    }
 }
 
 impl Told {
@@ -67,16 +91,29 @@ impl Told {
     }
 
     pub(super) fn serving(&self) -> usize {
-        self.addresses.values().filter(|seen| seen.serves).count()
+        self.serving
     }
 
     fn set(&mut self, ip: IpAddr, serves: bool, at: Instant) {
-        if self.addresses.get(&ip).is_none_or(|s| s.serves != serves) {
-            self.addresses.insert(ip, Seen { serves, at });
+        let before = self.addresses.get(&ip).map(|s| s.serves);
+        if before == Some(serves) {
+            return;
+        }
+        self.counts.turned += u64::from(before.is_some());
+        self.addresses.insert(ip, Seen { serves, at });
+        self.serving += usize::from(serves);
+        self.serving -= usize::from(before == Some(true));
+    }
+
+    fn remove(&mut self, ip: IpAddr) {
+        if let Some(seen) = self.addresses.remove(&ip) {
+            self.serving -= usize::from(seen.serves);
+            self.counts.taken_away += 1;
         }
     }
 
     fn service(&mut self, name: ServiceName, snapshot: &Snapshot, at: Instant) {
+        self.counts.services += 1;
         let service = snapshot.services.get(&name);
         let endpoints = service.map_or(&[] as &[_], |s| s.endpoints.as_slice());
         let mut now = Vec::new();
@@ -90,8 +127,7 @@ impl Told {
         }
         let before = self.services.insert(name, now.clone());
         for gone in before.into_iter().flatten().filter(|ip| !now.contains(ip)) {
-            self.addresses.remove(&gone);
-            self.taken_away += 1;
+            self.remove(gone);
         }
     }
 }
@@ -173,8 +209,8 @@ fn slice(line: &[u8], out: &watch::Sender<Told>) {
         return;
     }
     out.send_modify(|told| {
-        told.bytes += line.len() as u64;
-        told.responses += 1;
+        told.counts.bytes += line.len() as u64;
+        told.counts.responses += 1;
         for endpoint in event.object.endpoints {
             let ready = endpoint.conditions.ready.unwrap_or(true);
             let Some(pod) = endpoint.target_ref.map(|t| (t.namespace, t.name)) else {
@@ -228,8 +264,8 @@ async fn stream(
         let step = client.receive(response);
         let at = Instant::now();
         out.send_modify(|told| {
-            told.responses += 1;
-            told.bytes += bytes;
+            told.counts.responses += 1;
+            told.counts.bytes += bytes;
             if let Some(snapshot) = &step.snapshot {
                 for name in names.drain(..) {
                     told.service(name, snapshot, at);

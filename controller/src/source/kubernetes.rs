@@ -3,6 +3,7 @@
 //! Owns all that is known of its objects and what was made of each. [`model`] decides, purely; the task here takes changes as they come and
 //! tells of them together. While the API server is away what was known last stands, over a restart, too ([`kept`]).
 
+mod complete;
 pub mod kept;
 pub mod model;
 
@@ -22,10 +23,11 @@ use tradewind_kubernetes::{
 use tradewind_runtime::{SharedClock, drain};
 
 use super::{Problem, SourceModel};
+use complete::{Complete, Look};
 use kept::{Handed, Kept};
 pub use model::{Exported, Model, View};
 
-/// Changes that are taken together when they have come together: a rolling update of a large service is a few steps and not hundreds.
+/// Least time between two steps: a rolling update of a large service is a few of them and not hundreds. The first change is told at once.
 const SPACING: Duration = Duration::from_millis(20);
 /// As long as the first lists have not come nothing is told, so more may be taken at a time.
 const BATCH: usize = 4_096;
@@ -73,35 +75,94 @@ impl Memory {
     }
 }
 
-/// Tells what was kept, as it was.
-fn remember(kept: &Kept, objects: &mut Objects, model: &mut Model, told: &Told) {
-    let mut touched = Touched::default();
-    take(objects, &mut kept.changes().collect(), &mut touched);
-    model.update(objects, &touched);
-    let mut before = model.told();
-    before.problems.push(Problem {
-        place: "the API server".to_owned(),
-        text: format!(
-            "was not read whole since this controller started: services, endpoints and rules are those of {}; calls go on by them; this controller's log says what is in the way",
-            write::moment(kept.at_ms)
-        ),
-    });
-    told.model.send_replace(Arc::new(before));
+/// All that is known, and whom it is told.
+struct Source {
+    objects: Objects,
+    model: Model,
+    complete: Complete,
+    /// What was wrong with what was kept, and that it is told. Nothing once all was listed.
+    before: Vec<Problem>,
+    told: Told,
 }
 
-/// Kinds that must be listed whole before anything is told.
-fn awaited() -> Vec<Kind> {
-    [
-        Kind::Namespace,
-        Kind::Service,
-        Kind::Slice,
-        Kind::Pod,
-        Kind::Bare,
-        Kind::Export,
-    ]
-    .into_iter()
-    .chain(rule_kinds().iter().map(Served::rule))
-    .collect()
+impl Source {
+    fn new(told: Told) -> Self {
+        let rules = rule_kinds().iter().map(Served::rule).collect();
+        Self {
+            objects: Objects::default(),
+            model: Model::default(),
+            complete: Complete::of(rules),
+            before: Vec::new(),
+            told,
+        }
+    }
+
+    /// Tells what was kept, as it was.
+    fn remember(&mut self, kept: &Kept) {
+        let mut touched = Touched::default();
+        let mut changes = kept.changes().collect();
+        take(&mut self.objects, &mut changes, &mut touched);
+        self.model.update(&self.objects, &touched);
+        let mut before = self.model.told();
+        before.problems.push(Problem {
+            place: "the API server".to_owned(),
+            text: format!(
+                "was not read whole since this controller started: services, endpoints and rules are those of {}; calls go on by them; this controller's log says what is in the way",
+                write::moment(kept.at_ms)
+            ),
+        });
+        self.before.clone_from(&before.problems);
+        self.told.model.send_replace(Arc::new(before));
+    }
+
+    /// Tells what was made of all objects, once enough of them were listed.
+    fn step(&mut self, touched: &Touched) -> Look {
+        self.model.update(&self.objects, touched);
+        let look = self.complete.look(&self.objects, Instant::now());
+        if look != Look::Complete {
+            self.tell_refused();
+            return look;
+        }
+        let unheard = self.complete.unheard(&self.objects);
+        if !unheard.is_empty() {
+            let refused = unheard.into_iter();
+            let mut changes = refused.map(|(k, why)| Change::Refused(k, why)).collect();
+            let mut touched = Touched::default();
+            take(&mut self.objects, &mut changes, &mut touched);
+            self.model.update(&self.objects, &touched);
+        }
+        self.told.model.send_replace(Arc::new(self.model.told()));
+        self.tell_view();
+        look
+    }
+
+    /// What was told stands; which kinds cannot be listed is added.
+    fn tell_refused(&self) {
+        self.told.model.send_if_modified(|current| {
+            let problems = self.before.iter().chain(self.model.refused());
+            let problems: Vec<_> = problems.cloned().collect();
+            let new = problems != current.problems;
+            if new {
+                Arc::make_mut(current).problems = problems;
+            }
+            new
+        });
+    }
+
+    fn tell_view(&self) {
+        let written = Resource::ALL.map(Kind::Owned);
+        if !written.iter().all(|kind| self.objects.has_listed(kind)) {
+            return;
+        }
+        let view = self.model.view(&self.objects);
+        self.told.view.send_if_modified(|current| {
+            let new = **current != view;
+            if new {
+                *current = Arc::new(view);
+            }
+            new
+        });
+    }
 }
 
 /// Takes changes until the drain.
@@ -111,60 +172,59 @@ pub async fn run(
     mut memory: Memory,
     mut drain: drain::Observer,
 ) {
-    let kinds = awaited();
-    let (mut objects, mut model) = (Objects::default(), Model::default());
+    let mut source = Source::new(told);
     if let Some(kept) = memory.before.take() {
-        remember(&kept, &mut objects, &mut model, &told);
+        source.remember(&kept);
     }
-    let mut read = false;
-    let mut keep_at = None;
+    let (mut keep_at, mut look_at) = (None, None);
+    let mut next_step = Instant::now();
     let mut batch = Vec::new();
     loop {
-        let due = keep_at.unwrap_or_else(Instant::now);
-        let taken = tokio::select! {
+        let now = Instant::now();
+        let (keep_due, look_due) = (keep_at.unwrap_or(now), look_at.unwrap_or(now));
+        let mut touched = Touched::default();
+        let looks = tokio::select! {
             biased;
-            () = drain.triggered() => 0,
-            () = tokio::time::sleep_until(due), if keep_at.is_some() => {
-                memory.keep(&objects);
+            () = drain.triggered() => break,
+            () = tokio::time::sleep_until(keep_due), if keep_at.is_some() => {
+                memory.keep(&source.objects);
                 keep_at = None;
                 continue;
             }
-            taken = changes.recv_many(&mut batch, BATCH) => taken,
-        };
-        if taken == 0 {
-            if keep_at.is_some() {
-                memory.keep(&objects);
+            () = tokio::time::sleep_until(look_due), if look_at.is_some() => true,
+            taken = changes.recv_many(&mut batch, BATCH) => {
+                if taken == 0 {
+                    break;
+                }
+                take(&mut source.objects, &mut batch, &mut touched);
+                false
             }
-            return;
+        };
+        // What comes soon after a step is told together.
+        while let Ok(taken) =
+            tokio::time::timeout_at(next_step, changes.recv_many(&mut batch, BATCH)).await
+            && taken > 0
+        {
+            take(&mut source.objects, &mut batch, &mut touched);
+            if Instant::now() >= next_step {
+                break;
+            }
         }
-        let mut touched = Touched::default();
-        take(&mut objects, &mut batch, &mut touched);
-        let until = Instant::now() + SPACING;
-        // What comes together is told together.
-        while let Ok(Some(change)) = tokio::time::timeout_at(until, changes.recv()).await {
-            batch.push(change);
-            take(&mut objects, &mut batch, &mut touched);
-        }
-        if touched.is_empty() {
+        if touched.is_empty() && !looks {
             continue;
         }
-        model.update(&objects, &touched);
-        read = read || kinds.iter().all(|kind| objects.has_listed(kind));
-        if read {
-            told.model.send_replace(Arc::new(model.told()));
-            keep_at.get_or_insert_with(|| Instant::now() + kept::spacing(&objects));
-        }
-        let written = Resource::ALL.map(Kind::Owned);
-        if read && written.iter().all(|kind| objects.has_listed(kind)) {
-            let view = model.view(&objects);
-            told.view.send_if_modified(|current| {
-                let new = **current != view;
-                if new {
-                    *current = Arc::new(view);
-                }
-                new
-            });
-        }
+        let look = source.step(&touched);
+        next_step = Instant::now() + SPACING;
+        look_at = match look {
+            Look::Waiting(until) => until,
+            Look::Complete => {
+                keep_at.get_or_insert_with(|| Instant::now() + kept::spacing(&source.objects));
+                None
+            }
+        };
+    }
+    if keep_at.is_some() {
+        memory.keep(&source.objects);
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Change {
     Gone(Kind, Key),
     /// The API server does not serve the kind: there are none, and none can be made.
     Absent(Kind),
+    /// The API server has refused for a while to list the kind, and why: what is known of it may be old.
+    Refused(Kind, String),
 }
 
 /// See the module.
@@ -47,6 +49,8 @@ pub struct Objects {
     pub owned: Observed,
     /// Kinds that the API server does not serve.
     pub absent: BTreeSet<Kind>,
+    /// Kinds that it does not list, and why. What is known of them stands.
+    pub refused: BTreeMap<Kind, String>,
     slices_with: BTreeMap<Key, BTreeSet<Key>>,
     listed: BTreeSet<Kind>,
 }
@@ -56,7 +60,7 @@ pub struct Objects {
 pub struct Touched {
     /// Services whose own object, endpoints or Pods changed.
     pub services: BTreeSet<ServiceName>,
-    /// A Namespace, an export or a rule changed.
+    /// A Namespace, an export or a rule changed, or what may be known of a kind.
     pub others: bool,
 }
 
@@ -79,6 +83,9 @@ impl Objects {
         match change {
             Change::Set(key, object) => self.set(key, object, &mut touched),
             Change::Gone(kind, key) => self.remove(&kind, &key, &mut touched),
+            Change::Refused(kind, why) => {
+                touched.others |= self.refused.insert(kind, why.clone()) != Some(why);
+            }
             Change::Absent(kind) => {
                 touched.others |= self.absent.insert(kind.clone());
                 let none = self.take(Change::All(kind.clone(), Vec::new()));
@@ -88,6 +95,7 @@ impl Objects {
             }
             Change::All(kind, all) => {
                 touched.others |= self.absent.remove(&kind);
+                touched.others |= self.refused.remove(&kind).is_some();
                 let there: BTreeSet<Key> = all.iter().map(|(key, _)| key.clone()).collect();
                 for key in self.names(&kind) {
                     if !there.contains(&key) {

@@ -369,6 +369,60 @@ pub(crate) async fn a_controller_starts_while_its_api_server_is_away(
     assert!(!told.contains("was not read whole"), "{told}");
 }
 
+/// A controller that knows nothing from before and may not list one kind of rules says so, and serves what else there is.
+pub(crate) async fn a_kind_that_may_not_be_listed_holds_up_nothing(
+    clusters: &Clusters,
+    federation: &mut Federation,
+) {
+    let mut role = get(clusters, &["clusterrole", "tradewind-controller"]).await;
+    role["metadata"]["resourceVersion"].take();
+    let whole = role.clone();
+    let mut lost = 0;
+    for rule in role["rules"].as_array_mut().unwrap() {
+        let resources = rule["resources"].as_array_mut().unwrap();
+        let before = resources.len();
+        resources.retain(|name| name != "httproutes");
+        lost += before - resources.len();
+    }
+    assert_eq!(lost, 1, "{whole}");
+    let put = async |role: &Value| {
+        clusters.apply("west", &role.to_string()).await.good();
+    };
+    put(&role).await;
+    let controller = federation.clusters[0].controller.as_mut().unwrap();
+    assert_eq!(controller.stop(SOON).await, 0);
+    let kept = Path::new(&federation.data_dir(0)).join("kubernetes.objects");
+    std::fs::remove_file(kept).unwrap();
+    federation.start_controller(0);
+    let lacking =
+        "kind HTTPRoute.gateway.networking.k8s.io: the API server does not list it: httproutes";
+    wait::until("services, and which kind is lacking", SOON, async || {
+        let endpoints = ["endpoints", "shop/web", "-o", "json"];
+        let endpoints = federation.cli(0, &endpoints).await;
+        let told = federation.cli(0, &["status"]).await.stdout;
+        let known = endpoints.code == 0
+            && endpoints.json()["endpoints"].as_array().map(Vec::len) == Some(1);
+        if known && told.contains(lacking) {
+            Ok(())
+        } else {
+            Err((endpoints.stdout, endpoints.stderr, told))
+        }
+    })
+    .await;
+    put(&whole).await;
+    wait::until("the kind is listed", SOON, async || {
+        let told = federation.cli(0, &["status"]).await.stdout;
+        // The route there has a backend that is not there, which is a problem of its own.
+        let known = told.contains("HTTPRoute shop/split: ");
+        if known && !told.contains("the API server does not list it") {
+            Ok(())
+        } else {
+            Err(told)
+        }
+    })
+    .await;
+}
+
 /// Every watch and every write so far. (An API server that starts refuses everybody for a moment: it does not know the roles yet.)
 pub(crate) fn every_request_was_allowed(federation: &Federation) {
     let log = federation.clusters[0].controller.as_ref().unwrap().log();

@@ -22,7 +22,8 @@ use tradewind_tests::{
 };
 
 use controller::{
-    a_controller_starts_while_its_api_server_is_away, by_the_controllers_account,
+    a_controller_starts_while_its_api_server_is_away,
+    a_kind_that_may_not_be_listed_holds_up_nothing, by_the_controllers_account,
     every_kind_of_rule_is_served, every_request_was_allowed, it_fails_closed,
     routes_are_told_of_themselves, the_controller_may_what_it_needs_and_no_more,
     the_controller_tells_the_api_server,
@@ -57,6 +58,7 @@ async fn a_real_api_server_takes_the_chart_and_makes_pods_with_a_proxy() {
     routes_are_told_of_themselves(&clusters).await;
     the_check_sees_it(&clusters).await;
     every_request_was_allowed(&federation);
+    a_kind_that_may_not_be_listed_holds_up_nothing(&clusters, &mut federation).await;
     a_controller_starts_while_its_api_server_is_away(&mut clusters, &mut federation).await;
     it_fails_closed(&clusters, &mut federation).await;
     uninstalls_without_residue(&clusters).await;

@@ -43,7 +43,9 @@ pub(super) fn start(
     match (client, &config.manifests) {
         (Some(client), _) => {
             let (out, changes) = mpsc::channel(watchers::QUEUE);
-            watchers::start(client, kubernetes::rule_kinds(), &out, tasks, drain);
+            let pulse = watchers::Pulse::default();
+            let to = (&out, &pulse);
+            watchers::start(client, kubernetes::rule_kinds(), to, tasks, drain);
             let told = Told {
                 model,
                 view: view_tx,
@@ -67,7 +69,7 @@ pub(super) fn start(
             let probe = watchers::probe(
                 client.clone(),
                 Arc::clone(clock),
-                contact_tx,
+                (contact_tx, pulse),
                 drain.observer(),
             );
             tasks.spawn("probe the API server", probe);

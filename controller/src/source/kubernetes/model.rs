@@ -37,6 +37,7 @@ pub struct Model {
     problems: BTreeMap<ServiceName, Problem>,
     policy: Arc<Vec<Arc<Object>>>,
     unread: Vec<Problem>,
+    refused: Vec<Problem>,
 }
 
 #[derive(Debug)]
@@ -81,6 +82,7 @@ impl Model {
         }
         if touched.others {
             self.read_rules(objects);
+            self.refused = objects.refused.iter().map(refused).collect();
         }
     }
 
@@ -126,9 +128,15 @@ impl Model {
         self.policy = Arc::new(policy);
     }
 
+    /// Kinds that cannot be listed, as problems.
+    pub fn refused(&self) -> &[Problem] {
+        &self.refused
+    }
+
     /// All of it, as the files' model is told.
     pub fn told(&self) -> SourceModel {
         let problems = self.unread.iter().chain(self.problems.values());
+        let problems = problems.chain(&self.refused);
         let mut problems: Vec<_> = problems.cloned().collect();
         problems.sort();
         SourceModel {
@@ -168,6 +176,15 @@ impl Model {
                 .filter(|r| objects.absent.contains(&Kind::Owned(*r)))
                 .collect(),
         }
+    }
+}
+
+fn refused((kind, why): (&Kind, &String)) -> Problem {
+    Problem {
+        place: format!("kind {kind}"),
+        text: format!(
+            "the API server does not list it: {why}; what was known of these objects stands, and changes of them are not seen"
+        ),
     }
 }
 

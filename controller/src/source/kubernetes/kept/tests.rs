@@ -8,8 +8,8 @@ use tradewind_runtime::{clock, drain};
 
 use super::*;
 use crate::source::{
-    SourceModel,
-    kubernetes::{Memory, Told, View, awaited, run},
+    Problem, SourceModel,
+    kubernetes::{Memory, Told, View, complete::NEEDED, rule_kinds, run},
 };
 
 const SERVER: &str = "https://127.0.0.1:6443/";
@@ -82,8 +82,13 @@ fn many_objects_are_written_more_seldom() {
 
 /// All kinds that the source waits for, listed, with these objects.
 fn lists(objects: &Objects) -> Vec<Change> {
-    let mut by_kind: BTreeMap<Kind, Vec<(Key, Object)>> = awaited()
+    let mut by_kind: BTreeMap<Kind, Vec<(Key, Object)>> = NEEDED
         .into_iter()
+        .chain(
+            rule_kinds()
+                .iter()
+                .map(tradewind_kubernetes::watch::Served::rule),
+        )
         .chain(Resource::ALL.map(Kind::Owned))
         .map(|kind| (kind, Vec::new()))
         .collect();
@@ -194,6 +199,90 @@ async fn a_source_begins_with_what_was_kept_and_takes_nothing_away_before_all_is
     let after = second.next().await;
     assert!(after.services.is_empty() && after.exports.is_empty() && after.policy.is_empty());
     assert!(after.problems.is_empty(), "{:?}", after.problems);
+}
+
+/// Where nothing was kept, too, and the list that comes at last counts.
+#[tokio::test(start_paused = true)]
+async fn a_kind_of_rules_that_is_not_listed_holds_up_nothing_and_what_was_kept_of_it_stands() {
+    let route = Kind::Rule("HTTPRoute.gateway.networking.k8s.io".to_owned());
+    let kept: Kept = serde_json::from_str(VERSION_1).unwrap();
+    for before in [None, Some(kept)] {
+        let remembered = before.is_some();
+        let mut source = Source::start(before);
+        let (routes, others): (Vec<_>, Vec<_>) = lists(&objects())
+            .into_iter()
+            .partition(|change| matches!(change, Change::All(kind, _) if *kind == route));
+        let refused = |why: &str| vec![Change::Refused(route.clone(), why.to_owned())];
+        let is_told = |problem: &Problem| problem.place == format!("kind {route}");
+        source.tell(refused("you may not list it")).await;
+        let model = &mut source.model;
+        let told = model.wait_for(|m| m.problems.iter().any(is_told)).await;
+        let told = Arc::clone(&told.unwrap());
+        assert_eq!(told.read, remembered, "nothing else is known yet");
+        assert_eq!(told.services.len(), usize::from(remembered));
+        assert_eq!(told.policy.len(), usize::from(remembered));
+
+        let since = tokio::time::Instant::now();
+        source.tell(others).await;
+        let whole = |m: &Arc<SourceModel>| m.read && m.problems.iter().all(is_told);
+        let told = source.model.wait_for(whole).await;
+        let told = Arc::clone(&told.unwrap());
+        let waited = since.elapsed();
+        assert!((5..7).contains(&waited.as_secs()), "{waited:?}");
+        assert_eq!(told.services.len(), 1);
+        assert_eq!(told.policy.len(), usize::from(remembered));
+        let [problem] = &told.problems[..] else {
+            panic!("{:?}", told.problems);
+        };
+        assert!(problem.text.contains("you may not list it"), "{problem}");
+
+        source.tell(routes).await;
+        let told = source.model.wait_for(|m| m.problems.is_empty()).await;
+        assert_eq!(told.unwrap().policy.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_after_a_rest_is_told_at_once_and_a_storm_of_them_in_few_steps() {
+    let mut source = Source::start(None);
+    source.tell(lists(&objects())).await;
+    source.next().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (key, service) = {
+        let objects = objects();
+        let (name, service) = objects.services.iter().next().unwrap();
+        (Key::from(name), Service::clone(service))
+    };
+    let turned = |n: u16| {
+        let mut service = service.clone();
+        service.ports[0].port = n;
+        vec![Change::Set(key.clone(), Object::Service(service))]
+    };
+    let since = tokio::time::Instant::now();
+    source.tell(turned(1)).await;
+    source.next().await;
+    assert_eq!(since.elapsed(), Duration::ZERO);
+    // One each millisecond, for a second.
+    let (changes, model) = (source.changes.clone(), source.model.clone());
+    let steps = task::spawn("count", async move {
+        let (mut model, mut steps) = (model, 0);
+        while model.changed().await.is_ok() {
+            steps += 1;
+            let port = |m: &Arc<SourceModel>| m.services.values().next().unwrap().ports[0].port;
+            if port(&model.borrow_and_update()) == 1_002 {
+                break;
+            }
+        }
+        steps
+    });
+    for n in 3..=1_002 {
+        for change in turned(n) {
+            changes.send(change).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let steps = steps.await.unwrap();
+    assert!((45..=55).contains(&steps), "{steps} steps in a second");
 }
 
 #[tokio::test(start_paused = true)]
