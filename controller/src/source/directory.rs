@@ -198,6 +198,7 @@ impl Manifests {
                 first = false;
                 let mut model = self.model();
                 model.keep(&out.borrow());
+                self.serving.take(&model);
                 for problem in &model.problems {
                     tracing::warn!(
                         place = problem.place,
