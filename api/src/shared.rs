@@ -2,13 +2,7 @@
 //! that the change is in, and two are compared without a look into what they share.
 
 use std::{
-    borrow::Borrow,
-    collections::BTreeMap,
-    iter::FusedIterator,
-    ops::Index,
-    slice,
-    sync::Arc,
-    vec,
+    borrow::Borrow, collections::BTreeMap, iter::FusedIterator, ops::Index, slice, sync::Arc, vec,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -211,7 +205,9 @@ impl<K: Clone + Ord, V: Clone> SharedMap<K, V> {
     /// Keeps those entries alone. Where all are kept, nothing is copied.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         let kept = self.iter().filter(|(key, value)| keep(key, value));
-        let kept: Vec<_> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let kept: Vec<_> = kept
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         if kept.len() < self.len {
             *self = Self::of_ascending(kept);
         }
@@ -259,9 +255,12 @@ impl<K: Clone + Ord, V: PartialEq> SharedMap<K, Arc<V>> {
         if self.is(before) {
             return;
         }
-        let is_other = |(key, now): &(&K, Option<&Arc<V>>)| now.is_none() || *now != before.get(*key);
+        let is_other =
+            |(key, now): &(&K, Option<&Arc<V>>)| now.is_none() || *now != before.get(*key);
         let others = self.changes(before).filter(is_other);
-        let others: Vec<_> = others.map(|(key, now)| (key.clone(), now.cloned())).collect();
+        let others: Vec<_> = others
+            .map(|(key, now)| (key.clone(), now.cloned()))
+            .collect();
         // What is the same stands in the same parts, too.
         self.clone_from(before);
         for (key, now) in others {
@@ -559,7 +558,11 @@ mod tests {
             after.insert(change, Arc::new(7));
             let known: Vec<_> = before.parts.iter().map(Arc::as_ptr).collect();
             let own = after.parts.iter().map(Arc::as_ptr);
-            assert_eq!(own.filter(|part| !known.contains(part)).count(), 1, "{change}");
+            assert_eq!(
+                own.filter(|part| !known.contains(part)).count(),
+                1,
+                "{change}"
+            );
             assert_eq!(after.differing(&before), [&change]);
         }
         let mut fewer = before.clone();

@@ -556,6 +556,93 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_names_files_until_somebody_takes_them_or_they_are_too_many() {
+        let event = |name: &str| {
+            notify::Event::new(EventKind::Modify(ModifyKind::Any)).add_path(name.into())
+        };
+        let changes = Changes::default();
+        changes.tell(&event("a.yaml"));
+        assert_eq!(changes.take(), None, "nothing was looked at yet");
+        assert_eq!(changes.take(), Some(BTreeSet::new()));
+        changes.tell(&event("a.yaml"));
+        changes.tell(&event("b.yaml").add_path("c".into()));
+        let named = ["a.yaml", "b.yaml", "c"].map(PathBuf::from);
+        assert_eq!(changes.take(), Some(BTreeSet::from(named)));
+        changes.tell(&event("a.yaml"));
+        // The kernel has lost some.
+        changes.tell(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan));
+        changes.tell(&event("b.yaml"));
+        assert_eq!(changes.take(), None);
+        for n in 0..=MAX_NAMED {
+            changes.tell(&event(&format!("{n}.yaml")));
+        }
+        assert_eq!(changes.take(), None);
+    }
+
+    #[test]
+    fn what_is_named_is_looked_at_alone_where_that_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, service: &str| {
+            let text = SERVICE.replace("payments", service);
+            fs::write(dir.path().join(name), text).unwrap();
+        };
+        let mut manifests = Manifests::new(dir.path().to_owned());
+        let mut look = |names: &[&str]| {
+            let named = names.iter().map(|name| dir.path().join(name)).collect();
+            let changed = manifests.poll_named(&named);
+            let model = manifests.model();
+            let names = model.services.keys().map(|name| name.name().to_owned());
+            (changed, names.collect::<Vec<_>>().join(" "))
+        };
+        put("a.yaml", "one");
+        assert_eq!(look(&[]), (true, "one".into()), "all of it, at first");
+        put("b.yaml", "second");
+        fs::create_dir(dir.path().join("deeper")).unwrap();
+        put("deeper/c.yaml", "third");
+        assert_eq!(look(&["a.yaml"]), (false, "one".into()));
+        assert_eq!(
+            look(&["b.new", "a.yaml"]),
+            (false, "one".into()),
+            "never read"
+        );
+        assert_eq!(
+            look(&["b.yaml"]),
+            (true, "one second third".into()),
+            "not known yet"
+        );
+        put("a.yaml", "first");
+        put("deeper/c.yaml", "thirteenth");
+        assert_eq!(
+            look(&["deeper/c.yaml"]),
+            (true, "one second thirteenth".into())
+        );
+        assert_eq!(
+            look(&["a.new", "a.yaml"]),
+            (true, "first second thirteenth".into())
+        );
+        assert_eq!(look(&["a.yaml"]), (false, "first second thirteenth".into()));
+        put("a.yaml", "eleventh");
+        assert_eq!(
+            look(&["deeper"]),
+            (true, "eleventh second thirteenth".into()),
+            "a directory"
+        );
+        fs::remove_dir_all(dir.path().join("deeper")).unwrap();
+        assert_eq!(
+            look(&["deeper"]),
+            (true, "eleventh second".into()),
+            "it was one"
+        );
+        put("b.yaml", "sixth");
+        fs::remove_file(dir.path().join("a.yaml")).unwrap();
+        assert_eq!(
+            look(&["a.yaml"]),
+            (true, "sixth".into()),
+            "a file that is gone"
+        );
+    }
+
+    #[test]
     fn rules_change_without_services_and_what_did_not_change_is_the_same_allocation() {
         const ROUTE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: vs, namespace: shop}\n";
         let dir = tempfile::tempdir().unwrap();
