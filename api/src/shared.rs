@@ -142,10 +142,19 @@ impl<K: Clone + Ord, V: Clone> SharedMap<K, V> {
         Some(value)
     }
 
-    /// All values, to be changed; all parts are this map's own from then on.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+    /// All entries, their values to be changed; all parts are this map's own from then on.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
         let parts = Arc::make_mut(&mut self.parts).iter_mut();
-        parts.flat_map(|part| Arc::make_mut(part).iter_mut().map(|(_, value)| value))
+        parts.flat_map(|part| {
+            Arc::make_mut(part)
+                .iter_mut()
+                .map(|(key, value)| (&*key, value))
+        })
+    }
+
+    /// All values, to be changed, as by [`Self::iter_mut`].
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.iter_mut().map(|(_, value)| value)
     }
 
     /// Puts an entry in; what its key had before.
