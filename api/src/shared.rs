@@ -281,6 +281,9 @@ impl<K: Clone + Ord, V: PartialEq> SharedMap<K, Arc<V>> {
     }
 }
 
+/// What two maps have for one key, which at least one of them has.
+type Pair<'a, K, V> = (Option<(&'a K, &'a V)>, Option<(&'a K, &'a V)>);
+
 /// Entries of two maps by key: see [`SharedMap::beside`].
 struct Beside<'a, K, V>(Walk<'a, K, V>, Walk<'a, K, V>);
 
@@ -311,7 +314,7 @@ impl<'a, K, V> Walk<'a, K, V> {
 }
 
 impl<'a, K: Ord, V> Iterator for Beside<'a, K, V> {
-    type Item = (Option<(&'a K, &'a V)>, Option<(&'a K, &'a V)>);
+    type Item = Pair<'a, K, V>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let Self(a, b) = self;
@@ -416,11 +419,12 @@ impl<K: std::fmt::Debug, V: std::fmt::Debug> std::fmt::Debug for SharedMap<K, V>
 
 impl<K: Ord, V: PartialEq> PartialEq for SharedMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        let both = |(one, other): (Option<(&K, &V)>, Option<(&K, &V)>)| match (one, other) {
-            (Some((_, one)), Some((_, other))) => one == other,
-            _ => false,
+        let is_same = |pair: Pair<'_, K, V>| {
+            let (one, other) = pair;
+            let value = |entry: Option<(_, _)>| entry.map(|(_, value)| value);
+            value(one) == value(other)
         };
-        self.len == other.len && self.beside(other).all(both)
+        self.len == other.len && self.beside(other).all(is_same)
     }
 }
 
@@ -574,7 +578,7 @@ mod tests {
             );
             assert_eq!(after.differing(&before), [&change]);
         }
-        let mut fewer = before.clone();
+        let mut fewer = before;
         for gone in 0..9_990 {
             assert!(fewer.remove(&(2 * gone)).is_some());
         }
