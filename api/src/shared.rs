@@ -60,6 +60,11 @@ impl<K, V> SharedMap<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
+    /// Takes all entries out.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// Of keys that ascend.
     fn of_ascending(entries: impl IntoIterator<Item = (K, V)>) -> Self {
         let (mut parts, mut part, mut len) = (Parts::new(), Part::new(), 0);

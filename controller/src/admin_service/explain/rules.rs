@@ -393,7 +393,7 @@ mod tests {
         let (verdict, to) = said(&snapshot, Some(&cookie), NOW_MS);
         assert!(verdict.ends_with("endpoint e1 is unhealthy"), "{verdict}");
         assert_eq!(to, by_weight);
-        snapshot.services = tradewind_api::shared::SharedMap::default();
+        snapshot.services.clear();
         let (verdict, _) = said(&snapshot, Some(&cookie), NOW_MS);
         assert!(verdict.ends_with("endpoint e1 is gone"), "{verdict}");
     }
