@@ -341,19 +341,12 @@ impl<'a, K: Ord, V> Iterator for Beside<'a, K, V> {
 }
 
 /// Entries in the order of their keys.
+#[derive(Debug)]
 pub struct Iter<'a, K, V> {
     parts: slice::Iter<'a, Arc<Part<K, V>>>,
     front: slice::Iter<'a, (K, V)>,
     back: slice::Iter<'a, (K, V)>,
     left: usize,
-}
-
-impl<K, V> std::fmt::Debug for Iter<'_, K, V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Iter")
-            .field("left", &self.left)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<K, V> Clone for Iter<'_, K, V> {
