@@ -22,6 +22,7 @@ use tradewind_api::{
     },
     route::Routes,
     seal::OpeningKey,
+    shared::SharedMap,
     snapshot::{Snapshot, Trust},
 };
 
@@ -84,7 +85,7 @@ fn version(bytes: &[u8]) -> Arc<str> {
 }
 
 /// Resources of one type by name.
-pub type Entries = BTreeMap<Arc<str>, Arc<Entry>>;
+pub type Entries = SharedMap<Arc<str>, Arc<Entry>>;
 
 /// Encodings back from which it is still known what changed since: a stream that is further behind compares everything, once.
 const MAX_REMEMBERED: usize = 32;
@@ -108,12 +109,12 @@ type Changes = BTreeMap<&'static str, Vec<Arc<str>>>;
 #[derive(Debug, Default)]
 pub struct Encoded {
     of: Arc<Snapshot>,
-    trust: Arc<Entries>,
-    clusters: Arc<Entries>,
-    services: Arc<Entries>,
-    openings: Arc<Entries>,
-    routes: Arc<Entries>,
-    limits: Arc<Entries>,
+    trust: Entries,
+    clusters: Entries,
+    services: Entries,
+    openings: Entries,
+    routes: Entries,
+    limits: Entries,
     nothing: Entries,
     mark: Mark,
     /// Those before this one, oldest first, each with what changed after it.
@@ -165,42 +166,42 @@ impl Encoded {
     #[must_use]
     pub fn next(&self, snapshot: &Arc<Snapshot>) -> Self {
         let mut changes = Changes::new();
-        let mut trust = Arc::clone(&self.trust);
+        let mut trust = self.trust.clone();
         if trust.is_empty() || !Arc::ptr_eq(&self.of.trust, &snapshot.trust) {
             let name: Arc<str> = TRUST_NAME.into();
             changes.insert(TRUST_TYPE, vec![Arc::clone(&name)]);
-            trust = Arc::new([(name, Entry::of_trust(&snapshot.trust))].into());
+            trust = [(name, Entry::of_trust(&snapshot.trust))].into();
         }
         let clusters = fold(
-            [&snapshot.clusters, &self.of.clusters],
+            changes_of(&snapshot.clusters, &self.of.clusters),
             &self.clusters,
             changes.entry(CLUSTER_TYPE).or_default(),
             |name: &ClusterName| name.as_str().into(),
             |_, c: &Cluster| v1::Cluster::from(c),
         );
         let services = fold(
-            [&*snapshot.services, &*self.of.services],
+            snapshot.services.changes(&self.of.services),
             &self.services,
             changes.entry(SERVICE_TYPE).or_default(),
             |name: &ServiceName| name.to_string().into(),
             |_, s: &Service| v1::Service::from(s),
         );
         let openings = fold(
-            [&snapshot.openings, &self.of.openings],
+            changes_of(&snapshot.openings, &self.of.openings),
             &self.openings,
             changes.entry(OPENINGS_TYPE).or_default(),
             |name: &ClusterName| name.as_str().into(),
             |name, keys: &Vec<OpeningKey>| convert::openings(name, keys),
         );
         let routes = fold(
-            [&*snapshot.routes, &*self.of.routes],
+            snapshot.routes.changes(&self.of.routes),
             &self.routes,
             changes.entry(ROUTES_TYPE).or_default(),
             |name: &ServiceName| name.to_string().into(),
             |name, routes: &Routes| convert::routes(name, routes),
         );
         let limits = fold(
-            [&snapshot.limits, &self.of.limits],
+            changes_of(&snapshot.limits, &self.of.limits),
             &self.limits,
             changes.entry(LIMITS_TYPE).or_default(),
             |name: &ServiceName| name.to_string().into(),
@@ -219,47 +220,44 @@ impl Encoded {
             openings,
             routes,
             limits,
-            nothing: Entries::new(),
+            nothing: Entries::default(),
             mark: Mark::default(),
             before,
         }
     }
 }
 
-/// The entries of `new`, from those of `old`; the names of what is not the same go to `changed`.
-fn fold<K: Ord, V, M: Message>(
-    [new, old]: [&BTreeMap<K, Arc<V>>; 2],
-    old_entries: &Arc<Entries>,
+/// What in `new` is not the same allocation as in `old`, or is in one of them alone. Both are plain maps, and small.
+fn changes_of<'a, K: Ord, V>(
+    new: &'a BTreeMap<K, Arc<V>>,
+    old: &'a BTreeMap<K, Arc<V>>,
+) -> impl Iterator<Item = (&'a K, Option<&'a Arc<V>>)> {
+    let is_other = |(key, now): &(&K, &Arc<V>)| !old.get(*key).is_some_and(|o| Arc::ptr_eq(o, now));
+    let others = new.iter().filter(is_other);
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    let others = others.map(|(key, now)| (key, Some(now)));
+    others.chain(gone.map(|key| (key, None)))
+}
+
+/// The entries after `changes` to what `before` are of; the names of what changed go to `changed`.
+fn fold<'a, K: 'a, V: 'a, M: Message>(
+    changes: impl Iterator<Item = (&'a K, Option<&'a Arc<V>>)>,
+    before: &Entries,
     changed: &mut Vec<Arc<str>>,
     name: impl Fn(&K) -> Arc<str>,
     encode: impl Fn(&K, &V) -> M,
-) -> Arc<Entries> {
-    if std::ptr::eq(new, old) {
-        return Arc::clone(old_entries);
-    }
-    let mut entries: Option<Entries> = None;
-    let mut set = |key: &K, entry: Option<Arc<Entry>>| {
+) -> Entries {
+    let mut entries = before.clone();
+    for (key, now) in changes {
         let name = name(key);
-        let entries = entries.get_or_insert_with(|| Entries::clone(old_entries));
-        match entry {
-            Some(entry) => drop(entries.insert(Arc::clone(&name), entry)),
+        match now {
+            Some(now) => {
+                let entry = Entry::new(&encode(key, now));
+                drop(entries.insert(Arc::clone(&name), entry));
+            }
             None => drop(entries.remove(&name)),
         }
         changed.push(name);
-    };
-    // Both are in the same order.
-    let mut before = old.iter().peekable();
-    for (key, value) in new {
-        while let Some((gone, _)) = before.next_if(|(k, _)| *k < key) {
-            set(gone, None);
-        }
-        let known = before.next_if(|(k, _)| *k == key);
-        if !known.is_some_and(|(_, old)| Arc::ptr_eq(old, value)) {
-            set(key, Some(Entry::new(&encode(key, value))));
-        }
     }
-    for (gone, _) in before {
-        set(gone, None);
-    }
-    entries.map_or_else(|| Arc::clone(old_entries), Arc::new)
+    entries
 }

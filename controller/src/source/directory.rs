@@ -1,14 +1,15 @@
 //! The watched directory: every file's last good content, and the task that looks for changes.
 //!
-//! Owns what was read. The kernel says when to look; besides it looks twice a second, by size and time, which works on every
-//! file system. A file that breaks keeps what it said before; only a file that is removed takes it away.
+//! Owns what was read. The kernel says when to look, and at which files; besides it looks at all of them twice a second, by size and time,
+//! which works on every file system. A file that breaks keeps what it said before; only a file that is removed takes it away.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    ops::Bound,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +33,8 @@ const POLL: Duration = Duration::from_millis(500);
 /// Least time between two looks: whoever writes many files at once is read a few times, not once for each. As long is waited for a file that
 /// is being written to be whole.
 const SPACING: Duration = Duration::from_millis(10);
+/// Paths that the kernel named since the last look; with more of them everything is looked at.
+const MAX_NAMED: usize = 100;
 /// Files read; whoever has more keeps them in Kubernetes.
 const MAX_FILES: usize = 2_000;
 /// Largest file read: a mebibyte of YAML is tens of thousands of lines.
@@ -138,19 +141,52 @@ impl Manifests {
             }
         }
         for (path, fingerprint) in seen {
-            let name = path
-                .strip_prefix(&self.root)
-                .unwrap_or(&path)
-                .display()
-                .to_string();
-            let state = self.files.entry(path.clone()).or_default();
-            if state.fingerprint != Some(fingerprint) {
-                let served = state.good.serves();
-                if refresh(state, &name, &path, fingerprint) {
-                    changed = true;
-                    self.serving_is_known &= !served && !state.good.serves();
-                }
+            changed |= self.look_at(path, fingerprint);
+        }
+        changed
+    }
+
+    /// Looks once at what was named, where that are files that are known and still there, or nothing that is ever read; else at everything.
+    /// True when what is said has changed.
+    pub fn poll_named(&mut self, named: &BTreeSet<PathBuf>) -> bool {
+        let mut seen = BTreeMap::new();
+        for path in named {
+            let metadata = fs::metadata(path).ok();
+            let is_file = metadata.as_ref().is_some_and(fs::Metadata::is_file);
+            if let Some(metadata) = metadata.filter(|_| is_file && self.files.contains_key(path)) {
+                seen.insert(path.clone(), fingerprint(&metadata));
+            } else if self.may_hold_files(path) {
+                return self.poll();
             }
+        }
+        if !self.listed || self.trouble.is_some() {
+            return self.poll();
+        }
+        let looks = seen.into_iter();
+        looks.fold(false, |changed, (path, fingerprint)| {
+            self.look_at(path, fingerprint) || changed
+        })
+    }
+
+    /// Whether files come or go with it: it could be one, it is a directory, or it was one.
+    fn may_hold_files(&self, path: &Path) -> bool {
+        let from = (Bound::Included(path), Bound::Unbounded);
+        let held = self.files.range::<Path, _>(from).next();
+        is_yaml(path) || path.is_dir() || held.is_some_and(|(file, _)| file.starts_with(path))
+    }
+
+    /// Reads a file if it looks changed; true when what it says has.
+    fn look_at(&mut self, path: PathBuf, fingerprint: Fingerprint) -> bool {
+        let name = path.strip_prefix(&self.root).unwrap_or(&path);
+        let name = name.display().to_string();
+        let state = self.files.entry(path.clone()).or_default();
+        if state.fingerprint == Some(fingerprint) {
+            return false;
+        }
+        let served = state.good.serves();
+        let changed = refresh(state, &name, &path, fingerprint);
+        if changed {
+            self.serving_is_known &= !served && !state.good.serves();
         }
         changed
     }
@@ -177,13 +213,21 @@ impl Manifests {
         let mut first = true;
         let changes = Arc::new(Changes::default());
         let mut watcher = None;
+        let mut named = None;
+        let mut all_at = Instant::now();
         loop {
             if watcher.is_none() {
                 watcher = kernel_watch(&self.root, Arc::clone(&changes));
             }
             let looked_at = Instant::now();
+            if named.is_none() {
+                all_at = looked_at;
+            }
             let looked = task::spawn_blocking(move || {
-                let changed = self.poll();
+                let changed = match &named {
+                    Some(named) => self.poll_named(named),
+                    None => self.poll(),
+                };
                 (self, changed)
             })
             .await;
@@ -198,6 +242,7 @@ impl Manifests {
                 first = false;
                 let mut model = self.model();
                 model.keep(&out.borrow());
+                self.serving.take(&model);
                 for problem in &model.problems {
                     tracing::warn!(
                         place = problem.place,
@@ -213,17 +258,19 @@ impl Manifests {
                     new
                 });
             }
-            tokio::select! {
+            let told = tokio::select! {
                 biased;
                 () = drain.triggered() => return,
-                () = changes.wait() => {}
-                () = tokio::time::sleep(POLL) => {}
-            }
+                () = changes.wait() => true,
+                () = tokio::time::sleep_until(all_at + POLL) => false,
+            };
             tokio::select! {
                 biased;
                 () = drain.triggered() => return,
                 () = tokio::time::sleep_until(looked_at + SPACING) => {}
             }
+            // Before the look: what comes during it is for the next one.
+            named = changes.take().filter(|_| told);
             if !self.listed || self.trouble.is_some() {
                 // What is watched may be another directory than the one that is there now.
                 watcher = None;
@@ -237,10 +284,36 @@ impl Manifests {
 struct Changes {
     begun: Notify,
     whole: Notify,
+    named: Mutex<Named>,
 }
 
+/// Which paths were spoken of; none where it may be any.
+type Named = Option<BTreeSet<PathBuf>>;
+
 impl Changes {
+    fn name(&self, event: Option<&notify::Event>) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = event.filter(|event| !event.need_rescan() && !event.paths.is_empty());
+        if let (Some(known), Some(event)) = (&mut *named, event) {
+            known.extend(event.paths.iter().cloned());
+        } else {
+            *named = None;
+        }
+        if named.as_ref().is_some_and(|named| named.len() > MAX_NAMED) {
+            *named = None;
+        }
+    }
+
+    /// What was named since the last call.
+    fn take(&self) -> Named {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.replace(BTreeSet::new())
+    }
+
     fn tell(&self, event: &notify::Event) {
+        if heard(event).is_some() {
+            self.name(Some(event));
+        }
         match heard(event) {
             Some(Heard::Begun) => self.begun.notify_one(),
             Some(Heard::Whole) => self.whole.notify_one(),
@@ -296,7 +369,10 @@ fn kernel_watch(root: &Path, changes: Arc<Changes>) -> Option<RecommendedWatcher
     let tell = move |event: notify::Result<notify::Event>| match event {
         Ok(event) => changes.tell(&event),
         // What was missed may be anything.
-        Err(_) => changes.begun.notify_one(),
+        Err(_) => {
+            changes.name(None);
+            changes.begun.notify_one();
+        }
     };
     let watched = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
@@ -476,6 +552,93 @@ mod tests {
         assert_eq!(
             after(&[event(read, "a.yaml"), event(closed, "a.new")]).await,
             None
+        );
+    }
+
+    #[test]
+    fn the_kernel_names_files_until_somebody_takes_them_or_they_are_too_many() {
+        let event = |name: &str| {
+            notify::Event::new(EventKind::Modify(ModifyKind::Any)).add_path(name.into())
+        };
+        let changes = Changes::default();
+        changes.tell(&event("a.yaml"));
+        assert_eq!(changes.take(), None, "nothing was looked at yet");
+        assert_eq!(changes.take(), Some(BTreeSet::new()));
+        changes.tell(&event("a.yaml"));
+        changes.tell(&event("b.yaml").add_path("c".into()));
+        let named = ["a.yaml", "b.yaml", "c"].map(PathBuf::from);
+        assert_eq!(changes.take(), Some(BTreeSet::from(named)));
+        changes.tell(&event("a.yaml"));
+        // The kernel has lost some.
+        changes.tell(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan));
+        changes.tell(&event("b.yaml"));
+        assert_eq!(changes.take(), None);
+        for n in 0..=MAX_NAMED {
+            changes.tell(&event(&format!("{n}.yaml")));
+        }
+        assert_eq!(changes.take(), None);
+    }
+
+    #[test]
+    fn what_is_named_is_looked_at_alone_where_that_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, service: &str| {
+            let text = SERVICE.replace("payments", service);
+            fs::write(dir.path().join(name), text).unwrap();
+        };
+        let mut manifests = Manifests::new(dir.path().to_owned());
+        let mut look = |names: &[&str]| {
+            let named = names.iter().map(|name| dir.path().join(name)).collect();
+            let changed = manifests.poll_named(&named);
+            let model = manifests.model();
+            let names = model.services.keys().map(|name| name.name().to_owned());
+            (changed, names.collect::<Vec<_>>().join(" "))
+        };
+        put("a.yaml", "one");
+        assert_eq!(look(&[]), (true, "one".into()), "all of it, at first");
+        put("b.yaml", "second");
+        fs::create_dir(dir.path().join("deeper")).unwrap();
+        put("deeper/c.yaml", "third");
+        assert_eq!(look(&["a.yaml"]), (false, "one".into()));
+        assert_eq!(
+            look(&["b.new", "a.yaml"]),
+            (false, "one".into()),
+            "never read"
+        );
+        assert_eq!(
+            look(&["b.yaml"]),
+            (true, "one second third".into()),
+            "not known yet"
+        );
+        put("a.yaml", "first");
+        put("deeper/c.yaml", "thirteenth");
+        assert_eq!(
+            look(&["deeper/c.yaml"]),
+            (true, "one second thirteenth".into())
+        );
+        assert_eq!(
+            look(&["a.new", "a.yaml"]),
+            (true, "first second thirteenth".into())
+        );
+        assert_eq!(look(&["a.yaml"]), (false, "first second thirteenth".into()));
+        put("a.yaml", "eleventh");
+        assert_eq!(
+            look(&["deeper"]),
+            (true, "eleventh second thirteenth".into()),
+            "a directory"
+        );
+        fs::remove_dir_all(dir.path().join("deeper")).unwrap();
+        assert_eq!(
+            look(&["deeper"]),
+            (true, "eleventh second".into()),
+            "it was one"
+        );
+        put("b.yaml", "sixth");
+        fs::remove_file(dir.path().join("a.yaml")).unwrap();
+        assert_eq!(
+            look(&["a.yaml"]),
+            (true, "sixth".into()),
+            "a file that is gone"
         );
     }
 

@@ -288,6 +288,12 @@ impl Serving {
         self.services.keep(&before.services);
         self
     }
+
+    /// Takes the allocation of the model that it was handed out in, which may be an older one that says the same: so the next model is known
+    /// to say the same by looking at where it lies.
+    pub fn take(&mut self, model: &SourceModel) {
+        self.services.clone_from(&model.services);
+    }
 }
 
 /// What all files say together.

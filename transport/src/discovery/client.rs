@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::DerefMut,
     sync::Arc,
 };
 
@@ -20,6 +19,7 @@ use tradewind_api::{
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource},
         rpc, v1,
     },
+    shared::SharedMap,
     snapshot::{Snapshot, Trust},
 };
 
@@ -306,31 +306,31 @@ impl Client {
                 let cluster =
                     Cluster::try_from(v1::Cluster::decode(bytes).map_err(text)?).map_err(text)?;
                 named(&resource.name, cluster.name.as_str())?;
-                put(&mut &mut self.state.clusters, cluster.name.clone(), cluster)
+                put(&mut self.state.clusters, cluster.name.clone(), cluster)
             }
             Kind::Service => {
                 let service =
                     Service::try_from(v1::Service::decode(bytes).map_err(text)?).map_err(text)?;
                 named(&resource.name, &service.name.to_string())?;
-                put(&mut self.state.services, service.name.clone(), service)
+                put_shared(&mut self.state.services, service.name.clone(), service)
             }
             Kind::Openings => {
                 let openings = v1::Openings::decode(bytes).map_err(text)?;
                 let (caller, keys) = read_openings(openings).map_err(text)?;
                 named(&resource.name, caller.as_str())?;
-                put(&mut &mut self.state.openings, caller, keys)
+                put(&mut self.state.openings, caller, keys)
             }
             Kind::Routes => {
                 let routes = v1::Routes::decode(bytes).map_err(text)?;
                 let (service, routes) = read_routes(&routes).map_err(text)?;
                 named(&resource.name, &service.to_string())?;
-                put(&mut self.state.routes, service, routes)
+                put_shared(&mut self.state.routes, service, routes)
             }
             Kind::Limits => {
                 let limits = v1::LocalLimits::decode(bytes).map_err(text)?;
                 let (object, limits) = read_limits(&limits).map_err(text)?;
                 named(&resource.name, &object.to_string())?;
-                put(&mut &mut self.state.limits, object, limits)
+                put(&mut self.state.limits, object, limits)
             }
         };
         if let Some(per_type) = self.per_type(kind) {
@@ -366,12 +366,21 @@ impl Client {
     }
 }
 
-/// Takes what is news. A map that is shared is derefed mutably, which may copy it whole, for news alone; that is why it comes as what derefs
-/// to it, and a plain one as a reference.
-fn put<K: Ord, V: PartialEq, M>(map: &mut M, key: K, value: V) -> bool
-where
-    M: DerefMut<Target = BTreeMap<K, Arc<V>>>,
-{
+/// Takes what is news.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: V) -> bool {
+    if map.get(&key).is_some_and(|old| **old == value) {
+        return false;
+    }
+    map.insert(key, Arc::new(value));
+    true
+}
+
+/// The same for a map that is shared, which is copied in part, for news alone.
+fn put_shared<K: Clone + Ord, V: PartialEq>(
+    map: &mut SharedMap<K, Arc<V>>,
+    key: K,
+    value: V,
+) -> bool {
     if map.get(&key).is_some_and(|old| **old == value) {
         return false;
     }

@@ -443,7 +443,7 @@ proptest! {
                     let services: Vec<_> = services.into_iter().collect();
                     let mut now = Snapshot::clone(&snapshot(revision as u64, &services, &CLUSTERS[..=clusters]));
                     // What is the same keeps its allocation.
-                    for (name, service) in &mut now.services {
+                    for (name, service) in now.services.iter_mut() {
                         if let Some(known) = last.services.get(name).filter(|k| *k == service) {
                             *service = Arc::clone(known);
                         }
