@@ -345,6 +345,49 @@ async fn plain_names_of_services_lead_to_all_clusters() {
     .await;
 }
 
+/// Two clusters have more than one controller, one that founded and one that joined.
+const TWO: &str = "controller.replicas=2";
+/// The pod of a cluster's second one.
+const SECOND: &str = "tradewind-controller-1";
+
+/// A cluster's two controllers, once they hear each other and one of them speaks: the node of the second one, and of the speaker.
+async fn two_controllers(lab: &Lab, cluster: &str) -> (u64, u64) {
+    until(&format!("{cluster}'s two controllers"), SOON, async || {
+        let status = lab.outside(cluster, &["status", "-o", "json"]).await;
+        let status: Value = serde_json::from_str(&status.stdout).map_err(|_| status.stderr)?;
+        let all = status["controllers"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let heard = all
+            .iter()
+            .all(|c| c["this_node"] == true || c["up"] == true);
+        let speakers: Vec<_> = all.iter().filter(|c| c["speaks"] == true).collect();
+        let address = |c: &&Value| c["address"].as_str().is_some_and(|a| a.starts_with(SECOND));
+        let second = all.iter().find(address).and_then(|c| c["node_id"].as_u64());
+        match (second, speakers.as_slice()) {
+            (Some(second), [one]) if all.len() == 2 && heard => {
+                Ok((second, one["node_id"].as_u64().unwrap()))
+            }
+            _ => Err(status["controllers"].to_string()),
+        }
+    })
+    .await
+}
+
+/// While calls go on: the one that speaks goes, and comes back.
+async fn a_controller_comes_and_goes(lab: &Lab) {
+    for cluster in ["west", "central"] {
+        let (second, speaker) = two_controllers(lab, cluster).await;
+        let first = "tradewind-controller-0";
+        let pod = if speaker == second { SECOND } else { first };
+        lab.kubectl(cluster, &["delete", "pod", pod, "-n", SYSTEM])
+            .await;
+        two_controllers(lab, cluster).await;
+        lab.is_well(cluster).await;
+    }
+}
+
 async fn story(lab: &mut Lab) {
     federate(lab).await;
     for (cluster, _) in THREE {
@@ -388,6 +431,7 @@ async fn story(lab: &mut Lab) {
     load.settles("scaling to none", "central/").await;
     scale(lab, 2).await;
     load.settles("scaling up", "west/").await;
+    a_controller_comes_and_goes(lab).await;
 
     let calls = load.finish().await;
     let failed: Vec<_> = calls[from..]
@@ -517,10 +561,16 @@ spec:
 /// Installs all three; the second and third join the first from outside, by somebody who has a kubeconfig for both and nothing else.
 async fn federate(lab: &Lab) {
     let [(founder, region), others @ ..] = THREE;
-    lab.install(founder, region, &[]).await;
+    lab.install(founder, region, &[TWO]).await;
     lab.is_well(founder).await;
     for (cluster, region) in others {
-        lab.install(cluster, region, &["cluster.found=false"]).await;
+        let found = "cluster.found=false";
+        let more = if cluster == "central" {
+            &[found, TWO][..]
+        } else {
+            &[found]
+        };
+        lab.install(cluster, region, more).await;
         let join = ["join", "--context", founder, "-o", "json"];
         let planned = [&join[..], &["--dry-run"]].concat();
         let planned = lab.outside(cluster, &planned).await.good().json();

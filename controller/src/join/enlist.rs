@@ -87,7 +87,7 @@ impl Voucher {
                         cluster: token.cluster.clone(),
                         roots: Roots::Token {
                             sha256: token.root_sha256,
-                            domain: token.domain.clone(),
+                            domain: token.domain,
                         },
                     },
                     token: Zeroizing::new(text.trim().to_owned()),

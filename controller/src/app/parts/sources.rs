@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// What became of routes.
+type Statuses = watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>;
+
 /// What the sources tell.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
@@ -98,10 +101,7 @@ impl Parts {
     pub(super) fn tell_api_server(
         &mut self,
         sources: &Sources,
-        (snapshots, statuses): (
-            watch::Receiver<Arc<Snapshot>>,
-            watch::Receiver<Arc<Vec<Arc<RouteStatus>>>>,
-        ),
+        (snapshots, statuses): (watch::Receiver<Arc<Snapshot>>, Statuses),
         publishing: &Publishing,
         tasks: &mut TaskSet,
         drain: &drain::Watch,
