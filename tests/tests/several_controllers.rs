@@ -217,6 +217,39 @@ impl Calls {
     }
 }
 
+/// However many controllers a cluster has.
+async fn one_vote_a_cluster(world: &World) {
+    until("one vote a cluster", PATIENT, || async {
+        let seen = world
+            .federation
+            .cli(EAST, &["store", "peers", "-o", "json"])
+            .await;
+        let peers: Value = serde_json::from_str(&seen.stdout).map_err(|_| seen.stderr)?;
+        let nodes = peers["peers"].as_array().into_iter().flatten();
+        let west: Vec<_> = nodes.filter(|p| p["cluster"] == "west").collect();
+        let votes = west.iter().filter(|p| p["role"] != "learner").count();
+        if (west.len(), votes) == (2, 1) {
+            Ok(())
+        } else {
+            Err(peers.to_string())
+        }
+    })
+    .await;
+}
+
+async fn each_change_was_published_once(world: &World) {
+    let audit = world.federation.json(EAST, &["audit"]).await;
+    let entries = audit["entries"].as_array().cloned().unwrap_or_default();
+    let count = |action: &str, subject: &str| {
+        let same = |e: &&Value| e["action"] == action && e["subject"] == subject;
+        entries.iter().filter(same).count()
+    };
+    assert_eq!(count("export", "shop/payments"), 1, "{audit}");
+    assert_eq!(count("unexport", "shop/payments"), 0, "{audit}");
+    assert_eq!(count("export", "shop/orders"), 1, "{audit}");
+    assert_eq!(count("unexport", "shop/orders"), 1, "{audit}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
     let mut world = World::start().await;
@@ -248,22 +281,7 @@ async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
         },
     )
     .await;
-    until("one vote a cluster", PATIENT, || async {
-        let seen = world
-            .federation
-            .cli(EAST, &["store", "peers", "-o", "json"])
-            .await;
-        let peers: Value = serde_json::from_str(&seen.stdout).map_err(|_| seen.stderr)?;
-        let nodes = peers["peers"].as_array().into_iter().flatten();
-        let west: Vec<_> = nodes.filter(|p| p["cluster"] == "west").collect();
-        let votes = west.iter().filter(|p| p["role"] != "learner").count();
-        if (west.len(), votes) == (2, 1) {
-            Ok(())
-        } else {
-            Err(peers.to_string())
-        }
-    })
-    .await;
+    one_vote_a_cluster(&world).await;
 
     let calls = Calls::start(from_east);
     let first = &mut world.federation.clusters[WEST].controller;
@@ -333,15 +351,5 @@ async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
     })
     .await;
     calls.end();
-    // Each change was published once.
-    let audit = world.federation.json(EAST, &["audit"]).await;
-    let entries = audit["entries"].as_array().cloned().unwrap_or_default();
-    let count = |action: &str, subject: &str| {
-        let same = |e: &&Value| e["action"] == action && e["subject"] == subject;
-        entries.iter().filter(same).count()
-    };
-    assert_eq!(count("export", "shop/payments"), 1, "{audit}");
-    assert_eq!(count("unexport", "shop/payments"), 0, "{audit}");
-    assert_eq!(count("export", "shop/orders"), 1, "{audit}");
-    assert_eq!(count("unexport", "shop/orders"), 1, "{audit}");
+    each_change_was_published_once(&world).await;
 }
