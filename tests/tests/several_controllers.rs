@@ -217,6 +217,20 @@ impl Calls {
     }
 }
 
+/// What is registered at the first one is known to the second.
+async fn the_second_knows_the_workload(world: &World) {
+    until(
+        "the second controller knows the workload",
+        USUAL,
+        || async {
+            let seen = world.second_json(&["endpoints", "shop/payments"]).await;
+            let all = seen["endpoints"].as_array().map_or(0, Vec::len);
+            if all == 1 { Ok(()) } else { Err(seen) }
+        },
+    )
+    .await;
+}
+
 /// However many controllers a cluster has.
 async fn one_vote_a_cluster(world: &World) {
     until("one vote a cluster", PATIENT, || async {
@@ -270,17 +284,7 @@ async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
     })
     .await;
     world.publishes(1).await;
-    // What is registered at the first one is known to the second.
-    until(
-        "the second controller knows the workload",
-        USUAL,
-        || async {
-            let seen = world.second_json(&["endpoints", "shop/payments"]).await;
-            let all = seen["endpoints"].as_array().map_or(0, Vec::len);
-            if all == 1 { Ok(()) } else { Err(seen) }
-        },
-    )
-    .await;
+    the_second_knows_the_workload(&world).await;
     one_vote_a_cluster(&world).await;
 
     let calls = Calls::start(from_east);
