@@ -92,6 +92,15 @@ func (s *sandbox) volume(name string) string {
 	return filepath.Join(s.dir, "volumes", name)
 }
 
+// refresh fills anew what others may have changed since, as a kubelet does from time to time. What cannot be read stays as it is.
+func (s *sandbox) refresh(ctx context.Context) {
+	for _, volume := range s.pod.Spec.Volumes {
+		if volume.ConfigMap != nil || volume.Secret != nil || volume.Projected != nil {
+			_ = s.fill(ctx, volume)
+		}
+	}
+}
+
 func (s *sandbox) fill(ctx context.Context, volume core.Volume) error {
 	dir := s.volume(volume.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -261,6 +261,7 @@ func (p *runningPod) work(ctx context.Context) {
 			if !wait(ctx, restartWait) {
 				return
 			}
+			p.sandbox.refresh(ctx)
 		}
 	}
 	var done sync.WaitGroup
