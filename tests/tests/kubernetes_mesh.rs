@@ -375,7 +375,7 @@ async fn two_controllers(lab: &Lab, cluster: &str) -> (u64, u64) {
     .await
 }
 
-/// While calls go on: the one that speaks goes, and comes back.
+/// While calls go on: the one that speaks goes and comes back, and the second one comes back without its volume.
 async fn a_controller_comes_and_goes(lab: &Lab) {
     for cluster in ["west", "central"] {
         let (second, speaker) = two_controllers(lab, cluster).await;
@@ -384,8 +384,39 @@ async fn a_controller_comes_and_goes(lab: &Lab) {
         lab.kubectl(cluster, &["delete", "pod", pod, "-n", SYSTEM])
             .await;
         two_controllers(lab, cluster).await;
+        the_second_loses_its_volume(lab, cluster, second).await;
         lab.is_well(cluster).await;
     }
+}
+
+/// It comes back as another node in place of the one that it was.
+async fn the_second_loses_its_volume(lab: &Lab, cluster: &str, was: u64) {
+    let scale = async |replicas: &str| {
+        let set = "statefulset/tradewind-controller";
+        lab.kubectl(cluster, &["scale", set, "-n", SYSTEM, replicas])
+            .await;
+    };
+    scale("--replicas=1").await;
+    until("the second controller to be gone", SOON, async || {
+        let args = ["get", "pod", SECOND, "-n", SYSTEM, "--ignore-not-found"];
+        match lab.kubectl(cluster, &args).await.stdout {
+            none if none.is_empty() => Ok(()),
+            there => Err(there),
+        }
+    })
+    .await;
+    let claim = format!("{cluster}/claims/{SYSTEM}/data-{SECOND}");
+    std::fs::remove_dir_all(lab.clusters.dir().join(claim)).unwrap();
+    scale("--replicas=2").await;
+    until(
+        "another second controller",
+        SOON,
+        async || match two_controllers(lab, cluster).await.0 {
+            new if new > was => Ok(()),
+            old => Err(old),
+        },
+    )
+    .await;
 }
 
 async fn story(lab: &mut Lab) {
