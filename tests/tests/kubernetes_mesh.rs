@@ -439,6 +439,7 @@ async fn story(lab: &mut Lab) {
     // From here on no call may fail.
     let from = load.all.lock().unwrap().len();
     names_of_the_clusterset(lab, process).await;
+    pods_of_another_cluster_have_names(lab, process).await;
     others_are_left_alone(lab, process).await;
     jobs_end(lab).await;
 
@@ -482,8 +483,9 @@ async fn story(lab: &mut Lab) {
     );
 }
 
-/// The name that holds in all clusters, as the DNS server answers it to a pod, leads into the mesh, too.
-async fn names_of_the_clusterset(lab: &Lab, process: u32) {
+/// What west's DNS server answers a pod.
+async fn lookup(lab: &Lab, process: u32, name: &str) -> Result<IpAddr, String> {
+    let jsonpath = "jsonpath={.spec.clusterIP}";
     let service = [
         "get",
         "service",
@@ -491,17 +493,124 @@ async fn names_of_the_clusterset(lab: &Lab, process: u32) {
         "-n",
         SYSTEM,
         "-o",
+        jsonpath,
+    ];
+    let server = lab.kubectl("west", &service).await.stdout;
+    let server: SocketAddr = format!("{server}:53").parse().unwrap();
+    let asking = from_its(process, move || Asking::to(server, Over::Udp)).await;
+    let answer = dns::ask_by(asking.unwrap(), name, RecordType::A).await?;
+    match dns::data(&answer).first() {
+        Some(RData::A(address)) => Ok(address.0.into()),
+        _ => Err(format!("{name}: {:?}", answer.metadata.response_code)),
+    }
+}
+
+/// Pods that are called one by one, by their names in a headless Service.
+const LEDGER: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: ledger, namespace: shop}
+spec:
+  clusterIP: None
+  selector: {app: ledger}
+  ports: [{name: http, port: 8080}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: ledger, namespace: shop}
+spec:
+  replicas: 2
+  serviceName: ledger
+  selector: {matchLabels: {app: ledger}}
+  template:
+    metadata: {labels: {app: ledger}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: app
+        image: lab:1
+        args: [app, "0.0.0.0:8080", "central/$(POD)", /var/lib/app/journal]
+        env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+        ports: [{containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        volumeMounts: [{name: journal, mountPath: /var/lib/app}]
+      volumes: [{name: journal, emptyDir: {}}]
+---
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {name: ledger, namespace: shop}
+"#;
+
+/// Each pod of another cluster's StatefulSet is called by a name of its own, whose address stands for it alone, and under which the next one
+/// of that name is found.
+async fn pods_of_another_cluster_have_names(lab: &Lab, process: u32) {
+    lab.apply("central", LEDGER).await;
+    let answers = async |pod: &str| {
+        let name = format!("{pod}.central.ledger.shop.svc.clusterset.local");
+        until(&name, SOON, async || {
+            let ip = lookup(lab, process, &name).await?;
+            let who = call(process, SocketAddr::new(ip, 8080), &name).await?;
+            if who.starts_with(&format!("central/{pod}")) {
+                Ok(ip)
+            } else {
+                Err(who)
+            }
+        })
+        .await
+    };
+    let pods = ["ledger-0", "ledger-1"];
+    let before = [answers(pods[0]).await, answers(pods[1]).await];
+    let slices = "multicluster.kubernetes.io/service-name=ledger,multicluster.kubernetes.io/source-cluster=central";
+    let slices = [
+        "get",
+        "endpointslices",
+        "-n",
+        "shop",
+        "-l",
+        slices,
+        "-o",
         "json",
     ];
-    let service = lab.kubectl("west", &service).await.json();
-    let server = service["spec"]["clusterIP"].as_str().unwrap();
-    let server: SocketAddr = format!("{server}:53").parse().unwrap();
-    let name = "payments.shop.svc.clusterset.local";
-    let asking = from_its(process, move || Asking::to(server, Over::Udp)).await;
-    let answer = dns::ask_by(asking.unwrap(), name, RecordType::A).await;
-    let RData::A(address) = dns::data(&answer.unwrap()).remove(0) else {
-        panic!("no address");
+    let told = async || {
+        let slices = lab.kubectl("west", &slices).await.json();
+        let all = slices["items"].as_array().unwrap().iter();
+        let all = all.flat_map(|s| s["endpoints"].as_array().unwrap());
+        let mut all: Vec<_> = all
+            .map(|e| format!("{} {}", e["hostname"], e["addresses"][0]))
+            .collect();
+        all.sort();
+        all
     };
+    let expected: Vec<_> = pods
+        .iter()
+        .zip(before)
+        .map(|(pod, ip)| format!("{pod:?} \"{ip}\""))
+        .collect();
+    until("slices that say the same", SOON, async || {
+        let told = told().await;
+        (told == expected).then_some(()).ok_or(told)
+    })
+    .await;
+    lab.kubectl("central", &["delete", "pod", "ledger-0", "-n", "shop"])
+        .await;
+    until("another pod of that name", SOON, async || {
+        let ip = answers("ledger-0").await;
+        (ip != before[0]).then_some(()).ok_or(ip)
+    })
+    .await;
+    let unexport = ["delete", "serviceexport", "ledger", "-n", "shop"];
+    lab.kubectl("central", &unexport).await;
+    until("the slices to go", SOON, async || {
+        let told = told().await;
+        told.is_empty().then_some(()).ok_or(told)
+    })
+    .await;
+}
+
+/// The name that holds in all clusters, as the DNS server answers it to a pod, leads into the mesh, too.
+async fn names_of_the_clusterset(lab: &Lab, process: u32) {
+    let name = "payments.shop.svc.clusterset.local";
+    let address = lookup(lab, process, name).await.unwrap();
     let import = [
         "get",
         "serviceimport",
@@ -512,8 +621,9 @@ async fn names_of_the_clusterset(lab: &Lab, process: u32) {
         "json",
     ];
     let import = lab.kubectl("west", &import).await.json();
-    assert_eq!(import["spec"]["ips"][0], address.0.to_string());
-    let to = SocketAddr::new(address.0.into(), 80);
+    assert_eq!(import["spec"]["ips"][0], address.to_string());
+    assert_eq!(import["status"]["endpointSliceObjects"], "Present");
+    let to = SocketAddr::new(address, 80);
     let who = call(process, to, name).await.unwrap();
     assert!(who.starts_with("west/"), "{who}");
 }
@@ -668,17 +778,24 @@ async fn ask_from_outside(lab: &Lab) {
     nowhere.fails(2, &["north"]);
     let kubeconfig = std::fs::read_to_string(lab.clusters.kubeconfig()).unwrap();
     let user = "\n    client-certificate-data:";
-    let anns = lab.clusters.dir().join("kubeconfig-of-ann");
+    let others = lab.clusters.dir().join("kubeconfig-of-another");
     std::fs::write(
-        &anns,
-        kubeconfig.replace(user, &format!("\n    as: ann{user}")),
+        &others,
+        kubeconfig.replace(user, &format!("\n    as: another{user}")),
     )
     .unwrap();
-    let anns = anns.to_string_lossy();
-    let status = ["status", "--kubeconfig", &anns, "--context", "west"];
+    let others = others.to_string_lossy();
+    let status = ["status", "--kubeconfig", &others, "--context", "west"];
     let refused = lab.tradewind(&status).await;
     refused.fails(5, &["does not allow it", "west"]);
-    let bind = ["create", "rolebinding", "ann", "-n", SYSTEM, "--user=ann"];
+    let bind = [
+        "create",
+        "rolebinding",
+        "another",
+        "-n",
+        SYSTEM,
+        "--user=another",
+    ];
     let bind = [&bind[..], &["--role=tradewind-operator"]].concat();
     lab.kubectl("west", &bind).await;
     until("the Role to be enough", SOON, async || {
