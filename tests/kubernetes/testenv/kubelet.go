@@ -117,15 +117,18 @@ func (k *kubelets) enqueue(object any) {
 	}
 }
 
-// forget gives the address of a pod that is gone to others.
+// forget ends what still runs of a pod that is gone, as one is that was deleted without waiting for its kubelet, and then gives its
+// address to others.
 func (k *kubelets) forget(object any) {
 	if missed, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = missed.Obj
 	}
 	if pod, ok := object.(*core.Pod); ok {
-		k.mutex.Lock()
-		defer k.mutex.Unlock()
-		k.addresses.release(pod.UID)
+		k.cluster.runtime.forget(pod.UID, func() {
+			k.mutex.Lock()
+			defer k.mutex.Unlock()
+			k.addresses.release(pod.UID)
+		})
 	}
 }
 
@@ -176,6 +179,7 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 	if pod.DeletionTimestamp != nil {
 		if pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
 			// All that is left are finalizers of others.
+			k.cluster.runtime.forget(pod.UID, func() {})
 			return nil
 		}
 		if !k.cluster.runtime.end(pod) {
@@ -213,7 +217,11 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 	}
 	status, changed := running(pod, nodeAddress(node), ip, meta.Now())
 	if k.cluster.runtime.runs(pod) {
-		seen, trouble := k.cluster.runtime.look(pod, ip).states()
+		one := k.cluster.runtime.look(pod, ip)
+		if one == nil {
+			return nil
+		}
+		seen, trouble := one.states()
 		status, changed = observed(pod, nodeAddress(node), ip, seen, trouble, meta.Now())
 	}
 	if !changed {
