@@ -1,5 +1,6 @@
 // Commands in containers that run, as `kubectl exec` asks for them: with the container's network, files, user and environment, and with a
-// terminal where one is wished. Whatever a command leaves behind ends with it, and the command with its caller and its pod.
+// terminal where one is wished. Whatever a command leaves behind ends with it, and the command with its pod. That its caller went away it
+// notices, as under a kubelet, when it reads or writes.
 
 package main
 
@@ -38,8 +39,6 @@ func serveExec(pod *runningPod, answer http.ResponseWriter, request *http.Reques
 // ExecInContainer runs a command to its end.
 func (p *runningPod) ExecInContainer(ctx context.Context, _, _, name string, words []string, in io.Reader, out, errs io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	command, err := p.commandIn(ctx, name, words)
 	if err != nil {
 		return err
@@ -55,16 +54,18 @@ func (p *runningPod) ExecInContainer(ctx context.Context, _, _, name string, wor
 	if err != nil {
 		return err
 	}
+	ended := make(chan struct{})
 	go func() {
 		select {
-		case <-ctx.Done():
+		case <-ended:
 		case <-p.gone:
+			// Fails only when it is gone already.
+			_ = command.Process.Kill()
 		}
-		// Fails only when it is gone already.
-		_ = command.Process.Kill()
 	}()
 	endGroup(command.Process.Pid)
 	err = command.Wait()
+	close(ended)
 	if copied != nil {
 		<-copied
 	}
