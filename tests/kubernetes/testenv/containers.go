@@ -49,7 +49,7 @@ func (s *sandbox) prepare(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(s.etc(), filepath.Base(alternatives)), 0o755); err != nil {
 		return err
 	}
-	if err := s.setResolver(); err != nil {
+	if err := errors.Join(s.setHosts(), s.setResolver()); err != nil {
 		return err
 	}
 	for _, name := range etcFiles {

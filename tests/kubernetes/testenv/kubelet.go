@@ -54,7 +54,6 @@ func runKubelets(ctx context.Context, c *cluster) (<-chan struct{}, error) {
 	}
 	factory := informers.NewSharedInformerFactory(c.client, resync)
 	informer := factory.Core().V1().Pods()
-	services := factory.Core().V1().Services()
 	k := &kubelets{
 		cluster:   c,
 		pods:      informer.Lister(),
@@ -72,17 +71,6 @@ func runKubelets(ctx context.Context, c *cluster) (<-chan struct{}, error) {
 		return nil, err
 	}
 	if c.runtime != nil {
-		tell := func(any) {
-			// A list out of a cache does not fail.
-			if all, err := services.Lister().List(labels.Everything()); err == nil {
-				c.runtime.setServices(all)
-			}
-		}
-		if _, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: tell, UpdateFunc: func(_, service any) { tell(service) }, DeleteFunc: tell,
-		}); err != nil {
-			return nil, err
-		}
 		c.runtime.mutex.Lock()
 		c.runtime.enqueue = k.queue.Add
 		c.runtime.mutex.Unlock()

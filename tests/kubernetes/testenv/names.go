@@ -1,5 +1,4 @@
-// What a pod knows of names: the cluster's DNS server, and a hosts file in which the names of services stand, too, so that what starts
-// before that server finds the others.
+// What a pod knows of names: its own, and whom it asks for all others.
 
 package main
 
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // The cluster's domain.
@@ -29,42 +27,15 @@ func (s *sandbox) setResolver() error {
 	return os.WriteFile(filepath.Join(s.etc(), "resolv.conf"), []byte(text), 0o644)
 }
 
-// setHosts says which names there are: every service's and every pod's of a headless one, as cluster DNS would answer them, by the name alone
-// in the pod's own namespace.
-func (s *sandbox) setHosts(services []*core.Service, pods []*sandbox) error {
-	text := "127.0.0.1 localhost\n" + s.ip + " " + s.pod.Name + "\n"
-	for _, one := range services {
-		name := one.Name + "." + one.Namespace
-		if one.Spec.ClusterIP == core.ClusterIPNone {
-			text += headless(one, name, pods)
-			continue
-		}
-		if one.Spec.ClusterIP == "" {
-			continue
-		}
-		text += fmt.Sprintf("%s %[2]s.svc.cluster.local %[2]s.svc %[2]s", one.Spec.ClusterIP, name)
-		if one.Namespace == s.pod.Namespace {
-			text += " " + one.Name
-		}
-		text += "\n"
+// setHosts writes the pod's hosts file, as a kubelet does: what it is called itself, with its whole name where it has one.
+func (s *sandbox) setHosts() error {
+	hostname := s.pod.Spec.Hostname
+	if hostname == "" {
+		hostname = s.pod.Name
 	}
+	if subdomain := s.pod.Spec.Subdomain; subdomain != "" {
+		hostname = fmt.Sprintf("%[1]s.%s.%s.svc.%s %[1]s", hostname, subdomain, s.pod.Namespace, clusterDomain)
+	}
+	text := fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", s.ip, hostname)
 	return os.WriteFile(filepath.Join(s.etc(), "hosts"), []byte(text), 0o644)
-}
-
-// headless is the lines of a service without an address: each pod's by its own name, where it has one there, and by the service's.
-func headless(service *core.Service, name string, pods []*sandbox) string {
-	selector := labels.SelectorFromSet(service.Spec.Selector)
-	text := ""
-	for _, one := range pods {
-		if one.pod.Namespace != service.Namespace || selector.Empty() || !selector.Matches(labels.Set(one.pod.Labels)) {
-			continue
-		}
-		text += one.ip
-		if one.pod.Spec.Hostname != "" && one.pod.Spec.Subdomain == service.Name {
-			own := one.pod.Spec.Hostname + "." + name
-			text += fmt.Sprintf(" %[1]s.svc.cluster.local %[1]s.svc %[1]s", own)
-		}
-		text += fmt.Sprintf(" %[1]s.svc.cluster.local %[1]s.svc %[1]s\n", name)
-	}
-	return text
 }

@@ -10,11 +10,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -72,7 +70,6 @@ type podRuntime struct {
 	pods  map[types.UID]*runningPod
 	// Those that the API server knows no more; none where nothing of one runs any more, which stays said, for others still look at it.
 	forgotten map[types.UID]*runningPod
-	services  []*core.Service
 	// Tells whoever reports of a pod that something changed; exchanged when the API server comes back.
 	enqueue func(types.NamespacedName)
 }
@@ -115,7 +112,6 @@ func (r *podRuntime) look(pod *core.Pod, ip string) *runningPod {
 	}
 	r.pods[pod.UID] = one
 	go one.live(ctx)
-	r.tellNames()
 	return one
 }
 
@@ -144,7 +140,6 @@ func (r *podRuntime) end(pod *core.Pod) bool {
 	case <-one.gone:
 		r.mutex.Lock()
 		delete(r.pods, pod.UID)
-		r.tellNames()
 		r.mutex.Unlock()
 		return true
 	default:
@@ -163,10 +158,7 @@ func (r *podRuntime) forget(pod types.UID, done func()) {
 	if _, before := r.forgotten[pod]; !before {
 		r.forgotten[pod] = one
 	}
-	if found {
-		delete(r.pods, pod)
-		r.tellNames()
-	}
+	delete(r.pods, pod)
 	r.mutex.Unlock()
 	if !found {
 		done()
@@ -183,40 +175,6 @@ func (r *podRuntime) forget(pod types.UID, done func()) {
 		r.mutex.Unlock()
 		done()
 	}()
-}
-
-// setServices passes the names of services on to all pods.
-func (r *podRuntime) setServices(services []*core.Service) {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	r.services = services
-	r.tellNames()
-}
-
-// tellNames passes all names on to all pods. The mutex is held.
-func (r *podRuntime) tellNames() {
-	pods := r.sandboxes()
-	for _, one := range pods {
-		// Fails only where the pod's directory is not made yet, which asks for them itself.
-		_ = one.setHosts(r.services, pods)
-	}
-}
-
-// sandboxes is all pods', the oldest name first. The mutex is held.
-func (r *podRuntime) sandboxes() []*sandbox {
-	var all []*sandbox
-	for _, one := range r.pods {
-		all = append(all, one.sandbox)
-	}
-	slices.SortFunc(all, func(a, b *sandbox) int { return strings.Compare(a.pod.Name, b.pod.Name) })
-	return all
-}
-
-// names writes all names that there are for one pod.
-func (r *podRuntime) names(one *sandbox) error {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	return one.setHosts(r.services, r.sandboxes())
 }
 
 // named is the pod of a name.
@@ -273,7 +231,7 @@ func (p *runningPod) live(ctx context.Context) {
 	defer p.changed()
 	defer func() { p.sandbox.network.close() }()
 	for ctx.Err() == nil {
-		err := p.begin(ctx)
+		err := p.sandbox.prepare(ctx)
 		if err == nil {
 			break
 		}
@@ -284,16 +242,6 @@ func (p *runningPod) live(ctx context.Context) {
 	p.set(func() { p.trouble = "" })
 	p.work(ctx)
 	p.stop()
-}
-
-func (p *runningPod) begin(ctx context.Context) error {
-	if err := os.MkdirAll(p.sandbox.etc(), 0o755); err != nil {
-		return err
-	}
-	if err := p.sandbox.cluster.runtime.names(p.sandbox); err != nil {
-		return err
-	}
-	return p.sandbox.prepare(ctx)
 }
 
 // work starts everything in order, and returns when it is cancelled, or all containers of a pod that is not to go on are done.
