@@ -27,7 +27,7 @@ use tradewind_tests::{
     dns::{self, Asking, Over},
     federation::THREE,
     http::{self, Client},
-    mesh::{Mesh, SOON, SYSTEM},
+    mesh::{Mesh as Lab, SOON, SYSTEM},
     namespaces::{self, connect_from, from_its},
     process,
     wait::until,
@@ -43,14 +43,14 @@ const PACE: Duration = Duration::from_millis(40);
 const IN_A_ROW: usize = 25;
 
 /// The clusters, with nothing in them yet.
-async fn start() -> Option<Mesh> {
+async fn start() -> Option<Lab> {
     let lab = PathBuf::from(env!("CARGO_BIN_EXE_tradewind-lab"));
     let names = THREE.map(|(name, _)| name);
-    Mesh::start("a mesh of three clusters", &names, [("lab", lab)]).await
+    Lab::start("a mesh of three clusters", &names, [("lab", lab)]).await
 }
 
 /// The names of an application's pods that do not end.
-async fn pods_of(lab: &Mesh, cluster: &str, app: &str) -> Vec<String> {
+async fn pods_of(lab: &Lab, cluster: &str, app: &str) -> Vec<String> {
     let label = format!("app={app}");
     let args = ["get", "pods", "-n", "shop", "-l", &label, "-o", "json"];
     let all = lab.kubectl(cluster, &args).await.json();
@@ -63,7 +63,7 @@ async fn pods_of(lab: &Mesh, cluster: &str, app: &str) -> Vec<String> {
 }
 
 /// What a name stands for in a pod, by the DNS server that the pod asks.
-async fn resolve(lab: &Mesh, cluster: &str, pod: &str, name: &str) -> IpAddr {
+async fn resolve(lab: &Lab, cluster: &str, pod: &str, name: &str) -> IpAddr {
     until(&format!("{name} to be known"), SOON, async || {
         let ask = ["exec", "-n", "shop", pod, "-c", "app", "--"];
         let ask = [&ask[..], &["getent", "ahostsv4", name]].concat();
@@ -249,7 +249,7 @@ const TWO: &str = "controller.replicas=2";
 const SECOND: &str = "tradewind-controller-1";
 
 /// A cluster's two controllers, once they hear each other and one of them speaks: the node of the second one, and of the speaker.
-async fn two_controllers(lab: &Mesh, cluster: &str) -> (u64, u64) {
+async fn two_controllers(lab: &Lab, cluster: &str) -> (u64, u64) {
     until(&format!("{cluster}'s two controllers"), SOON, async || {
         let status = lab.outside(cluster, &["status", "-o", "json"]).await;
         let status: Value = serde_json::from_str(&status.stdout).map_err(|_| status.stderr)?;
@@ -274,7 +274,7 @@ async fn two_controllers(lab: &Mesh, cluster: &str) -> (u64, u64) {
 }
 
 /// While calls go on: the one that speaks goes and comes back, and the second one comes back without its volume.
-async fn a_controller_comes_and_goes(lab: &Mesh) {
+async fn a_controller_comes_and_goes(lab: &Lab) {
     for cluster in ["west", "central"] {
         let (second, speaker) = two_controllers(lab, cluster).await;
         let first = "tradewind-controller-0";
@@ -288,7 +288,7 @@ async fn a_controller_comes_and_goes(lab: &Mesh) {
 }
 
 /// It comes back as another node in place of the one that it was.
-async fn the_second_loses_its_volume(lab: &Mesh, cluster: &str, was: u64) {
+async fn the_second_loses_its_volume(lab: &Lab, cluster: &str, was: u64) {
     let scale = async |replicas: &str| {
         let set = "statefulset/tradewind-controller";
         lab.kubectl(cluster, &["scale", set, "-n", SYSTEM, replicas])
@@ -317,7 +317,7 @@ async fn the_second_loses_its_volume(lab: &Mesh, cluster: &str, was: u64) {
     .await;
 }
 
-async fn story(lab: &mut Mesh) {
+async fn story(lab: &mut Lab) {
     federate(lab).await;
     for (cluster, _) in THREE {
         lab.apply(cluster, &payments(cluster, 2)).await;
@@ -381,8 +381,17 @@ async fn story(lab: &mut Mesh) {
 }
 
 /// The name that holds in all clusters, as the DNS server answers it to a pod, leads into the mesh, too.
-async fn names_of_the_clusterset(lab: &Mesh, process: u32) {
-    let service = lab.get("west", SYSTEM, "service", "tradewind-dns").await;
+async fn names_of_the_clusterset(lab: &Lab, process: u32) {
+    let service = [
+        "get",
+        "service",
+        "tradewind-dns",
+        "-n",
+        SYSTEM,
+        "-o",
+        "json",
+    ];
+    let service = lab.kubectl("west", &service).await.json();
     let server = service["spec"]["clusterIP"].as_str().unwrap();
     let server: SocketAddr = format!("{server}:53").parse().unwrap();
     let name = "payments.shop.svc.clusterset.local";
@@ -391,7 +400,16 @@ async fn names_of_the_clusterset(lab: &Mesh, process: u32) {
     let RData::A(address) = dns::data(&answer.unwrap()).remove(0) else {
         panic!("no address");
     };
-    let import = lab.get("west", "shop", "serviceimport", "payments").await;
+    let import = [
+        "get",
+        "serviceimport",
+        "payments",
+        "-n",
+        "shop",
+        "-o",
+        "json",
+    ];
+    let import = lab.kubectl("west", &import).await.json();
     assert_eq!(import["spec"]["ips"][0], address.0.to_string());
     let to = SocketAddr::new(address.0.into(), 80);
     let who = call(process, to, name).await.unwrap();
@@ -399,7 +417,7 @@ async fn names_of_the_clusterset(lab: &Mesh, process: u32) {
 }
 
 /// A Service without a proxy behind it is reached as without a mesh, and who has none reaches those who have one.
-async fn others_are_left_alone(lab: &mut Mesh, process: u32) {
+async fn others_are_left_alone(lab: &mut Lab, process: u32) {
     let plain = payments("plain", 1)
         .replace("tradewind.io/injection: enabled", "plain: 'yes'")
         .replace("shop", "plain");
@@ -427,7 +445,7 @@ async fn others_are_left_alone(lab: &mut Mesh, process: u32) {
 }
 
 /// A Job ends, with a proxy and with none.
-async fn jobs_end(lab: &Mesh) {
+async fn jobs_end(lab: &Lab) {
     for (name, inject) in [("with-proxy", "true"), ("without", "false")] {
         let job = format!(
             r"
@@ -469,7 +487,7 @@ spec:
 }
 
 /// Installs all three; the second and third join the first from outside, by somebody who has a kubeconfig for both and nothing else.
-async fn federate(lab: &Mesh) {
+async fn federate(lab: &Lab) {
     let [(founder, region), others @ ..] = THREE;
     lab.install(founder, region, &[TWO]).await;
     lab.is_well(founder).await;
@@ -499,7 +517,7 @@ async fn federate(lab: &Mesh) {
 }
 
 /// What an operator asks from outside, beyond whether all is well.
-async fn ask_from_outside(lab: &Mesh) {
+async fn ask_from_outside(lab: &Lab) {
     for (cluster, _) in THREE {
         let said = lab.outside(cluster, &["status", "-o", "json"]).await;
         // 1 is that something is not well, which a busy machine may bring about.
@@ -548,13 +566,13 @@ async fn ask_from_outside(lab: &Mesh) {
     .unwrap();
     let anns = anns.to_string_lossy();
     let status = ["status", "--kubeconfig", &anns, "--context", "west"];
-    let refused = process::run(&status).await;
+    let refused = lab.tradewind(&status).await;
     refused.fails(5, &["does not allow it", "west"]);
     let bind = ["create", "rolebinding", "ann", "-n", SYSTEM, "--user=ann"];
     let bind = [&bind[..], &["--role=tradewind-operator"]].concat();
     lab.kubectl("west", &bind).await;
     until("the Role to be enough", SOON, async || {
-        let status = process::run(&status).await;
+        let status = lab.tradewind(&status).await;
         match status.code {
             0 => Ok(()),
             _ => Err(status.stderr),
@@ -563,7 +581,7 @@ async fn ask_from_outside(lab: &Mesh) {
     .await;
 }
 
-async fn scale(lab: &Mesh, replicas: u8) {
+async fn scale(lab: &Lab, replicas: u8) {
     let replicas = format!("--replicas={replicas}");
     let args = ["scale", "deployment/payments", "-n", "shop", &replicas];
     lab.kubectl("west", &args).await;
