@@ -54,16 +54,11 @@ impl Mesh {
         format!("{network}1:{PORT}")
     }
 
-    /// A command that says itself what it is about.
-    pub async fn tradewind(&self, args: &[&str]) -> Output {
-        process::run(args).await
-    }
-
     /// A command about a cluster, as an operator runs it: from outside, with the kubeconfig alone.
     pub async fn outside(&self, cluster: &str, args: &[&str]) -> Output {
         let kubeconfig = self.clusters.kubeconfig().to_string_lossy();
         let there = ["--kubeconfig", &kubeconfig, "--context", cluster];
-        self.tradewind(&[args, &there].concat()).await
+        process::run(&[args, &there].concat()).await
     }
 
     /// Installs a cluster with one of everything; `more` are further values of the chart.

@@ -27,7 +27,7 @@ use tradewind_tests::{
     dns::{self, Asking, Over},
     federation::THREE,
     http::{self, Client},
-    mesh::{Mesh as Lab, SOON, SYSTEM},
+    mesh::{Mesh, SOON, SYSTEM},
     namespaces::{self, connect_from, from_its},
     process,
     wait::until,
@@ -43,14 +43,14 @@ const PACE: Duration = Duration::from_millis(40);
 const IN_A_ROW: usize = 25;
 
 /// The clusters, with nothing in them yet.
-async fn start() -> Option<Lab> {
+async fn start() -> Option<Mesh> {
     let lab = PathBuf::from(env!("CARGO_BIN_EXE_tradewind-lab"));
     let names = THREE.map(|(name, _)| name);
-    Lab::start("a mesh of three clusters", &names, [("lab", lab)]).await
+    Mesh::start("a mesh of three clusters", &names, [("lab", lab)]).await
 }
 
 /// The names of an application's pods that do not end.
-async fn pods_of(lab: &Lab, cluster: &str, app: &str) -> Vec<String> {
+async fn pods_of(lab: &Mesh, cluster: &str, app: &str) -> Vec<String> {
     let label = format!("app={app}");
     let args = ["get", "pods", "-n", "shop", "-l", &label, "-o", "json"];
     let all = lab.kubectl(cluster, &args).await.json();
@@ -63,7 +63,7 @@ async fn pods_of(lab: &Lab, cluster: &str, app: &str) -> Vec<String> {
 }
 
 /// What a name stands for in a pod, by the DNS server that the pod asks.
-async fn resolve(lab: &Lab, cluster: &str, pod: &str, name: &str) -> IpAddr {
+async fn resolve(lab: &Mesh, cluster: &str, pod: &str, name: &str) -> IpAddr {
     until(&format!("{name} to be known"), SOON, async || {
         let ask = ["exec", "-n", "shop", pod, "-c", "app", "--"];
         let ask = [&ask[..], &["getent", "ahostsv4", name]].concat();
@@ -249,7 +249,7 @@ const TWO: &str = "controller.replicas=2";
 const SECOND: &str = "tradewind-controller-1";
 
 /// A cluster's two controllers, once they hear each other and one of them speaks: the node of the second one, and of the speaker.
-async fn two_controllers(lab: &Lab, cluster: &str) -> (u64, u64) {
+async fn two_controllers(lab: &Mesh, cluster: &str) -> (u64, u64) {
     until(&format!("{cluster}'s two controllers"), SOON, async || {
         let status = lab.outside(cluster, &["status", "-o", "json"]).await;
         let status: Value = serde_json::from_str(&status.stdout).map_err(|_| status.stderr)?;
@@ -274,7 +274,7 @@ async fn two_controllers(lab: &Lab, cluster: &str) -> (u64, u64) {
 }
 
 /// While calls go on: the one that speaks goes and comes back, and the second one comes back without its volume.
-async fn a_controller_comes_and_goes(lab: &Lab) {
+async fn a_controller_comes_and_goes(lab: &Mesh) {
     for cluster in ["west", "central"] {
         let (second, speaker) = two_controllers(lab, cluster).await;
         let first = "tradewind-controller-0";
@@ -288,7 +288,7 @@ async fn a_controller_comes_and_goes(lab: &Lab) {
 }
 
 /// It comes back as another node in place of the one that it was.
-async fn the_second_loses_its_volume(lab: &Lab, cluster: &str, was: u64) {
+async fn the_second_loses_its_volume(lab: &Mesh, cluster: &str, was: u64) {
     let scale = async |replicas: &str| {
         let set = "statefulset/tradewind-controller";
         lab.kubectl(cluster, &["scale", set, "-n", SYSTEM, replicas])
@@ -317,7 +317,7 @@ async fn the_second_loses_its_volume(lab: &Lab, cluster: &str, was: u64) {
     .await;
 }
 
-async fn story(lab: &mut Lab) {
+async fn story(lab: &mut Mesh) {
     federate(lab).await;
     for (cluster, _) in THREE {
         lab.apply(cluster, &payments(cluster, 2)).await;
@@ -337,6 +337,7 @@ async fn story(lab: &mut Lab) {
     // From here on no call may fail.
     let from = load.all.lock().unwrap().len();
     names_of_the_clusterset(lab, process).await;
+    pods_of_another_cluster_have_names(lab, process).await;
     others_are_left_alone(lab, process).await;
     jobs_end(lab).await;
 
@@ -380,44 +381,135 @@ async fn story(lab: &mut Lab) {
     );
 }
 
-/// The name that holds in all clusters, as the DNS server answers it to a pod, leads into the mesh, too.
-async fn names_of_the_clusterset(lab: &Lab, process: u32) {
-    let service = [
-        "get",
-        "service",
-        "tradewind-dns",
-        "-n",
-        SYSTEM,
-        "-o",
-        "json",
-    ];
-    let service = lab.kubectl("west", &service).await.json();
+/// What west's DNS server answers a pod.
+async fn lookup(lab: &Mesh, process: u32, name: &str) -> Result<IpAddr, String> {
+    let service = lab.get("west", SYSTEM, "service", "tradewind-dns").await;
     let server = service["spec"]["clusterIP"].as_str().unwrap();
     let server: SocketAddr = format!("{server}:53").parse().unwrap();
-    let name = "payments.shop.svc.clusterset.local";
     let asking = from_its(process, move || Asking::to(server, Over::Udp)).await;
-    let answer = dns::ask_by(asking.unwrap(), name, RecordType::A).await;
-    let RData::A(address) = dns::data(&answer.unwrap()).remove(0) else {
-        panic!("no address");
+    let answer = dns::ask_by(asking.unwrap(), name, RecordType::A).await?;
+    match dns::data(&answer).first() {
+        Some(RData::A(address)) => Ok(address.0.into()),
+        _ => Err(format!("{name}: {:?}", answer.metadata.response_code)),
+    }
+}
+
+/// Pods that are called one by one, by their names in a headless Service.
+const LEDGER: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: ledger, namespace: shop}
+spec:
+  clusterIP: None
+  selector: {app: ledger}
+  ports: [{name: http, port: 8080}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: ledger, namespace: shop}
+spec:
+  replicas: 2
+  serviceName: ledger
+  selector: {matchLabels: {app: ledger}}
+  template:
+    metadata: {labels: {app: ledger}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: app
+        image: lab:1
+        args: [app, "0.0.0.0:8080", "central/$(POD)", /var/lib/app/journal]
+        env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+        ports: [{containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        volumeMounts: [{name: journal, mountPath: /var/lib/app}]
+      volumes: [{name: journal, emptyDir: {}}]
+---
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {name: ledger, namespace: shop}
+"#;
+
+/// Each pod of another cluster's StatefulSet is called by a name of its own, whose address stands for it alone, and under which the next one
+/// of that name is found.
+async fn pods_of_another_cluster_have_names(lab: &Mesh, process: u32) {
+    lab.apply("central", LEDGER).await;
+    let answers = async |pod: &str| {
+        let name = format!("{pod}.central.ledger.shop.svc.clusterset.local");
+        until(&name, SOON, async || {
+            let ip = lookup(lab, process, &name).await?;
+            let who = call(process, SocketAddr::new(ip, 8080), &name).await?;
+            if who.starts_with(&format!("central/{pod}")) {
+                Ok(ip)
+            } else {
+                Err(who)
+            }
+        })
+        .await
     };
-    let import = [
+    let pods = ["ledger-0", "ledger-1"];
+    let before = [answers(pods[0]).await, answers(pods[1]).await];
+    let slices = "multicluster.kubernetes.io/service-name=ledger,multicluster.kubernetes.io/source-cluster=central";
+    let slices = [
         "get",
-        "serviceimport",
-        "payments",
+        "endpointslices",
         "-n",
         "shop",
+        "-l",
+        slices,
         "-o",
         "json",
     ];
-    let import = lab.kubectl("west", &import).await.json();
-    assert_eq!(import["spec"]["ips"][0], address.0.to_string());
-    let to = SocketAddr::new(address.0.into(), 80);
+    let told = async || {
+        let slices = lab.kubectl("west", &slices).await.json();
+        let all = slices["items"].as_array().unwrap().iter();
+        let all = all.flat_map(|s| s["endpoints"].as_array().unwrap());
+        let mut all: Vec<_> = all
+            .map(|e| format!("{} {}", e["hostname"], e["addresses"][0]))
+            .collect();
+        all.sort();
+        all
+    };
+    let expected: Vec<_> = pods
+        .iter()
+        .zip(before)
+        .map(|(pod, ip)| format!("{pod:?} \"{ip}\""))
+        .collect();
+    until("slices that say the same", SOON, async || {
+        let told = told().await;
+        (told == expected).then_some(()).ok_or(told)
+    })
+    .await;
+    lab.kubectl("central", &["delete", "pod", "ledger-0", "-n", "shop"])
+        .await;
+    until("another pod of that name", SOON, async || {
+        let ip = answers("ledger-0").await;
+        (ip != before[0]).then_some(()).ok_or(ip)
+    })
+    .await;
+    let unexport = ["delete", "serviceexport", "ledger", "-n", "shop"];
+    lab.kubectl("central", &unexport).await;
+    until("the slices to go", SOON, async || {
+        let told = told().await;
+        told.is_empty().then_some(()).ok_or(told)
+    })
+    .await;
+}
+
+/// The name that holds in all clusters, as the DNS server answers it to a pod, leads into the mesh, too.
+async fn names_of_the_clusterset(lab: &Mesh, process: u32) {
+    let name = "payments.shop.svc.clusterset.local";
+    let address = lookup(lab, process, name).await.unwrap();
+    let import = lab.get("west", "shop", "serviceimport", "payments").await;
+    assert_eq!(import["spec"]["ips"][0], address.to_string());
+    assert_eq!(import["status"]["endpointSliceObjects"], "Present");
+    let to = SocketAddr::new(address, 80);
     let who = call(process, to, name).await.unwrap();
     assert!(who.starts_with("west/"), "{who}");
 }
 
 /// A Service without a proxy behind it is reached as without a mesh, and who has none reaches those who have one.
-async fn others_are_left_alone(lab: &mut Lab, process: u32) {
+async fn others_are_left_alone(lab: &mut Mesh, process: u32) {
     let plain = payments("plain", 1)
         .replace("tradewind.io/injection: enabled", "plain: 'yes'")
         .replace("shop", "plain");
@@ -445,7 +537,7 @@ async fn others_are_left_alone(lab: &mut Lab, process: u32) {
 }
 
 /// A Job ends, with a proxy and with none.
-async fn jobs_end(lab: &Lab) {
+async fn jobs_end(lab: &Mesh) {
     for (name, inject) in [("with-proxy", "true"), ("without", "false")] {
         let job = format!(
             r"
@@ -487,7 +579,7 @@ spec:
 }
 
 /// Installs all three; the second and third join the first from outside, by somebody who has a kubeconfig for both and nothing else.
-async fn federate(lab: &Lab) {
+async fn federate(lab: &Mesh) {
     let [(founder, region), others @ ..] = THREE;
     lab.install(founder, region, &[TWO]).await;
     lab.is_well(founder).await;
@@ -517,7 +609,7 @@ async fn federate(lab: &Lab) {
 }
 
 /// What an operator asks from outside, beyond whether all is well.
-async fn ask_from_outside(lab: &Lab) {
+async fn ask_from_outside(lab: &Mesh) {
     for (cluster, _) in THREE {
         let said = lab.outside(cluster, &["status", "-o", "json"]).await;
         // 1 is that something is not well, which a busy machine may bring about.
@@ -558,21 +650,28 @@ async fn ask_from_outside(lab: &Lab) {
     nowhere.fails(2, &["north"]);
     let kubeconfig = std::fs::read_to_string(lab.clusters.kubeconfig()).unwrap();
     let user = "\n    client-certificate-data:";
-    let anns = lab.clusters.dir().join("kubeconfig-of-ann");
+    let others = lab.clusters.dir().join("kubeconfig-of-another");
     std::fs::write(
-        &anns,
-        kubeconfig.replace(user, &format!("\n    as: ann{user}")),
+        &others,
+        kubeconfig.replace(user, &format!("\n    as: another{user}")),
     )
     .unwrap();
-    let anns = anns.to_string_lossy();
-    let status = ["status", "--kubeconfig", &anns, "--context", "west"];
-    let refused = lab.tradewind(&status).await;
+    let others = others.to_string_lossy();
+    let status = ["status", "--kubeconfig", &others, "--context", "west"];
+    let refused = process::run(&status).await;
     refused.fails(5, &["does not allow it", "west"]);
-    let bind = ["create", "rolebinding", "ann", "-n", SYSTEM, "--user=ann"];
+    let bind = [
+        "create",
+        "rolebinding",
+        "another",
+        "-n",
+        SYSTEM,
+        "--user=another",
+    ];
     let bind = [&bind[..], &["--role=tradewind-operator"]].concat();
     lab.kubectl("west", &bind).await;
     until("the Role to be enough", SOON, async || {
-        let status = lab.tradewind(&status).await;
+        let status = process::run(&status).await;
         match status.code {
             0 => Ok(()),
             _ => Err(status.stderr),
@@ -581,7 +680,7 @@ async fn ask_from_outside(lab: &Lab) {
     .await;
 }
 
-async fn scale(lab: &Lab, replicas: u8) {
+async fn scale(lab: &Mesh, replicas: u8) {
     let replicas = format!("--replicas={replicas}");
     let args = ["scale", "deployment/payments", "-n", "shop", &replicas];
     lab.kubectl("west", &args).await;
