@@ -169,9 +169,8 @@ fn of_controllers() -> [Case; 6] {
     ]
 }
 
-#[test]
-fn each_check_finds_what_it_is_for() {
-    let cases: [Case; 12] = [
+fn of_kubernetes() -> [Case; 12] {
+    [
         (
             "api-answers",
             Look::Installed,
@@ -255,8 +254,12 @@ fn each_check_finds_what_it_is_for() {
             "1 of 1 have none: shop/cart",
             |f| f.pods[0]["spec"] = json!({}),
         ),
-    ];
-    let cases = cases.into_iter().chain(of_controllers());
+    ]
+}
+
+#[test]
+fn each_check_finds_what_it_is_for() {
+    let cases = of_kubernetes().into_iter().chain(of_controllers());
     let cases: Vec<Case> = cases.collect();
     for (id, look, outcome, word, break_it) in cases.iter().copied() {
         let mut facts = well();
