@@ -196,6 +196,7 @@ impl From<&Endpoint> for v1::Endpoint {
                 .iter()
                 .map(|(from, to)| (u32::from(*from), u32::from(*to)))
                 .collect(),
+            mesh_ips: e.mesh_ips.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -224,6 +225,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
                 .into_iter()
                 .map(|(from, to)| Ok((port("endpoint port", from)?, port("application port", to)?)))
                 .collect::<Result<_, ConvertError>>()?,
+            mesh_ips: ips(e.mesh_ips)?,
         })
     }
 }
@@ -477,6 +479,7 @@ mod tests {
                     .parse()
                     .unwrap(),
                 address: Some("127.1.0.11:15008".into()),
+                mesh_ips: vec!["241.0.0.1".parse().unwrap()],
                 hostname: None,
                 labels: [("version".to_owned(), "v2".to_owned())].into(),
                 ports: vec![80],

@@ -146,6 +146,24 @@ pub struct Endpoint {
     /// Where its application listens, by service port. Only in its own cluster, and only where its proxy learns it from the controller.
     #[serde(default, skip_serializing_if = "Targets::is_empty")]
     pub targets: Targets,
+    /// Addresses that stand for this endpoint alone in the reader's cluster, one of each family: of a headless service's endpoint whose own
+    /// address means nothing there. Proxies lead whoever dials one to it; to anybody else they are nobody's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mesh_ips: Vec<std::net::IpAddr>,
+}
+
+impl Endpoint {
+    /// The addresses that lead the reader's captured callers to it: its own where he may dial it, else what stands for it. None where
+    /// its own is a name.
+    pub fn ips(&self) -> Vec<std::net::IpAddr> {
+        match &self.address {
+            Some(own) => own
+                .parse::<std::net::SocketAddr>()
+                .map(|at| vec![at.ip()])
+                .unwrap_or_default(),
+            None => self.mesh_ips.clone(),
+        }
+    }
 }
 
 /// Ports of an application, by the service port that leads to each.

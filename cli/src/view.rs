@@ -186,6 +186,7 @@ pub fn endpoint_json(endpoint: &v1::Endpoint) -> Value {
         "identity": endpoint.identity,
         "address": endpoint.address,
         "hostname": endpoint.hostname,
+        "mesh_ips": endpoint.mesh_ips,
         "ports": endpoint.ports,
         "labels": endpoint.labels,
     })

@@ -3,6 +3,8 @@
 //! What did not change keeps its allocation, so that whoever compares two snapshots compares pointers. What this cluster
 //! knows of itself is taken from the local model, which is fresher than the store's copy.
 
+mod mesh_ips;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,7 +12,7 @@ use std::{
 
 use tradewind_api::{
     ClusterName, EndpointId, NodeId, Revision, ServiceName, SpiffeId,
-    model::{Cluster, Endpoint, Service, ServicePort, Targets},
+    model::{Cluster, Endpoint, Service, ServiceKind, ServicePort, Targets},
     seal::Phase,
     shared::SharedMap,
     snapshot::{Snapshot, Trust},
@@ -23,6 +25,8 @@ use crate::{
     reach::Distances,
     seals::Ring,
 };
+
+pub use mesh_ips::MeshIps;
 
 /// A lease of this age is expired: five renewals were missed.
 pub const LEASE_EXPIRES_MS: u64 = 10_000;
@@ -103,6 +107,8 @@ pub struct Input<'a> {
     pub trust: &'a Arc<Trust>,
     /// Names for what others export, and what opens the names of what is exported here.
     pub seals: &'a Ring,
+    /// What stands for endpoints in other networks, of the same catalog.
+    pub mesh_ips: &'a MeshIps,
     /// Now, Unix ms.
     pub now_ms: u64,
 }
@@ -282,6 +288,12 @@ fn service(input: &Input<'_>, name: &ServiceName, before: Option<&Arc<Service>>)
         ),
     };
     add_local_ports(&mut ports, local);
+    if kind == ServiceKind::Headless {
+        // Who has an address here, or runs here, is none of those that have one of these.
+        for endpoint in endpoints.values_mut().filter(|e| e.address.is_none()) {
+            endpoint.mesh_ips = input.mesh_ips.of(&endpoint.id);
+        }
+    }
     let elsewhere = input.catalog.exports.get(name).into_iter();
     let exported = elsewhere
         .flat_map(|by| by.iter())
@@ -384,6 +396,7 @@ fn here(own: &Own, id: &EndpointId, endpoint: &LocalEndpoint) -> Endpoint {
         labels: endpoint.labels.clone(),
         ports: endpoint.ports.clone(),
         targets: endpoint.targets.clone(),
+        mesh_ips: Vec::new(),
     }
 }
 
@@ -413,6 +426,7 @@ fn remote(
         labels: summary.labels.clone(),
         ports: summary.ports.clone(),
         targets: Targets::new(),
+        mesh_ips: Vec::new(),
     })
 }
 

@@ -8,6 +8,7 @@ pub mod desired;
 pub mod export_status;
 pub mod merge;
 pub mod route_status;
+mod slices;
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +48,7 @@ pub struct Writer {
     pub view: watch::Receiver<Arc<View>>,
     /// What the federation says.
     pub store: Store,
-    /// For the trust.
+    /// For the trust, and for addresses of other clusters' endpoints.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Why exports could not be published.
     pub troubles: watch::Receiver<Arc<Vec<String>>>,
@@ -77,6 +78,7 @@ impl Writer {
                 () = drain.triggered() => return,
                 changed = self.view.changed() => if changed.is_err() { return },
                 changed = catalogs.changed() => if changed.is_err() { return },
+                changed = self.snapshots.changed() => if changed.is_err() { return },
                 changed = self.troubles.changed() => if changed.is_err() { return },
                 changed = self.speaking.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(if wait == SPACING { TICK } else { Duration::ZERO }) => {}
@@ -88,7 +90,7 @@ impl Writer {
     async fn round(&mut self) -> bool {
         let view = Arc::clone(&self.view.borrow_and_update());
         let catalog = Arc::clone(&self.store.watch().borrow());
-        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         let troubles = Arc::clone(&self.troubles.borrow_and_update());
         let speaks = *self.speaking.borrow_and_update();
         // Before all is known nothing may be taken away.
@@ -103,6 +105,7 @@ impl Writer {
             own: &self.own,
             view: &view,
             catalog: &catalog,
+            services: &snapshot.services,
             trust: &snapshot.trust,
             troubles: &troubles,
             now: &now,

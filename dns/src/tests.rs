@@ -71,6 +71,7 @@ fn endpoint(id: &str, host: Option<&str>, address: Option<&str>, health: Health)
         health,
         identity: "spiffe://west.mesh.internal/ns/shop/sa/db".parse().unwrap(),
         address: address.map(str::to_owned),
+        mesh_ips: vec![],
         hostname: host.map(str::to_owned),
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![5432],
@@ -343,6 +344,47 @@ async fn nothing_is_invented() {
         let answer = ask(s.address, name, RecordType::A).await;
         assert_eq!(negative(&answer), (ResponseCode::NoError, true), "{name}");
     }
+}
+
+/// Endpoints in another network, which have no address here but what stands for them.
+#[tokio::test]
+async fn headless_endpoints_elsewhere_are_named_by_what_stands_for_them() {
+    let mut snapshot = snapshot();
+    let name: ServiceName = "shop/db".parse().unwrap();
+    let db = Arc::make_mut(snapshot.services.get_mut(&name).unwrap());
+    for (id, hostname, ips) in [
+        ("eee", Some("db-0"), ["241.0.0.1", "fd74::1"]),
+        ("fff", None, ["241.0.0.2", "fd74::2"]),
+    ] {
+        let mut apart = endpoint(id, hostname, None, Health::Healthy);
+        apart.cluster = ClusterName::new("east").unwrap();
+        apart.mesh_ips = ips.map(|ip| ip.parse().unwrap()).to_vec();
+        db.endpoints.push(apart);
+    }
+    let s = start(snapshot, Upstreams::Servers(vec![]));
+    let base = "db.shop.svc.clusterset.local";
+    let asked = async |name: &str, kind| {
+        let mut all = ips(&ask(s.address, name, kind).await);
+        all.sort();
+        all.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let all = ["10.0.0.1", "10.0.0.2", "241.0.0.1", "241.0.0.2"];
+    assert_eq!(asked(base, RecordType::A).await, all);
+    assert_eq!(asked(base, RecordType::AAAA).await, ["fd74::1", "fd74::2"]);
+    // The same hostname in two clusters is two endpoints.
+    for (cluster, ip) in [("west", "10.0.0.1"), ("east", "241.0.0.1")] {
+        let one = format!("db-0.{cluster}.{base}");
+        assert_eq!(asked(&one, RecordType::A).await, [ip]);
+    }
+    // One name for one endpoint, whatever its families.
+    let unnamed = format!("241-0-0-2.east.{base}");
+    assert_eq!(asked(&unnamed, RecordType::AAAA).await, ["fd74::2"]);
+    let targets = ["10-0-0-2.west", "241-0-0-2.east", "db-0.east", "db-0.west"];
+    let mut expected = targets.map(|t| (5432, format!("{t}.{base}.")));
+    expected.sort();
+    let mut records = srv(&ask(s.address, base, RecordType::SRV).await);
+    records.sort();
+    assert_eq!(records, expected);
 }
 
 #[tokio::test]

@@ -1,12 +1,7 @@
 //! What a name below `clusterset.local` means: a pure function of the snapshot. It follows the MCS API's DNS
 //! specification 1.0.0. It must never invent a name: what no cluster exports does not exist.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
@@ -165,7 +160,7 @@ fn of_service(service: &Service, asked: &Name, kind: RecordType) -> Option<Vec<R
                 // The specification: a headless service without a ready endpoint has no name.
                 return None;
             }
-            let distinct: BTreeSet<IpAddr> = ready.iter().map(|(_, ip)| *ip).collect();
+            let distinct: BTreeSet<IpAddr> = ready.into_iter().flat_map(|(_, ips)| ips).collect();
             distinct.into_iter().take(MAX_ADDRESSES).collect()
         }
     };
@@ -222,8 +217,8 @@ fn of_endpoint(
     }
     let addresses: Vec<IpAddr> = ready(service)
         .into_iter()
-        .filter(|(e, ip)| e.cluster.as_str() == cluster && host(e, *ip) == hostname)
-        .map(|(_, ip)| ip)
+        .filter(|(e, ips)| e.cluster.as_str() == cluster && host(e, ips) == hostname)
+        .flat_map(|(_, ips)| ips)
         .collect();
     (!addresses.is_empty()).then(|| of_type(&addresses, kind))
 }
@@ -237,9 +232,9 @@ fn srv(service: &Service, base: &Name, ports: &BTreeSet<u16>) -> Vec<RData> {
             let distinct: BTreeSet<(Name, u16)> = ready(service)
                 .into_iter()
                 .take(MAX_ADDRESSES)
-                .filter_map(|(e, ip)| {
+                .filter_map(|(e, ips)| {
                     let name = base.prepend_label(e.cluster.as_str()).ok()?;
-                    Some((e, name.prepend_label(host(e, ip).as_bytes()).ok()?))
+                    Some((e, name.prepend_label(host(e, &ips).as_bytes()).ok()?))
                 })
                 .flat_map(|(e, target)| {
                     ports
@@ -264,26 +259,24 @@ fn of_type(addresses: &[IpAddr], kind: RecordType) -> Vec<RData> {
         .collect()
 }
 
-/// The endpoint's hostname, or its address with dashes, which may be the name of several: the specification's suite expects what CoreDNS does.
-fn host(endpoint: &Endpoint, address: IpAddr) -> Cow<'_, str> {
-    match &endpoint.hostname {
-        Some(hostname) => hostname.into(),
-        None => address.to_string().replace(['.', ':'], "-").into(),
+/// The endpoint's hostname, or its first address with dashes, which may be the name of several: the specification's suite expects what CoreDNS
+/// does.
+fn host<'a>(endpoint: &'a Endpoint, addresses: &[IpAddr]) -> Cow<'a, str> {
+    match (&endpoint.hostname, addresses) {
+        (Some(hostname), _) => hostname.into(),
+        (None, [first, ..]) => first.to_string().replace(['.', ':'], "-").into(),
+        // Nobody without an address is named.
+        (None, []) => endpoint.id.as_str().into(),
     }
 }
 
 /// The endpoints worth naming: those that pass their check, else those of which nothing is known (unknown is not
-/// dead), and of either only those whose address is an IP known here.
-fn ready(service: &Service) -> Vec<(&Endpoint, IpAddr)> {
+/// dead), and of either only those with an address that leads to them here: their own, or what stands for it.
+fn ready(service: &Service) -> Vec<(&Endpoint, Vec<IpAddr>)> {
     let with = |health: Health| -> Vec<_> {
-        service
-            .endpoints
-            .iter()
-            .filter(|e| e.health == health)
-            .filter_map(|e| {
-                let address: SocketAddr = e.address.as_ref()?.parse().ok()?;
-                Some((e, address.ip()))
-            })
+        let of = service.endpoints.iter().filter(|e| e.health == health);
+        of.map(|e| (e, e.ips()))
+            .filter(|(_, ips)| !ips.is_empty())
             .collect()
     };
     let healthy = with(Health::Healthy);

@@ -76,6 +76,7 @@ pub(crate) fn endpoint(
         health,
         identity,
         address: Some(address.into()),
+        mesh_ips: vec![],
         hostname: None,
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![port],

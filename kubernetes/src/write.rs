@@ -80,8 +80,13 @@ impl Client {
             }
             Step::ApplyStatus(resource, key, object) => {
                 let api = self.api(*resource, &key.namespace);
-                let patch = Patch::Apply(object);
-                let done = api.patch_status(&key.name, &apply, &patch);
+                // Not by applying: CustomResourceDefinitions of others may be older than a field, which then is left out and not refused.
+                let merge = PatchParams {
+                    field_manager: Some(MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                let patch = Patch::Merge(object);
+                let done = api.patch_status(&key.name, &merge, &patch);
                 let what = format!("the status of {}", label(*resource, key));
                 (what, bounded(async { done.await.map(drop) }).await)
             }

@@ -73,6 +73,7 @@ pub(crate) fn endpoint(id: &str, cluster: &str, address: &str, targets: &[(u16, 
             .parse()
             .unwrap(),
         address: Some(address.to_owned()),
+        mesh_ips: vec![],
         hostname: None,
         labels: Default::default(),
         ports: targets.iter().map(|(port, _)| *port).collect(),

@@ -281,6 +281,7 @@ mod tests {
                 .parse()
                 .unwrap(),
             address: Some("127.0.0.1:15008".into()),
+            mesh_ips: vec![],
             hostname: None,
             labels: BTreeMap::new(),
             ports: vec![80],

@@ -26,6 +26,7 @@ pub mod http;
 pub mod kubernetes;
 pub mod lab;
 pub mod load;
+pub mod mesh;
 pub mod metrics;
 pub mod namespaces;
 pub mod outside;

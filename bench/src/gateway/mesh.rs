@@ -106,6 +106,7 @@ fn snapshot(backend: SocketAddr) -> Result<Snapshot, String> {
         health: Health::Healthy,
         identity,
         address: Some(backend.to_string()),
+        mesh_ips: vec![],
         hostname: None,
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![PORT],

@@ -93,6 +93,7 @@ mod tests {
                 .parse()
                 .unwrap(),
             address: None,
+            mesh_ips: vec![],
             hostname: None,
             labels: [("app".to_owned(), app.to_owned())].into(),
             ports: vec![80, 81],

@@ -13,7 +13,7 @@ use tradewind_api::{
 use tradewind_federation::Catalog;
 
 use crate::{
-    compile::{self, Leases},
+    compile::{self, Leases, MeshIps},
     local::{LocalModel, Merger, Own},
     reach::Distances,
     registry::Registered,
@@ -56,6 +56,7 @@ impl Seen {
 #[derive(Debug, Default)]
 pub(super) struct Basis {
     merger: Merger,
+    mesh_ips: MeshIps,
     made: Option<Made>,
 }
 
@@ -89,7 +90,9 @@ impl Basis {
             Some(made) => made.local.clone(),
             None => self.merger.merge(&now.registered, source, own),
         };
+        self.mesh_ips.observe(&now.catalog, own);
         let input = compile::Input {
+            mesh_ips: &self.mesh_ips,
             catalog: &now.catalog,
             local: &local,
             own,

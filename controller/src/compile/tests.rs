@@ -132,7 +132,10 @@ impl World {
 
     /// Where it is known what the last one was made of.
     fn compile_since(&self, previous: &Snapshot, before: Option<&Self>) -> Snapshot {
+        let mut mesh_ips = MeshIps::default();
+        mesh_ips.observe(&self.catalog, &self.own);
         let input = Input {
+            mesh_ips: &mesh_ips,
             catalog: &self.catalog,
             local: &self.local,
             own: &self.own,
@@ -171,6 +174,54 @@ fn remote_endpoints_have_no_address_unless_the_network_is_shared() {
         assert_eq!(endpoint.region.as_str(), "eu-west");
         assert_eq!(payments.exported_by, [name("east")].into());
         assert!(!payments.clusterset_ips.is_empty());
+    }
+}
+
+#[test]
+fn a_headless_services_endpoints_elsewhere_have_addresses_of_their_own() {
+    let put = |network: &str, kind, ids: &[&str]| {
+        let mut catalog = two(network);
+        let mut export = export(Health::Healthy);
+        let summary = export.endpoints.pop_first().unwrap().1;
+        let one = |id: &&str| (EndpointId::new(id).unwrap(), summary.clone());
+        export.endpoints = ids.iter().map(one).collect();
+        export.kind = kind;
+        apply(&mut catalog, "east", 2, Command::PutExport(export));
+        World::new(catalog)
+    };
+    let of = |world: &World| -> Vec<Vec<String>> {
+        let payments = world.payments();
+        let ips = |e: &Endpoint| e.mesh_ips.iter().map(ToString::to_string).collect();
+        payments.endpoints.iter().map(ips).collect()
+    };
+    let none: Vec<String> = Vec::new();
+    // The search for both begins at one place.
+    let colliding = ["e1588", "e7617"];
+    let apart = |ids: &[&str]| of(&put("east", ServiceKind::Headless, ids));
+    let [first, second] = [
+        ["241.247.33.2", "fd74:7769:6e64:f0f1::f7:2102"],
+        ["241.247.33.3", "fd74:7769:6e64:f0f1::f7:2103"],
+    ];
+    assert_eq!(apart(&colliding), [first, second]);
+    assert_eq!(apart(&colliding[1..]), [first], "nobody is before it");
+    let world = put("west", ServiceKind::Headless, &colliding);
+    assert_eq!(
+        of(&world),
+        [none.clone(), none.clone()],
+        "it has its own address here"
+    );
+    let world = put("east", ServiceKind::ClusterSetIp, &colliding);
+    assert_eq!(of(&world), [none.clone(), none], "the service has one");
+
+    // What was there before makes no difference.
+    let [all, one] = [&colliding[..], &colliding[1..]]
+        .map(|ids| put("east", ServiceKind::Headless, ids).catalog);
+    let mut seen = MeshIps::default();
+    for catalog in [&one, &all, &one, &all] {
+        seen.observe(catalog, &own());
+        let mut fresh = MeshIps::default();
+        fresh.observe(catalog, &own());
+        assert_eq!(seen, fresh);
     }
 }
 

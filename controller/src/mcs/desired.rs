@@ -1,30 +1,29 @@
-//! What this cluster's API server should hold of the federation: an import for each service in each namespace that is there, slices of the
-//! own endpoints, the cluster's properties, and the roots that Pods begin with. Pure.
+//! What this cluster's API server should hold of the federation: an import for each service in each namespace that is there, slices of its
+//! endpoints, the cluster's properties, and the roots that Pods begin with. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 use tradewind_api::{
     ServiceName,
     mcs::{IpFamily, SpecPort},
-    model::ServiceKind,
+    model::{Service, ServiceKind},
+    shared::SharedMap,
     snapshot::Trust,
 };
 use tradewind_federation::Catalog;
 use tradewind_kubernetes::{
     Key,
     managed::{Body, ROOTS, Resource},
-    objects::{Condition, Slice},
+    objects::Condition,
 };
 
 use super::{
     export_status::{self, Standing},
     merge::{self, Import},
+    slices,
 };
-use crate::{
-    local::Own,
-    source::kubernetes::{Exported, View},
-};
+use crate::{local::Own, source::kubernetes::View};
 
 /// Namespaces in which nobody's workloads run.
 const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
@@ -40,6 +39,8 @@ pub struct Input<'a> {
     pub view: &'a View,
     /// What the federation says.
     pub catalog: &'a Catalog,
+    /// What was made of that for proxies and DNS servers, which must name the same addresses.
+    pub services: &'a SharedMap<ServiceName, Arc<Service>>,
     /// Whom to believe.
     pub trust: &'a Trust,
     /// Why exports could not be published, as it is told to people.
@@ -69,6 +70,8 @@ pub fn desired(input: &Input<'_>) -> Desired {
         if let Some(import) = merge::merge(by.iter().map(|(c, e)| (c, e.as_ref()))) {
             if is_open(name.namespace.as_str()) {
                 desired.bodies.push(import_body(input, name, &import));
+                let elsewhere = slices::elsewhere(input, name, &import, by);
+                desired.bodies.extend(elsewhere);
             }
             imports.insert(name, import);
         }
@@ -93,7 +96,8 @@ pub fn desired(input: &Input<'_>) -> Desired {
             desired.conditions.insert(name.clone(), conditions);
         }
         if published && is_open(name.namespace.as_str()) {
-            desired.bodies.extend(slices(input, name, exported));
+            let own = slices::own(&input.own.cluster, name, exported);
+            desired.bodies.extend(own);
         }
     }
     let open = input
@@ -183,12 +187,14 @@ fn import_body(input: &Input<'_>, name: &ServiceName, import: &Import) -> Body {
             "metadata": {"labels": spec.labels, "annotations": spec.annotations},
             "spec": imported,
         }),
-        status: Some(json!({"clusters": clusters, "conditions": [ready]})),
+        status: Some(json!({
+            "clusters": clusters, "conditions": [ready], "endpointSliceObjects": "Present",
+        })),
     }
 }
 
 /// Adds a field.
-fn set(object: &mut Value, key: &str, value: Value) {
+pub(super) fn set(object: &mut Value, key: &str, value: Value) {
     if let Some(fields) = object.as_object_mut() {
         fields.insert(key.to_owned(), value);
     }
@@ -203,64 +209,6 @@ fn port(port: &SpecPort) -> Value {
         set(&mut object, "appProtocol", json!(protocol));
     }
     object
-}
-
-/// The own endpoints as endpoints of the import. Those of other clusters have no address here: they are reached through the mesh alone.
-fn slices(input: &Input<'_>, name: &ServiceName, exported: &Exported) -> Vec<Body> {
-    let of = |(key, slice): (&Key, &std::sync::Arc<Slice>)| {
-        let family = IpFamily::of(slice.endpoints.first()?.ip);
-        let endpoints: Vec<Value> = slice.endpoints.iter().map(endpoint).collect();
-        let ports: Vec<Value> = slice
-            .ports
-            .iter()
-            .map(|p| json!({"name": p.name, "port": p.port, "protocol": "TCP"}))
-            .collect();
-        Some(Body {
-            resource: Resource::Slice,
-            key: Key::new(
-                &key.namespace,
-                slice_name(&key.name, input.own.cluster.as_str()),
-            ),
-            object: json!({
-                "metadata": {"labels": {
-                    "multicluster.kubernetes.io/service-name": name.name(),
-                    "multicluster.kubernetes.io/source-cluster": input.own.cluster.as_str(),
-                    "endpointslice.kubernetes.io/managed-by": "controller.tradewind.io",
-                }},
-                "addressType": family.as_str(),
-                "endpoints": endpoints,
-                "ports": ports,
-            }),
-            status: None,
-        })
-    };
-    exported.slices.iter().filter_map(of).collect()
-}
-
-fn endpoint(endpoint: &tradewind_kubernetes::objects::SliceEndpoint) -> Value {
-    let mut object = json!({
-        "addresses": [endpoint.ip.to_string()],
-        "conditions": {"ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating},
-    });
-    if let Some(hostname) = &endpoint.hostname {
-        set(&mut object, "hostname", json!(hostname));
-    }
-    if let Some(zone) = &endpoint.zone {
-        set(&mut object, "zone", json!(zone));
-    }
-    object
-}
-
-/// Longest name of an object.
-const MAX_NAME: usize = 253;
-
-/// The Service's own slice's name and the cluster's: unique, since the first is.
-fn slice_name(own: &str, cluster: &str) -> String {
-    let room = MAX_NAME.saturating_sub(cluster.len() + 1);
-    // From the end: that is where generated names differ.
-    let skipped = own.chars().count().saturating_sub(room);
-    let kept: String = own.chars().skip(skipped).collect();
-    format!("{cluster}-{}", kept.trim_start_matches(['-', '.']))
 }
 
 /// All roots, as PEM.

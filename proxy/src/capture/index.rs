@@ -8,7 +8,7 @@ use std::{
 
 use tradewind_api::{
     id::{EndpointId, ServiceName, ServicePortRef},
-    model::Endpoint,
+    model::{Endpoint, ServiceKind},
     snapshot::Snapshot,
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct Index {
     by_clusterset_ip: HashMap<IpAddr, ServiceName>,
     /// By the address in the own cluster alone.
     by_cluster_ip: HashMap<IpAddr, ServiceName>,
+    /// By what stands for an endpoint elsewhere.
+    by_mesh_ip: HashMap<IpAddr, (ServiceName, EndpointId)>,
     /// By where an endpoint's application listens.
     by_application: HashMap<SocketAddr, (ServicePortRef, EndpointId)>,
 }
@@ -54,36 +56,54 @@ impl Index {
                 let ips = service.cluster_ips.iter().map(named);
                 index.by_cluster_ip.extend(ips);
             }
-            let here = |e: &&Endpoint| Some(&e.cluster) == local;
-            for endpoint in service.endpoints.iter().filter(here) {
-                index.add_application(&service.name, endpoint);
+            for endpoint in &service.endpoints {
+                if Some(&endpoint.cluster) == local {
+                    let targets = endpoint.targets.iter().map(|(port, at)| (*port, *at));
+                    index.add_application(&service.name, endpoint, targets);
+                } else if local.is_some() && service.kind == ServiceKind::Headless {
+                    index.add_elsewhere(&service.name, endpoint);
+                }
             }
         }
         index.snapshot = snapshot;
         index
     }
 
-    fn add_application(&mut self, service: &ServiceName, endpoint: &Endpoint) {
-        let address = endpoint
-            .address
-            .as_deref()
-            .filter(|_| !endpoint.targets.is_empty());
+    /// An endpoint of a headless service in another cluster, which is told by DNS: at its own address where both clusters share a network.
+    /// There its application listens at the service's ports, as is usual behind headless services, since nothing would translate them.
+    fn add_elsewhere(&mut self, service: &ServiceName, endpoint: &Endpoint) {
+        for ip in &endpoint.mesh_ips {
+            self.by_mesh_ip
+                .entry(*ip)
+                .or_insert_with(|| (service.clone(), endpoint.id.clone()));
+        }
+        let ports = endpoint.ports.iter().map(|port| (*port, *port));
+        self.add_application(service, endpoint, ports);
+    }
+
+    /// `ports`: of the service, and where the application listens.
+    fn add_application(
+        &mut self,
+        service: &ServiceName,
+        endpoint: &Endpoint,
+        ports: impl Iterator<Item = (u16, u16)>,
+    ) {
+        let address = endpoint.address.as_deref();
         let Some(Ok(hbone)) = address.map(str::parse::<SocketAddr>) else {
             return;
         };
-        for (port, target) in &endpoint.targets {
+        for (port, target) in ports {
             // Of several services that lead to one port the first by name: they lead to the same application.
-            let at = SocketAddr::new(hbone.ip(), *target);
+            let at = SocketAddr::new(hbone.ip(), target);
             self.by_application.entry(at).or_insert_with(|| {
                 let service = service.clone();
-                let port = *port;
                 (ServicePortRef { service, port }, endpoint.id.clone())
             });
         }
     }
 
-    /// Whose address this is. A clusterset IP is the mesh's alone: its port need not be one that the service has, and the answer to that is
-    /// the mesh's. A cluster IP is the cluster's, too: what the mesh knows no port of goes where it went before.
+    /// Whose address this is. A clusterset IP is the mesh's alone, and so is what stands for an endpoint: its port need not be one that the
+    /// service has, and the answer to that is the mesh's. A cluster IP is the cluster's, too: what the mesh knows no port of goes where it went before.
     pub(crate) fn at(&self, address: SocketAddr) -> Option<Meant> {
         let (ip, port) = (address.ip(), address.port());
         let service_port = |service: &ServiceName| ServicePortRef {
@@ -92,6 +112,9 @@ impl Index {
         };
         if let Some(service) = self.by_clusterset_ip.get(&ip) {
             return Some(Meant::Service(service_port(service)));
+        }
+        if let Some((service, endpoint)) = self.by_mesh_ip.get(&ip) {
+            return Some(Meant::Endpoint(service_port(service), endpoint.clone()));
         }
         if let Some(service) = self.by_cluster_ip.get(&ip) {
             self.snapshot.services.get(service)?.port(port)?;
@@ -173,6 +196,8 @@ pub fn host_of(head: &[u8]) -> Host<'_> {
 
 #[cfg(test)]
 mod tests {
+    use tradewind_api::model::Service;
+
     use super::*;
     use crate::fixture::{change, endpoint, export_only_from, snapshot};
 
@@ -241,6 +266,35 @@ mod tests {
         }
         s.clusters.clear();
         assert_eq!(at(&s, "10.0.0.1:5433"), None);
+    }
+
+    #[test]
+    fn a_headless_services_endpoint_elsewhere_is_found_by_what_stands_for_it() {
+        let mut s = snapshot(&[("shop/db", true, 5432)]);
+        let endpoints = |s: &mut Service, kind| {
+            let mut apart = endpoint("a", "east", "10.0.0.1:15008", &[(5432, 5432)]);
+            (apart.address, apart.mesh_ips) = (None, vec!["241.0.0.1".parse().unwrap()]);
+            let near = endpoint("b", "east", "10.0.0.2:15008", &[(5432, 5432)]);
+            (s.kind, s.endpoints) = (kind, vec![apart, near]);
+        };
+        change(&mut s, "shop/db", |s| endpoints(s, ServiceKind::Headless));
+        let one = |port: u16, id: &str| {
+            let service = format!("shop/db:{port}").parse().unwrap();
+            Some(Meant::Endpoint(service, id.parse().unwrap()))
+        };
+        assert_eq!(at(&s, "241.0.0.1:5432"), one(5432, "a"));
+        assert_eq!(
+            at(&s, "241.0.0.1:22"),
+            one(22, "a"),
+            "nobody else answers there"
+        );
+        assert_eq!(at(&s, "241.0.0.2:5432"), None);
+        assert_eq!(at(&s, "10.0.0.2:5432"), one(5432, "b"), "of one network");
+        assert_eq!(at(&s, "10.0.0.2:22"), None, "it is the machine's own");
+        change(&mut s, "shop/db", |s| {
+            endpoints(s, ServiceKind::ClusterSetIp)
+        });
+        assert_eq!(at(&s, "10.0.0.2:5432"), None, "nobody is told of it");
     }
 
     #[test]

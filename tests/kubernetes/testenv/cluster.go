@@ -127,8 +127,10 @@ func (c *cluster) start(ctx context.Context, programs *programs, fail context.Ca
 	if c.kubeProxy, err = c.spawn("kube-proxy", line, c.kubeProxyFlags()); err != nil {
 		return err
 	}
-	c.kubeletServer, err = startKubeletServer(c)
-	return err
+	if c.kubeletServer, err = startKubeletServer(c); err != nil {
+		return err
+	}
+	return c.applyDNS(ctx)
 }
 
 // startNetwork makes the network of the nodes, before anything listens in it.

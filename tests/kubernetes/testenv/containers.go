@@ -1,6 +1,6 @@
 // What a pod's containers are here: processes in the pod's network, each with mounts of its own and its container's user, arguments,
-// environment and volumes. There is no image: its name says which program of this machine is meant. Not kept to: limits, capabilities,
-// read-only roots; tokens are not renewed.
+// environment and volumes. There is no image: its name says which program of this machine is meant, unless the container has a command of
+// its own, which is then found on this machine. Not kept to: limits, capabilities, read-only roots; tokens are not renewed.
 
 package main
 
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,15 +18,17 @@ import (
 	authentication "k8s.io/api/authentication/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
 // Directories that a container finds empty, but for what is mounted there. Nothing can be mounted elsewhere: the rest is the machine's.
 var emptied = []string{"/run", "/var/lib"}
 
-// Files of /etc that programs look at; hosts is made for each pod.
+// Files of /etc that programs look at; hosts and resolv.conf are made for each pod.
 var etcFiles = []string{"passwd", "group", "nsswitch.conf"}
+
+// Where Debian says which of several programs a name stands for: without it there is no awk and no nc.
+const alternatives = "/etc/alternatives"
 
 // sandbox is where a pod's processes run.
 type sandbox struct {
@@ -43,7 +46,10 @@ func (s *sandbox) etc() string { return filepath.Join(s.dir, "etc") }
 
 // prepare makes what all containers share.
 func (s *sandbox) prepare(ctx context.Context) error {
-	if err := os.MkdirAll(s.etc(), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.etc(), filepath.Base(alternatives)), 0o755); err != nil {
+		return err
+	}
+	if err := errors.Join(s.setHosts(), s.setResolver()); err != nil {
 		return err
 	}
 	for _, name := range etcFiles {
@@ -248,7 +254,7 @@ func (s *sandbox) field(path string) (string, error) {
 		return s.pod.Spec.ServiceAccountName, nil
 	case "spec.nodeName":
 		return s.pod.Spec.NodeName, nil
-	case "status.podIP":
+	case "status.podIP", "status.podIPs":
 		return s.ip, nil
 	}
 	if label, found := strings.CutPrefix(path, "metadata.labels['"); found {
@@ -305,7 +311,15 @@ func (s *sandbox) start(ctx context.Context, container core.Container, ended fun
 	if err != nil {
 		return nil, err
 	}
-	script := "set -e\nmount --bind " + quote(s.etc()) + " /etc\n"
+	begun := s.begun(container.Name)
+	if err := os.Remove(begun); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	script := "set -e\n"
+	if _, err := os.Stat(alternatives); err == nil {
+		script += fmt.Sprintf("mount --bind %s %s\n", alternatives, quote(filepath.Join(s.etc(), filepath.Base(alternatives))))
+	}
+	script += "mount --rbind " + quote(s.etc()) + " /etc\n"
 	for _, dir := range emptied {
 		script += "mount -t tmpfs tmpfs " + dir + "\n"
 	}
@@ -320,21 +334,39 @@ func (s *sandbox) start(ctx context.Context, container core.Container, ended fun
 		source := filepath.Join(s.volume(mount.Name), mount.SubPath)
 		script += fmt.Sprintf("mkdir -p %[2]s\nmount --bind %[1]s %[2]s\n", quote(source), quote(target))
 	}
-	script += `exec "$@"`
+	script += ": > " + quote(begun) + "\n" + `exec "$@"`
 	line := []string{
 		"nsenter", "--net=" + s.network.path(), "--", "unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script, "sh",
 	}
-	if user, group := s.user(container); user != 0 {
-		// A change of user forgets that the process is to end with us; it is told so again.
-		line = append(line, "setpriv", "--reuid", strconv.FormatInt(user, 10), "--regid", strconv.FormatInt(group, 10),
-			"--clear-groups", "--no-new-privs", "--pdeathsig", "KILL")
+	line = append(line, s.asUser(container)...)
+	command := []string{program}
+	if len(container.Command) > 0 {
+		command = container.Command
 	}
 	expand := expansion.MappingFuncFor(known)
-	line = append(line, program)
-	for _, word := range container.Args {
+	for _, word := range slices.Concat(command, container.Args) {
 		line = append(line, expansion.Expand(word, expand))
 	}
-	return spawnWith(filepath.Join(s.dir, container.Name+".log"), line, environment, ended)
+	return spawnWith(s.log(container.Name), line, environment, ended)
+}
+
+// begun is a file that is there from when a container sees its own files, until it is started again.
+func (s *sandbox) begun(container string) string { return filepath.Join(s.dir, container+".begun") }
+
+// log is where all that a container says goes.
+func (s *sandbox) log(container string) string { return filepath.Join(s.dir, container+".log") }
+
+// asUser is what a command line begins with, for it to run as the container does.
+func (s *sandbox) asUser(container core.Container) []string {
+	user, group := s.user(container)
+	if user == 0 {
+		return nil
+	}
+	// A change of user forgets that the process is to end with us; it is told so again.
+	return []string{
+		"setpriv", "--reuid", strconv.FormatInt(user, 10), "--regid", strconv.FormatInt(group, 10), "--clear-groups", "--no-new-privs",
+		"--pdeathsig", "KILL",
+	}
 }
 
 // user and group that a container runs as.
@@ -366,43 +398,3 @@ func mountable(target string) bool {
 }
 
 func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
-
-// setHosts says which names there are: every service's and every pod's of a headless one, as cluster DNS would answer them, by the name alone
-// in the pod's own namespace.
-func (s *sandbox) setHosts(services []*core.Service, pods []*sandbox) error {
-	text := "127.0.0.1 localhost\n" + s.ip + " " + s.pod.Name + "\n"
-	for _, one := range services {
-		name := one.Name + "." + one.Namespace
-		if one.Spec.ClusterIP == core.ClusterIPNone {
-			text += headless(one, name, pods)
-			continue
-		}
-		if one.Spec.ClusterIP == "" {
-			continue
-		}
-		text += fmt.Sprintf("%s %[2]s.svc.cluster.local %[2]s.svc %[2]s", one.Spec.ClusterIP, name)
-		if one.Namespace == s.pod.Namespace {
-			text += " " + one.Name
-		}
-		text += "\n"
-	}
-	return os.WriteFile(filepath.Join(s.etc(), "hosts"), []byte(text), 0o644)
-}
-
-// headless is the lines of a service without an address: each pod's by its own name, where it has one there, and by the service's.
-func headless(service *core.Service, name string, pods []*sandbox) string {
-	selector := labels.SelectorFromSet(service.Spec.Selector)
-	text := ""
-	for _, one := range pods {
-		if one.pod.Namespace != service.Namespace || selector.Empty() || !selector.Matches(labels.Set(one.pod.Labels)) {
-			continue
-		}
-		text += one.ip
-		if one.pod.Spec.Hostname != "" && one.pod.Spec.Subdomain == service.Name {
-			own := one.pod.Spec.Hostname + "." + name
-			text += fmt.Sprintf(" %[1]s.svc.cluster.local %[1]s.svc %[1]s", own)
-		}
-		text += fmt.Sprintf(" %[1]s.svc.cluster.local %[1]s.svc %[1]s\n", name)
-	}
-	return text
-}

@@ -54,7 +54,6 @@ func runKubelets(ctx context.Context, c *cluster) (<-chan struct{}, error) {
 	}
 	factory := informers.NewSharedInformerFactory(c.client, resync)
 	informer := factory.Core().V1().Pods()
-	services := factory.Core().V1().Services()
 	k := &kubelets{
 		cluster:   c,
 		pods:      informer.Lister(),
@@ -72,17 +71,6 @@ func runKubelets(ctx context.Context, c *cluster) (<-chan struct{}, error) {
 		return nil, err
 	}
 	if c.runtime != nil {
-		tell := func(any) {
-			// A list out of a cache does not fail.
-			if all, err := services.Lister().List(labels.Everything()); err == nil {
-				c.runtime.setServices(all)
-			}
-		}
-		if _, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: tell, UpdateFunc: func(_, service any) { tell(service) }, DeleteFunc: tell,
-		}); err != nil {
-			return nil, err
-		}
 		c.runtime.mutex.Lock()
 		c.runtime.enqueue = k.queue.Add
 		c.runtime.mutex.Unlock()
@@ -117,15 +105,18 @@ func (k *kubelets) enqueue(object any) {
 	}
 }
 
-// forget gives the address of a pod that is gone to others.
+// forget ends what still runs of a pod that is gone, as one is that was deleted without waiting for its kubelet, and then gives its
+// address to others.
 func (k *kubelets) forget(object any) {
 	if missed, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = missed.Obj
 	}
 	if pod, ok := object.(*core.Pod); ok {
-		k.mutex.Lock()
-		defer k.mutex.Unlock()
-		k.addresses.release(pod.UID)
+		k.cluster.runtime.forget(pod.UID, func() {
+			k.mutex.Lock()
+			defer k.mutex.Unlock()
+			k.addresses.release(pod.UID)
+		})
 	}
 }
 
@@ -176,6 +167,7 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 	if pod.DeletionTimestamp != nil {
 		if pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
 			// All that is left are finalizers of others.
+			k.cluster.runtime.forget(pod.UID, func() {})
 			return nil
 		}
 		if !k.cluster.runtime.end(pod) {
@@ -213,7 +205,11 @@ func (k *kubelets) lookAfter(ctx context.Context, name types.NamespacedName) err
 	}
 	status, changed := running(pod, nodeAddress(node), ip, meta.Now())
 	if k.cluster.runtime.runs(pod) {
-		seen, trouble := k.cluster.runtime.look(pod, ip).states()
+		one := k.cluster.runtime.look(pod, ip)
+		if one == nil {
+			return nil
+		}
+		seen, trouble := one.states()
 		status, changed = observed(pod, nodeAddress(node), ip, seen, trouble, meta.Now())
 	}
 	if !changed {

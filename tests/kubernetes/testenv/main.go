@@ -41,6 +41,7 @@ const (
 	roleControllers   = "controller-manager"
 	roleKubectl       = "kubectl"
 	roleProxy         = "kube-proxy"
+	roleCoreDNS       = "coredns"
 	roleHelmTemplate  = "helm-template"
 	roleReadManifests = "read-manifests"
 )
@@ -64,6 +65,8 @@ func main() {
 		os.Exit(cli.Run(controllers.NewControllerManagerCommand()))
 	case roleProxy:
 		os.Exit(cli.Run(proxy.NewProxyCommand()))
+	case roleCoreDNS:
+		runCoreDNS()
 	case roleKubectl:
 		if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
 			fmt.Fprintln(os.Stderr, err)

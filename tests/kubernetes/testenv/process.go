@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -23,6 +24,7 @@ const tailLines = 15
 // programs are command lines of servers, without their flags. An empty etcd is the one inside us.
 type programs struct {
 	etcd, apiserver, controllers, proxy []string
+	self                                string
 	// What the images of pods that run stand for.
 	images map[string]string
 }
@@ -43,6 +45,7 @@ func findPrograms() (*programs, error) {
 	}
 	found := &programs{
 		apiserver: []string{self, roleAPIServer}, controllers: []string{self, roleControllers}, proxy: []string{self, roleProxy},
+		self: self,
 	}
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
@@ -99,13 +102,12 @@ func spawnWith(log string, line, environment []string, ended func(error)) (*chil
 	one := &child{command: exec.Command(line[0], line[1:]...), told: make(chan struct{}), done: make(chan struct{})}
 	one.command.Stdout, one.command.Stderr = file, file
 	one.command.Env = environment
-	one.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	spawner() <- func() { started <- one.command.Start() }
-	if err := <-started; err != nil {
+	one.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := startBound(one.command); err != nil {
 		return nil, err
 	}
 	go func() {
+		endGroup(one.id())
 		err := one.command.Wait()
 		close(one.done)
 		select {
@@ -115,6 +117,27 @@ func spawnWith(log string, line, environment []string, ended func(error)) (*chil
 		}
 	}()
 	return one, nil
+}
+
+// startBound starts a command that ends with us.
+func startBound(command *exec.Cmd) error {
+	command.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started := make(chan error)
+	spawner() <- func() { started <- command.Start() }
+	return <-started
+}
+
+// endGroup waits until a process, the first of its group, has ended, and ends whatever it started and left behind. The process is not
+// reaped yet, so that the group's number is nobody else's.
+func endGroup(id int) {
+	for {
+		err := unix.Waitid(unix.P_PID, id, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	// Fails only when nobody is left.
+	_ = unix.Kill(-id, unix.SIGKILL)
 }
 
 func (c *child) id() int { return c.command.Process.Pid }

@@ -7,13 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +30,8 @@ const (
 	probePeriod, probeTimeout = 10 * time.Second, time.Second
 	// Between two tries of a startup probe. Kubelets keep to whole seconds; here nobody gains by waiting.
 	startupPeriod = 200 * time.Millisecond
+	// What a pod gets, as from a kubelet, that was deleted with no grace at all.
+	leastGrace = 2 * time.Second
 )
 
 // containerState is what a kubelet would say of a container.
@@ -57,21 +58,24 @@ type runningPod struct {
 	trouble string
 	// SIGKILLed by a test: nothing is started again and nobody is told, as after the death of a machine.
 	dead bool
+	// How long its containers have to end.
+	grace time.Duration
 }
 
 // podRuntime is a cluster's.
 type podRuntime struct {
 	cluster *cluster
 
-	mutex    sync.Mutex
-	pods     map[types.UID]*runningPod
-	services []*core.Service
+	mutex sync.Mutex
+	pods  map[types.UID]*runningPod
+	// Those that the API server knows no more; none where nothing of one runs any more, which stays said, for others still look at it.
+	forgotten map[types.UID]*runningPod
 	// Tells whoever reports of a pod that something changed; exchanged when the API server comes back.
 	enqueue func(types.NamespacedName)
 }
 
 func newRuntime(c *cluster) *podRuntime {
-	return &podRuntime{cluster: c, pods: map[types.UID]*runningPod{}}
+	return &podRuntime{cluster: c, pods: map[types.UID]*runningPod{}, forgotten: map[types.UID]*runningPod{}}
 }
 
 // runs is whether a pod is one of those that run: a program is known for all its images.
@@ -87,10 +91,13 @@ func (r *podRuntime) runs(pod *core.Pod) bool {
 	return true
 }
 
-// look begins with a pod that was not seen before, and gives it.
+// look begins with a pod that was not seen before, and gives it; none if it is gone.
 func (r *podRuntime) look(pod *core.Pod, ip string) *runningPod {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
+	if _, gone := r.forgotten[pod.UID]; gone {
+		return nil
+	}
 	if one, found := r.pods[pod.UID]; found {
 		return one
 	}
@@ -101,10 +108,10 @@ func (r *podRuntime) look(pod *core.Pod, ip string) *runningPod {
 		cancel:  cancel, gone: make(chan struct{}),
 		changed:    func() { r.tell(name) },
 		containers: map[string]*containerState{}, processes: map[string]*child{},
+		grace: graceOf(pod),
 	}
 	r.pods[pod.UID] = one
 	go one.live(ctx)
-	r.tellNames()
 	return one
 }
 
@@ -133,7 +140,6 @@ func (r *podRuntime) end(pod *core.Pod) bool {
 	case <-one.gone:
 		r.mutex.Lock()
 		delete(r.pods, pod.UID)
-		r.tellNames()
 		r.mutex.Unlock()
 		return true
 	default:
@@ -141,38 +147,34 @@ func (r *podRuntime) end(pod *core.Pod) bool {
 	}
 }
 
-// setServices passes the names of services on to all pods.
-func (r *podRuntime) setServices(services []*core.Service) {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	r.services = services
-	r.tellNames()
-}
-
-// tellNames passes all names on to all pods. The mutex is held.
-func (r *podRuntime) tellNames() {
-	pods := r.sandboxes()
-	for _, one := range pods {
-		// Fails only where the pod's directory is not made yet, which asks for them itself.
-		_ = one.setHosts(r.services, pods)
+// forget ends a pod that the API server knows no more, if it runs, and calls done when nothing of it is left.
+func (r *podRuntime) forget(pod types.UID, done func()) {
+	if r == nil {
+		done()
+		return
 	}
-}
-
-// sandboxes is all pods', the oldest name first. The mutex is held.
-func (r *podRuntime) sandboxes() []*sandbox {
-	var all []*sandbox
-	for _, one := range r.pods {
-		all = append(all, one.sandbox)
-	}
-	slices.SortFunc(all, func(a, b *sandbox) int { return strings.Compare(a.pod.Name, b.pod.Name) })
-	return all
-}
-
-// names writes all names that there are for one pod.
-func (r *podRuntime) names(one *sandbox) error {
 	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	return one.setHosts(r.services, r.sandboxes())
+	one, found := r.pods[pod]
+	if _, before := r.forgotten[pod]; !before {
+		r.forgotten[pod] = one
+	}
+	delete(r.pods, pod)
+	r.mutex.Unlock()
+	if !found {
+		done()
+		return
+	}
+	one.mutex.Lock()
+	one.grace = min(one.grace, leastGrace)
+	one.mutex.Unlock()
+	one.cancel()
+	go func() {
+		<-one.gone
+		r.mutex.Lock()
+		r.forgotten[pod] = nil
+		r.mutex.Unlock()
+		done()
+	}()
 }
 
 // named is the pod of a name.
@@ -196,7 +198,12 @@ func (r *podRuntime) close() {
 		return
 	}
 	r.mutex.Lock()
-	all := r.pods
+	all := slices.Collect(maps.Values(r.pods))
+	for _, one := range r.forgotten {
+		if one != nil {
+			all = append(all, one)
+		}
+	}
 	r.pods = map[types.UID]*runningPod{}
 	r.mutex.Unlock()
 	for _, one := range all {
@@ -224,7 +231,7 @@ func (p *runningPod) live(ctx context.Context) {
 	defer p.changed()
 	defer func() { p.sandbox.network.close() }()
 	for ctx.Err() == nil {
-		err := p.begin(ctx)
+		err := p.sandbox.prepare(ctx)
 		if err == nil {
 			break
 		}
@@ -235,16 +242,6 @@ func (p *runningPod) live(ctx context.Context) {
 	p.set(func() { p.trouble = "" })
 	p.work(ctx)
 	p.stop()
-}
-
-func (p *runningPod) begin(ctx context.Context) error {
-	if err := os.MkdirAll(p.sandbox.etc(), 0o755); err != nil {
-		return err
-	}
-	if err := p.sandbox.cluster.runtime.names(p.sandbox); err != nil {
-		return err
-	}
-	return p.sandbox.prepare(ctx)
 }
 
 // work starts everything in order, and returns when it is cancelled, or all containers of a pod that is not to go on are done.
@@ -454,11 +451,9 @@ func (p *runningPod) isStarted(ctx context.Context, name string) bool {
 
 // stop ends the containers as a kubelet does: the pod's own first, then its sidecars, the last one first.
 func (p *runningPod) stop() {
-	grace := 30 * time.Second
-	if seconds := p.sandbox.pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
-		grace = time.Duration(*seconds) * time.Second
-	}
-	deadline := time.Now().Add(grace)
+	p.mutex.Lock()
+	deadline := time.Now().Add(p.grace)
+	p.mutex.Unlock()
 	var own sync.WaitGroup
 	for _, container := range p.sandbox.pod.Spec.Containers {
 		own.Go(func() { p.take(container.Name).finish(deadline) })
@@ -502,6 +497,14 @@ func (p *runningPod) states() (map[string]containerState, string) {
 		all[name] = *state
 	}
 	return all, p.trouble
+}
+
+// graceOf is how long a pod's containers have to end.
+func graceOf(pod *core.Pod) time.Duration {
+	if seconds := pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
+		return time.Duration(*seconds) * time.Second
+	}
+	return 30 * time.Second
 }
 
 func isSidecar(container core.Container) bool {

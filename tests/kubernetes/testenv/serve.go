@@ -168,6 +168,7 @@ func serve(arguments []string) error {
 	}
 	programs.images = found.images
 	if len(found.images) > 0 {
+		programs.images[dnsImage] = programs.self
 		err = checkOwnNetwork()
 		if err == nil && found.betweenPort != 0 {
 			err = onlyBetween(ctx, found.betweenPort)

@@ -300,6 +300,7 @@ mod tests {
             health,
             identity: "spiffe://east.mesh.internal/ns/shop/sa/v1".parse().unwrap(),
             address: None,
+            mesh_ips: vec![],
             hostname: None,
             labels: Labels::new(),
             ports: vec![80],

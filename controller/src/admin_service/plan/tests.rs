@@ -36,6 +36,7 @@ fn endpoint(n: usize, cluster: &str, weight: u32, health: Health) -> Endpoint {
             .parse()
             .unwrap(),
         address: None,
+        mesh_ips: vec![],
         hostname: None,
         labels: tradewind_api::traffic::Labels::new(),
         ports: vec![80, 81],

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use tradewind_api::{
+    ClusterName, EndpointId, Region, Zone,
     mcs::{ExportSpec, Protocol},
+    model::{self, AppProtocol, Endpoint, Health, ServicePort, Targets},
     store::{Blob, Command, Export, Stamped},
 };
-use tradewind_kubernetes::objects::{self, Namespace, Service, SliceEndpoint, SlicePort};
+use tradewind_kubernetes::objects::{self, Namespace, Service, Slice, SliceEndpoint, SlicePort};
 
 use super::*;
-use crate::{local::tests::own, publish::tests::record};
+use crate::{local::tests::own, publish::tests::record, source::kubernetes::Exported};
 
 fn name() -> ServiceName {
     "shop/hello".parse().unwrap()
@@ -101,6 +103,14 @@ fn view(namespaces: &[(&str, bool)]) -> View {
 }
 
 fn run(catalog: &Catalog, view: &View) -> Desired {
+    run_with(catalog, view, &SharedMap::default())
+}
+
+fn run_with(
+    catalog: &Catalog,
+    view: &View,
+    services: &SharedMap<ServiceName, Arc<model::Service>>,
+) -> Desired {
     let own = own();
     let trust = Trust {
         domain: own.domain.clone(),
@@ -111,6 +121,7 @@ fn run(catalog: &Catalog, view: &View) -> Desired {
         own: &own,
         view,
         catalog,
+        services,
         trust: &trust,
         troubles: &[],
         now: "now",
@@ -212,6 +223,141 @@ fn own_endpoints_are_slices_of_the_import_by_the_labels_of_the_api() {
     assert_eq!(desired.conditions[&name()].len(), 3);
 }
 
+/// What a catalog with an export of east's alone comes to, whose endpoints are so.
+fn from_east(kind: ServiceKind, endpoints: Vec<Endpoint>) -> Desired {
+    let mut catalog = catalog(spec(), kind);
+    let west = catalog.export(&name(), &own().cluster).unwrap();
+    let mut export = Export::clone(west);
+    export.ports = vec![ServicePort {
+        name: "tcp".into(),
+        port: 42,
+        app_protocol: AppProtocol::Tcp,
+    }];
+    let east = ClusterName::new("east").unwrap();
+    catalog.exports.remove(&name());
+    catalog
+        .exports
+        .insert(name(), Arc::new([(east, Arc::new(export))].into()));
+    let service = model::Service {
+        name: name(),
+        kind,
+        clusterset_ips: match kind {
+            ServiceKind::Headless => vec![],
+            ServiceKind::ClusterSetIp => ["240.240.0.1", "fd00::1"]
+                .map(|ip| ip.parse().unwrap())
+                .into(),
+        },
+        cluster_ips: vec![],
+        ports: vec![],
+        exported_by: [].into(),
+        endpoints,
+        seals: vec![],
+    };
+    let services = [(name(), Arc::new(service))].into_iter().collect();
+    run_with(&catalog, &view(&[("shop", false)]), &services)
+}
+
+fn of_east(id: &str, health: Health) -> Endpoint {
+    Endpoint {
+        id: EndpointId::new(id).unwrap(),
+        cluster: ClusterName::new("east").unwrap(),
+        region: Region::new("r").unwrap(),
+        zone: Some(Zone::new("a").unwrap()),
+        weight: 100,
+        health,
+        identity: "spiffe://east.mesh.internal/ns/shop/sa/hello"
+            .parse()
+            .unwrap(),
+        address: None,
+        hostname: Some(id.to_owned()),
+        ports: vec![42],
+        labels: [].into(),
+        targets: Targets::new(),
+        mesh_ips: vec!["241.0.0.1".parse().unwrap(), "fd00::2".parse().unwrap()],
+    }
+}
+
+#[test]
+fn other_clusters_endpoints_are_slices_by_what_leads_to_them_here() {
+    let mut near = of_east("db-1", Health::Draining);
+    near.address = Some("10.1.0.1:15008".into());
+    let endpoints = vec![of_east("db-0", Health::Healthy), near];
+    let desired = from_east(ServiceKind::Headless, endpoints);
+    let slices = of(&desired, Resource::Slice);
+    // The import's families, in its order.
+    let [v6, v4] = slices[..] else {
+        panic!("{desired:?}");
+    };
+    assert_eq!(v6.object["addressType"], "IPv6");
+    assert_eq!(v6.object["endpoints"][0]["addresses"], json!(["fd00::2"]));
+    assert_eq!(v6.object["endpoints"].as_array().unwrap().len(), 1);
+    let labels = &v4.object["metadata"]["labels"];
+    assert_eq!(labels["multicluster.kubernetes.io/source-cluster"], "east");
+    assert_eq!(labels["multicluster.kubernetes.io/service-name"], "hello");
+    let ready = json!({"ready": true, "serving": true, "terminating": false});
+    let ending = json!({"ready": false, "serving": true, "terminating": true});
+    assert_eq!(
+        v4.object["endpoints"],
+        json!([
+            {"addresses": ["241.0.0.1"], "conditions": ready, "hostname": "db-0", "zone": "a"},
+            {"addresses": ["10.1.0.1"], "conditions": ending, "hostname": "db-1", "zone": "a"},
+        ])
+    );
+    assert_eq!(
+        v4.object["ports"],
+        json!([{"name": "tcp", "port": 42, "protocol": "TCP"}])
+    );
+}
+
+#[test]
+fn another_cluster_of_a_service_with_an_address_is_one_endpoint_which_is_that() {
+    let addresses = |healths: &[Health]| -> Vec<Value> {
+        let endpoints = healths.iter().map(|h| of_east("e", *h)).collect();
+        let desired = from_east(ServiceKind::ClusterSetIp, endpoints);
+        let slices = of(&desired, Resource::Slice);
+        let one = |s: &&Body| {
+            assert_eq!(s.object["endpoints"].as_array().unwrap().len(), 1);
+            let e = &s.object["endpoints"][0];
+            json!([e["addresses"][0], e["conditions"]["ready"]])
+        };
+        slices.iter().map(one).collect()
+    };
+    let all = |ready: bool| [json!(["fd00::1", ready]), json!(["240.240.0.1", ready])];
+    assert_eq!(addresses(&[Health::Unhealthy, Health::Healthy]), all(true));
+    assert_eq!(addresses(&[Health::Unknown, Health::Draining]), all(true));
+    assert_eq!(
+        addresses(&[Health::Unhealthy, Health::Draining]),
+        all(false)
+    );
+    assert_eq!(addresses(&[]), Vec::<Value>::new());
+}
+
+#[test]
+fn many_endpoints_are_several_slices_and_each_keeps_its_own() {
+    let of = |count: usize| {
+        let endpoints: Vec<_> = (0..count)
+            .map(|n| of_east(&format!("e{n}"), Health::Healthy))
+            .collect();
+        let desired = from_east(ServiceKind::Headless, endpoints);
+        let mut places = BTreeMap::new();
+        for slice in of(&desired, Resource::Slice) {
+            let endpoints = slice.object["endpoints"].as_array().unwrap().clone();
+            assert!(endpoints.len() <= 1000, "the API server refuses more");
+            for e in endpoints {
+                let key = (
+                    e["hostname"].to_string(),
+                    slice.object["addressType"].to_string(),
+                );
+                assert!(places.insert(key, slice.key.name.clone()).is_none());
+            }
+        }
+        assert_eq!(places.len(), 2 * count);
+        places
+    };
+    let (many, one_more) = (of(5_000), of(5_001));
+    assert!(many.iter().all(|(e, slice)| one_more[e] == *slice));
+}
+
 #[test]
 fn properties_stand_while_the_cluster_is_a_member() {
     let mut catalog = catalog(spec(), ServiceKind::ClusterSetIp);
@@ -225,11 +371,4 @@ fn properties_stand_while_the_cluster_is_a_member() {
     assert_eq!(values(&run(&catalog, &view)), ["west", "mesh.internal"]);
     catalog.clusters = Catalog::default().clusters;
     assert_eq!(values(&run(&catalog, &view)), Vec::<Value>::new());
-}
-
-#[test]
-fn names_of_slices_are_unique_and_not_too_long() {
-    assert_eq!(slice_name("hello-abc12", "west"), "west-hello-abc12");
-    let long = slice_name(&"x".repeat(253), "west");
-    assert_eq!(long.len(), 253);
 }

@@ -378,6 +378,7 @@ mod tests {
                 .parse()
                 .unwrap(),
             address: address.map(str::to_owned),
+            mesh_ips: vec![],
             hostname: None,
             labels: traffic::Labels::new(),
             ports: vec![80],

@@ -168,6 +168,7 @@ impl World {
             health: Health::Healthy,
             identity: self.identity(in_cluster, "payments"),
             address: Some(address.to_string()),
+            mesh_ips: vec![],
             hostname: None,
             labels: tradewind_api::traffic::Labels::new(),
             ports: vec![80],
