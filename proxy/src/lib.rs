@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod called;
 pub mod capture;
 mod config;
 mod error;

@@ -52,7 +52,7 @@ pub use metrics::OutboundMetrics;
 use mirror::Mirrors;
 use rules::Rules;
 
-use crate::{config::Exit, labels::Labels};
+use crate::{called::Called, config::Exit, labels::Labels};
 
 /// Connections that one listener serves at a time on one thread. Beyond it a connection is closed at once and counted:
 /// better than running out of memory under everybody.
@@ -162,7 +162,7 @@ impl Outbound {
         drain: drain::Watch,
     ) {
         let what = target.to_string();
-        let (own, target) = (Rc::clone(&self), Rc::new(target));
+        let (own, target) = (Rc::clone(&self), Rc::new(Called::from(target)));
         let serve = move |stream, _, watch| {
             connection::serve(Rc::clone(&own), stream, Rc::clone(&target), watch)
         };

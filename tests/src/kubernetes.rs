@@ -1,6 +1,6 @@
 //! Whole Kubernetes control planes for tests: `testenv` (`tests/kubernetes/testenv`) runs etcd, kube-apiserver and
 //! kube-controller-manager as they are released, and stands in for kubelets alone. It can run pods, too: their containers are processes in
-//! a network namespace for each pod, and kube-proxy leads to services.
+//! a network namespace for each pod, kube-proxy leads to services, and CoreDNS answers their names.
 //!
 //! Owns that one process and its directory: a drop closes its stdin, upon which it ends all that it started, and waits for
 //! it. Where the program was not built, whoever asks is told why and says that it skips.
@@ -154,8 +154,8 @@ impl Clusters {
         }
     }
 
-    /// The same with pods that run, as processes in network namespaces, and with kube-proxy. Only for root, and in a network namespace
-    /// of the test's own: see [`crate::namespaces::inside`].
+    /// The same with pods that run, as processes in network namespaces, and with kube-proxy and CoreDNS. Only for root, and in a network
+    /// namespace of the test's own: see [`crate::namespaces::inside`].
     pub async fn start_running<W: Into<Wanted>>(
         test: &str,
         wanted: impl IntoIterator<Item = W>,

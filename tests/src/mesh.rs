@@ -27,18 +27,20 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Starts clusters, with nothing in them; `programs` stand for images beside `tradewind`'s own. `None`, and a word on stderr that
+    /// Starts clusters, with nothing in them; `programs` stand for images beside `tradewind`'s own;
+    /// `between_port` is the only one open between clusters, where they are not one network. `None`, and a word on stderr that
     /// `test` is skipped, where that is not possible.
     pub async fn start(
         test: &str,
         clusters: &[&str],
         programs: impl IntoIterator<Item = (&str, PathBuf)>,
+        between_port: Option<u16>,
     ) -> Option<Self> {
         let programs = programs.into_iter().map(|(i, p)| (i.to_owned(), p));
         let own = ("tradewind".to_owned(), tradewind());
         let running = Running {
             programs: std::iter::once(own).chain(programs).collect(),
-            between_port: Some(PORT),
+            between_port,
         };
         let clusters = Clusters::start_running(test, clusters.iter().copied(), &running).await?;
         Some(Self { clusters })

@@ -30,7 +30,7 @@ const CASES: [(&str, &str); 6] = [
     (NAMESPACE, CLUSTER),
     (
         "mesh",
-        "cluster: {name: east, region: us-east, gateways: 'a.example:15443,b.example:15443', found: false, domain: corp.example}\n\
+        "cluster: {name: east, region: us-east, network: flat, gateways: 'a.example:15443,b.example:15443', found: false, domain: corp.example}\n\
          image: {repository: registry.example/tradewind, tag: '1.10', pullPolicy: Always}\n\
          controller: {replicas: 3, storage: {className: fast, size: 9Gi}, log: 'warn,tradewind=debug'}\n\
          gateway: {replicas: 5, service: {type: NodePort, nodePort: 31443, annotations: {a.example/b: 'c'}}}\n\

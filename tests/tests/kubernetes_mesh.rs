@@ -7,7 +7,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
@@ -27,7 +26,7 @@ use tradewind_tests::{
     dns::{self, Asking, Over},
     federation::THREE,
     http::{self, Client},
-    mesh::{Mesh, SOON, SYSTEM},
+    mesh::{Mesh, PORT, SOON, SYSTEM},
     namespaces::{self, connect_from, from_its},
     process,
     wait::until,
@@ -46,7 +45,13 @@ const IN_A_ROW: usize = 25;
 async fn start() -> Option<Mesh> {
     let lab = PathBuf::from(env!("CARGO_BIN_EXE_tradewind-lab"));
     let names = THREE.map(|(name, _)| name);
-    Mesh::start("a mesh of three clusters", &names, [("lab", lab)]).await
+    Mesh::start(
+        "a mesh of three clusters",
+        &names,
+        [("lab", lab)],
+        Some(PORT),
+    )
+    .await
 }
 
 /// The names of an application's pods that do not end.

@@ -7,7 +7,7 @@ use super::*;
 /// Settings that take each branch of the chart one way or the other.
 const CASES: [&str; 4] = [
     "cluster: {name: west, region: us-west, gateways: '127.1.0.1:15443'}\n",
-    "cluster: {name: east, region: us-east, gateways: 'a.example:15443,b.example:15443', found: false, domain: corp.example}\n\
+    "cluster: {name: east, region: us-east, network: flat, gateways: 'a.example:15443,b.example:15443', found: false, domain: corp.example}\n\
      image: {repository: registry.example/tradewind, tag: '1.2', pullPolicy: Always}\n\
      controller: {storage: {className: fast, size: 9Gi}, log: debug}\n\
      gateway: {replicas: 5, service: {type: NodePort, nodePort: 31443, annotations: {a.example/b: 'c'}}}\n\

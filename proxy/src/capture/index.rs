@@ -12,6 +12,8 @@ use tradewind_api::{
     snapshot::Snapshot,
 };
 
+use crate::called::Called;
+
 /// What service names end in (MCS API). Names of one cluster alone (`svc.cluster.local`) are not looked at: where such a service is
 /// dialled at its own address that says whose it is, and whoever asks for it at another has chosen that one himself, as who calls a
 /// headless service's Pod does, or an ingress.
@@ -22,8 +24,8 @@ pub const MAX_HEAD: usize = 16 << 10;
 /// What a captured connection was meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Meant {
-    /// This service, whoever of its endpoints.
-    Service(ServicePortRef),
+    /// This service.
+    Service(Called),
     /// This very endpoint of it.
     Endpoint(ServicePortRef, EndpointId),
 }
@@ -111,24 +113,24 @@ impl Index {
             port,
         };
         if let Some(service) = self.by_clusterset_ip.get(&ip) {
-            return Some(Meant::Service(service_port(service)));
+            return Some(Meant::Service(Called::in_clusterset(service_port(service))));
         }
         if let Some((service, endpoint)) = self.by_mesh_ip.get(&ip) {
             return Some(Meant::Endpoint(service_port(service), endpoint.clone()));
         }
         if let Some(service) = self.by_cluster_ip.get(&ip) {
             self.snapshot.services.get(service)?.port(port)?;
-            return Some(Meant::Service(service_port(service)));
+            return Some(Meant::Service(service_port(service).into()));
         }
         let (service, endpoint) = self.by_application.get(&address)?;
         Some(Meant::Endpoint(service.clone(), endpoint.clone()))
     }
 
     /// The service that a request's host names, if it is known and has this port.
-    pub(crate) fn named(&self, host: &str, port: u16) -> Option<ServicePortRef> {
+    pub(crate) fn named(&self, host: &str, port: u16) -> Option<Called> {
         let service = service_of(host)?;
         self.snapshot.services.get(&service)?.port(port)?;
-        Some(ServicePortRef { service, port })
+        Some(Called::in_clusterset(ServicePortRef { service, port }))
     }
 }
 
@@ -199,10 +201,12 @@ mod tests {
     use tradewind_api::model::Service;
 
     use super::*;
+    use crate::called::Scope;
     use crate::fixture::{change, endpoint, export_only_from, snapshot};
 
     fn service(text: &str) -> Meant {
-        Meant::Service(text.parse().unwrap())
+        let service: ServicePortRef = text.parse().unwrap();
+        Meant::Service(service.into())
     }
 
     fn at(s: &Snapshot, address: &str) -> Option<Meant> {
@@ -309,11 +313,16 @@ mod tests {
             for port in [80, 81] {
                 // That it has no such port is for the mesh to say.
                 let found = index.at(SocketAddr::new(ip, port));
-                assert_eq!(found, Some(service(&format!("shop/payments:{port}"))));
+                let to = format!("shop/payments:{port}").parse().unwrap();
+                assert_eq!(found, Some(Meant::Service(Called::in_clusterset(to))));
             }
         }
         assert_eq!(index.at("240.240.0.2:80".parse().unwrap()), None);
-        let named = |host: &str, port| index.named(host, port).map(|s| s.to_string());
+        let named = |host: &str, port| {
+            let found = index.named(host, port)?;
+            assert_eq!(found.scope, Scope::Exporters);
+            Some(found.to.to_string())
+        };
         for host in [
             "web.shop.svc.clusterset.local",
             "Web.Shop.svc.clusterset.LOCAL.",

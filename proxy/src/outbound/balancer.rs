@@ -44,7 +44,10 @@ use super::{
     route::{Blame, Callee, CalleeKey, Kept, Link, Made, NoRoute, Peer, Picked, Route, Target},
 };
 
-use crate::{config::Exit, labels::Labels};
+use crate::{
+    called::Scope,
+    {config::Exit, labels::Labels},
+};
 
 mod book;
 mod build;
@@ -69,30 +72,21 @@ pub(super) struct Place {
     pub(super) exit: Exit,
 }
 
-/// A service port's routes.
+/// A service port's routes, by whom of it callers ask for: a few.
 #[derive(Debug, Default)]
-struct BySubset {
-    whole: Option<Rc<Route>>,
-    subsets: BTreeMap<String, Rc<Route>>,
-}
+struct ByScope(Vec<(Scope, Rc<Route>)>);
 
-impl BySubset {
+impl ByScope {
+    /// Each once.
     fn all(&self) -> impl Iterator<Item = &Rc<Route>> {
-        self.whole.iter().chain(self.subsets.values())
+        let own = self.0.iter().filter(|(scope, r)| *scope == r.scope);
+        own.map(|(_, route)| route)
     }
 
-    fn of(&self, subset: Option<&str>) -> Option<&Rc<Route>> {
-        match subset {
-            None => self.whole.as_ref(),
-            Some(name) => self.subsets.get(name),
-        }
-    }
-
-    fn keep(&mut self, route: &Rc<Route>) {
-        match &route.subset {
-            None => self.whole = Some(Rc::clone(route)),
-            Some(name) => drop(self.subsets.insert(name.clone(), Rc::clone(route))),
-        }
+    fn of(&self, to: Callee<'_>) -> Option<&Rc<Route>> {
+        let mut all = self.0.iter();
+        let found = all.find(|(s, r)| *s == to.scope && r.subset.as_deref() == to.subset);
+        found.map(|(_, route)| route)
     }
 }
 
@@ -106,7 +100,7 @@ pub(super) struct Balancer {
     place: Place,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     snapshot: RefCell<Arc<Snapshot>>,
-    routes: RefCell<HashMap<ServicePortRef, BySubset>>,
+    routes: RefCell<HashMap<ServicePortRef, ByScope>>,
     kept: RefCell<BTreeMap<CalleeKey, Rc<Kept>>>,
     breakers: Breakers,
     /// Whose calls they are, once this proxy has a certificate that says so.
@@ -216,13 +210,18 @@ impl Balancer {
     pub(super) fn route(&self, to: Callee<'_>) -> Result<Rc<Route>, NoRoute> {
         self.refresh();
         if let Some(known) = self.routes.borrow().get(to.service)
-            && let Some(route) = known.of(to.subset)
+            && let Some(route) = known.of(to)
         {
             return Ok(Rc::clone(route));
         }
-        let route = Rc::new(self.build(to)?);
+        let same = self.widened(to);
+        let route = match same == to {
+            true => Rc::new(self.build(to)?),
+            false => self.route(same)?,
+        };
         let mut routes = self.routes.borrow_mut();
-        routes.entry(to.service.clone()).or_default().keep(&route);
+        let of = routes.entry(to.service.clone()).or_default();
+        of.0.push((to.scope, Rc::clone(&route)));
         Ok(route)
     }
 

@@ -234,6 +234,7 @@ mod tests {
         };
         let callee = CalleeKey {
             service: "shop/cart:80".parse().unwrap(),
+            scope: Default::default(),
             subset: None,
         };
         Breakers::default().of(&callee, &settings).unwrap()
@@ -252,6 +253,7 @@ mod tests {
         let all = Breakers::default();
         let key = |subset: Option<&str>| CalleeKey {
             service: "shop/cart:80".parse().unwrap(),
+            scope: Default::default(),
             subset: subset.map(str::to_owned),
         };
         let bounded = |requests| Settings {

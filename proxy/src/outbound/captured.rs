@@ -15,7 +15,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
-use tradewind_api::id::ServicePortRef;
 use tradewind_runtime::drain;
 use tradewind_transport::{
     detect::{Detected, detect},
@@ -29,11 +28,14 @@ use super::{
     metrics::{Dropped, Open},
     opaque::pinned,
 };
-use crate::capture::{
-    Unknown,
-    index::{Host, Index, MAX_HEAD, Meant, host_of},
-    metrics::{CaptureMetrics, Fate},
-    original,
+use crate::{
+    called::Called,
+    capture::{
+        Unknown,
+        index::{Host, Index, MAX_HEAD, Meant, host_of},
+        metrics::{CaptureMetrics, Fate},
+        original,
+    },
 };
 
 /// How long a destination outside of the mesh may take to accept: what clients themselves wait is longer, and they may try again.
@@ -126,7 +128,7 @@ pub(super) async fn serve_to(
 /// What becomes of a connection to an address that is no service's, with what was read of it.
 enum Judged {
     /// Its request names this service.
-    Service(ServicePortRef, Bytes, TcpStream),
+    Service(Called, Bytes, TcpStream),
     /// It speaks HTTP/2: each of its requests names somebody. With the way on, or why there is none.
     Http2(connection::Client, Result<TcpStream, Fate>),
     /// It goes on.
@@ -140,7 +142,7 @@ enum Judged {
 /// What a client's first words say.
 enum Heard {
     /// An HTTP/1 request to this service.
-    Service(ServicePortRef),
+    Service(Called),
     /// HTTP/2: its requests say more.
     Http2,
     /// Nothing that names a service.

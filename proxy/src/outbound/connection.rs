@@ -8,7 +8,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, rt::Executor, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
-use tradewind_api::{id::ServicePortRef, model::AppProtocol};
+use tradewind_api::model::AppProtocol;
 use tradewind_runtime::drain;
 use tradewind_transport::{
     detect::{Detected, detect},
@@ -23,7 +23,7 @@ use super::{
     metrics::{Dropped, Open, OutboundMetrics},
     opaque, upgrade,
 };
-use crate::telemetry::Ends;
+use crate::{called::Called, telemetry::Ends};
 
 /// A client that is silent for this long may wait for the server to speak first.
 const DETECT_DEADLINE: Duration = Duration::from_millis(200);
@@ -64,7 +64,7 @@ impl<F: Future + 'static> Executor<F> for Local {
 pub(super) async fn serve(
     outbound: Rc<Outbound>,
     mut stream: TcpStream,
-    target: Rc<ServicePortRef>,
+    target: Rc<Called>,
     drain: drain::Watch,
 ) {
     let _open = Open::new(&outbound.metrics.connections);
@@ -123,7 +123,7 @@ pub(super) async fn serve(
 
 async fn answer(
     outbound: Rc<Outbound>,
-    (target, client): (Rc<ServicePortRef>, Option<Ends>),
+    (target, client): (Rc<Called>, Option<Ends>),
     drain: drain::Watch,
     request: Request<Arriving>,
 ) -> Result<Response<OutBody>, Infallible> {
@@ -153,7 +153,7 @@ fn why(error: &hyper::Error) -> Dropped {
 pub(super) async fn http1(
     outbound: Rc<Outbound>,
     client: Client,
-    target: Rc<ServicePortRef>,
+    target: Rc<Called>,
     mut drain: drain::Watch,
 ) {
     let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
@@ -193,12 +193,7 @@ pub(super) async fn http1(
     }
 }
 
-async fn http2(
-    outbound: Rc<Outbound>,
-    client: Client,
-    target: Rc<ServicePortRef>,
-    drain: drain::Watch,
-) {
+async fn http2(outbound: Rc<Outbound>, client: Client, target: Rc<Called>, drain: drain::Watch) {
     let (watch, metrics) = (drain.clone(), outbound.metrics.clone());
     let ends = outbound.ends(client.get_ref());
     let each = move |request| {

@@ -26,6 +26,7 @@ use super::{
     taker::Taker,
 };
 use crate::{
+    called::Called,
     standard::{Account, Counted, Flags},
     telemetry::Ends,
 };
@@ -62,7 +63,7 @@ impl Outbound {
     /// Answers one request. Never fails: what goes wrong becomes a response that says so.
     pub(super) async fn exchange(
         self: &Rc<Self>,
-        called: &ServicePortRef,
+        called: &Called,
         client: Option<Ends>,
         request: Request<Arriving>,
     ) -> Response<OutBody> {
@@ -97,7 +98,7 @@ impl Outbound {
     /// Has it answered by the service that was called, or by the backend that a rule chose.
     async fn send_on(
         self: &Rc<Self>,
-        called: &ServicePortRef,
+        called: &Called,
         backend: Option<Backend>,
         arrived: Arrived,
     ) -> Response<OutBody> {
@@ -113,7 +114,7 @@ impl Outbound {
             Version::HTTP_2 => Takes::Request,
             _ => Takes::OwnConnection,
         };
-        let service = backend.as_ref().map_or(called, |b| &b.service);
+        let service = backend.as_ref().map_or(&called.to, |b| &b.service);
         let mut head = match convert::outgoing(&mut parts, called) {
             Ok(head) => head,
             Err(error) => {
@@ -126,7 +127,7 @@ impl Outbound {
                 return refusal;
             }
         };
-        let to = backend.as_ref().map_or(service.into(), Backend::callee);
+        let to = backend.as_ref().map_or(called.into(), Backend::callee);
         let route = match self.route(to).await {
             Ok(route) => route,
             Err(error) => {
@@ -324,7 +325,7 @@ impl Outbound {
     pub(super) fn answer(
         &self,
         own: Own,
-        called: &ServicePortRef,
+        called: &Called,
         form: Form,
         account: &mut Account,
     ) -> Response<OutBody> {

@@ -31,7 +31,7 @@ use super::{
     route::{Callee, CalleeKey, InFlight},
     taker::says,
 };
-use crate::telemetry::Notes;
+use crate::{called::Scope, telemetry::Notes};
 
 /// Copies under way on a thread. Two thousand a second, answered within half a second, are as many.
 const MAX_COPIES: usize = 1_024;
@@ -295,6 +295,7 @@ impl Outbound {
                     service: service.clone(),
                     port: port.unwrap_or(called.port),
                 },
+                scope: Scope::Everybody,
                 subset: subset.clone(),
             };
             let Some(copy) = body.copy(&self.mirrors) else {

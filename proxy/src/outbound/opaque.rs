@@ -34,6 +34,7 @@ use super::{
     taker::Taker,
 };
 use crate::{
+    called::Called,
     standard::{Flags, LiveTunnel, Pair, Reporter},
     telemetry::{Ends, Notes},
 };
@@ -226,7 +227,7 @@ impl Outbound {
 pub(super) async fn serve(
     outbound: &Rc<Outbound>,
     client: Client,
-    service: &ServicePortRef,
+    service: &Called,
     drain: drain::Watch,
 ) {
     let rules = outbound.stream_rules(service);
@@ -244,7 +245,7 @@ pub(super) async fn serve(
 pub(super) async fn declared(
     outbound: &Rc<Outbound>,
     stream: TcpStream,
-    service: &ServicePortRef,
+    service: &Called,
     drain: drain::Watch,
 ) {
     let rules = outbound.stream_rules(service);
@@ -269,7 +270,7 @@ pub(super) async fn declared(
 async fn serve_as(
     outbound: &Rc<Outbound>,
     client: Client,
-    service: &ServicePortRef,
+    service: &Called,
     (rules, name): (&StreamRules, Option<&str>),
     drain: drain::Watch,
 ) {

@@ -4,17 +4,17 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use tradewind_api::id::ServicePortRef;
 use tradewind_transport::route::{CompiledRule, persistence::Brought};
 
 use super::{Outbound, route::Target, rules::Backend};
+use crate::called::Called;
 
 impl Outbound {
     /// The backend that a request's persistent session is with, where its endpoint can be called.
     pub(super) fn held(
         &self,
         rule: &Arc<CompiledRule>,
-        called: &ServicePortRef,
+        called: &Called,
         request: &HeaderMap,
     ) -> Option<Backend> {
         let persistence = rule.persistence.as_ref()?;

@@ -31,6 +31,7 @@ use tradewind_transport::{
 
 use super::{balancer::Tables, breaker::Breaker, metrics::Served};
 use crate::{
+    called::{Called, Scope},
     standard::Pair,
     telemetry::{Notes, Tier},
 };
@@ -42,13 +43,15 @@ const PROVEN_FOR: Micros = 10 * SECOND;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Callee<'a> {
     pub(super) service: &'a ServicePortRef,
+    pub(super) scope: Scope,
     pub(super) subset: Option<&'a str>,
 }
 
-impl<'a> From<&'a ServicePortRef> for Callee<'a> {
-    fn from(service: &'a ServicePortRef) -> Self {
+impl<'a> From<&'a Called> for Callee<'a> {
+    fn from(called: &'a Called) -> Self {
         Self {
-            service,
+            service: &called.to,
+            scope: called.scope,
             subset: None,
         }
     }
@@ -59,6 +62,7 @@ impl Callee<'_> {
     pub(super) fn key(&self) -> CalleeKey {
         CalleeKey {
             service: self.service.clone(),
+            scope: self.scope,
             subset: self.subset.map(str::to_owned),
         }
     }
@@ -68,6 +72,7 @@ impl Callee<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CalleeKey {
     pub(super) service: ServicePortRef,
+    pub(super) scope: Scope,
     pub(super) subset: Option<String>,
 }
 
@@ -75,6 +80,7 @@ impl CalleeKey {
     pub(super) fn callee(&self) -> Callee<'_> {
         Callee {
             service: &self.service,
+            scope: self.scope,
             subset: self.subset.as_deref(),
         }
     }
@@ -281,6 +287,8 @@ pub(super) struct Made {
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) service: ServicePortRef,
+    /// Whether they are the exporters' alone, where that makes a difference.
+    pub(super) scope: Scope,
     /// Which of the service's endpoints alone.
     pub(super) subset: Option<String>,
     /// How they are called, if a policy says so.
@@ -329,6 +337,7 @@ impl Route {
     pub(super) fn callee(&self) -> Callee<'_> {
         Callee {
             service: &self.service,
+            scope: self.scope,
             subset: self.subset.as_deref(),
         }
     }

@@ -28,7 +28,10 @@ use super::{
     failure::{Failure, Form, Tries},
     route::Callee,
 };
-use crate::standard::Flags;
+use crate::{
+    called::{Called, Scope},
+    standard::Flags,
+};
 
 /// Longest that a request is delayed on purpose: whoever waits longer has left.
 const MAX_DELAY: Duration = Duration::from_secs(300);
@@ -72,6 +75,8 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
     pub(super) service: ServicePortRef,
+    /// Of which clusters.
+    pub(super) scope: Scope,
     /// Which of its endpoints alone.
     pub(super) subset: Option<String>,
     pub(super) rule: Arc<CompiledRule>,
@@ -194,7 +199,7 @@ impl Backend {
     pub(super) fn new(
         rule: &Arc<CompiledRule>,
         index: usize,
-        called: &ServicePortRef,
+        called: &Called,
     ) -> Result<Self, String> {
         let (service, port, subset) = match rule.backends().get(index).map(|b| &b.to) {
             Some(BackendRef::Service {
@@ -205,11 +210,18 @@ impl Backend {
             Some(BackendRef::Broken(why)) => return Err(format!("{}: {why}", rule.origin)),
             None => return Err(format!("{} has no such backend", rule.origin)),
         };
+        let service = ServicePortRef {
+            service: service.clone(),
+            port: port.unwrap_or(called.port),
+        };
         Ok(Self {
-            service: ServicePortRef {
-                service: service.clone(),
-                port: port.unwrap_or(called.port),
+            // Another service is named by whoever wrote the rule, and no part of the clusterset by that.
+            scope: if service == called.to {
+                called.scope
+            } else {
+                Scope::Everybody
             },
+            service,
             subset: subset.clone(),
             rule: Arc::clone(rule),
             held: None,
@@ -221,6 +233,7 @@ impl Backend {
     pub(super) fn callee(&self) -> Callee<'_> {
         Callee {
             service: &self.service,
+            scope: self.scope,
             subset: self.subset.as_deref(),
         }
     }
@@ -293,11 +306,7 @@ impl Outbound {
 
     /// What the rules say of a request to `service`, after the delay that they may want; and what its answer, whosever it is, tells
     /// browsers.
-    pub(super) async fn ruled(
-        &self,
-        service: &ServicePortRef,
-        head: &Parts,
-    ) -> (Ruled, Option<Permit>) {
+    pub(super) async fn ruled(&self, service: &Called, head: &Parts) -> (Ruled, Option<Permit>) {
         let as_called = (Ruled::AsCalled, None);
         let routes = self.balancer.routes_of(&service.service);
         if routes.is_none() {
@@ -342,12 +351,7 @@ impl Outbound {
         (self.follow(rule, service, &call).await, permit)
     }
 
-    async fn follow(
-        &self,
-        rule: Arc<CompiledRule>,
-        called: &ServicePortRef,
-        call: &Call<'_>,
-    ) -> Ruled {
+    async fn follow(&self, rule: Arc<CompiledRule>, called: &Called, call: &Call<'_>) -> Ruled {
         let fault = &rule.then.fault;
         if let Some((ms, share)) = fault.delay
             && falls(share, self.balancer.random())
@@ -378,7 +382,7 @@ impl Outbound {
     }
 
     /// One of a rule's backends, by their weights.
-    pub(super) fn drawn(&self, rule: &Arc<CompiledRule>, called: &ServicePortRef) -> Ruled {
+    pub(super) fn drawn(&self, rule: &Arc<CompiledRule>, called: &Called) -> Ruled {
         let Some(index) = pick(rule.backends(), self.balancer.random()) else {
             let why = format!("{} has no backend with a weight", rule.origin);
             return Ruled::Own(Own::Nowhere(why));

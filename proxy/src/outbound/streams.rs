@@ -25,12 +25,15 @@ use tradewind_transport::{
 };
 
 use super::{Outbound, connection::Client, route::CalleeKey};
-use crate::labels::Labels;
+use crate::{
+    called::{Called, Scope},
+    labels::Labels,
+};
 
 /// The rules for one connection to a service.
 #[derive(Debug)]
 pub(super) struct StreamRules {
-    called: ServicePortRef,
+    called: Called,
     /// None where it goes on to the service that was called.
     asked: Option<Asked>,
 }
@@ -99,7 +102,8 @@ impl StreamRules {
             StreamVerdict::Rule(rule) => rule,
             StreamVerdict::Service => {
                 return Ok(CalleeKey {
-                    service: self.called.clone(),
+                    service: self.called.to.clone(),
+                    scope: self.called.scope,
                     subset: None,
                 });
             }
@@ -128,6 +132,7 @@ impl StreamRules {
                     service: service.clone(),
                     port: port.unwrap_or(self.called.port),
                 },
+                scope: Scope::Everybody,
                 subset: subset.clone(),
             }),
         }
@@ -136,7 +141,7 @@ impl StreamRules {
 
 impl Outbound {
     /// The rules for a connection that begins now.
-    pub(super) fn stream_rules(&self, called: &ServicePortRef) -> StreamRules {
+    pub(super) fn stream_rules(&self, called: &Called) -> StreamRules {
         let asked = || {
             let routes = self.balancer.routes_of(&called.service)?;
             if routes.streams.is_empty() {

@@ -32,6 +32,7 @@ use super::{
     rules::{Backend, Ruled},
 };
 use crate::{
+    called::Called,
     standard::{Account, Flags, LiveTunnel},
     telemetry::{Ends, Notes},
 };
@@ -39,7 +40,7 @@ use crate::{
 /// Serves one request that asks for another protocol.
 pub(super) async fn exchange(
     outbound: &Rc<Outbound>,
-    (called, from): (&Rc<ServicePortRef>, Option<Ends>),
+    (called, from): (&Rc<Called>, Option<Ends>),
     request: Request<Arriving>,
     protocol: HeaderValue,
     drain: drain::Watch,
@@ -57,10 +58,8 @@ pub(super) async fn exchange(
     let mut request = Request::from_parts(head, body);
     let call = Traits::of(&request, from);
     let (backend, opened) = open(outbound, called, backend, (call, &mut account.notes)).await;
-    let service = match &backend {
-        None => called,
-        Some(backend) => &Rc::new(backend.service.clone()),
-    };
+    let service = backend.as_ref().map_or(&called.to, |b| &b.service);
+    let service = &Rc::new(service.clone());
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return not_opened(outbound, service, error, (form, account)),
@@ -142,7 +141,7 @@ pub(super) async fn exchange(
 /// weights decide anew.
 async fn open(
     outbound: &Outbound,
-    called: &ServicePortRef,
+    called: &Called,
     backend: Option<Backend>,
     (call, notes): (Traits<'_>, &mut Notes),
 ) -> (Option<Backend>, Result<Opened, NoTunnel>) {

@@ -1,7 +1,7 @@
 // Testenv serves whole Kubernetes control planes on this machine for tests: etcd, kube-apiserver and
 // kube-controller-manager as they are released, one set for each cluster. Nothing in it speaks for them; only kubelets are
 // stood in for, because none can run here (see kubelet.go). Where it is told which programs stand for which images, pods of these
-// run as processes in network namespaces (see runtime.go), and kube-proxy, as it is released, leads to services.
+// run as processes in network namespaces (see runtime.go); kube-proxy leads to services and CoreDNS answers their names, as they are released.
 // It also renders charts as Helm does (see helm.go).
 //
 // This file only picks what one process of it does: it runs itself again for each server, since those keep global state.

@@ -19,7 +19,7 @@ use tradewind_transport::{
     hbone::{Closed, DialError, Fault, Session},
 };
 
-use super::{Balancer, Blame, BySubset, Route, Target, detach};
+use super::{Balancer, Blame, ByScope, Route, Target, detach};
 
 /// How often it is looked whether the next tier can be called at once. Sessions that nobody uses end after minutes.
 const STAND_BY_EVERY: Micros = 5 * SECOND;
@@ -250,7 +250,7 @@ impl Balancer {
             .routes
             .borrow()
             .values()
-            .flat_map(BySubset::all)
+            .flat_map(ByScope::all)
             .find_map(|route| {
                 let target = route.targets.iter().find(|t| t.endpoint.id == *id)?;
                 Some((Rc::clone(route), Rc::clone(target)))

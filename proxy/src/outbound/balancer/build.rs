@@ -24,6 +24,7 @@ use tradewind_transport::{
 };
 
 use super::{Balancer, Callee, Exit, Kept, Link, NoRoute, Route, Served, Tables, Target};
+use crate::called::Scope;
 
 impl Balancer {
     /// Takes over a newer snapshot, if there is one.
@@ -136,6 +137,24 @@ impl Balancer {
         })
     }
 
+    /// The same endpoints, asked for in one way alone: nobody is told apart where the own cluster, too, exports the service, or no cluster
+    /// does.
+    pub(super) fn widened<'a>(&self, to: Callee<'a>) -> Callee<'a> {
+        let snapshot = self.snapshot.borrow();
+        let service = snapshot.services.get(&to.service.service);
+        let own = snapshot.local().map(|c| &c.name);
+        let told_apart = service
+            .zip(own)
+            .is_some_and(|(s, own)| !s.exported_by.is_empty() && !s.exported_by.contains(own));
+        match told_apart {
+            true => to,
+            false => Callee {
+                scope: Scope::Everybody,
+                ..to
+            },
+        }
+    }
+
     pub(super) fn build(&self, to: Callee<'_>) -> Result<Route, NoRoute> {
         let target = to.service;
         if self.caller.borrow().is_none() {
@@ -159,6 +178,10 @@ impl Balancer {
             .endpoints
             .iter()
             .filter(|e| e.ports.contains(&target.port))
+            .filter(|e| match to.scope {
+                Scope::Everybody => true,
+                Scope::Exporters => service.exported_by.contains(&e.cluster),
+            })
             .filter(|e| wanted.is_none_or(|w| has_labels(&e.labels, w)))
             .filter_map(|e| {
                 let served = served
@@ -183,6 +206,7 @@ impl Balancer {
         }));
         Ok(Route {
             service: target.clone(),
+            scope: to.scope,
             subset: to.subset.map(str::to_owned),
             policy: policed.policy,
             settings: policed.settings,

@@ -9,15 +9,18 @@ use tradewind_transport::{
 };
 
 use super::super::breaker::Breaker;
-use super::{Balancer, BySubset, Exit, Route, Target};
+use super::{Balancer, ByScope, Exit, Route, Target};
+use crate::called::Scope;
 
 impl Balancer {
     /// Everything this thread knows.
     pub(in crate::outbound) fn state_json(&self) -> Value {
         let now = self.now();
         let routes = self.routes.borrow();
-        let mut sorted: Vec<_> = routes.values().flat_map(BySubset::all).collect();
-        sorted.sort_by(|a, b| (&a.service, &a.subset).cmp(&(&b.service, &b.subset)));
+        let mut sorted: Vec<_> = routes.values().flat_map(ByScope::all).collect();
+        sorted.sort_by(|a, b| {
+            (&a.service, a.scope, &a.subset).cmp(&(&b.service, b.scope, &b.subset))
+        });
         let (sessions, streams) = self.pool.open();
         let snapshot = self.snapshot.borrow();
         let told = |name| snapshot.clusters.get(name).and_then(|c| c.round_trip_us);
@@ -62,6 +65,7 @@ impl Balancer {
         json!({
             "service": route.service.to_string(),
             "subset": route.subset,
+            "exporters_only": route.scope == Scope::Exporters,
             "policy": route.policy.as_ref().map(|p| p.origin.to_string()),
             "settings": route.settings.words(),
             "retry_budget": route.kept.budget.borrow().available(),

@@ -10,7 +10,6 @@ use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{net::TcpStream, sync::Mutex};
-use tradewind_api::id::ServicePortRef;
 use tradewind_runtime::drain;
 use tradewind_transport::balance::{Micros, SECOND};
 
@@ -19,6 +18,7 @@ use super::{
     connection::{self, CONNECTION_WINDOW, Client, Local, MAX_HEAD, STREAM_WINDOW},
 };
 use crate::{
+    called::Called,
     capture::Unknown,
     outbound::{
         arriving::Arriving,
@@ -164,7 +164,7 @@ impl Mixed {
     }
 
     /// The service that a request names.
-    fn target(&self, request: &Request<Incoming>) -> Option<ServicePortRef> {
+    fn target(&self, request: &Request<Incoming>) -> Option<Called> {
         let host = match request.uri().authority() {
             Some(authority) => authority.as_str(),
             None => request.headers().get(HOST)?.to_str().ok()?,

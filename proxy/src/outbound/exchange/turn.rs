@@ -4,11 +4,11 @@
 use std::rc::Rc;
 
 use http::Request;
-use tradewind_api::id::ServicePortRef;
 use tradewind_transport::{hbone::headers, request_id::X_REQUEST_ID};
 
 use super::{Asking, Outbound};
 use crate::{
+    called::Called,
     outbound::{
         affinity::{Affinity, Traits},
         attempts::Attempts,
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Plain {
     pub(super) head: Request<()>,
-    pub(super) called: ServicePortRef,
+    pub(super) called: Called,
     pub(super) from: Option<Ends>,
     pub(super) takes: Takes,
 }

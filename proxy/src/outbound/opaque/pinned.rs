@@ -12,8 +12,14 @@ use tradewind_transport::prefixed::Prefixed;
 
 use super::{NoTunnel, Opened, give_up, gone, join};
 use crate::{
+    called::Scope,
     outbound::{
-        Outbound, attempts::Safe, breaker::Takes, failure::Tries, metrics::Open, route::InFlight,
+        Outbound,
+        attempts::Safe,
+        breaker::Takes,
+        failure::Tries,
+        metrics::Open,
+        route::{Callee, InFlight},
     },
     standard::Flags,
     telemetry::Notes,
@@ -53,7 +59,12 @@ impl Outbound {
         endpoint: &EndpointId,
         notes: &mut Notes,
     ) -> Result<Opened, NoTunnel> {
-        let (route, mut permit) = self.enter(service.into(), Takes::Stream).await?;
+        let whoever = Callee {
+            service,
+            scope: Scope::Everybody,
+            subset: None,
+        };
+        let (route, mut permit) = self.enter(whoever, Takes::Stream).await?;
         let mut tries = Tries::default();
         let target = route.targets.iter().find(|t| t.endpoint.id == *endpoint);
         let Some(target) = target else {

@@ -27,7 +27,10 @@ use super::{
     },
     DETECT_DEADLINE, Opened, abort, from, give_up, gone, join, serve_as,
 };
-use crate::{standard::Flags, telemetry::Notes};
+use crate::{
+    called::Called,
+    {standard::Flags, telemetry::Notes},
+};
 
 /// A client that has said nothing, and whom only a name or a request would lead anywhere, has this long for it: whoever waits for a
 /// server's first words learns by then that there are none.
@@ -46,7 +49,7 @@ const FIRST_WORDS: usize = 16 << 10;
 pub(in crate::outbound) async fn server_first(
     outbound: &Rc<Outbound>,
     mut stream: TcpStream,
-    service: &ServicePortRef,
+    service: &Called,
     detects: bool,
     drain: drain::Watch,
 ) -> Option<(Detected, Client)> {
@@ -164,7 +167,7 @@ impl Outbound {
     async fn ready(
         &self,
         stream: &TcpStream,
-        service: &ServicePortRef,
+        service: &Called,
         (rules, detects): (&StreamRules, bool),
         drain: &drain::Watch,
     ) -> Option<Option<Ready>> {

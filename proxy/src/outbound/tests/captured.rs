@@ -318,6 +318,59 @@ async fn a_cluster_ip_leads_into_the_mesh_and_fails_over() {
     .await;
 }
 
+/// A cluster without an export has another service of that name.
+#[tokio::test]
+async fn the_clustersets_address_means_exporters_alone() {
+    on_one_thread(async {
+        let world = World::new();
+        let west = Peer::start(&world, "w", "west").await;
+        let east = Peer::start(&world, "e", "east").await;
+        world.endpoint("w", "west", west.address);
+        world.endpoint("e", "east", east.address);
+        world.change_service(|s| {
+            s.clusterset_ips = vec!["240.240.0.1".parse().unwrap()];
+            s.cluster_ips = vec!["10.96.0.7".parse().unwrap()];
+            s.exported_by = [cluster("east")].into();
+        });
+        let start = async |meant: &str| {
+            let capturing = Capturing::start(&world, Unknown::Refuse, meant.parse().unwrap());
+            let capturing = capturing.await;
+            (Client::connect(capturing.address).await, capturing)
+        };
+        let (mut by_cluster_ip, _captures) = start("10.96.0.7:80").await;
+        let (mut in_clusterset, capturing) = start("240.240.0.1:80").await;
+        for _ in 0..3 {
+            assert_eq!(in_clusterset.get().await, (StatusCode::OK, "e".into()));
+            assert_eq!(by_cluster_ip.get().await, (StatusCode::OK, "w".into()));
+        }
+        // And streams of bytes.
+        east.then([Act::Echo]);
+        let mut stream = TcpStream::connect(capturing.address).await.unwrap();
+        stream.write_all(b"\x16\x03 no request").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await.unwrap();
+        assert_eq!(back, b"\x16\x03 no request");
+        assert_eq!((west.seen.get(), east.seen.get()), (3, 4));
+
+        // With an export of its own it is the same service, for open connections too.
+        world.change_service(|s| s.exported_by.extend([cluster("west")]));
+        // While nobody has dialled it here, one that has a session may answer.
+        while in_clusterset.get().await != (StatusCode::OK, "w".into()) {
+            assert!(east.seen.get() < 50, "the own cluster's is not asked");
+        }
+        // And without: nobody else is asked where exporters are gone.
+        world.change_service(|s| {
+            s.exported_by = [cluster("east")].into();
+            s.endpoints.retain(|e| e.cluster == cluster("west"));
+        });
+        let (status, _) = in_clusterset.get().await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(west.seen.get(), 4);
+    })
+    .await;
+}
+
 /// West's endpoints `a` and `b`, whose applications listen at ports 1 and 2 of one host.
 async fn two_at_their_own_ports() -> (World, Peer, Peer) {
     let world = World::new();

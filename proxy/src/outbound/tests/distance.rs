@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tradewind_api::id::ServicePortRef;
 
 use super::*;
+use crate::called::Called;
 
 fn tell(world: &World, name: &str, round_trip_us: Option<u64>) {
     world.change(|s| {
@@ -51,7 +52,8 @@ async fn what_was_measured_here_goes_before_what_is_told() {
         let proxy = world.proxy().await;
         let balancer = &proxy.outbound.balancer;
         let target = || {
-            let route = balancer.route((&world::SERVICE.parse::<ServicePortRef>().unwrap()).into());
+            let service: ServicePortRef = world::SERVICE.parse().unwrap();
+            let route = balancer.route((&Called::from(service)).into());
             route.unwrap().targets[0].clone()
         };
         assert_eq!(target().rtt_us(), Some(30_000));
