@@ -1,24 +1,32 @@
 #!/bin/sh
-# A mesh of kind clusters from nothing: builds the image, makes two or three clusters, installs, joins, exports, takes a region's pods
-# away under calls and brings them back. tests/tests/kubernetes_mesh.rs does the same against API servers without containers, in the
-# same order, with the same names and port.
+# A mesh of kind clusters from nothing: builds the image, makes two or three clusters, installs, joins, exports, and takes away, under calls,
+# a region's pods, the controller that speaks for it, and its API server. tests/tests/kubernetes_mesh.rs does the same against API servers
+# without containers, with the same names and port.
 set -eu
 # What is written down on the way holds a token.
 umask 077
 
 usage() {
     cat <<'TEXT'
-usage: kind-configs/run.sh [--clusters 2|3] [--node-image IMAGE] [--caller-image IMAGE] [--keep] [--dry-run]
+usage: kind-configs/run.sh [--clusters 2|3] [--controllers N] [--helm] [--conformance PROGRAM]
+                           [--node-image IMAGE] [--caller-image IMAGE] [--load IMAGE]... [--keep] [--dry-run]
        kind-configs/run.sh --delete [--dry-run]
 
-Makes clusters with kind, joins them into one mesh, and shows calls that go to another region and come home. A step that is done already
-does nothing: after a failure the same command goes on.
+Makes clusters with kind, joins them into one mesh, and shows calls that go to another region and come home, and that go on while a
+controller and an API server are away. A step that is done already does nothing: after a failure the same command goes on.
 
   --clusters N  two clusters (west, central) or three (east as well); three without it
+  --controllers N
+                controllers of each cluster, one to three; two without it
+  --helm        install with `helm upgrade --install` from deploy/chart/tradewind, instead of what the image's program prints
+  --conformance PROGRAM
+                at the end, run the conformance suite of the Multi-Cluster Services API between the clusters: PROGRAM is what
+                `go test -c` makes of sigs.k8s.io/mcs-api/conformance. It leaves report.yaml and report.html here. Kubernetes 1.36
   --node-image IMAGE
                 what kind makes nodes of; without it what this version of kind fetches by itself
   --caller-image IMAGE
                 an image of docker's with a shell and curl, which is loaded into the nodes for the caller; without it they fetch agnhost
+  --load IMAGE  another image of docker's to load into the nodes, such as those of the suite; repeatable
   --keep        leave the clusters when all is shown; without it they are deleted then, and stay only after a failure
   --delete      delete the kind clusters west, central and east, and do nothing else
   --dry-run     print each command instead of running it, and ask nobody; capitals stand for what would have been answered
@@ -29,7 +37,7 @@ To stdout go a line for each call, `CLUSTER POD` or `FAILED REASON`, and at the 
 
 Exit codes:
   0  good: no call failed, and who should answer did
-  1  calls failed, or a command did
+  1  calls failed, or a command did, or specs of the suite
   2  the command line is wrong, or a program is missing
   3  no container engine answers
   4  waited as long as allowed
@@ -46,6 +54,11 @@ FOUNDER=west
 SOON=300
 # Answers in a row by which it is said who serves.
 IN_A_ROW=25
+# Seconds for which an API server is away.
+AWAY=60
+# What the kubelet runs an API server by, and where that lies meanwhile.
+MANIFEST=/etc/kubernetes/manifests/kube-apiserver.yaml
+ASIDE=/etc/kubernetes/kube-apiserver.yaml
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -116,16 +129,18 @@ ask() {
 check_programs() {
     missing=
     get=
-    for program in docker kind kubectl; do
+    for program in docker kind kubectl $helm; do
         command -v "$program" >/dev/null && continue
         missing="$missing $program"
         case $program in
             docker) get="$get docker: https://docs.docker.com/engine/install/" ;;
             kind) get="$get kind: go install sigs.k8s.io/kind@v0.30.0" ;;
             kubectl) get="$get kubectl: https://kubernetes.io/docs/tasks/tools/" ;;
+            helm) get="$get helm: go install helm.sh/helm/v4/cmd/helm@v4.2.4" ;;
         esac
     done
     [ -z "$missing" ] || fail 2 "not in PATH:$missing" "get$get"
+    [ -z "$suite" ] || [ -x "$suite" ] || fail 2 "$suite is no program" "docs/mcs-conformance.md says how it is made"
     docker info >"$work/said" 2>&1 || fail 3 "docker's engine does not answer: $(tail -n 1 "$work/said")" "start it; \`docker info\` has to work"
 }
 
@@ -144,7 +159,8 @@ create() {
     else
         run kind create cluster --config "$here/$1.yaml" ${node_image:+--image "$node_image"} --wait "${SOON}s"
     fi
-    run kind load docker-image "$IMAGE" ${caller_image:+"$caller_image"} --name "$1"
+    # shellcheck disable=SC2086 # words
+    run kind load docker-image "$IMAGE" $images --name "$1"
 }
 
 # Where a cluster's gateways are reached from the others: kind's nodes share a network of docker's.
@@ -154,22 +170,30 @@ door() {
     echo "$address:$PORT"
 }
 
-# install CLUSTER [KEY=VALUE]
+# install CLUSTER FOUNDS
 install() {
-    gateways=$(door "$1")
-    # The image's own program renders, so nothing but the image is of this version.
-    ask '' docker run --rm "$IMAGE" install \
-        --set "cluster.name=$1" \
-        --set "cluster.region=$(region "$1")" \
+    name=$1
+    gateways=$(door "$name")
+    set -- \
+        --set "cluster.name=$name" \
+        --set "cluster.region=$(region "$name")" \
         --set "cluster.gateways=$gateways" \
         --set "cluster.found=$2" \
         --set image.tag=kind \
         --set image.pullPolicy=Never \
+        --set "controller.replicas=$controllers" \
         --set gateway.replicas=1 \
         --set dns.replicas=1 \
         --set gateway.service.type=NodePort \
-        --set "gateway.service.nodePort=$PORT" >"$work/install-$1.yaml"
-    run kubectl --context "kind-$1" apply --server-side --force-conflicts -f "$work/install-$1.yaml"
+        --set "gateway.service.nodePort=$PORT"
+    if [ "$helm" ]; then
+        run helm upgrade --install tradewind "$root/deploy/chart/tradewind" --kube-context "kind-$name" \
+            --namespace "$SYSTEM" --create-namespace "$@"
+        return
+    fi
+    # The image's own program renders, so nothing but the image is of this version.
+    ask '' docker run --rm "$IMAGE" install "$@" >"$work/install-$name.yaml"
+    run kubectl --context "kind-$name" apply --server-side --force-conflicts -f "$work/install-$name.yaml"
 }
 
 # Makes an installed cluster a member: a token of the founder's, told to the new cluster's waiting controller.
@@ -202,6 +226,13 @@ is_well() {
     done
     wait_for kubectl --context "kind-$1" exec tradewind-controller-0 -n "$SYSTEM" -c controller -- \
         /usr/local/bin/tradewind status --wait "${SOON}s" --data-dir "$DATA"
+}
+
+# What `tradewind check` finds, asked from kind's own network, where API servers go by their nodes' names.
+check() {
+    ask '' kind get kubeconfig --internal --name "$1" >"$work/kubeconfig-$1"
+    run docker run --rm --network kind --user 0 --volume "$work/kubeconfig-$1:/kubeconfig:ro" "$IMAGE" \
+        check --kubeconfig /kubeconfig --context "kind-$1"
 }
 
 # Has CoreDNS send names of the clusterset to Tradewind's DNS server.
@@ -267,6 +298,37 @@ settles() {
 
 scale() { run kubectl --context "kind-$FOUNDER" scale deployment/payments -n shop "--replicas=$1"; }
 
+# The pod of the controller that publishes for the founder. With several, `status` has a line for each, with its address.
+speaker() {
+    ask '  1  tradewind-controller-0.x  yes  yes  1' kubectl --context "kind-$FOUNDER" exec tradewind-controller-0 -n "$SYSTEM" -c controller -- \
+        /usr/local/bin/tradewind status --data-dir "$DATA" >"$work/status"
+    awk 'NF > 3 && $(NF - 1) == "yes" { for (i = 1; i < NF; i++) if ($i ~ /^tradewind-controller-[0-9]+\./) pod = $i }
+        END { sub(/\..*/, "", pod); print pod ? pod : "tradewind-controller-0" }' "$work/status"
+}
+
+loses_its_speaker() {
+    pod=$(speaker)
+    say "==> $pod speaks for $FOUNDER, and goes"
+    run kubectl --context "kind-$FOUNDER" delete pod "$pod" -n "$SYSTEM"
+    settles "the loss of the controller that speaks" "$FOUNDER"
+    is_well "$FOUNDER"
+}
+
+loses_its_api_server() {
+    say "==> the API server of $FOUNDER is away for $AWAY s"
+    run docker exec "$FOUNDER-control-plane" mv "$MANIFEST" "$ASIDE"
+    [ "$dry" ] || away=yes
+    soon sh -c "! kubectl --context kind-$FOUNDER --request-timeout=2s get --raw /readyz"
+    [ "$dry" ] || sleep "$AWAY"
+    run docker exec "$FOUNDER-control-plane" mv "$ASIDE" "$MANIFEST"
+    away=
+    soon kubectl --context "kind-$FOUNDER" get --raw /readyz
+    settles "the return of the API server" "$FOUNDER"
+}
+
+# Whatever ended the script meanwhile.
+bring_back() { [ -z "$away" ] || docker exec "$FOUNDER-control-plane" mv "$ASIDE" "$MANIFEST" >&2; }
+
 story() {
     : >"$work/calls"
     last=0
@@ -283,6 +345,24 @@ story() {
     settles "scaling to none" "$others"
     scale 2
     settles "scaling up" "$FOUNDER"
+    loses_its_speaker
+    loses_its_api_server
+}
+
+# Pods of the suite's namespaces get a proxy: a clusterset's addresses are nobody's without one.
+conformance() {
+    contexts=
+    for cluster in $clusters; do
+        contexts="$contexts${contexts:+,}kind-$cluster"
+        run kubectl --context "kind-$cluster" apply -f "$here/conformance.yaml"
+        soon sh -c "kubectl --context kind-$cluster create namespace mcs-conformance-0 --dry-run=server -o yaml | grep 'tradewind.io/injection: enabled'"
+    done
+    ask '' kubectl config view --raw --flatten >"$work/kubeconfig"
+    say "==> the conformance suite between $contexts; its report goes to $(pwd)/report.yaml"
+    run "$suite" -kubeconfig "$work/kubeconfig" -contexts "$contexts" -project tradewind
+    for cluster in $clusters; do
+        run kubectl --context "kind-$cluster" delete -f "$here/conformance.yaml"
+    done
 }
 
 summary() {
@@ -302,9 +382,14 @@ delete() {
 }
 
 clusters='west central east'
+controllers=2
+helm=
+suite=
 keep=
 node_image=
 caller_image=
+images=
+away=
 only_delete=
 dry=
 while [ $# -gt 0 ]; do
@@ -317,11 +402,31 @@ while [ $# -gt 0 ]; do
             esac
             shift
             ;;
-        --node-image | --caller-image)
+        --controllers)
+            case ${2-} in
+                [123]) controllers=$2 ;;
+                *) fail 2 "--controllers is 1, 2 or 3, not '${2-}'" "see --help" ;;
+            esac
+            shift
+            ;;
+        --helm) helm=helm ;;
+        --conformance)
+            [ -n "${2-}" ] || fail 2 "$1 names no program" "see --help"
+            case $2 in
+                /*) suite=$2 ;;
+                *) suite=$PWD/$2 ;;
+            esac
+            shift
+            ;;
+        --node-image | --caller-image | --load)
             [ -n "${2-}" ] || fail 2 "$1 names no image" "see --help"
             case $1 in
                 --node-image) node_image=$2 ;;
-                *) caller_image=$2 ;;
+                --caller-image)
+                    caller_image=$2
+                    images="$images $2"
+                    ;;
+                *) images="$images $2" ;;
             esac
             shift
             ;;
@@ -340,7 +445,7 @@ done
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'bring_back; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 # What a dry run prints must not end in what asks for an answer.
 exec 3>&1
@@ -373,6 +478,7 @@ for cluster in $clusters; do
     say "==> $cluster: well, and its names"
     is_well "$cluster"
     forward_names "$cluster"
+    check "$cluster"
 done
 say "==> the application"
 for cluster in $clusters; do
@@ -386,6 +492,7 @@ done
 wait_for kubectl --context "kind-$FOUNDER" rollout status deployment/caller -n shop "--timeout=${SOON}s"
 story
 [ "$dry" ] || summary
+[ -z "$suite" ] || conformance
 if [ "$keep" ]; then
     say "the clusters stay: kubectl --context kind-$FOUNDER get pods -A; away with $0 --delete"
 else

@@ -76,7 +76,7 @@ pub enum Command {
     Install(install::Install),
     /// Take Tradewind out of a Kubernetes cluster
     Uninstall(install::Uninstall),
-    /// Say whether a Kubernetes cluster can take Tradewind, or is well with it
+    /// Say whether a Kubernetes cluster can take Tradewind, and whether a cluster and its controllers are well
     Check(check::Check),
     /// Show whether the federation is well, or wait until it is
     Status(status::Status),

@@ -13,6 +13,7 @@ pub mod drain;
 pub mod explain;
 pub mod export;
 pub mod gateway;
+mod in_pod;
 pub mod init;
 pub mod install;
 pub mod join;

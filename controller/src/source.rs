@@ -11,4 +11,4 @@ mod yaml_lines;
 mod yaml_objects;
 
 pub use directory::{Manifests, read};
-pub use model::{Asked, Problem, SourceEndpoint, SourceModel, SourceService};
+pub use model::{Asked, Problem, RefusedKind, SourceEndpoint, SourceModel, SourceService};

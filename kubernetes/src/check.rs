@@ -1,17 +1,22 @@
-//! Whether a Kubernetes cluster can take Tradewind, or is well with it: what is looked at, and what is concluded. Pure; [`gather`]
-//! asks the API server.
+//! Whether a Kubernetes cluster can take Tradewind, or is well with it, and whether the controllers of any cluster are: what is looked
+//! at, and what is concluded. Pure; [`gather`] asks the API server, and whoever calls it a controller.
 //!
 //! Each check is declared once, with its category, what it means when it fails, and a hint: text, JSON and docs/checks.md come from
 //! that. Ids never change; messages may.
 
+pub mod controllers;
 pub mod gather;
+pub mod rights;
 
 #[cfg(test)]
 mod tests;
 
 use serde_json::Value;
 
-use crate::injection::{CAPTURE, INJECT, PROXY};
+use crate::{
+    injection::{CAPTURE, INJECT, PROXY},
+    install::ACCOUNT,
+};
 
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,31 @@ pub enum When {
     Pre,
     /// After.
     Installed,
+    /// After, and on hosts: it is the controller who is asked.
+    Controller,
+}
+
+impl When {
+    /// In the words of docs/checks.md.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "looked at before and after it is installed",
+            Self::Pre => "looked at before it is installed (`--pre`)",
+            Self::Installed => "looked at once it is installed",
+            Self::Controller => "looked at once it is installed, and on hosts",
+        }
+    }
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A Kubernetes cluster before it is installed there.
+    Pre,
+    /// One in which it is installed.
+    Installed,
+    /// A controller on a host.
+    Host,
 }
 
 /// One check, as it is declared.
@@ -78,8 +108,31 @@ pub struct Check {
     judge: fn(&Facts) -> Verdict,
 }
 
+/// Why something is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fault {
+    /// As bad as the check is.
+    Bad(String),
+    /// A warning, whatever the check is.
+    Warning(String),
+    /// It could not be looked at, which is told elsewhere.
+    Unknown(String),
+}
+
 /// Nothing is wrong, with a word; or this is.
-type Verdict = Result<String, String>;
+type Verdict = Result<String, Fault>;
+
+fn bad(what: impl Into<String>) -> Verdict {
+    Err(Fault::Bad(what.into()))
+}
+
+fn warning(what: impl Into<String>) -> Verdict {
+    Err(Fault::Warning(what.into()))
+}
+
+fn unknown(why: impl Into<String>) -> Verdict {
+    Err(Fault::Unknown(why.into()))
+}
 
 /// What is known of a cluster. What could not be asked is an error with its reason.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +155,19 @@ pub struct Facts {
     pub roots: Vec<String>,
     /// All pods.
     pub pods: Vec<Value>,
+    /// What the controllers' account may not do.
+    pub account: Option<Result<rights::Account, String>>,
+    /// What a controller says; none where none is ready.
+    pub controller: Option<controllers::Asked>,
+}
+
+impl Facts {
+    /// Whether a controller is ready to be asked, as its `StatefulSet` says.
+    pub fn controller_is_ready(&self) -> bool {
+        let ready = |one: &Value| one.pointer("/status/readyReplicas").and_then(Value::as_u64);
+        let mut ours = self.workloads.iter().filter(|one| name(one) == ACCOUNT);
+        ours.any(|one| ready(one).is_some_and(|ready| ready > 0))
+    }
 }
 
 /// The result of one check.
@@ -127,7 +193,7 @@ const CRDS: [&str; 3] = [
 ];
 
 /// Every check, in the order in which they are looked at.
-pub const CHECKS: [Check; 10] = [
+pub const CHECKS: [Check; 16] = [
     Check {
         id: "api-answers",
         category: "kubernetes",
@@ -163,6 +229,15 @@ pub const CHECKS: [Check; 10] = [
         when: When::Pre,
         hint: "two implementations of the MCS API write the same objects; remove the other one first",
         judge: crds_of_others,
+    },
+    Check {
+        id: "account-rights",
+        category: "rights",
+        about: "the controller may do what it must",
+        severity: Severity::Error,
+        when: When::Installed,
+        hint: "`tradewind install … --apply`, or `helm upgrade`, brings back the ClusterRole tradewind-controller and its binding; `kubectl auth can-i RIGHT -A --as=ACCOUNT` asks about one right",
+        judge: rights::judge,
     },
     Check {
         id: "crds",
@@ -218,14 +293,60 @@ pub const CHECKS: [Check; 10] = [
         hint: "pods that ran before the namespace was labelled get one when they are made anew: `kubectl -n NAMESPACE rollout restart deployment`",
         judge: pods_without_proxy,
     },
+    Check {
+        id: "controller-answers",
+        category: "controllers",
+        about: "a controller answers",
+        severity: Severity::Error,
+        when: When::Controller,
+        hint: "`tradewind status` asks the same; its log says more: `kubectl -n NAMESPACE logs -l app.kubernetes.io/name=tradewind-controller`",
+        judge: controllers::answers,
+    },
+    Check {
+        id: "controllers-heard",
+        category: "controllers",
+        about: "the cluster's controllers hear each other",
+        severity: Severity::Error,
+        when: When::Controller,
+        hint: "see that it runs and is reached at its address; the others serve everything meanwhile; one that is gone for good is taken out with `tradewind store remove NODE --yes`",
+        judge: controllers::hear_each_other,
+    },
+    Check {
+        id: "controllers-follow",
+        category: "controllers",
+        about: "they follow the store",
+        severity: Severity::Warning,
+        when: When::Controller,
+        hint: "`tradewind store peers --stale` says who leads and how far each trails; a node whose own copy is broken fetches it anew with `tradewind store rejoin`",
+        judge: controllers::follow_the_store,
+    },
+    Check {
+        id: "controllers-speaker",
+        category: "controllers",
+        about: "one of them publishes",
+        severity: Severity::Error,
+        when: When::Controller,
+        hint: "the store decides who publishes, and has to take writes for it: `tradewind store peers --stale` says who leads and who answers",
+        judge: controllers::one_publishes,
+    },
+    Check {
+        id: "kinds-listed",
+        category: "controllers",
+        about: "the API server lists what the controller reads",
+        severity: Severity::Error,
+        when: When::Controller,
+        hint: "a right that is missing comes back with `tradewind install … --apply` or `helm upgrade`, and account-rights names it; anything else is for whoever serves that kind",
+        judge: controllers::kinds_are_listed,
+    },
 ];
 
 /// Looks at everything that is due. After a fatal failure the rest is skipped.
-pub fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
+pub fn judge(facts: &Facts, look: Look) -> Vec<Finding> {
     let due = CHECKS.iter().filter(|check| match check.when {
-        When::Always => true,
-        When::Pre => pre,
-        When::Installed => !pre,
+        When::Always => look != Look::Host,
+        When::Pre => look == Look::Pre,
+        When::Installed => look == Look::Installed,
+        When::Controller => look != Look::Pre,
     });
     let mut fatal: Option<&'static str> = None;
     due.map(|check| {
@@ -238,8 +359,12 @@ pub fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
         }
         let (outcome, message) = match (check.judge)(facts) {
             Ok(message) => (Outcome::Ok, message),
-            Err(message) if check.severity == Severity::Warning => (Outcome::Warning, message),
-            Err(message) => (Outcome::Failed, message),
+            Err(Fault::Unknown(message)) => (Outcome::Skipped, message),
+            Err(Fault::Warning(message)) => (Outcome::Warning, message),
+            Err(Fault::Bad(message)) if check.severity == Severity::Warning => {
+                (Outcome::Warning, message)
+            }
+            Err(Fault::Bad(message)) => (Outcome::Failed, message),
         };
         if outcome == Outcome::Failed && check.severity == Severity::Fatal {
             fatal = Some(check.id);
@@ -256,14 +381,14 @@ pub fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
 fn api_answers(facts: &Facts) -> Verdict {
     match &facts.version {
         Some(Ok((major, minor))) => Ok(format!("version {major}.{minor}")),
-        Some(Err(why)) => Err(why.clone()),
-        None => Err("it was not asked".to_owned()),
+        Some(Err(why)) => bad(why),
+        None => bad("it was not asked"),
     }
 }
 
 fn version(facts: &Facts) -> Verdict {
     let Some(Ok((major, minor))) = &facts.version else {
-        return Err("its version is not known".to_owned());
+        return bad("its version is not known");
     };
     // Some say `29+`.
     let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
@@ -274,16 +399,16 @@ fn version(facts: &Facts) -> Verdict {
     if enough {
         Ok(format!("since 1.{OLDEST_MINOR}"))
     } else {
-        Err(format!("{major}.{minor} is older than 1.{OLDEST_MINOR}"))
+        bad(format!("{major}.{minor} is older than 1.{OLDEST_MINOR}"))
     }
 }
 
 fn may_install(facts: &Facts) -> Verdict {
     match &facts.forbidden {
         Some(Ok(forbidden)) if forbidden.is_empty() => Ok("all that the chart has".to_owned()),
-        Some(Ok(forbidden)) => Err(format!("you may not {}", listed(forbidden))),
-        Some(Err(why)) => Err(why.clone()),
-        None => Err("it was not asked".to_owned()),
+        Some(Ok(forbidden)) => bad(format!("you may not {}", listed(forbidden))),
+        Some(Err(why)) => bad(why),
+        None => bad("it was not asked"),
     }
 }
 
@@ -295,7 +420,7 @@ fn crds_of_others(facts: &Facts) -> Verdict {
     if theirs.is_empty() {
         Ok("none is there".to_owned())
     } else {
-        Err(format!(
+        bad(format!(
             "{} was installed by somebody else",
             listed(&theirs)
         ))
@@ -311,7 +436,7 @@ fn crds(facts: &Facts) -> Verdict {
     if missing.is_empty() {
         Ok(format!("{} kinds", CRDS.len()))
     } else {
-        Err(format!("{} is not served", listed(&missing)))
+        bad(format!("{} is not served", listed(&missing)))
     }
 }
 
@@ -340,7 +465,7 @@ fn workloads(facts: &Facts) -> Verdict {
     if wanting.is_empty() {
         Ok(listed(&told))
     } else {
-        Err(listed(&wanting))
+        bad(listed(&wanting))
     }
 }
 
@@ -358,7 +483,7 @@ fn webhook_certificate(facts: &Facts) -> Verdict {
     if without.is_empty() {
         Ok("the caBundle is there".to_owned())
     } else {
-        Err(format!("{} has no caBundle", listed(&without)))
+        bad(format!("{} has no caBundle", listed(&without)))
     }
 }
 
@@ -387,7 +512,7 @@ fn root_published(facts: &Facts) -> Verdict {
     if without.is_empty() {
         Ok(format!("{} namespaces", all.len()))
     } else {
-        Err(format!(
+        bad(format!(
             "{} has no ConfigMap tradewind-root",
             listed(&without)
         ))
@@ -411,7 +536,7 @@ fn pod_security(facts: &Facts) -> Verdict {
     if refusing.is_empty() {
         Ok(format!("{} namespaces", all.len()))
     } else {
-        Err(format!(
+        bad(format!(
             "{} enforces baseline or restricted",
             listed(&refusing)
         ))
@@ -436,7 +561,7 @@ fn pods_without_proxy(facts: &Facts) -> Verdict {
     if without.is_empty() {
         Ok(format!("{with} pods"))
     } else {
-        Err(format!(
+        bad(format!(
             "{} of {} have none: {}",
             without.len(),
             without.len() + with,

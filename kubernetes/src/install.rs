@@ -19,6 +19,8 @@ pub use values::{Values, ValuesError};
 
 /// Where everything goes unless told otherwise.
 pub const NAMESPACE: &str = "tradewind-system";
+/// The controllers' service account, and the ClusterRole with its rights.
+pub const ACCOUNT: &str = "tradewind-controller";
 /// The label of all that is installed, and of what the controller makes.
 pub const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "tradewind");
 /// The chart's default values, with a word for each.
@@ -47,12 +49,15 @@ const CRDS: [File; 3] = [
     ),
 ];
 
+/// Who may what.
+const RIGHTS: File = (
+    "templates/rbac.yaml",
+    include_str!("../../deploy/chart/tradewind/templates/rbac.yaml"),
+);
+
 // In the order in which they are applied: who may what, before who does it; the webhook last, since pods wait for it.
 const TEMPLATES: [File; 7] = [
-    (
-        "templates/rbac.yaml",
-        include_str!("../../deploy/chart/tradewind/templates/rbac.yaml"),
-    ),
+    RIGHTS,
     (
         "templates/operator.yaml",
         include_str!("../../deploy/chart/tradewind/templates/operator.yaml"),
@@ -120,13 +125,7 @@ pub enum RenderError {
 
 /// All objects, in the order in which they are to be applied: the namespace, the CRDs, everything else.
 pub fn render(values: &Values, namespace: &str) -> Result<Vec<Manifest>, RenderError> {
-    let chart: Value = serde_saphyr::from_str(CHART).unwrap_or_default();
-    let text = |key: &str| chart.get(key).and_then(Value::as_str).unwrap_or_default();
-    let world = json!({
-        "Values": values.as_json(),
-        "Release": { "Namespace": namespace },
-        "Chart": { "AppVersion": text("appVersion"), "Version": text("version") },
-    });
+    let world = world(values, namespace);
     let mut all = vec![the_namespace(namespace)];
     for (source, text) in CRDS {
         all.extend(documents(source, text)?);
@@ -136,6 +135,32 @@ pub fn render(values: &Values, namespace: &str) -> Result<Vec<Manifest>, RenderE
     }
     check_injection(&all)?;
     Ok(all)
+}
+
+/// The rules of the controllers' account, as the chart has them with or without injection.
+pub fn account_rules(injection: bool, namespace: &str) -> Result<Vec<Value>, RenderError> {
+    let mut values = Values::default();
+    // It is a value of the chart, so that nothing can be wrong with it.
+    let _ = values.set(&format!("injection.enabled={injection}"));
+    let world = world(&values, namespace);
+    let (source, text) = RIGHTS;
+    let all = documents(source, &template::render(source, text, &world)?)?;
+    let role = all
+        .into_iter()
+        .find(|manifest| manifest.id() == format!("ClusterRole/{ACCOUNT}"));
+    let rules = role.and_then(|role| role.object.get("rules")?.as_array().cloned());
+    Ok(rules.unwrap_or_default())
+}
+
+/// What templates are rendered with.
+fn world(values: &Values, namespace: &str) -> Value {
+    let chart: Value = serde_saphyr::from_str(CHART).unwrap_or_default();
+    let text = |key: &str| chart.get(key).and_then(Value::as_str).unwrap_or_default();
+    json!({
+        "Values": values.as_json(),
+        "Release": { "Namespace": namespace },
+        "Chart": { "AppVersion": text("appVersion"), "Version": text("version") },
+    })
 }
 
 /// Everything as one text, ready for `kubectl apply -f -`.

@@ -278,10 +278,34 @@ async fn two_controllers(lab: &Mesh, cluster: &str) -> (u64, u64) {
     .await
 }
 
+/// `tradewind check` from outside: all is well, and both controllers are named.
+async fn the_check_names_both_controllers(lab: &Lab, cluster: &str) {
+    until("a check without a failure", SOON, async || {
+        let told = lab.outside(cluster, &["check", "-o", "json"]).await;
+        let found: Value = serde_json::from_str(&told.stdout).map_err(|_| told.stderr)?;
+        let categories = found["categories"].as_array().into_iter().flatten();
+        let mut all = categories.flat_map(|c| c["checks"].as_array().into_iter().flatten());
+        let heard = all.find(|one| one["id"] == "controllers-heard");
+        let heard = heard.map(|one| one["message"].to_string());
+        let named = heard.is_some_and(|heard| {
+            ["tradewind-controller-0.", SECOND]
+                .iter()
+                .all(|pod| heard.contains(pod))
+        });
+        if told.code == 0 && named {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
+    })
+    .await;
+}
+
 /// While calls go on: the one that speaks goes and comes back, and the second one comes back without its volume.
 async fn a_controller_comes_and_goes(lab: &Mesh) {
     for cluster in ["west", "central"] {
         let (second, speaker) = two_controllers(lab, cluster).await;
+        the_check_names_both_controllers(lab, cluster).await;
         let first = "tradewind-controller-0";
         let pod = if speaker == second { SECOND } else { first };
         lab.kubectl(cluster, &["delete", "pod", pod, "-n", SYSTEM])

@@ -231,6 +231,60 @@ async fn the_second_knows_the_workload(world: &World) {
     .await;
 }
 
+/// One check of `tradewind check` at the second controller: its result and message, and the command's exit code.
+async fn checked(world: &World, id: &str) -> (String, String, i32) {
+    let told = world.second(&["check", "-o", "json"]).await;
+    let code = told.code;
+    let found = told.json();
+    let categories = found["categories"].as_array().into_iter().flatten();
+    let mut all = categories.flat_map(|c| c["checks"].as_array().into_iter().flatten());
+    let one = all.find(|one| one["id"] == id).expect("the check");
+    let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
+    (text("result"), text("message"), code)
+}
+
+/// Both are named, and the one that publishes.
+async fn both_are_well(world: &World, speaker: u64) {
+    let addresses = [host::CONTROLLER, SECOND].map(|host| {
+        let address = world.federation.addr(WEST, host, CONTROLLER);
+        address.to_string()
+    });
+    until("the check finds both controllers", PATIENT, || async {
+        let (result, message, code) = checked(world, "controllers-heard").await;
+        let named = addresses.iter().all(|address| message.contains(address));
+        let heard = message.contains("node 1 at ") && message.contains(" s ago");
+        if (result.as_str(), code) == ("ok", 0) && named && heard {
+            Ok(())
+        } else {
+            Err((result, message, code))
+        }
+    })
+    .await;
+    let (result, message, _) = checked(world, "controllers-follow").await;
+    let follows =
+        |node: u64| message.contains(&format!("node {node} ")) && message.contains("with leader");
+    assert!(result == "ok" && follows(1) && follows(4), "{message}");
+    let (result, message, _) = checked(world, "controllers-speaker").await;
+    let named = message.starts_with(&format!("node {speaker} at "));
+    assert!(result == "ok" && named, "{message}");
+}
+
+/// The second one is the last that is left, and says so.
+async fn the_first_is_missed(world: &World) {
+    until("the check misses the first controller", PATIENT, || async {
+        let (result, message, code) = checked(world, "controllers-heard").await;
+        let told = message.starts_with("node 1 at ")
+            && message.contains(" is away for ")
+            && message.contains("None is left beside it: node 4 at ");
+        if (result.as_str(), code) == ("error", 1) && told {
+            Ok(())
+        } else {
+            Err((result, message, code))
+        }
+    })
+    .await;
+}
+
 /// However many controllers a cluster has.
 async fn one_vote_a_cluster(world: &World) {
     until("one vote a cluster", PATIENT, || async {
@@ -286,6 +340,7 @@ async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
     world.publishes(1).await;
     the_second_knows_the_workload(&world).await;
     one_vote_a_cluster(&world).await;
+    both_are_well(&world, 1).await;
 
     let calls = Calls::start(from_east);
     let first = &mut world.federation.clusters[WEST].controller;
@@ -293,6 +348,7 @@ async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
     *first = None;
     let second_node = 4;
     world.publishes(second_node).await;
+    the_first_is_missed(&world).await;
     world.federation.sees(EAST, "shop/payments", 1).await;
 
     // A workload that knows the second one alone gets a certificate there, below its own authority, and is published.
@@ -337,6 +393,7 @@ async fn a_cluster_goes_on_when_the_first_of_its_two_controllers_is_killed() {
     restart_first(&mut world.federation).await;
     world.federation.is_well(WEST).await;
     world.publishes(second_node).await;
+    both_are_well(&world, second_node).await;
     let unexported = world
         .federation
         .cli(WEST, &["unexport", "shop/orders"])

@@ -32,7 +32,11 @@ struct Flags {
 
 /// Which controller is meant.
 #[derive(Clone, Debug)]
-pub struct Where(Place);
+pub struct Where {
+    place: Place,
+    /// A place in Kubernetes, if nothing named any place at all.
+    unnamed: Option<Outside>,
+}
 
 /// A controller's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +71,13 @@ impl Outside {
 impl Where {
     /// The place.
     pub fn place(&self) -> Place {
-        self.0.clone()
+        self.place.clone()
+    }
+
+    /// The place, for what is asked of Kubernetes clusters first: where nothing names one it is the kubeconfig's current context.
+    pub fn kubernetes_first(&self) -> Place {
+        let unnamed = self.unnamed.clone().map(Place::Outside);
+        unnamed.unwrap_or_else(|| self.place())
     }
 }
 
@@ -109,19 +119,22 @@ impl FromArgMatches for Where {
                 ),
             ));
         }
-        Ok(Self(if there > here {
-            Place::Outside(Outside {
-                api: tradewind_kubernetes::Place {
-                    kubeconfig: flags.kubeconfig,
-                    context: flags.context,
-                },
-                namespace: flags.namespace.to_string(),
-            })
+        let outside = Outside {
+            api: tradewind_kubernetes::Place {
+                kubeconfig: flags.kubeconfig,
+                context: flags.context,
+            },
+            namespace: flags.namespace.to_string(),
+        };
+        let unnamed = (here == 0 && there == 0).then(|| outside.clone());
+        let place = if there > here {
+            Place::Outside(outside)
         } else {
             let data_dir = flags.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into());
             let socket = flags.socket.unwrap_or_else(|| socket_in(&data_dir));
             Place::Local { data_dir, socket }
-        }))
+        };
+        Ok(Self { place, unnamed })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -154,6 +167,10 @@ mod tests {
 
     /// As a command has it; each of `variables` is set, all others are not.
     fn parse(args: &[&str], variables: &[&str]) -> Result<Place, String> {
+        whole(args, variables).map(|place| place.place())
+    }
+
+    fn whole(args: &[&str], variables: &[&str]) -> Result<Where, String> {
         let mut command = <Cli as clap::CommandFactory>::command();
         for id in ["data_dir", "socket", "context", "namespace"] {
             command = command.mut_arg(id, |arg| match variables.contains(&id) {
@@ -166,7 +183,7 @@ mod tests {
         let matches = command.try_get_matches_from(all);
         let matches = matches.map_err(|e| e.to_string())?;
         let cli = Cli::from_arg_matches(&matches).map_err(|e| e.to_string())?;
-        Ok(cli.place.place())
+        Ok(cli.place)
     }
 
     fn is_outside(args: &[&str], variables: &[&str]) -> bool {
@@ -198,6 +215,28 @@ mod tests {
         assert!(!is_outside(&["--socket", "s"], &["context", "data_dir"]));
         assert!(is_outside(&["--context", "c"], &["data_dir", "socket"]));
         assert!(is_outside(&["--kubeconfig", "k"], &["data_dir"]));
+    }
+
+    #[test]
+    fn where_nothing_is_named_a_check_goes_to_the_current_context() {
+        let first = |args: &[&str], variables: &[&str]| {
+            whole(args, variables).map(|place| place.kubernetes_first())
+        };
+        for unnamed in [&[][..], &["--namespace", "n"]] {
+            let Ok(Place::Outside(outside)) = first(unnamed, &[]) else {
+                panic!("{unnamed:?}");
+            };
+            assert_eq!(outside.name(), "the current context");
+        }
+        assert!(matches!(
+            first(&["--context", "c"], &[]),
+            Ok(Place::Outside(_))
+        ));
+        assert!(matches!(
+            first(&["--data-dir", "d"], &[]),
+            Ok(Place::Local { .. })
+        ));
+        assert!(matches!(first(&[], &["data_dir"]), Ok(Place::Local { .. })));
     }
 
     #[test]

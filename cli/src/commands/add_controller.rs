@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tradewind_controller::{DataDir, EnlistOptions, JoinStep, Voucher, enlist};
-use tradewind_transport::control::ServiceAccount;
 
-use super::{Context, init::data_dir_exit, join};
+use super::{Context, in_pod::InPod, init::data_dir_exit, join};
 use crate::{
     admin::DEFAULT_DATA_DIR,
     exit::{Exit, Failure, Outcome},
@@ -28,23 +27,8 @@ pub struct AddController {
         required_unless_present = "identity_token_file"
     )]
     token: Option<String>,
-    /// In a Pod: the projected token of the controllers' service account, for the audience tradewind.<cluster>
-    #[arg(
-        long,
-        env = "TRADEWIND_IDENTITY_TOKEN_FILE",
-        value_name = "FILE",
-        requires = "root_file",
-        conflicts_with = "token"
-    )]
-    identity_token_file: Option<PathBuf>,
-    /// In a Pod: the federation's roots (PEM), as the ConfigMap tradewind-root has them
-    #[arg(
-        long,
-        env = "TRADEWIND_ROOT_FILE",
-        value_name = "FILE",
-        requires = "identity_token_file"
-    )]
-    root_file: Option<PathBuf>,
+    #[command(flatten)]
+    in_pod: InPod,
     /// In a StatefulSet: the Pod's name. The first one (-0) is left to be founded or joined where there are no roots yet
     #[arg(long, value_name = "NAME", requires = "identity_token_file")]
     pod: Option<String>,
@@ -80,19 +64,16 @@ impl AddController {
                 )));
             }
         }
-        match (&self.pod, &self.root_file) {
+        match (&self.pod, &self.in_pod.root_file) {
             (Some(pod), Some(root)) if !root.exists() => no_roots(pod, root).map(Some),
             _ => Ok(None),
         }
     }
 
     fn voucher(&self) -> Voucher {
-        match (&self.identity_token_file, &self.root_file) {
-            (Some(token_file), Some(root_file)) => Voucher::ServiceAccount(ServiceAccount {
-                token_file: token_file.clone(),
-                root_file: root_file.clone(),
-            }),
-            _ => Voucher::token(self.token.clone().unwrap_or_default()),
+        match self.in_pod.account() {
+            Some(account) => Voucher::ServiceAccount(account),
+            None => Voucher::token(self.token.clone().unwrap_or_default()),
         }
     }
 }

@@ -1,24 +1,35 @@
-//! `tradewind check`: whether a Kubernetes cluster can take Tradewind (`--pre`), or is well with it.
+//! `tradewind check`: whether a Kubernetes cluster can take Tradewind (`--pre`), or is well with it; and whether a host's controller is,
+//! with the others of its cluster.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tradewind_kubernetes::check::{self, Finding, Outcome as Found};
-
-use super::{
-    Context,
-    install::{Target, cluster_failure},
+use tradewind_api::proto::v1;
+use tradewind_kubernetes::{
+    check::{
+        self, Facts, Finding, Look, Outcome as Found,
+        controllers::{Asked, Controller, Told},
+    },
+    install::cluster::Cluster,
 };
+
+use super::{Context, install::cluster_failure};
 use crate::{
-    exit::{Exit, Outcome},
+    admin::{Admin, Outside, Place, Where},
+    exit::{Exit, Failure, Outcome},
     output::{Format, Output, document},
     printer::Printer,
 };
+
+/// How long a controller may take to answer through an API server: a few of its calls, and one that hangs is told.
+const THROUGH_DEADLINE: Duration = Duration::from_secs(20);
 
 /// `tradewind check`
 #[derive(Debug, clap::Args)]
 pub struct Check {
     #[command(flatten)]
-    target: Target,
+    place: Where,
     /// Look whether it can be installed, instead of whether it is well
     #[arg(long)]
     pre: bool,
@@ -29,11 +40,22 @@ pub struct Check {
 /// Looks, and says what it found.
 pub async fn run(context: Context, args: Check) -> Outcome {
     let begun = Instant::now();
-    let cluster = args.target.cluster().await?;
-    let facts = check::gather::facts(&cluster, args.target.namespace.as_str(), args.pre)
-        .await
-        .map_err(|e| cluster_failure(&e))?;
-    let findings = check::judge(&facts, args.pre);
+    let (facts, look) = match args.place.kubernetes_first() {
+        Place::Outside(outside) => kubernetes(&outside, args.pre).await?,
+        Place::Local { .. } if args.pre => {
+            return Err(Failure::usage("--pre looks at a Kubernetes cluster")
+                .hint("name it with --context, instead of a data directory or socket"));
+        }
+        Place::Local { socket, .. } => {
+            let status = Admin::connect_to(&socket).await?.status().await?;
+            let facts = Facts {
+                controller: Some(Asked::Told(told(status))),
+                ..Facts::default()
+            };
+            (facts, Look::Host)
+        }
+    };
+    let findings = check::judge(&facts, look);
     let count = |wanted: Found| findings.iter().filter(|f| f.outcome == wanted).count();
     match args.output.format {
         Format::Json => context.printer.json(&as_json(&findings)),
@@ -57,6 +79,61 @@ pub async fn run(context: Context, args: Check) -> Outcome {
         _ if unreachable => Exit::Unreachable,
         _ => Exit::Problems,
     })
+}
+
+/// What an API server says, and a controller behind it where one is ready.
+async fn kubernetes(outside: &Outside, pre: bool) -> Result<(Facts, Look), Failure> {
+    let cluster = Cluster::of(&outside.api).await;
+    let cluster = cluster.map_err(|e| cluster_failure(&e))?;
+    let facts = check::gather::facts(&cluster, &outside.namespace, pre).await;
+    let mut facts = facts.map_err(|e| cluster_failure(&e))?;
+    if pre {
+        return Ok((facts, Look::Pre));
+    }
+    if facts.controller_is_ready() {
+        facts.controller = Some(ask(outside).await);
+    }
+    Ok((facts, Look::Installed))
+}
+
+async fn ask(outside: &Outside) -> Asked {
+    let status = async { Admin::through(outside).await?.status().await };
+    match tokio::time::timeout(THROUGH_DEADLINE, status).await {
+        Ok(Ok(status)) => Asked::Told(told(status)),
+        Ok(Err(failure)) if failure.exit == Exit::Refused => Asked::Forbidden(in_words(&failure)),
+        Ok(Err(failure)) => Asked::Silent(in_words(&failure)),
+        Err(_) => Asked::Silent(format!("not within {} s", THROUGH_DEADLINE.as_secs())),
+    }
+}
+
+fn in_words(failure: &Failure) -> String {
+    let causes = failure.causes.iter().map(String::as_str);
+    let all: Vec<&str> = std::iter::once(failure.what.as_str())
+        .chain(causes)
+        .collect();
+    all.join(": ")
+}
+
+fn told(status: v1::StatusResponse) -> Told {
+    let controller = |one: v1::ControllerStatus| Controller {
+        node: one.node_id,
+        address: one.address,
+        asked: one.this_node,
+        up: one.up,
+        since_ms: one.age_ms,
+        heard_ms: one.heard_age_ms,
+        error: one.error,
+        revision: one.revision,
+        leader: one.leader,
+        speaks: one.speaks,
+    };
+    let refused = status.refused_kinds.into_iter();
+    Told {
+        cluster: status.cluster,
+        revision: status.revision,
+        controllers: status.controllers.into_iter().map(controller).collect(),
+        refused: refused.map(|r| (r.kind, r.why)).collect(),
+    }
 }
 
 fn show(printer: Printer, findings: &[Finding]) {

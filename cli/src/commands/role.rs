@@ -6,8 +6,9 @@ use tradewind_api::id::is_subdomain;
 use tradewind_runtime::{
     LogFormat, LogHandle, Readiness, TaskSet, dirs, drain, signal::Signals, telemetry,
 };
-use tradewind_transport::control::{ControllerAddr, Proof, ServiceAccount};
+use tradewind_transport::control::{ControllerAddr, Proof};
 
+use super::in_pod::InPod;
 use crate::{
     admin::{DEFAULT_DATA_DIR, socket_in},
     duration,
@@ -89,23 +90,8 @@ pub struct Common {
         hide_env_values = true
     )]
     pub token: Option<String>,
-    /// In a Pod: the projected service account token for the audience tradewind.<cluster>
-    #[arg(
-        long,
-        env = "TRADEWIND_IDENTITY_TOKEN_FILE",
-        value_name = "FILE",
-        requires = "root_file",
-        conflicts_with = "token"
-    )]
-    pub identity_token_file: Option<PathBuf>,
-    /// In a Pod: the federation's roots (PEM), as the ConfigMap tradewind-root has them
-    #[arg(
-        long,
-        env = "TRADEWIND_ROOT_FILE",
-        value_name = "FILE",
-        requires = "identity_token_file"
-    )]
-    pub root_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub in_pod: InPod,
     /// Address of its health, metrics and debug pages
     #[arg(
         long,
@@ -135,13 +121,10 @@ impl Common {
 
     /// What proves it.
     pub fn proof(&self) -> Proof {
-        match (&self.identity_token_file, &self.root_file, &self.token) {
-            (Some(token_file), Some(root_file), _) => Proof::ServiceAccount(ServiceAccount {
-                token_file: token_file.clone(),
-                root_file: root_file.clone(),
-            }),
-            (_, _, Some(token)) => Proof::Token(token.clone()),
-            _ => Proof::None,
+        match (self.in_pod.account(), &self.token) {
+            (Some(account), _) => Proof::ServiceAccount(account),
+            (None, Some(token)) => Proof::Token(token.clone()),
+            (None, None) => Proof::None,
         }
     }
 

@@ -238,6 +238,8 @@ fn controller_json(one: &v1::ControllerStatus) -> Value {
         "age_ms": one.age_ms,
         "revision": one.revision,
         "error": one.error,
+        "heard_age_ms": one.heard_age_ms,
+        "leader": one.leader,
     })
 }
 
@@ -265,6 +267,7 @@ fn json(status: &v1::StatusResponse) -> Value {
             "clusters": status.clusters.iter().map(view::cluster_json).collect::<Vec<_>>(),
             "controllers": status.controllers.iter().map(controller_json).collect::<Vec<_>>(),
             "problems": status.problems,
+            "refused_kinds": status.refused_kinds.iter().map(|r| json!({ "kind": r.kind, "why": r.why })).collect::<Vec<_>>(),
             "reach": matrix::json(&status.reach),
             "names": { "phase": status.names, "left_ms": status.names_left_ms },
             "connected_proxies": status.connected_proxies,

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use tradewind_api::{
-    ClusterName,
+    ClusterName, NodeId,
     model::{Cluster, ClusterState},
-    proto::v1::{ClusterFacts, ClusterStatus, ControllerStatus, Peer, StatusResponse, TokenStatus},
+    proto::v1::{
+        self as proto, ClusterFacts, ClusterStatus, ControllerStatus, Peer, StatusResponse,
+        TokenStatus,
+    },
     seal::{PREPARE_MS, Phase, TRANSITION_MS},
     store::TokenRecord,
 };
@@ -15,6 +18,7 @@ use super::{AdminInput, problems};
 use crate::{
     compile::{LEASE_EXPIRES_MS, cluster_of},
     reach,
+    source::RefusedKind,
 };
 
 /// What a fresh word of the leader is: several heartbeats may be lost before it is older.
@@ -124,9 +128,15 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
     let (names, names_left_ms) = names(input, &catalog);
     let connected = registered.gateways.values().filter(|g| g.connected).count();
     let (reached, reports) = (input.reach.borrow().clone(), input.reports.borrow().clone());
-    let controllers = controllers(input, &catalog);
+    let leader = store.leader.filter(|_| fresh);
+    let controllers = controllers(input, &catalog, leader);
+    let refused = input.yaml.borrow().refused.clone();
     StatusResponse {
         controllers,
+        refused_kinds: refused
+            .into_iter()
+            .map(|RefusedKind { kind, why }| proto::RefusedKind { kind, why })
+            .collect(),
         cluster: input.own.cluster.to_string(),
         domain: input.own.domain.to_string(),
         revision: catalog.revision,
@@ -150,8 +160,12 @@ pub(super) fn status(input: &AdminInput) -> StatusResponse {
     }
 }
 
-/// This cluster's controllers, as this one hears them.
-fn controllers(input: &AdminInput, catalog: &Catalog) -> Vec<ControllerStatus> {
+/// This cluster's controllers, as this one hears them; `leader` is whom it hears of itself.
+fn controllers(
+    input: &AdminInput,
+    catalog: &Catalog,
+    leader: Option<NodeId>,
+) -> Vec<ControllerStatus> {
     let (own, now_ms) = (&input.own.cluster, input.clock.unix_ms());
     let me = input.store.vitals().node_id;
     let heard = input.siblings.borrow().clone();
@@ -182,6 +196,13 @@ fn controllers(input: &AdminInput, catalog: &Catalog) -> Vec<ControllerStatus> {
                     sibling.revision
                 },
                 error: sibling.error,
+                heard_age_ms: (sibling.heard_ms > 0)
+                    .then(|| now_ms.saturating_sub(sibling.heard_ms)),
+                leader: if this_node {
+                    leader
+                } else {
+                    sibling.vitals.and_then(|vitals| vitals.leader)
+                },
             }
         })
         .collect()

@@ -139,11 +139,14 @@ impl Source {
     /// What was told stands; which kinds cannot be listed is added.
     fn tell_refused(&self) {
         self.told.model.send_if_modified(|current| {
-            let problems = self.before.iter().chain(self.model.refused());
-            let problems: Vec<_> = problems.cloned().collect();
+            let refused = self.model.refused();
+            let told = refused.iter().map(Problem::from);
+            let problems: Vec<_> = self.before.iter().cloned().chain(told).collect();
             let new = problems != current.problems;
             if new {
-                Arc::make_mut(current).problems = problems;
+                let current = Arc::make_mut(current);
+                current.problems = problems;
+                current.refused = refused.to_vec();
             }
             new
         });

@@ -24,6 +24,17 @@ pub struct SourceModel {
     pub policy: Arc<Vec<Arc<tradewind_policy::Object>>>,
     /// What is broken or not supported anywhere.
     pub problems: Vec<Problem>,
+    /// Kinds that the API server does not list, each of them a problem, too; none from files.
+    pub refused: Vec<RefusedKind>,
+}
+
+/// A kind of objects that the API server does not list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedKind {
+    /// As it is called: `Pod`, `HTTPRoute.gateway.networking.k8s.io`.
+    pub kind: String,
+    /// What the API server said, with the verb and whose right is missing where it is one; or that it says nothing.
+    pub why: String,
 }
 
 /// A Service.

@@ -324,6 +324,7 @@ pub fn with_rules<'a>(
         exports: serving.exports,
         policy: Arc::new(policy),
         problems,
+        refused: Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::{Manifest, PART_OF};
 use crate::{
     ClientError, Place,
+    check::rights::Right,
     managed::{OWNED_LABEL, OWNER},
 };
 
@@ -391,6 +392,43 @@ impl Cluster {
             ..SelfSubjectAccessReview::default()
         };
         let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let answer = api.create(&kube::api::PostParams::default(), &review).await;
+        let answer = answer.map_err(|source| failed("the access review", "made", source))?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+
+    /// Whether a service account may do something in every namespace, as the API server's authorisers say.
+    pub async fn account_may(
+        &self,
+        user: &str,
+        namespace: &str,
+        right: &Right,
+    ) -> Result<bool, ClusterError> {
+        use k8s_openapi::api::authorization::v1::{
+            ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+        };
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ];
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user.to_owned()),
+                groups: Some(groups.into()),
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some(right.group.clone()),
+                    resource: Some(right.resource.clone()),
+                    subresource: right.subresource.clone(),
+                    verb: Some(right.verb.clone()),
+                    name: right.name.clone(),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let answer = api.create(&kube::api::PostParams::default(), &review).await;
         let answer = answer.map_err(|source| failed("the access review", "made", source))?;
         Ok(answer.status.is_some_and(|status| status.allowed))

@@ -12,6 +12,7 @@ Builds below DIR, where about 3 GB are needed, and leaves in docker:
   debian:bookworm-slim, rust:1.95-bookworm   what deploy/Dockerfile builds on
   tradewind-kind-node:VERSION                a node of kind: kind-configs/run.sh --node-image tradewind-kind-node:VERSION
   tradewind-kind-caller:1                    who calls: kind-configs/run.sh --caller-image tradewind-kind-caller:1
+  alpine/socat:1.7.4.4, nicolaka/netshoot:v0.15   programs of the conformance suite: kind-configs/run.sh --load NAME
 and kind itself in DIR/bin.
 TEXT
 }
@@ -31,6 +32,8 @@ DEBIAN=bookworm
 
 NODE=tradewind-kind-node:$KUBERNETES
 CALLER=tradewind-kind-caller:1
+# As the conformance suite calls what its pods run. Here it is a Debian with the same programs.
+SUITE='alpine/socat:1.7.4.4 nicolaka/netshoot:v0.15'
 
 case ${1-} in
     '' | -h | --help) usage; exit 0 ;;
@@ -196,5 +199,9 @@ programs github.com/rancher/local-path-provisioner "$STORAGE" '' local-path-prov
 debian
 rust
 node
+mkdir -p "$dir/context"
 there "$CALLER" || image caller "$CALLER"
-say "$NODE and $CALLER are in docker; kind is $dir/bin/kind"
+for name in $SUITE; do
+    there "$name" || image suite "$name"
+done
+say "$NODE, $CALLER, $SUITE are in docker; kind is $dir/bin/kind"

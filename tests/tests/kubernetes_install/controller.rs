@@ -22,7 +22,7 @@ use tradewind_tests::{
     wait,
 };
 
-use crate::{SOON, get, pods::pod};
+use crate::{SOON, check, get, pods::pod, tradewind};
 
 /// Kinds that other projects bring: those that rules are read from, with nothing of their schemas.
 pub(crate) async fn every_kind_of_rule_is_served(clusters: &Clusters) {
@@ -409,6 +409,7 @@ pub(crate) async fn a_kind_that_may_not_be_listed_holds_up_nothing(
         }
     })
     .await;
+    the_check_names_what_is_missing(clusters, federation).await;
     put(&whole).await;
     wait::until("the kind is listed", SOON, async || {
         let told = federation.cli(0, &["status"]).await.stdout;
@@ -421,6 +422,36 @@ pub(crate) async fn a_kind_that_may_not_be_listed_holds_up_nothing(
         }
     })
     .await;
+    let told = federation.json(0, &["check"]).await;
+    assert_eq!(check(&told, "kinds-listed")["result"], "ok", "{told}");
+}
+
+/// By the API server's word on the account, and by the controller's on what it was refused.
+async fn the_check_names_what_is_missing(clusters: &Clusters, federation: &Federation) {
+    let account = "system:serviceaccount:tradewind-system:tradewind-controller";
+    let found = tradewind(clusters, &["check", "-o", "json"]).await;
+    assert_eq!(found.code, 1, "{}", found.stderr);
+    let found = found.json();
+    let rights = check(&found, "account-rights");
+    assert_eq!(rights["result"], "error", "{rights}");
+    let group = "httproutes.gateway.networking.k8s.io";
+    assert_eq!(
+        rights["message"],
+        format!("{account} may not get {group}, list {group}, watch {group}")
+    );
+    let told = federation.cli(0, &["check", "-o", "json"]).await;
+    assert_eq!(told.code, 1, "{}", told.stderr);
+    let told = told.json();
+    let listed = check(&told, "kinds-listed");
+    assert_eq!(listed["result"], "error", "{listed}");
+    let message = listed["message"].as_str().unwrap();
+    for named in [
+        "HTTPRoute.gateway.networking.k8s.io: ",
+        account,
+        "cannot list resource",
+    ] {
+        assert!(message.contains(named), "{message}");
+    }
 }
 
 /// Every watch and every write so far. (An API server that starts refuses everybody for a moment: it does not know the roles yet.)

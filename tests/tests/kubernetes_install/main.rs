@@ -187,15 +187,17 @@ async fn both_versions_of_the_mcs_api_work(clusters: &Clusters) {
     clusters.apply("west", property).await.good();
 }
 
+/// One check of `tradewind check`.
+fn check<'a>(found: &'a Value, id: &str) -> &'a Value {
+    let categories = found["categories"].as_array().unwrap().iter();
+    let mut all = categories.flat_map(|c| c["checks"].as_array().unwrap());
+    all.find(|one| one["id"] == id).unwrap()
+}
+
 async fn the_check_sees_it(clusters: &Clusters) {
     let found = tradewind(clusters, &["check", "-o", "json"]).await.json();
-    let all: Vec<&Value> = found["categories"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|c| c["checks"].as_array().unwrap())
-        .collect();
-    let result = |id: &str| all.iter().find(|one| one["id"] == id).unwrap()["result"].clone();
+    let result = |id: &str| check(&found, id)["result"].clone();
+    assert_eq!(result("account-rights"), "ok", "{found}");
     assert_eq!(result("webhook-certificate"), "ok");
     assert_eq!(result("pods-without-proxy"), "ok", "{found}");
     assert_eq!(result("root-published"), "ok", "{found}");

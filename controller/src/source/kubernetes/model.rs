@@ -25,7 +25,7 @@ use tradewind_kubernetes::{
 use tradewind_policy::Object;
 
 use crate::source::{
-    Asked, Problem, SourceEndpoint, SourceModel, SourceService,
+    Asked, Problem, RefusedKind, SourceEndpoint, SourceModel, SourceService,
     yaml::{HBONE_PORT, app_protocol},
 };
 
@@ -37,7 +37,7 @@ pub struct Model {
     problems: BTreeMap<ServiceName, Problem>,
     policy: Arc<Vec<Arc<Object>>>,
     unread: Vec<Problem>,
-    refused: Vec<Problem>,
+    refused: Vec<RefusedKind>,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,11 @@ impl Model {
         }
         if touched.others {
             self.read_rules(objects);
-            self.refused = objects.refused.iter().map(refused).collect();
+            let refused = objects.refused.iter().map(|(kind, why)| RefusedKind {
+                kind: kind.to_string(),
+                why: why.clone(),
+            });
+            self.refused = refused.collect();
         }
     }
 
@@ -128,16 +132,16 @@ impl Model {
         self.policy = Arc::new(policy);
     }
 
-    /// Kinds that cannot be listed, as problems.
-    pub fn refused(&self) -> &[Problem] {
+    /// Kinds that cannot be listed.
+    pub fn refused(&self) -> &[RefusedKind] {
         &self.refused
     }
 
     /// All of it, as the files' model is told.
     pub fn told(&self) -> SourceModel {
         let problems = self.unread.iter().chain(self.problems.values());
-        let problems = problems.chain(&self.refused);
-        let mut problems: Vec<_> = problems.cloned().collect();
+        let refused = self.refused.iter().map(Problem::from);
+        let mut problems: Vec<_> = problems.cloned().chain(refused).collect();
         problems.sort();
         SourceModel {
             read: true,
@@ -145,6 +149,7 @@ impl Model {
             exports: self.exports.clone(),
             policy: self.policy.clone(),
             problems,
+            refused: self.refused.clone(),
         }
     }
 
@@ -179,12 +184,14 @@ impl Model {
     }
 }
 
-fn refused((kind, why): (&Kind, &String)) -> Problem {
-    Problem {
-        place: format!("kind {kind}"),
-        text: format!(
-            "the API server does not list it: {why}; what was known of these objects stands, and changes of them are not seen"
-        ),
+impl From<&RefusedKind> for Problem {
+    fn from(RefusedKind { kind, why }: &RefusedKind) -> Self {
+        Self {
+            place: format!("kind {kind}"),
+            text: format!(
+                "the API server does not list it: {why}; what was known of these objects stands, and changes of them are not seen"
+            ),
+        }
     }
 }
 
