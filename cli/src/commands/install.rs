@@ -114,6 +114,15 @@ pub async fn run(context: Context, args: Install) -> Outcome {
         })?;
         printer.done(id);
     }
+    let left_over = cluster.left_over(namespace, &manifests).await;
+    for object in left_over.map_err(|e| cluster_failure(&e))? {
+        let removed = cluster.remove(&object, args.dry_run).await;
+        removed.map_err(|e| cluster_failure(&e))?;
+        printer.say(format_args!(
+            "  -     {}: no part of it any more",
+            object.id()
+        ));
+    }
     if args.dry_run {
         printer.say("nothing was changed (--dry-run)");
     } else {

@@ -273,6 +273,10 @@ impl Cluster {
                 Err(source) => return Err(failed(kind.kind, "listed", source)),
             };
             for object in found {
+                let by = object.metadata.managed_fields.iter().flatten();
+                let applied = by
+                    .filter_map(|fields| fields.manager.as_deref())
+                    .any(|manager| manager == FIELD_MANAGER);
                 let Some(name) = object.metadata.name else {
                     continue;
                 };
@@ -287,11 +291,28 @@ impl Cluster {
                     namespace: object.metadata.namespace,
                     name,
                     sort: what,
+                    applied,
                 });
             }
         }
         // The namespace goes last: it takes with it what is left inside.
         all.sort_by_key(|found| found.kind == NAMESPACES);
+        Ok(all)
+    }
+
+    /// What was applied once and is none of `manifests`: an older version's, or what other values asked for. In the order in which it is to
+    /// be removed. Never CRDs, volumes or the namespace, and nothing that somebody else made, whatever its labels.
+    pub async fn left_over(
+        &self,
+        namespace: &str,
+        manifests: &[Manifest],
+    ) -> Result<Vec<Installed>, ClusterError> {
+        let mut all = self.installed(namespace).await?;
+        all.retain(|found| {
+            let ours = found.applied && found.sort == Sort::Plain && !found.is_namespace();
+            let here = found.namespace.as_deref().is_none_or(|n| n == namespace);
+            ours && here && !manifests.iter().any(|m| found.is(&m.object))
+        });
         Ok(all)
     }
 
@@ -454,6 +475,8 @@ pub struct Installed {
     name: String,
     /// What uninstalling does with it.
     pub sort: Sort,
+    /// Whether it was applied here, as opposed to made by Helm, by a controller of ours or of Kubernetes.
+    applied: bool,
 }
 
 impl Installed {
@@ -463,6 +486,13 @@ impl Installed {
             Some(namespace) => format!("{}/{} in {namespace}", self.kind.kind, self.name),
             None => format!("{}/{}", self.kind.kind, self.name),
         }
+    }
+
+    fn is(&self, object: &Value) -> bool {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str);
+        text("/kind") == Some(self.kind.kind)
+            && text("/metadata/name") == Some(&self.name)
+            && text("/metadata/namespace") == self.namespace.as_deref()
     }
 
     /// Whether it runs something, or has the API server wait for what runs: that goes before what the running ones keep.

@@ -49,6 +49,7 @@ async fn a_real_api_server_takes_the_chart_and_makes_pods_with_a_proxy() {
         return;
     };
     checks_before_and_installs(&clusters).await;
+    what_other_values_leave_out_goes(&clusters).await;
     both_versions_of_the_mcs_api_work(&clusters).await;
     the_controller_may_what_it_needs_and_no_more(&clusters).await;
     every_kind_of_rule_is_served(&clusters).await;
@@ -73,6 +74,56 @@ async fn tradewind(clusters: &Clusters, words: &[&str]) -> Output {
 async fn get(clusters: &Clusters, words: &[&str]) -> Value {
     let words = [&["get"], words, &["-o", "json"]].concat();
     clusters.kubectl("west", &words).await.good().json()
+}
+
+/// An upgrade takes away what is no part of it, of what was applied, and nothing else.
+async fn what_other_values_leave_out_goes(clusters: &Clusters) {
+    let system = ["-n", "tradewind-system"];
+    let is_there = async |what: &str| {
+        let words = [&["get", what], &system[..]].concat();
+        clusters.kubectl("west", &words).await.code == 0
+    };
+    let theirs = ["create", "configmap", "theirs"];
+    let theirs = [&theirs[..], &system].concat();
+    clusters.kubectl("west", &theirs).await.good();
+    let label = "app.kubernetes.io/part-of=tradewind";
+    let label = [&["label", "configmap", "theirs", label], &system[..]].concat();
+    clusters.kubectl("west", &label).await.good();
+
+    let without = [
+        "--set",
+        "dns.enabled=false",
+        "--set",
+        "injection.enabled=false",
+    ];
+    let without = [&["install", "--apply"], &SET[..], &without].concat();
+    let dns = ["deployment/tradewind-dns", "service/tradewind-dns"];
+    let webhook = "mutatingwebhookconfiguration/tradewind-injection";
+    let planned = [&without[..], &["--dry-run"]].concat();
+    let planned = tradewind(clusters, &planned).await.good().stderr;
+    assert!(planned.contains("Deployment/tradewind-dns in"), "{planned}");
+    assert!(is_there(dns[0]).await, "--dry-run removed it");
+    tradewind(clusters, &without).await.good();
+    for gone in [dns[0], dns[1], webhook] {
+        assert!(!is_there(gone).await, "{gone}");
+    }
+    for stays in [
+        "configmap/theirs",
+        "statefulset/tradewind-controller",
+        "deployment/tradewind-gateway",
+        "service/tradewind-gateway",
+        "crd/serviceexports.multicluster.x-k8s.io",
+    ] {
+        assert!(is_there(stays).await, "{stays}");
+    }
+    let with = [&["install", "--apply"], &SET[..]].concat();
+    let again = tradewind(clusters, &with).await.good().stderr;
+    assert!(!again.contains("no part of it"), "{again}");
+    for back in [dns[0], dns[1], webhook] {
+        assert!(is_there(back).await, "{back}");
+    }
+    let delete = [&["delete", "configmap", "theirs"], &system[..]].concat();
+    clusters.kubectl("west", &delete).await.good();
 }
 
 async fn checks_before_and_installs(clusters: &Clusters) {
