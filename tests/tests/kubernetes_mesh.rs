@@ -279,7 +279,7 @@ async fn two_controllers(lab: &Mesh, cluster: &str) -> (u64, u64) {
 }
 
 /// `tradewind check` from outside: all is well, and both controllers are named.
-async fn the_check_names_both_controllers(lab: &Lab, cluster: &str) {
+async fn the_check_names_both_controllers(lab: &Mesh, cluster: &str) {
     until("a check without a failure", SOON, async || {
         let told = lab.outside(cluster, &["check", "-o", "json"]).await;
         let found: Value = serde_json::from_str(&told.stdout).map_err(|_| told.stderr)?;
