@@ -111,7 +111,8 @@ soon() {
         [ "$(date +%s)" -lt "$end" ] || fail 4 "not good after $SOON s: $*: $(cat "$work/said")" "$ON"
         sleep 1
     done
-    cat "$work/said" >&2
+    # Whatever it said ends its line.
+    awk 1 "$work/said" >&2
 }
 
 # ask STAND_IN COMMAND...: what it answers, in a dry run the stand-in.
