@@ -4,6 +4,7 @@
 //! with it.
 
 mod joining;
+mod kinds;
 
 pub use joining::{Installation, JOIN_SECRET};
 
@@ -12,10 +13,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::{
     Api, Client,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
-    },
-    core::GroupVersionKind,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy},
 };
 use serde_json::Value;
 
@@ -25,6 +23,7 @@ use crate::{
     check::rights::Right,
     managed::{OWNED_LABEL, OWNER},
 };
+use kinds::{CRDS, DEPLOYMENTS, KINDS, Kind, NAMESPACES, PODS, STATEFUL_SETS, VOLUMES, WEBHOOKS};
 
 /// Who owns the fields that are applied.
 const FIELD_MANAGER: &str = "tradewind-install";
@@ -32,145 +31,6 @@ const FIELD_MANAGER: &str = "tradewind-install";
 const CONTROLLER_PODS: &str = "app.kubernetes.io/name=tradewind-controller";
 /// How long an answer may be silent.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Kinds that are installed, or made by the controller, in the order in which they are taken out: first what asks the controller or
-/// routes to it, last what holds rights and places.
-const KINDS: [Kind; 18] = [
-    WEBHOOKS,
-    DEPLOYMENTS,
-    STATEFUL_SETS,
-    Kind::new(
-        "policy",
-        "v1",
-        "PodDisruptionBudget",
-        "poddisruptionbudgets",
-        true,
-    ),
-    Kind::new(
-        "networking.k8s.io",
-        "v1",
-        "NetworkPolicy",
-        "networkpolicies",
-        true,
-    ),
-    Kind::new("", "v1", "Service", "services", true),
-    Kind::new(
-        "discovery.k8s.io",
-        "v1",
-        "EndpointSlice",
-        "endpointslices",
-        true,
-    ),
-    Kind::new(
-        "multicluster.x-k8s.io",
-        "v1beta1",
-        "ServiceImport",
-        "serviceimports",
-        true,
-    ),
-    Kind::new(
-        "about.k8s.io",
-        "v1beta1",
-        "ClusterProperty",
-        "clusterproperties",
-        false,
-    ),
-    Kind::new("", "v1", "ConfigMap", "configmaps", true),
-    Kind::new(
-        "rbac.authorization.k8s.io",
-        "v1",
-        "ClusterRoleBinding",
-        "clusterrolebindings",
-        false,
-    ),
-    Kind::new(
-        "rbac.authorization.k8s.io",
-        "v1",
-        "ClusterRole",
-        "clusterroles",
-        false,
-    ),
-    Kind::new("rbac.authorization.k8s.io", "v1", "Role", "roles", true),
-    Kind::new("", "v1", "ServiceAccount", "serviceaccounts", true),
-    VOLUMES,
-    CRDS,
-    NAMESPACES,
-    Kind::new("coordination.k8s.io", "v1", "Lease", "leases", true),
-];
-const WEBHOOKS: Kind = Kind::new(
-    "admissionregistration.k8s.io",
-    "v1",
-    "MutatingWebhookConfiguration",
-    "mutatingwebhookconfigurations",
-    false,
-);
-const DEPLOYMENTS: Kind = Kind::new("apps", "v1", "Deployment", "deployments", true);
-const STATEFUL_SETS: Kind = Kind::new("apps", "v1", "StatefulSet", "statefulsets", true);
-const VOLUMES: Kind = Kind::new(
-    "",
-    "v1",
-    "PersistentVolumeClaim",
-    "persistentvolumeclaims",
-    true,
-);
-const CRDS: Kind = Kind::new(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
-/// Looked at by checks, never made or removed by us.
-const PODS: Kind = Kind::new("", "v1", "Pod", "pods", true);
-const NAMESPACES: Kind = Kind::new("", "v1", "Namespace", "namespaces", false);
-
-/// A kind of objects and its place in the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    namespaced: bool,
-}
-
-impl Kind {
-    const fn new(
-        group: &'static str,
-        version: &'static str,
-        kind: &'static str,
-        plural: &'static str,
-        namespaced: bool,
-    ) -> Self {
-        Self {
-            group,
-            version,
-            kind,
-            plural,
-            namespaced,
-        }
-    }
-
-    fn resource(self) -> ApiResource {
-        let kind = GroupVersionKind::gvk(self.group, self.version, self.kind);
-        ApiResource::from_gvk_with_plural(&kind, self.plural)
-    }
-
-    fn of(object: &Value) -> Option<Self> {
-        let kind = object.get("kind")?.as_str()?;
-        KINDS.into_iter().find(|known| known.kind == kind)
-    }
-
-    fn api(self, client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
-        let resource = self.resource();
-        match namespace {
-            Some(namespace) if self.namespaced => {
-                Api::namespaced_with(client.clone(), namespace, &resource)
-            }
-            _ => Api::all_with(client.clone(), &resource),
-        }
-    }
-}
 
 /// Why something could not be done in a cluster.
 #[derive(Debug, thiserror::Error)]
