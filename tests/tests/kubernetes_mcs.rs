@@ -304,9 +304,31 @@ async fn conflicts_stand_on_all_and_the_oldest_holds(lab: &Lab) {
             "the oldest export's port of that name stands"
         );
     }
+    an_export_that_is_made_anew_is_the_younger_one(lab).await;
+    for cluster in ["west", "east"] {
+        lab.becomes(cluster, &conflict).await;
+    }
     lab.apply("east", &hello(PLAIN, "")).await;
     for cluster in ["west", "east"] {
         lab.becomes(cluster, &NO_CONFLICT).await;
+    }
+}
+
+/// Under the same name, and so soon that a watch may tell of it in one breath: it is another object, and what was older holds.
+async fn an_export_that_is_made_anew_is_the_younger_one(lab: &Lab) {
+    let before = lab.import("east").await.unwrap();
+    lab.delete("west", &["serviceexport", "hello", "-n", "shop"])
+        .await;
+    lab.apply("west", &hello(PLAIN, "")).await;
+    for cluster in ["west", "east"] {
+        let import = lab
+            .imported(cluster, |i| {
+                let ports = i["spec"]["ports"].as_array().unwrap();
+                let tcp = ports.iter().find(|p| p["name"] == "tcp");
+                ports.len() == 3 && tcp.is_some_and(|p| p["port"] == 43)
+            })
+            .await;
+        assert_eq!(import["spec"]["ips"], before["spec"]["ips"]);
     }
 }
 
